@@ -1,0 +1,89 @@
+"""What a finished run left on disk, and what an evaluation of such runs gives back. Imports no torch."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one trained arm: `data/runs/<preset>/<arm>/<stage>/seed-<seed>/`."""
+
+    folder: Path
+    seed: int
+
+    @cached_property
+    def facts(self) -> dict:
+        """What the training stage states about its result (`facts.json`)."""
+        return json.loads((self.folder / "facts.json").read_text())
+
+    def answers(self) -> dict[str, np.ndarray]:
+        """Arrays that the trained network gave on the evaluation splits, computed once.
+
+        Raises:
+            ValueError: the file is not the one that the training stage wrote.
+        """
+        path = self.folder / "answers.safetensors"
+        found, expected = sha256(path), self.facts["answers_sha256"]
+        if found != expected:
+            raise ValueError(
+                f"{path} has sha256 {found}, but facts.json beside it expects {expected}: the file was altered or cut. "
+                "Run `dvc checkout` to restore it, or `dvc repro` to make it again."
+            )
+        return _load(path)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The state dict of the trained module, as arrays."""
+        return _load(self.folder / "weights.safetensors")
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+@dataclass
+class Series:
+    """One line, cloud of points or row of bars of a figure; `low` and `high` are the 95 % interval over seeds."""
+
+    name: str
+    kind: Literal["line", "dashed", "points", "bars"]
+    x: list[float]
+    y: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    labels: list[str] | None = None
+
+
+@dataclass
+class Figure:
+    """A figure as data: the report draws it, so that all papers look alike and a new style reruns no evaluation."""
+
+    id: str
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    series: list[Series]
+    x_scale: Literal["linear", "log"] = "linear"
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation gives back: numbers per seed, figures as data, and further files by name."""
+
+    metrics: dict[int, dict[str, float]]
+    figures: list[Figure] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
