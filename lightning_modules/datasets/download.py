@@ -50,13 +50,13 @@ def fetch(
     return {file: _fetch_file(name, file, checksum, mirrors, mirror, cache) for file, checksum in files.items()}
 
 
-def find(name: str, entry: str, *, mirror: str | Path | None) -> Path:
-    """Finds a file or folder that is never downloaded (its licence asks for a registration) in the local mirror.
+def find(name: str, entry: str, *, mirror: str | Path | None, cache: Path) -> Path:
+    """Finds a file or folder that is never downloaded, because its licence asks for a registration.
 
     Raises:
-        DataUnavailable: the mirror is not set or does not hold it.
+        DataUnavailable: neither the cache nor the mirror holds it.
     """
-    places = list(_local_places(name, entry, mirror))
+    places = list(_local_places(name, entry, mirror, cache))
     for place in places:
         if place.exists():
             return place
@@ -67,7 +67,7 @@ def _fetch_file(
     name: str, file: str, checksum: Mapping[str, str], mirrors: Sequence[str], mirror: str | Path | None, cache: Path
 ) -> Path:
     tried = {}
-    for place in [cache / file, *_local_places(name, file, mirror)]:
+    for place in _local_places(name, file, mirror, cache):
         try:
             _verify(place, checksum)
             return place
@@ -83,7 +83,8 @@ def _fetch_file(
     raise _unavailable(name, file, " ".join(*checksum.items()), tried)
 
 
-def _local_places(name: str, entry: str, mirror: str | Path | None) -> Iterator[Path]:
+def _local_places(name: str, entry: str, mirror: str | Path | None, cache: Path) -> Iterator[Path]:
+    yield cache / entry
     root = os.environ.get(MIRROR_VARIABLE) or mirror
     if root:
         yield Path(root, name, entry)

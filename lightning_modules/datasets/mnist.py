@@ -64,7 +64,9 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
         content = file.read()
     magic, expected = content[:4], bytes([0, 0, UNSIGNED_BYTE, dims])
     if magic != expected:
-        raise ValueError(f"{path} begins with {magic.hex()}, expected {expected.hex()}: IDX, unsigned bytes, {dims} axes.")
+        raise ValueError(
+            f"{path} begins with {magic.hex()}, expected {expected.hex()}: IDX, unsigned bytes, {dims} axes."
+        )
     header = 4 + 4 * dims
     if len(content) < header:
         raise ValueError(f"{path} ends after {len(content)} bytes, inside its header of {header}: get the file again.")

@@ -58,7 +58,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         new.rename(folder)
 
 
-def write(folder: Path, split: str, columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None) -> Split:
+def write(
+    folder: Path, split: str, columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None = None
+) -> Split:
     """Writes a split that fits in memory; see `write_blocks`.
 
     Args:
@@ -78,7 +80,7 @@ def write_blocks(
     split: str,
     blocks: Iterable[Mapping[str, np.ndarray]],
     codec: Codec,
-    shape: Shape | None,
+    shape: Shape | None = None,
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> Split:
@@ -151,7 +153,7 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
     if split not in facts["splits"]:
         raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {list(facts['splits'])}.")
     expected = facts["content_sha256"][split]
-    table = pa.concat_tables(_read_shard(path, facts, expected) for path in _shards(folder, split))
+    table = pa.concat_tables(_read_shard(path, facts, expected) for path in shards(folder, split))
     digest = ContentDigest()
     for batch in table.to_batches():
         digest.update(batch)
@@ -167,6 +169,21 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
         "image": _images(table["image"], shape),
         "label": table["label"].to_numpy().copy(),
     }
+
+
+def shards(folder: Path, split: str) -> list[Path]:
+    """The shards of a split in order.
+
+    Raises:
+        ValueError: there is none, or one is missing: each file name says how many there must be.
+    """
+    found = sorted(folder.glob(f"{split}-?????-of-?????.parquet"))
+    count = int(found[0].stem[-5:]) if found else 1
+    expected = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
+    if found != expected:
+        missing = [path.name for path in expected if path not in found]
+        raise ValueError(f"{folder} has {len(found)} shards of split {split!r}, expected {count}: misses {missing}.")
+    return found
 
 
 def decode(image: bytes) -> np.ndarray:
@@ -250,17 +267,6 @@ def _record_batch(columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape 
         raise ValueError(f"images are {images.dtype} {images.shape[1:]}, expected uint8 {shape} for codec 'raw'.")
     values = [image.tobytes() for image in images] if codec == "raw" else list(images)
     return pa.record_batch([columns["id"], pa.array(values, pa.binary()), columns["label"]], schema=COLUMNS)
-
-
-def _shards(folder: Path, split: str) -> list[Path]:
-    """All shards of a split in order; a file name says how many there must be."""
-    found = sorted(folder.glob(f"{split}-?????-of-?????.parquet"))
-    count = int(found[0].stem[-5:]) if found else 1
-    expected = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
-    if found != expected:
-        names = [path.name for path in found]
-        raise ValueError(f"{folder} holds {names} of split {split!r}, expected {count} shard(s). {WAY_OUT}")
-    return expected
 
 
 def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
