@@ -115,7 +115,7 @@ class Members(PaperModule):
 
     def log_losses(self, losses: dict[str, Tensor]) -> None:
         """The mean loss of each width, at the trainer's logging steps only: a log costs as much as a small network."""
-        if self._trainer is not None and self.global_step % self.trainer.log_every_n_steps == 0:
+        if self._trainer is not None and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"pretrain/{name}/loss": loss.detach() for name, loss in losses.items()})
 
     @torch.inference_mode()
