@@ -171,7 +171,9 @@ def fit(
     if module.recipe["epochs"] == 0:
         return trainer
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
+        warnings.filterwarnings(
+            "ignore", ".*does not have many workers.*"
+        )  # resident tensors: a worker would only copy
         trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -185,7 +187,9 @@ def _usable(checkpoint: Path, record: "tracking.RunRecord") -> Path | None:
     try:
         step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        print(f"{checkpoint} cannot be read ({str(error).splitlines()[0]}): starting from the beginning", file=sys.stderr)
+        print(
+            f"{checkpoint} cannot be read ({str(error).splitlines()[0]}): starting from the beginning", file=sys.stderr
+        )
         checkpoint.unlink()
         return None
     print(f"{checkpoint.parent.name}: resuming at step {step}", file=sys.stderr, flush=True)
@@ -218,12 +222,19 @@ class ResumeCheckpoint(Callback):
 
 
 def _write_outputs(
-    job: Job, module: PaperModule, answers: dict[str, np.ndarray], metrics: dict[str, float], record: "tracking.RunRecord"
+    job: Job,
+    module: PaperModule,
+    answers: dict[str, np.ndarray],
+    metrics: dict[str, float],
+    record: "tracking.RunRecord",
 ) -> None:
     with replace_folder(job.folder / "outputs") as out:
         save_file(module.export(), out / "weights.safetensors")
         save_file(answers, out / "answers.safetensors")
-        write_json(out / "facts.json", {**module.facts(), "seed": job.seed, "answers_sha256": sha256(out / "answers.safetensors")})
+        write_json(
+            out / "facts.json",
+            {**module.facts(), "seed": job.seed, "answers_sha256": sha256(out / "answers.safetensors")},
+        )
         write_json(out / "metrics.json", metrics)
         rows = record.history()
         columns = sorted({name for row in rows for name in row} - {"step"})

@@ -17,7 +17,9 @@ def main() -> None:
     row = plan.row("evaluate", arguments.arm)
     config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
     folder = ROOT / "data/runs" / plan.preset / row.runs / "pretrain"
-    runs = sorted((Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*")), key=lambda r: r.seed)
+    runs = sorted(
+        (Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*")), key=lambda r: r.seed
+    )
     evaluation = instantiate(config, _partial_=True, _convert_="all")(runs, row.dataset)
 
     rounded = {

@@ -136,7 +136,9 @@ def _seeds(seeds: object, path: Path) -> list[int]:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
             raise PlanError(f"{path}: a seed must be a whole number from 0 to 2147483647; got {seed!r}")
         if seeds.count(seed) > 1:
-            raise PlanError(f"{path}: seed {seed} is listed twice; a seed counts once in an interval, so list each once")
+            raise PlanError(
+                f"{path}: seed {seed} is listed twice; a seed counts once in an interval, so list each once"
+            )
     return seeds
 
 
@@ -171,7 +173,9 @@ def compose(
         known = [key for key, _ in _leaves(OmegaConf.to_container(config.get("system") or {}, resolve=False))]
         for key, value in _leaves(overrides or {}):
             if key not in known or key.rpartition(".")[2].startswith("_"):
-                raise PlanError(f"overrides: {key!r} is no setting of conf/system/{system}/{preset}.yaml{_meant(key, known)}")
+                raise PlanError(
+                    f"overrides: {key!r} is no setting of conf/system/{system}/{preset}.yaml{_meant(key, known)}"
+                )
             OmegaConf.update(config.system, key, value, merge=False)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except PlanError:
