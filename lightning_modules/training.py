@@ -1,7 +1,7 @@
 """The one place that touches the Trainer, the logger, checkpoints, seeds and resuming.
 
 A run that is killed and started again continues from its last checkpoint and ends with the numbers of a run that was
-never interrupted, digit for digit: data order depends on (seed, epoch) alone, and the checkpoint holds the random states.
+never interrupted, digit for digit: data order depends on (seed, epoch), and the checkpoint holds the random states.
 Checkpoints live in `.scratch/training/<arm>-<stage>-seed<seed>-<fingerprint>/`, outside the outputs (DVC empties those
 before a stage runs), keyed by everything that can change the result: other inputs find another folder.
 """

@@ -1,4 +1,4 @@
-"""Say in plain words what is wrong with this environment, and what is fine. Exit code 1 when something must be mended."""
+"""Say in plain words what is wrong with this environment and what is fine; exit code 1 if something must be mended."""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,4 @@
-"""The experiment plan: `params.yaml` joined with `conf/`. Whatever a user may write is checked here, before an output is touched."""
+"""The experiment plan: `params.yaml` joined with `conf/`, and checked before an output is touched."""
 
 import argparse
 import ctypes
@@ -147,7 +147,7 @@ def compose(
 ) -> dict:
     """The resolved configuration of one stage: any of the groups `system`, `dataset` and `trainer` of `conf/`.
 
-    `overrides` are keys of the system file, nested or dotted: `{"model": {"widths": [8, 16]}}`, `{"data.batch_size": 64}`.
+    `overrides` are keys of the system file, nested or dotted: `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
 
     Raises:
         PlanError: no such file, or a key that it does not have.
@@ -210,7 +210,7 @@ def check(plan: Plan) -> None:
 
 
 def trainer_name() -> str:
-    """The machine's settings, `conf/trainer/<name>.yaml`: a choice of the environment, so that it makes no stage stale."""
+    """Name of the machine's settings in `conf/trainer/`, chosen by the environment so that it makes no stage stale."""
     return os.environ.get("REPRISE_TRAINER", "cpu")
 
 

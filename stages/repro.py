@@ -1,8 +1,8 @@
 """Bring the pipeline up to date, stages side by side, and print the claims: what `make repro` runs.
 
-DVC owns the graph, the hashes and the cache: every stage is one `dvc --wait-for-lock repro -s STAGE`, started when what it
-needs is done (`dvc repro` itself runs one stage at a time). Where a data set is not to be had on this machine, the stages
-that need it are left out and the report says so.
+DVC owns the graph, the hashes and the cache: every stage is one `dvc --wait-for-lock repro -s STAGE`, started when
+what it needs is done (`dvc repro` itself runs one stage at a time). Where a data set is not to be had on this machine,
+the stages that need it are left out and the report says so.
 """
 
 import argparse

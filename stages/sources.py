@@ -2,7 +2,7 @@
 
 A stage of `dvc.yaml` depends on its own manifest instead of on folders. A digest is taken over the syntax tree without
 comments and docstrings, so an edit that changes no code leaves every manifest as it was, and DVC stops there.
-Condition: imports are explicit (`import_module` of a project file would escape), and `conf/` names code by `_target_` only.
+Condition: imports are explicit (`import_module` of a project file would escape) and `conf/` names code by `_target_`.
 """
 
 import ast
