@@ -1,10 +1,11 @@
 """What all papers' LightningModules share: the optimiser and its schedule, read from the recipe."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from pytorch_lightning import LightningModule
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,6 +20,22 @@ class PaperModule(LightningModule):
     """
 
     recipe: dict
+
+    def answers(self, batches: Mapping[str, Iterable]) -> dict[str, Tensor]:
+        """What the evaluation needs of this network on the evaluation splits; nothing after it touches the network."""
+        return {}
+
+    def facts(self) -> dict:
+        """Sizes and costs that the evaluation needs."""
+        return {}
+
+    def export(self) -> dict[str, Tensor]:
+        """The weights to keep."""
+        return self.state_dict()
+
+    def machine_facts(self) -> dict[str, float]:
+        """What depends on this machine (latency): recorded with the run, never part of an output."""
+        return {}
 
     def configure_optimizers(self) -> dict:
         optimizer = self._optimizer()

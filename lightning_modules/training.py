@@ -25,7 +25,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
@@ -69,7 +68,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
     """Train each seed of an arm and put their outputs into `out/seed-<seed>/`.
 
     Args:
-        config: resolved `system` (blocks model, data, pretrain) and `trainer`.
+        config: resolved `system` (blocks model, pretrain) and `trainer`.
         seeds: what `Job.seed` runs over.
         out: the stage's output folder; it appears whole, when the last seed is done.
         job: the other fields of `Job`.
@@ -116,7 +115,7 @@ def train_seed(job: Job, position: int) -> None:
     system = job.config["system"]
     module: PaperModule = instantiate(system["model"], _convert_="all")
     module.recipe = system[job.stage]
-    data: LightningDataModule = instantiate(system["data"], folder=job.dataset, seed=job.seed, _convert_="all")
+    data = module.data(job.dataset, job.seed)
     started = time.monotonic()
     with tracking.open_record(
         experiment=job.system,
@@ -129,7 +128,7 @@ def train_seed(job: Job, position: int) -> None:
     ) as record:
         record.artifact("sources.json", job.sources.read_bytes())
         trainer = fit(module, data, job, record, position)
-        answers = module.answers(data, device=trainer.strategy.root_device)
+        answers = module.to(trainer.strategy.root_device).answers(data.evaluation_batches())
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
         record.summary(metrics)
         _write_outputs(job, module, answers, metrics, record)
@@ -137,7 +136,7 @@ def train_seed(job: Job, position: int) -> None:
             {
                 "wall_seconds": time.monotonic() - started,
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                **module.machine_facts(data),
+                **module.machine_facts(),
             }
         )
 
@@ -224,7 +223,7 @@ class ResumeCheckpoint(Callback):
 def _write_outputs(
     job: Job,
     module: PaperModule,
-    answers: dict[str, np.ndarray],
+    answers: dict[str, torch.Tensor],
     metrics: dict[str, float],
     record: "tracking.RunRecord",
 ) -> None:
