@@ -78,8 +78,12 @@ def test_a_training_killed_with_kill_9_ends_with_the_numbers_of_an_unbroken_one(
         trainer.write_text(re.sub("checkpoint_seconds: .*", "checkpoint_seconds: 0.3", trainer.read_text()))
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "pretrain@committees-digits"],
-        cwd=killed.folder, env=killed.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        cwd=killed.folder,
+        env=killed.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while not list((killed.folder / ".scratch/training").glob("*/last.ckpt")) and process.poll() is None:
         assert time.monotonic() < deadline

@@ -1,5 +1,6 @@
 """The runner's order, slots and failures, with a stand-in for DVC that writes down what it was asked."""
 
+import itertools
 import json
 import sys
 
@@ -12,7 +13,7 @@ from stages.repro import Runner, wanted
 STAND_IN = """
 import json, os, pathlib, sys, time
 name, folder = sys.argv[-1], pathlib.Path({folder!r})
-facts = {{"start": time.monotonic(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "workers": os.environ["REPRISE_WORKERS"]}}
+facts = {{"start": time.monotonic(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}
 time.sleep(0.05)
 (folder / (name + ".json")).write_text(json.dumps({{**facts, "end": time.monotonic()}}))
 sys.exit(name in {failing!r})
@@ -45,7 +46,7 @@ def test_a_stage_starts_when_all_it_needs_is_done(run):
 def test_one_slot_runs_one_stage_at_a_time(run):
     _, facts = run([""])
     times = sorted((f["start"], f["end"]) for f in facts.values())
-    assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
 def test_each_slot_has_its_device(run):
