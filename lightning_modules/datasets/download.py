@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MIRROR_VARIABLE = "REPRISE_MIRROR"
-TIMEOUT = (3, 10)  # seconds to connect and between bytes: a machine without network is told within a minute
+# Seconds to connect and between bytes. The first counts for each of the up to 16 machines behind a cloud address: behind
+# a firewall that drops packets, two such addresses must have failed within a minute.
+TIMEOUT = (2, 10)
 
 
 class DataUnavailable(RuntimeError):

@@ -178,6 +178,8 @@ def _member(tar: tarfile.TarFile, suffix: str) -> bytes:
 def _select(rows: Iterable[Row], images_per_class: int | None, num_classes: int) -> Iterator[Row]:
     taken = Counter()
     for image, label in rows:
+        if not image:
+            raise ValueError(f"an image of label {label} has no bytes: the copy holds paths only, or an empty file.")
         if not 0 <= label < num_classes:
             raise ValueError(f"label {label} is outside 0 to {num_classes - 1}: the split has no labels, or others.")
         if images_per_class is None or taken[label] < images_per_class:

@@ -46,7 +46,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     next call removes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}-"
+    prefix = f".{folder.name}.partial-"
     for leftover in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover)
     with TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
@@ -86,7 +86,7 @@ def write_blocks(
 ) -> Split:
     """Writes a split block by block: memory holds one block, and a shard is closed once its images fill `shard_bytes`.
 
-    A block is at most one row group (256 rows) with the columns of `write`.
+    A block has the columns of `write` and is one row group, so it should have 256 rows.
 
     Raises:
         ValueError: no rows, missing or uneven columns, or images that do not fit codec and shape.
@@ -191,7 +191,7 @@ def shards(folder: Path, split: str) -> list[Path]:
 
 
 def decode(image: bytes) -> np.ndarray:
-    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3)."""
+    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3), range 0 to 255."""
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) as opened:
@@ -277,7 +277,7 @@ def _record_batch(columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape 
 
 def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} cannot be read ({error}), expected its part of the content with sha256 {sha256}. {WAY_OUT}"

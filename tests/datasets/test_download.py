@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import socket
+import sys
 import time
 
 import pytest
@@ -47,6 +48,16 @@ def test_next_address_is_tried_and_the_file_kept(site, cache, closed_address):
     assert list(cache.iterdir()) == [cache / "a.bin"]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(site, cache, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    site.answers["/a.bin"] = [Answer(CONTENT)]
+    fetch("toy", FILES, mirrors=[site.address], mirror=None, cache=cache)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ("100%" in captured.err) if terminal else (captured.err == "")
+
+
 def test_altered_download_is_refused_and_the_next_address_used(site, cache):
     site.answers["/bad/a.bin"] = [Answer(CONTENT + b"!")]
     site.answers["/good/a.bin"] = [Answer(CONTENT)]
@@ -89,7 +100,7 @@ def test_machine_without_network_is_told_at_once(cache, closed_address):
     start = time.monotonic()
     with pytest.raises(DataUnavailable):
         fetch("toy", FILES, mirrors=[closed_address] * 3, mirror=None, cache=cache)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("place", ["toy/a.bin", "a.bin"])

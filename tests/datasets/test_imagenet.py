@@ -165,6 +165,13 @@ def test_labels_outside_the_classes_are_refused(tmp_path, copies):
         prepare(tmp_path, "parquet", num_classes=2)
 
 
+def test_hub_form_with_paths_only_is_refused(tmp_path, copies):
+    table = pa.table({"image": [{"bytes": None, "path": "a.JPEG"}], "label": [1]})
+    pq.write_table(table, copies / "data" / "validation-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="image of label 1 has no bytes"):
+        prepare(tmp_path, "parquet", splits=["val"])
+
+
 def test_missing_part_of_the_hub_form_is_refused(tmp_path, copies):
     (copies / "data" / "train-00001-of-00002.parquet").unlink()
     with pytest.raises(ValueError, match=r"misses \['train-00001-of-00002.parquet'\]"):

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -103,6 +103,7 @@ def test_shards_are_cut_by_size_and_read_in_order(tmp_path):
     np.testing.assert_array_equal(storage.read(tmp_path, "train")["id"], columns["id"])
 
 
+@settings(deadline=None, max_examples=50)
 @given(cuts=st.sets(st.integers(1, 39), max_size=5), shard_bytes=st.integers(1, 400))
 def test_digest_does_not_depend_on_blocks_or_shards(cuts, shard_bytes):
     columns = encoded_columns(40)
@@ -112,6 +113,7 @@ def test_digest_does_not_depend_on_blocks_or_shards(cuts, shard_bytes):
     assert whole == parts
 
 
+@settings(deadline=None, max_examples=50)
 @given(row=st.integers(0, 39), name=st.sampled_from(["id", "label", "image"]))
 def test_digest_changes_with_any_value(row, name):
     columns = encoded_columns(40)
@@ -223,7 +225,7 @@ def test_new_folder_leaves_the_earlier_one_whole_on_any_error(prepared, error):
 
 
 def test_new_folder_removes_what_a_killed_process_left(tmp_path):
-    (tmp_path / ".toy-killed" / "new").mkdir(parents=True)
+    (tmp_path / ".toy.partial-killed" / "new").mkdir(parents=True)
     with storage.new_folder(tmp_path / "toy"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
