@@ -8,9 +8,9 @@ import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,13 +27,13 @@ Row = tuple[bytes, int]
 def prepare(
     folder: Path,
     *,
-    form: Literal["folders", "tars", "parquet"],
-    splits: Sequence[Literal["train", "val"]],
+    form: str,
+    splits: Sequence[str],
     images_per_class: int | None,
     num_classes: int,
     files: Mapping[str, Mapping[str, str]],
-    mirror: str | None,
-    cache: str,
+    mirror: str | Path | None,
+    cache: str | Path,
 ) -> None:
     """Writes our shards from a copy of your own, image by image: the data set is never in memory.
 
@@ -54,30 +54,11 @@ def prepare(
         DataUnavailable: the copy is not there or an archive is altered.
         ValueError: the copy does not have the announced form.
     """
-
-    def local(entry: str) -> Path:
-        return find("imagenet", entry, mirror=mirror, cache=Path(cache))
-
-    def archives(*names: str) -> Iterable[Path]:
-        chosen = {name: files[name] for name in names}
-        return fetch("imagenet", chosen, mirrors=[], mirror=mirror, cache=Path(cache)).values()
-
-    def rows(split: str) -> Iterator[Row]:
-        match form, split:
-            case "folders", "train" | "val":
-                return read_folders(local(split), num_classes)
-            case "tars", "train":
-                return read_train_tar(*archives(TRAIN_TAR), num_classes)
-            case "tars", "val":
-                return read_val_tar(*archives(VAL_TAR, DEVKIT), num_classes)
-            case "parquet", "train" | "val":
-                return read_parquet(local("data"), HUB_SPLITS[split])
-        raise ValueError(f"form {form!r} with split {split!r}: expected folders, tars or parquet with train or val.")
-
+    copy = _Copy(form, num_classes, files, mirror, Path(cache))
     with storage.new_folder(folder) as new:
         written = {
             split: storage.write_blocks(
-                new, split, _blocks(_select(rows(split), images_per_class, num_classes)), "jpeg"
+                new, split, _blocks(_select(copy.rows(split), images_per_class, num_classes)), "jpeg"
             )
             for split in splits
         }
@@ -90,6 +71,36 @@ def prepare(
             num_classes=num_classes,
             source="ImageNet, ILSVRC 2012 classification",
         )
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Where a copy of ImageNet lies and in which form."""
+
+    form: str
+    num_classes: int
+    files: Mapping[str, Mapping[str, str]]
+    mirror: str | Path | None
+    cache: Path
+
+    def rows(self, split: str) -> Iterator[Row]:
+        match self.form, split:
+            case "folders", "train" | "val":
+                return read_folders(self._find(split), self.num_classes)
+            case "tars", "train":
+                return read_train_tar(*self._archives(TRAIN_TAR), self.num_classes)
+            case "tars", "val":
+                return read_val_tar(*self._archives(VAL_TAR, DEVKIT), self.num_classes)
+            case "parquet", "train" | "val":
+                return read_parquet(self._find("data"), HUB_SPLITS[split])
+        raise ValueError(f"form {self.form!r} with split {split!r}: expected folders, tars or parquet, train or val.")
+
+    def _find(self, entry: str) -> Path:
+        return find("imagenet", entry, mirror=self.mirror, cache=self.cache)
+
+    def _archives(self, *names: str) -> Iterable[Path]:
+        files = {name: self.files[name] for name in names}
+        return fetch("imagenet", files, mirrors=[], mirror=self.mirror, cache=self.cache).values()
 
 
 def read_folders(folder: Path, num_classes: int) -> Iterator[Row]:
@@ -167,6 +178,8 @@ def _member(tar: tarfile.TarFile, suffix: str) -> bytes:
 def _select(rows: Iterable[Row], images_per_class: int | None, num_classes: int) -> Iterator[Row]:
     taken = Counter()
     for image, label in rows:
+        if not image:
+            raise ValueError(f"an image of label {label} has no bytes: the copy holds paths only, or an empty file.")
         if not 0 <= label < num_classes:
             raise ValueError(f"label {label} is outside 0 to {num_classes - 1}: the split has no labels, or others.")
         if images_per_class is None or taken[label] < images_per_class:
