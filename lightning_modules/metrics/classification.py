@@ -98,9 +98,7 @@ def risk_coverage(
     return rank / len(confidence), np.cumsum(np.repeat(errors, sizes)) / rank
 
 
-def area_under_risk_coverage(
-    confidence: Float[np.ndarray, " samples"], correct: Bool[np.ndarray, " samples"]
-) -> float:
+def area_under_risk_coverage(confidence: Float[np.ndarray, " samples"], correct: Bool[np.ndarray, " samples"]) -> float:
     """AURC (Geifman and El-Yaniv 2017): mean of the risk over all coverages, in [0, 1]; smaller is better."""
     return float(risk_coverage(confidence, correct)[1].mean())
 

@@ -141,7 +141,9 @@ def every_threshold(
     return Points(accuracy, macs[0] + macs[1] * (samples - leaving) / samples, thresholds[:, None])
 
 
-def threshold_edges(confident: Float[np.ndarray, "thresholds samples"], count: int) -> list[Float[np.ndarray, " edges"]]:
+def threshold_edges(
+    confident: Float[np.ndarray, "thresholds samples"], count: int
+) -> list[Float[np.ndarray, " edges"]]:
     """Candidate thresholds of each stage: -inf, about `count` quantiles, +inf.
 
     Quantiles of all samples would be too coarse for the late stages, which see only what the earlier ones defer: each
@@ -421,7 +423,9 @@ def _standard_error(values: np.ndarray) -> float:
 
 
 def deferral_curve(
-    confident: Float[np.ndarray, " samples"], correct: Bool[np.ndarray, "2 samples"], shares: Float[np.ndarray, " shares"]
+    confident: Float[np.ndarray, " samples"],
+    correct: Bool[np.ndarray, "2 samples"],
+    shares: Float[np.ndarray, " shares"],
 ) -> Float[np.ndarray, " shares"]:
     """Accuracy when the least confident share of the samples goes to the second model (ties in order of the rows)."""
     gain = correct[1].astype(np.int64) - correct[0]

@@ -6,7 +6,7 @@ that training left behind, so that thousands of combinations cost seconds. Impor
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lightning_modules.metrics import classification
-from lightning_modules.runs import Run
+from lightning_modules.runs import Run, Series
 
 RULES = ("logits", "probabilities", "vote")
 
@@ -108,7 +108,9 @@ class Pool:
     def accuracies(self, split: str) -> dict[str, float]:
         """Mean top-1 share over the copies of each architecture, from cheap to dear."""
         return {
-            name: float(np.mean([classification.accuracy(self.scores(m.name, split), self.labels[split]) for m in copies]))
+            name: float(
+                np.mean([classification.accuracy(self.scores(m.name, split), self.labels[split]) for m in copies])
+            )
             for name, copies in self.architectures.items()
         }
 
@@ -237,7 +239,9 @@ def greedy_selection(
     if size < 1:
         raise ValueError(f"size ({size}) must be at least 1.")
     if rule not in ("logits", "probabilities"):
-        raise ValueError(f"rule ({rule!r}) must be 'logits' or 'probabilities': selection adds members to a running sum.")
+        raise ValueError(
+            f"rule ({rule!r}) must be 'logits' or 'probabilities': selection adds members to a running sum."
+        )
     log_probabilities = classification.log_softmax(logits)
     terms = log_probabilities if rule == "logits" else np.exp(log_probabilities)
     total, chosen, losses = np.zeros_like(terms[0]), [], []
@@ -298,9 +302,7 @@ def single_envelope(
     return interpolate_log_macs(np.asarray(macs)[order], best, at)
 
 
-def pareto_front(
-    macs: Float[np.ndarray, " points"], values: Float[np.ndarray, " points"]
-) -> Int[np.ndarray, " front"]:
+def pareto_front(macs: Float[np.ndarray, " points"], values: Float[np.ndarray, " points"]) -> Int[np.ndarray, " front"]:
     """Indices of the points that no cheaper or equally dear point reaches or exceeds in value, from cheap to dear."""
     order = np.argsort(macs, kind="stable")
     best = np.maximum.accumulate(values[order])
@@ -339,9 +341,36 @@ def subset_accuracy(
     return float(np.mean([classification.accuracy(combine(logits[list(c)], rule), labels) for c in chosen]))
 
 
+def over_seeds(metrics: Mapping[int, Mapping[str, float]], name: str) -> Float[np.ndarray, " seeds"]:
+    """One metric of all seeds, in the seeds' order."""
+    return np.array([metrics[seed][name] for seed in sorted(metrics)])
+
+
+def seed_series(
+    name: str,
+    kind: str,
+    x: Sequence[float] | np.ndarray,
+    values: Float[np.ndarray, "seeds points"],
+    labels: Sequence[str] | None = None,
+) -> Series:
+    """A series of a figure: mean over seeds, with the 95 % interval where there are at least two."""
+    intervals = [classification.seed_interval(column) for column in values.T] if len(values) > 1 else None
+    return Series(
+        name=name,
+        kind=kind,
+        x=[round(float(v), 6) for v in x],
+        y=[round(float(v), 6) for v in values.mean(axis=0)],
+        low=[round(low, 6) for low, _ in intervals] if intervals else None,
+        high=[round(high, 6) for _, high in intervals] if intervals else None,
+        labels=list(labels) if labels else None,
+    )
+
+
 def _check_logits(what: str, logits: np.ndarray, samples: int, classes: int) -> None:
     if logits.ndim != 2 or logits.shape[1] != classes:
-        raise ValueError(f"{what}: logits have shape {logits.shape}, expected ({samples}, {classes}) as for all members.")
+        raise ValueError(
+            f"{what}: logits have shape {logits.shape}, expected ({samples}, {classes}) as for all members."
+        )
     if len(logits) != samples:
         raise ValueError(
             f"{what}: {len(logits)} rows of logits for {samples} labels. Members must answer the same samples in the same "
