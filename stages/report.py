@@ -16,8 +16,8 @@ def read_arm(arm: str, row: dict, folder: Path, unavailable: dict[str, str]) -> 
     """An arm as the page shows it, with its metrics by seed; one without results carries the reason."""
     shown = page.Arm(name=arm, runs=row["runs"])
     if not (folder / "metrics.json").exists():
-        why = [f"data set {name}: {reason}" for name, reason in unavailable.items() if name in arm.split("-")]
-        shown.missing = "; ".join(["no results", *why])
+        lacking = [name for name in unavailable if name in arm]
+        shown.missing = f"no results, data set {' and '.join(lacking)} was not to be had" if lacking else "no results"
         return shown, {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
     shown.seeds = sorted(by_seed)

@@ -71,7 +71,13 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "change": change, "interval": interval}
+    environment.filters |= {
+        "number": number,
+        "decimals": decimals,
+        "change": change,
+        "interval": interval,
+        "margin": margin,
+    }
     return environment.get_template("page.html.j2").render(
         papers=papers,
         preset=preset,
@@ -88,34 +94,52 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
     )
 
 
-def number(value: float | None) -> str:
-    """A number as a reader wants it: 25,856 or 96.42 or 0.0734; a dash where there is none."""
+def number(value: float | None, decimals: int | None = None) -> str:
+    """A number as a reader wants it: 25,856 or 96.42 or 0.0734, or with the decimals asked for; a dash for None."""
     if value is None:
         return "–"
     size = abs(value)
-    if size >= 1000:
+    if decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif size >= 1000 or size == 0:
         text = f"{value:,.0f}"
-    elif size >= 1 or size == 0:
+    elif size >= 1:
         text = f"{value:.2f}"
     else:
         text = f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if text.strip("-0.,") else text.removeprefix("-")
 
 
-def change(value: float | None, compare: str) -> str:
+def decimals(ends: Sequence[float] | None) -> int | None:
+    """How many decimals an interval earns: two significant digits of its half width, for its mean and ends alike."""
+    half = (ends[1] - ends[0]) / 2 if ends else 0.0
+    return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else None
+
+
+def change(value: float | None, compare: str, decimals: int | None = None) -> str:
     """A difference with its sign, or a ratio as a factor: +0.89 or ×1.83."""
+    text = number(value, decimals)
     if value is None:
-        return "–"
+        return text
     if compare == "ratio":
-        return f"×{number(value)}"
-    return f"+{number(value)}" if value > 0 else number(value)
+        return f"×{text}"
+    return f"+{text}" if value > 0 else text
 
 
-def interval(ends: Sequence[float] | None, compare: str | None = None) -> str:
+def interval(ends: Sequence[float], compare: str | None = None) -> str:
     """An interval in words: `0.42 to 1.36`, with signs or as factors if it is one of a comparison."""
-    if ends is None:
-        return "no interval"
-    return " to ".join(number(end) if compare is None else change(end, compare) for end in ends)
+    places = decimals(ends)
+    return " to ".join(number(end, places) if compare is None else change(end, compare, places) for end in ends)
+
+
+def margin(row: Mapping[str, Any]) -> str:
+    """What the interval of a claim is held against: 0, −0.5, ±0.3 or ×1.1."""
+    size = f"{row['margin']:.4g}"
+    if row["direction"] == "equal":
+        return f"×{1 / row['margin']:.4g} to ×{size}" if row["compare"] == "ratio" else f"±{size}"
+    if row["compare"] == "ratio":
+        return f"×{size}" if row["direction"] == "higher" else f"×{1 / row['margin']:.4g}"
+    return size if row["direction"] == "higher" or not row["margin"] else f"−{size}"
 
 
 def interval_scale(row: Mapping[str, Any], width: float = 240.0, pad: float = 12.0) -> dict[str, Any]:
@@ -160,13 +184,15 @@ def show(papers: Sequence[Paper], path: Path) -> None:
 
     console = Console()
     colours = {"shown": "green", "refuted": "red", "undecided": "yellow", "not testable": "bright_black"}
-    table = Table("paper", "claim", "verdict", "the paper", "here", "95 % interval", "n", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("paper", "claim", "verdict", "the paper", "here", "95 % interval", "n"):
+        table.add_column(name, no_wrap=name in ("paper", "claim", "verdict"))
     rows = [row for paper in papers for row in paper.rows]
     for row in rows:
         unit = f" {row['unit']}" if row["compare"] == "difference" and row["difference"] is not None else ""
         cells = (
             row["paper_value"] or "–",
-            change(row["difference"], row["compare"]) + unit,
+            change(row["difference"], row["compare"], decimals(row["interval"])) + unit,
             interval(row["interval"], row["compare"]) if row["interval"] else "–",
             str(row["n"]),
         )

@@ -60,7 +60,9 @@ def svg(figure: Figure, prefix: str) -> str:
     with mpl.rc_context(STYLE | {"svg.hashsalt": prefix}):
         file = io.StringIO()
         canvas = _draw(figure, INK, SERIES)
-        canvas.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        canvas.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     drawing = file.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     box = re.search(r'viewBox="[^"]+"', drawing).group()
@@ -108,16 +110,16 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
     for number, series in enumerate(figure.series):
         colour = colours[number % len(colours)]
         if series.kind == "bars":
-            _bars(axes, series, colour, ink, bars.index(series), len(bars))
+            _bars(axes, series, colour, ink, place=bars.index(series), of=len(bars))
         else:
             _curve(axes, series, colour, MARKERS[number % len(MARKERS)])
-            _label(axes, series, ink)
+            _label(axes, series, ink, below=any(np.mean(other.y) > np.mean(series.y) for other in figure.series))
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     axes.margins(x=0.06, y=0.1)
     if figure.x_scale == "log":
         _log_axis(axes, figure)
     if bars:
-        axes.grid(visible=False, axis="x")
+        _category_axis(axes, bars)
     _ink(axes, ink)
     return canvas
 
@@ -140,14 +142,22 @@ def _bars(axes: Axes, series: Series, colour: str, ink: str, place: int, of: int
     x = np.asarray(series.x, dtype=float) + (place - (of - 1) / 2) * width
     error = {"ecolor": ink, "elinewidth": 1.2}
     axes.bar(x, series.y, 0.92 * width, yerr=_errors(series), color=colour, error_kw=error, label=series.name)
-    if series.labels:
-        slanted = {"rotation": 30, "ha": "right"} if max(map(len, series.labels)) * len(series.labels) > 48 else {}
-        axes.set_xticks(series.x, series.labels, **slanted)
 
 
-def _label(axes: Axes, series: Series, ink: str) -> None:
+def _category_axis(axes: Axes, bars: list[Series]) -> None:
+    """The labels of the bars as ticks, slanted where they would run into each other."""
+    axes.grid(visible=False, axis="x")
+    names = {x: label for series in bars for x, label in zip(series.x, series.labels or (), strict=False)}
+    if names:
+        crowded = max(map(len, names.values())) * len(names) > 48
+        axes.set_xticks(list(names), list(names.values()), **({"rotation": 30, "ha": "right"} if crowded else {}))
+
+
+def _label(axes: Axes, series: Series, ink: str, below: bool) -> None:
+    """Names beside the points, on the side where the other series are not."""
+    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 8, "alpha": 0.8}
     for label, x, y in zip(series.labels or (), series.x, series.y, strict=False):
-        axes.annotate(label, (x, y), (0, 7), textcoords="offset points", ha="center", color=ink, fontsize=8, alpha=0.8)
+        axes.annotate(label, (x, y), (4, -13) if below else (0, 7), **style)
 
 
 def _errors(series: Series) -> list[list[float]] | None:

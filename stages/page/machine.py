@@ -22,7 +22,7 @@ def facts(folder: Path) -> dict[str, dict[str, Any]]:
         record = _read(path) | _read(path.with_name("status.json"))
         if "stage" in record and "arm" in record:
             groups[f"{record['stage']}/{record['arm']}"].append(record)
-    return {key: _joined(sorted(records, key=lambda record: str(record.get("seed")))) for key, records in groups.items()}
+    return {key: _joined(records) for key, records in groups.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -42,7 +42,10 @@ def _joined(records: list[dict[str, Any]]) -> dict[str, Any]:
         "memory": f"{max(memory) / 2**20:,.0f} MiB" if memory else None,
         "hardware": "; ".join(hardware) or None,
         "runs": [
-            {"name": "all seeds" if record.get("seed") is None else f"seed {record['seed']}", "url": record.get("mlflow_url")}
+            {
+                "name": "all seeds" if record.get("seed") is None else f"seed {record['seed']}",
+                "url": record.get("mlflow_url"),
+            }
             for record in records
         ],
     }
