@@ -1,0 +1,96 @@
+"""What all papers' LightningModules share: the optimiser and its schedule, read from the recipe."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = Callable[[int], float]
+
+
+class PaperModule(LightningModule):
+    """Base of every system. `recipe` is the training block of its config, set before `fit`.
+
+    Keys read here: `optimizer` (adamw | sgd), `lr`, `weight_decay`, `momentum`, `schedule` (cosine | one_cycle | steps),
+    `warmup` (share of the steps), `milestones` (shares of the steps) and `decay` (factor at each milestone).
+    """
+
+    recipe: dict
+
+    def answers(self, batches: Mapping[str, Iterable]) -> dict[str, Tensor]:
+        """What the evaluation needs of this network on the evaluation splits; nothing after it touches the network."""
+        return {}
+
+    def facts(self) -> dict:
+        """Sizes and costs that the evaluation needs."""
+        return {}
+
+    def export(self) -> dict[str, Tensor]:
+        """The weights to keep."""
+        return self.state_dict()
+
+    def machine_facts(self) -> dict[str, float]:
+        """What depends on this machine (latency): recorded with the run, never part of an output."""
+        return {}
+
+    def configure_optimizers(self) -> dict:
+        optimizer = self._optimizer()
+        schedule = learning_rate_schedule(self.recipe, int(self.trainer.estimated_stepping_batches))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
+
+    def _optimizer(self) -> Optimizer:
+        name, lr, decay = (self.recipe[key] for key in ("optimizer", "lr", "weight_decay"))
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if name == "adamw":
+            return AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
+        if name == "sgd":
+            momentum = self.recipe["momentum"]
+            return SGD(parameters, lr=lr, weight_decay=decay, momentum=momentum, nesterov=momentum > 0, fused=True)
+        raise ValueError(f"optimizer ({name!r}) must be adamw or sgd.")
+
+
+def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
+    """The factor on `lr` at each step: warm-up, then the named schedule.
+
+    Raises:
+        ValueError: the schedule's name is unknown.
+    """
+    warmup_steps = round(recipe["warmup"] * total_steps)
+    if recipe["schedule"] == "cosine":
+        return partial(cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+    if recipe["schedule"] == "one_cycle":
+        return partial(one_cycle, warmup_steps=warmup_steps, total_steps=total_steps)
+    if recipe["schedule"] == "steps":
+        milestones = [round(share * total_steps) for share in recipe["milestones"]]
+        return partial(steps, milestones=milestones, decay=recipe["decay"])
+    raise ValueError(f"schedule ({recipe['schedule']!r}) must be cosine, one_cycle or steps.")
+
+
+def cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up from 0 to 1, then half a cosine to 0."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return _half_cosine((step - warmup_steps) / max(1, total_steps - warmup_steps))
+
+
+def one_cycle(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Half a cosine from 1/25 up to 1, then half a cosine down to 0 (Smith and Topin, 1708.07120; momentum is fixed)."""
+    if step < warmup_steps:
+        return 1 - (1 - 1 / 25) * _half_cosine(step / warmup_steps)
+    return _half_cosine((step - warmup_steps) / max(1, total_steps - warmup_steps))
+
+
+def steps(step: int, *, milestones: list[int], decay: float) -> float:
+    """Times `decay` at each milestone that has been passed."""
+    return decay ** sum(step >= milestone for milestone in milestones)
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

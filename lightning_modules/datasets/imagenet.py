@@ -1,0 +1,184 @@
+"""ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images in 1,000 classes, as JPEG.
+
+Read `prepare` first. A class is the rank of its WordNet id (wnid) in sorted order, as everywhere in the field. Images
+are stored as they come, never decoded; `storage.decode` also opens the few that are CMYK or PNG under a JPEG name.
+"""
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.download import fetch, find
+
+TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+HUB_SPLITS = {"train": "train", "val": "validation"}
+
+Row = tuple[bytes, int]
+
+
+def prepare(
+    folder: Path,
+    *,
+    form: Literal["folders", "tars", "parquet"],
+    splits: Sequence[Literal["train", "val"]],
+    images_per_class: int | None,
+    num_classes: int,
+    files: Mapping[str, Mapping[str, str]],
+    mirror: str | None,
+    cache: str,
+) -> None:
+    """Writes our shards from a copy of your own, image by image: the data set is never in memory.
+
+    `folders` and `tars` give the same rows, in the order of file names; `parquet` keeps the order of its files.
+
+    Args:
+        folder: the prepared data set.
+        form: `folders`: `train/<wnid>/*.JPEG`, `val/<wnid>/*.JPEG`; `tars`: the official archives with the development
+            kit; `parquet`: `data/{train,validation}-*.parquet` as on the Hugging Face Hub.
+        splits: which of `train` and `val` to write.
+        images_per_class: keep only the first so many of each class; None keeps all.
+        num_classes: how many classes the copy must have: with one missing, all later labels would be wrong.
+        files: checksums of the archives, for the form `tars`; see `download.fetch`.
+        mirror: local folder that holds the copy, as it is or below `imagenet/`.
+        cache: another place where the copy may lie.
+
+    Raises:
+        DataUnavailable: the copy is not there or an archive is altered.
+        ValueError: the copy does not have the announced form.
+    """
+
+    def local(entry: str) -> Path:
+        return find("imagenet", entry, mirror=mirror, cache=Path(cache))
+
+    def archives(*names: str) -> Iterable[Path]:
+        chosen = {name: files[name] for name in names}
+        return fetch("imagenet", chosen, mirrors=[], mirror=mirror, cache=Path(cache)).values()
+
+    def rows(split: str) -> Iterator[Row]:
+        match form, split:
+            case "folders", "train" | "val":
+                return read_folders(local(split), num_classes)
+            case "tars", "train":
+                return read_train_tar(*archives(TRAIN_TAR), num_classes)
+            case "tars", "val":
+                return read_val_tar(*archives(VAL_TAR, DEVKIT), num_classes)
+            case "parquet", "train" | "val":
+                return read_parquet(local("data"), HUB_SPLITS[split])
+        raise ValueError(f"form {form!r} with split {split!r}: expected folders, tars or parquet with train or val.")
+
+    with storage.new_folder(folder) as new:
+        written = {
+            split: storage.write_blocks(
+                new, split, _blocks(_select(rows(split), images_per_class, num_classes)), "jpeg"
+            )
+            for split in splits
+        }
+        storage.write_card(
+            new,
+            name="imagenet",
+            splits=written,
+            codec="jpeg",
+            shape=None,
+            num_classes=num_classes,
+            source="ImageNet, ILSVRC 2012 classification",
+        )
+
+
+def read_folders(folder: Path, num_classes: int) -> Iterator[Row]:
+    """Reads `<wnid>/*.JPEG`."""
+    wnids = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    ranks = _ranks(wnids, num_classes, folder)
+    for path in sorted(folder.glob("*/*.JPEG"), key=lambda path: path.name):
+        yield path.read_bytes(), ranks[path.parent.name]
+
+
+def read_train_tar(path: Path, num_classes: int) -> Iterator[Row]:
+    """Reads the training archive: one inner archive `<wnid>.tar` per class."""
+    with tarfile.open(path) as outer:
+        classes = _files(outer, ".tar")
+        ranks = _ranks([Path(member.name).stem for member in classes], num_classes, path)
+        for member in classes:
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                for image in _files(inner, ".JPEG"):
+                    yield inner.extractfile(image).read(), ranks[Path(member.name).stem]
+
+
+def read_val_tar(path: Path, devkit: Path, num_classes: int) -> Iterator[Row]:
+    """Reads the validation archive: its i-th image by name has the i-th label of the development kit."""
+    labels = validation_labels(devkit, num_classes)
+    with tarfile.open(path) as tar:
+        images = _files(tar, ".JPEG")
+        if len(images) != len(labels):
+            raise ValueError(f"{path} has {len(images)} images, but {devkit} has {len(labels)} labels for them.")
+        for image, label in zip(images, labels, strict=True):
+            yield tar.extractfile(image).read(), label
+
+
+def validation_labels(devkit: Path, num_classes: int) -> list[int]:
+    """Labels of the validation images, from ids of the challenge to ranks of wnids.
+
+    The ids (`ILSVRC2012_ID`) have an order of their own; `meta.mat` maps those of the leaves to wnids.
+    """
+    from scipy.io import loadmat
+
+    with tarfile.open(devkit) as tar:
+        synsets = loadmat(io.BytesIO(_member(tar, "/data/meta.mat")), squeeze_me=True)["synsets"]
+        truth = _member(tar, "/data/ILSVRC2012_validation_ground_truth.txt").split()
+    nodes = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
+    leaves = {int(number): str(wnid) for number, wnid, children in nodes if children == 0}
+    ranks = _ranks(list(leaves.values()), num_classes, devkit)
+    return [ranks[leaves[int(number)]] for number in truth]
+
+
+def read_parquet(folder: Path, split: str) -> Iterator[Row]:
+    """Reads the Hub's form: columns `image: struct<bytes, path>` and `label`, already the rank of the wnid."""
+    for path in storage.shards(folder, split):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(storage.ROW_GROUP, columns=["image", "label"]):
+                yield from zip(batch["image"].field("bytes").to_pylist(), batch["label"].to_pylist(), strict=True)
+
+
+def _ranks(wnids: Sequence[str], num_classes: int, source: Path) -> dict[str, int]:
+    if len(wnids) != num_classes:
+        raise ValueError(f"{source} has {len(wnids)} classes, expected {num_classes}: complete the copy.")
+    return {wnid: rank for rank, wnid in enumerate(sorted(wnids))}
+
+
+def _files(tar: tarfile.TarFile, suffix: str) -> list[tarfile.TarInfo]:
+    """The members with this suffix, by name."""
+    return sorted((member for member in tar if member.name.endswith(suffix)), key=lambda member: member.name)
+
+
+def _member(tar: tarfile.TarFile, suffix: str) -> bytes:
+    found = _files(tar, suffix)
+    if len(found) != 1:
+        raise ValueError(f"{tar.name} has {len(found)} members *{suffix}, expected one: is it {DEVKIT}?")
+    return tar.extractfile(found[0]).read()
+
+
+def _select(rows: Iterable[Row], images_per_class: int | None, num_classes: int) -> Iterator[Row]:
+    taken = Counter()
+    for image, label in rows:
+        if not 0 <= label < num_classes:
+            raise ValueError(f"label {label} is outside 0 to {num_classes - 1}: the split has no labels, or others.")
+        if images_per_class is None or taken[label] < images_per_class:
+            taken[label] += 1
+            yield image, label
+
+
+def _blocks(rows: Iterator[Row]) -> Iterator[dict[str, np.ndarray]]:
+    """Collects rows to row groups and numbers them."""
+    start = 0
+    while block := list(islice(rows, storage.ROW_GROUP)):
+        images, labels = zip(*block, strict=True)
+        ids = np.arange(start, start + len(block))
+        yield {"id": ids, "image": np.array(images, dtype=object), "label": np.array(labels)}
+        start += len(block)

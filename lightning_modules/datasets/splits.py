@@ -1,0 +1,62 @@
+"""Which rows a seed trains and is judged on, and in which order it sees them. The same on every machine and version.
+
+Only raw Philox words are drawn: numpy promises their stream, while `Generator.permutation` may change.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+SPLITS, ORDER, AUGMENTATION = range(3)  # purposes: no two of them share random words
+
+
+def random_words(n: int, seed: int, purpose: int, copy: int = 0, epoch: int = 0) -> np.ndarray:
+    """`n` random 64-bit words, a pure function of the arguments (fewer than 2^64 words per stream)."""
+    generator = np.random.Philox(
+        key=np.array([seed, purpose], dtype=np.uint64), counter=np.array([0, 0, copy, epoch], dtype=np.uint64)
+    )
+    return generator.random_raw(n)
+
+
+def permutation(n: int, seed: int, purpose: int, copy: int = 0, epoch: int = 0) -> np.ndarray:
+    """A random order of `range(n)`, a pure function of the arguments."""
+    return np.argsort(random_words(n, seed, purpose, copy, epoch), kind="stable")
+
+
+def split_indices(n: int, sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Disjoint random row numbers of each split, drawn from `n` rows by the seed; what is left over is unused.
+
+    Raises:
+        ValueError: the splits together need more than `n` rows.
+    """
+    needed = sum(sizes.values())
+    if needed > n:
+        raise ValueError(f"the splits {dict(sizes)} need {needed} rows, but the source has {n}: make them smaller.")
+    order = permutation(n, seed, SPLITS)
+    ends = np.cumsum(list(sizes.values()))
+    return {name: order[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+
+def draw_splits(rows: Mapping[str, int], plan: Mapping[str, Mapping], seed: int) -> dict[str, tuple[str, np.ndarray]]:
+    """The source and the rows of each split, as a recipe plans them.
+
+    Args:
+        rows: rows of each stored source, for example `{"train": 60000, "test": 10000}`.
+        plan: for each split its `source` and the number of `rows`, or null for the whole source in stored order.
+
+    Raises:
+        ValueError: a source is not stored, is too small, or is both taken whole and shared between splits.
+    """
+    drawn = {}
+    for source in dict.fromkeys(part["source"] for part in plan.values()):
+        if source not in rows:
+            raise ValueError(f"split source {source!r} is not stored; the data set has {', '.join(rows)}.")
+        sizes = {name: part["rows"] for name, part in plan.items() if part["source"] == source}
+        if None in sizes.values() and len(sizes) > 1:
+            raise ValueError(
+                f"{', '.join(sizes)} share the source {source!r}, so each needs a number of rows; got null."
+            )
+        whole = None in sizes.values()
+        indices = dict.fromkeys(sizes, np.arange(rows[source])) if whole else split_indices(rows[source], sizes, seed)
+        drawn |= {name: (source, index) for name, index in indices.items()}
+    return {name: drawn[name] for name in plan}

@@ -1,0 +1,129 @@
+"""Official image classifiers of the Hugging Face hub as plain modules: images in, logits out. Weights are safetensors."""
+
+# transformers is imported where it is used: only hub members need it, and it takes seconds.
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import EfficientNetConfig, PreTrainedConfig, ViTConfig
+
+IMAGENET_CLASSES = 1000
+
+# width and depth factors, resolution, channels of the last layer, and blocks whose strided convolution pads as
+# TensorFlow does on odd sizes (Tan and Le, 1905.11946; the published checkpoints' configurations)
+EFFICIENTNETS = {
+    "google/efficientnet-b0": (1.0, 1.0, 224, 1280, []),
+    "google/efficientnet-b1": (1.0, 1.1, 240, 1280, [16]),
+    "google/efficientnet-b2": (1.1, 1.2, 260, 1408, [5, 8, 16]),
+    "google/efficientnet-b3": (1.2, 1.4, 300, 1536, [5, 18]),
+    "google/efficientnet-b4": (1.4, 1.8, 380, 1792, [6]),
+    "google/efficientnet-b5": (1.6, 2.2, 456, 2048, [13, 27]),
+    "google/efficientnet-b6": (1.8, 2.6, 528, 2304, [31]),
+    "google/efficientnet-b7": (2.0, 3.1, 600, 2560, [18]),
+}
+RESNET_DEPTHS = {
+    "microsoft/resnet-50": [3, 4, 6, 3],
+    "microsoft/resnet-101": [3, 4, 23, 3],
+    "microsoft/resnet-152": [3, 8, 36, 3],
+}
+MOBILENETS = {"google/mobilenet_v2_1.0_224": (1.0, 224), "google/mobilenet_v2_1.4_224": (1.4, 224)}
+VITS = {
+    "google/vit-base-patch16-224": (768, 12, 224),
+    "google/vit-base-patch16-384": (768, 12, 384),
+    "google/vit-large-patch16-224": (1024, 24, 224),
+    "google/vit-large-patch16-384": (1024, 24, 384),
+}
+
+
+class HubClassifier(nn.Module):
+    """A classifier of the hub behind the one signature of all members."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        return self.model(pixel_values=images).logits
+
+
+def short_name(name: str) -> str:
+    """The part of a hub name after the owner, without dots, which separate keys of a state dict."""
+    return name.rpartition("/")[2].replace(".", "_")
+
+
+def load(name: str) -> HubClassifier:
+    """The classifier with its published weights; under `torch.device("meta")` its architecture only.
+
+    Raises:
+        ConnectionError: the hub cannot be reached and the weights are not in its cache.
+    """
+    if torch.get_default_device().type == "meta":
+        return build(name)
+    from transformers import AutoModelForImageClassification
+
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True)
+    except OSError as error:
+        raise ConnectionError(
+            f"the weights of {name} could not be fetched from huggingface.co, nor found in its cache. Connect this "
+            f"machine, or run `hf download {name}` on one that is connected and copy its cache (HF_HOME) here."
+        ) from error
+    return HubClassifier(model)
+
+
+def build(name: str) -> HubClassifier:
+    """The architecture with random weights, without network."""
+    from transformers import AutoModelForImageClassification
+
+    return HubClassifier(AutoModelForImageClassification.from_config(configuration(name)))
+
+
+def configuration(name: str) -> "PreTrainedConfig":
+    """The published configuration of an architecture, written out so that it can be built without network.
+
+    Raises:
+        ValueError: the architecture is not written out here.
+    """
+    from transformers import MobileNetV2Config, ResNetConfig
+
+    if name in EFFICIENTNETS:
+        return _efficientnet(*EFFICIENTNETS[name])
+    if name in RESNET_DEPTHS:
+        return ResNetConfig(depths=RESNET_DEPTHS[name], layer_type="bottleneck", num_labels=IMAGENET_CLASSES)
+    if name in MOBILENETS:
+        multiplier, size = MOBILENETS[name]
+        # 1001: the published heads have a background class
+        return MobileNetV2Config(depth_multiplier=multiplier, image_size=size, num_labels=IMAGENET_CLASSES + 1)
+    if name in VITS:
+        return _vit(*VITS[name])
+    known = ", ".join([*EFFICIENTNETS, *RESNET_DEPTHS, *MOBILENETS, *VITS])
+    raise ValueError(f"no configuration is written out for {name!r}; known without network: {known}.")
+
+
+def _efficientnet(width: float, depth: float, size: int, last: int, padding: list[int]) -> "EfficientNetConfig":
+    from transformers import EfficientNetConfig
+
+    return EfficientNetConfig(
+        width_coefficient=width,
+        depth_coefficient=depth,
+        image_size=size,
+        hidden_dim=last,
+        depthwise_padding=padding,
+        num_labels=IMAGENET_CLASSES,
+    )
+
+
+def _vit(dim: int, layers: int, size: int) -> "ViTConfig":
+    from transformers import ViTConfig
+
+    return ViTConfig(
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=dim // 64,
+        image_size=size,
+        num_labels=IMAGENET_CLASSES,
+    )

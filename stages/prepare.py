@@ -1,0 +1,33 @@
+"""Prepare one data set: conf/dataset -> data/datasets/<name>/<preset>/.
+
+Where its files are not to be had, the reason goes to stderr and to `.scratch/unavailable/<name>-<preset>.txt`, from
+which the runner and the report tell what is missing.
+"""
+
+import sys
+
+from lightning_modules.datasets.download import DataUnavailable
+from lightning_modules.files import ROOT, scratch
+from stages.plan import compose, load_plan, run_stage, stage_arguments
+
+
+def main() -> None:
+    """Call the data set's `prepare`."""
+    from hydra.utils import get_method
+
+    arguments = stage_arguments("name")
+    preset = load_plan(arguments.plan).preset
+    notice = scratch() / "unavailable" / f"{arguments.name}-{preset}.txt"
+    config = compose(preset, dataset=arguments.name)["dataset"]
+    prepare = get_method(config.pop("_target_"))
+    try:
+        prepare(ROOT / "data/datasets" / arguments.name / preset, **config)
+    except DataUnavailable as error:
+        notice.parent.mkdir(parents=True, exist_ok=True)
+        notice.write_text(f"{error}\n")
+        sys.exit(f"error: {error}")
+    notice.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_stage(main)
