@@ -132,7 +132,7 @@ def test_digest_sees_where_one_image_ends():
     assert len(digests) == 2
 
 
-@pytest.mark.parametrize("position", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("position", [0.1, 0.5])
 def test_damaged_shard_is_refused_by_name(tmp_path, position):
     parts = blocks(some_columns(600), [256, 512])
     write_card(tmp_path, storage.write_blocks(tmp_path, "train", parts, "raw", SHAPE, shard_bytes=1500))
