@@ -132,14 +132,16 @@ def test_digest_sees_where_one_image_ends():
     assert len(digests) == 2
 
 
-@pytest.mark.parametrize("position", [0.1, 0.5, 0.99])
-def test_damaged_shard_is_refused_by_name(prepared, position):
-    shard = prepared / "train-00000-of-00001.parquet"
+@pytest.mark.parametrize("position", [0.1, 0.5])
+def test_damaged_shard_is_refused_by_name(tmp_path, position):
+    parts = blocks(some_columns(600), [256, 512])
+    write_card(tmp_path, storage.write_blocks(tmp_path, "train", parts, "raw", SHAPE, shard_bytes=1500))
+    shard = storage.shards(tmp_path, "train")[1]
     content = bytearray(shard.read_bytes())
     content[int(len(content) * position)] ^= 0xFF
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{shard}.*dvc"):
-        storage.read(prepared, "train")
+    with pytest.raises(ValueError, match=rf"(?s){shard}.*dvc"):
+        storage.read(tmp_path, "train")
 
 
 def test_shard_cut_off_is_refused_by_name_with_the_digest(prepared):
