@@ -390,24 +390,33 @@ def follow(root: Path, *, period: float, linger: float, patience: float) -> None
         linger: seconds to stay after the last run ended and all was sent: the next stage of a pipeline starts soon.
         patience: seconds to go on after the last run ended while the server does not answer.
     """
-    lock = claim(root)
-    mirror, last_busy = Mirror(root), time.monotonic()
-    records: list[Record] = []
-    while lock and _is_current(lock, root):
-        records = scan(root, records)
+    mirror, records = Mirror(root), []
+    while lock := claim(root):
+        with lock:
+            records = _serve(mirror, lock, records, period=period, linger=linger, patience=patience)
+        # A run that was opened while the lock was still ours started no mirror of its own: look once more.
+        if _asked_to_stop(root) or _digests(scan(root, records)) == _digests(records):
+            return
+
+
+def _serve(
+    mirror: Mirror, lock: BinaryIO, records: list[Record], *, period: float, linger: float, patience: float
+) -> list[Record]:
+    """Push until nothing is left to do or the lock is wanted or lost; gives the records as last seen."""
+    last_busy, last_notice = time.monotonic(), None
+    while _is_current(lock, mirror.root) and not _asked_to_stop(mirror.root):
+        records = scan(mirror.root, records)
         waiting, reason = mirror.push(records)
-        _write_state(root, mirror.uri, waiting, reason)
+        notice = write_notice(mirror, waiting, reason)
+        if notice != last_notice:
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), notice or "all is sent", flush=True)  # mirror.log
+            last_notice = notice
         if any(record.running for record in records):
             last_busy = time.monotonic()
-        if _asked_to_stop(root):
-            return
         if time.monotonic() - last_busy > (patience if waiting else linger):
-            lock.close()
-            # A run that was opened while the lock was still ours started no mirror of its own: look once more.
-            if _digests(scan(root, records)) == _digests(records):
-                return
-            lock = claim(root)
-        _wait(root, period)
+            break
+        _wait(mirror.root, period)
+    return records
 
 
 def _digests(records: list[Record]) -> dict[Path, str]:
@@ -442,9 +451,9 @@ def flush(root: Path) -> str | None:
         mirror = Mirror(root, trust_notes=False)
         records = scan(root)
         waiting, reason = mirror.push(records)
-        notice = _write_state(root, mirror.uri, waiting, reason)
+        notice = write_notice(mirror, waiting, reason)
     if any(record.running for record in records):
-        tracking.start_mirror(root)
+        tracking.start_mirror(root)  # runs that are going on need one again
     return notice
 
 
@@ -461,19 +470,17 @@ def _taken_over(root: Path) -> Iterator[None]:
         yield
 
 
-def _write_state(root: Path, uri: str, waiting: list[Record], reason: str | None) -> str | None:
-    """Leave for the training stages (`tracking`) what is not on the server, and say it in the log when it changes."""
+def write_notice(mirror: Mirror, waiting: list[Record], reason: str | None) -> str | None:
+    """Leave for the training stages (`tracking`) one line about what is not on the server, and return it."""
     notice = None
     if waiting:
-        lines = sum(_unsent_lines(record, masked(uri)) for record in waiting)
+        uri = masked(mirror.uri)
+        lines = sum(_unsent_lines(record, uri) for record in waiting)
         runs = "1 run" if len(waiting) == 1 else f"{len(waiting)} runs"
-        notice = (
-            f"{runs} ({lines} metric lines) kept in .scratch/runs and not yet on {masked(uri)}: {masked(reason)}. "
-            "`make sync` sends them."
-        )
-    path = root / ".scratch" / "mirror.json"
+        notice = f"{runs} ({lines} metric lines) kept in .scratch/runs and not yet on {uri}: {masked(str(reason))}. "
+        notice += "`make sync` sends them."
+    path = mirror.root / ".scratch" / "mirror.json"
     if notice != tracking.read_json(path).get("notice"):
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), notice or "all sent", flush=True)
         with contextlib.suppress(OSError):  # a full disk is no reason to stop sending
             tracking.replace(path, json.dumps({"notice": notice}).encode())
     return notice

@@ -10,7 +10,8 @@ Every fact of a run is first a local file under `<root>/.scratch/runs/<experimen
     status.json     how it ended; missing while it runs, and for ever if its process was killed
 
 MLflow is a mirror of these files, sent by one background process per repository (`lightning_modules.mirror`), which
-the first open record starts. Whether MLflow answers, sleeps or burns is nothing that a training process can notice.
+the first open record starts, unless REPRISE_TRACKING=local (records only: tests). Whether MLflow answers, sleeps or
+burns is nothing that a training process can notice.
 
 Two rules make a resumed or repeated run exact:
 
@@ -86,7 +87,7 @@ def open_record(
     }
     base = root()
     record = RunRecord(base / ".scratch" / "runs" / experiment / key.replace("/", "--"), meta, flatten(params or {}))
-    if record.writes:
+    if record.writes and os.environ.get("REPRISE_TRACKING") != "local":
         start_mirror(base)
         _announce_at_exit(base)
     return record
@@ -157,7 +158,7 @@ class RunRecord:
         self._write_json("meta.json", self.meta)
 
     @_best_effort
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, float | int], step: int) -> None:
         """Append one line of metrics; a (name, step) that an interrupted run recorded already is left out.
 
         Args:
@@ -178,7 +179,7 @@ class RunRecord:
             raise OSError(f"only {written} of {len(line)} bytes could be written to metrics.jsonl")
         self._size += written
 
-    def summary(self, metrics: Mapping[str, float]) -> None:
+    def summary(self, metrics: Mapping[str, float | int]) -> None:
         """Record final numbers, which belong to no step (they are logged at step 0)."""
         self.log(metrics, step=0)
 
@@ -201,7 +202,7 @@ class RunRecord:
         replace(path, content)
 
     @_best_effort
-    def machine(self, facts: Mapping[str, float | str]) -> None:
+    def machine(self, facts: Mapping[str, float | int | str]) -> None:
         """Record what depends on the machine and therefore belongs in no stage output: latency, throughput."""
         self._write_json("machine.json", {**read_json(self.folder / "machine.json"), **facts})
 
@@ -303,13 +304,13 @@ def is_claimed(path: Path) -> bool:
 
 
 def start_mirror(base: Path) -> None:
-    """Start the process that sends records to MLflow, unless it runs; REPRISE_TRACKING=local forbids it.
+    """Start the process that sends records to MLflow, unless it runs.
 
     It must outlive this process, and neither a Ctrl-C nor a reader that waits for the end of this process's output may
     meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
     """
     scratch = base / ".scratch"
-    if os.environ.get("REPRISE_TRACKING") == "local" or is_claimed(scratch / "mirror.lock"):
+    if is_claimed(scratch / "mirror.lock"):
         return
     command = ["sh", "-c", '"$0" "$@" &', sys.executable, "-m", "lightning_modules.mirror", "--root", str(base)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
