@@ -29,7 +29,7 @@ LATENCY_BATCHES = (1, 64)
 class Normalise(nn.Module):
     """Stored pixels to zero mean and unit variance: `(pixels / scale - mean) / std`, channel by channel."""
 
-    def __init__(self, scale: float, mean: list[float], std: list[float]):
+    def __init__(self, scale: int, mean: list[float], std: list[float]):
         super().__init__()
         self.register_buffer("mean", scale * torch.tensor(mean)[:, None, None])
         self.register_buffer("std", scale * torch.tensor(std)[:, None, None])
@@ -79,7 +79,7 @@ class Members(PaperModule):
         image_shape: list[int],
         num_classes: int,
         resolutions: list[int] | list[list[int]],
-        pixel_scale: float,
+        pixel_scale: int,
         pixel_mean: list[float],
         pixel_std: list[float],
         how: str = "auto",
