@@ -24,9 +24,10 @@ INK = "#010203"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
 PALETTE = ("#1d5fbf", "#c2410c", "#0f766e", "#9333a8", "#8a6100", "#be123c", "#4d7c0f", "#475569")
 MARKERS = "osD^vPX*"
+COLUMNS = ("arm", "figure", "series", "x", "y", "low", "high")
 STYLE = {
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 11,
     "text.parse_math": False,  # names of metrics may hold a dollar sign
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -87,13 +88,13 @@ def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
 
 
 def table(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
-    """The points of all figures as rows {arm, figure, series, x, y, low, high}, for `dvc plots`."""
+    """The points of all figures as rows with the keys `COLUMNS`, for `dvc plots`."""
     return [
-        {"arm": arm, "figure": figure.id, "series": series.name, "x": x, "y": y, "low": low, "high": high}
+        dict(zip(COLUMNS, (arm, figure.id, series.name, *point), strict=True))
         for arm, drawn in figures.items()
         for figure in drawn
         for series in figure.series
-        for x, y, low, high in points(series)
+        for point in points(series)
     ]
 
 
@@ -104,7 +105,7 @@ def points(series: Series) -> list[tuple[float, float, float | None, float | Non
 
 
 def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
-    canvas = Canvas(figsize=(5.2, 3.5), layout="constrained")
+    canvas = Canvas(figsize=(5.2, 3.6), layout="constrained")
     axes = canvas.add_subplot()
     bars = [series for series in figure.series if series.kind == "bars"]
     for number, series in enumerate(figure.series):
@@ -155,7 +156,7 @@ def _category_axis(axes: Axes, bars: list[Series]) -> None:
 
 def _label(axes: Axes, series: Series, ink: str, below: bool) -> None:
     """Names beside the points, on the side where the other series are not."""
-    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 8, "alpha": 0.8}
+    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 9, "alpha": 0.8}
     for label, x, y in zip(series.labels or (), series.x, series.y, strict=False):
         axes.annotate(label, (x, y), (4, -13) if below else (0, 7), **style)
 
