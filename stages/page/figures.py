@@ -38,7 +38,6 @@ STYLE = {
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
-    "errorbar.capsize": 2.5,
     "svg.fonttype": "none",  # text stays text: searchable, and in the fonts of the page
 }
 
@@ -69,6 +68,7 @@ def svg(figure: Figure, prefix: str) -> str:
     box = re.search(r'viewBox="[^"]+"', drawing).group()
     label = html.escape(f"{figure.title}. {figure.caption}")
     drawing = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{label}" {box}>', drawing, count=1)
+    drawing = re.sub(r"<style.*?</style>", "", drawing, count=1)  # inlined, it would hold for the whole page
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", drawing)
     for number, colour in enumerate(SERIES, start=1):
@@ -128,7 +128,7 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
 def _curve(axes: Axes, series: Series, colour: str, marker: str) -> None:
     """A line with its band, a dashed line, or points with error bars."""
     if series.kind == "points":
-        axes.errorbar(series.x, series.y, _errors(series), fmt=marker, color=colour, elinewidth=1.2, label=series.name)
+        axes.errorbar(series.x, series.y, _errors(series), fmt=marker, color=colour, elinewidth=1.6, label=series.name)
         return
     style = {"linestyle": "--"} if series.kind == "dashed" else {"marker": marker}
     axes.plot(series.x, series.y, color=colour, label=series.name, **style)
@@ -141,7 +141,7 @@ def _bars(axes: Axes, series: Series, colour: str, ink: str, place: int, of: int
     step = float(np.diff(sorted(set(series.x))).min()) if len(set(series.x)) > 1 else 1.0
     width = 0.8 * step / of
     x = np.asarray(series.x, dtype=float) + (place - (of - 1) / 2) * width
-    error = {"ecolor": ink, "elinewidth": 1.2}
+    error = {"ecolor": ink, "elinewidth": 1.6}
     axes.bar(x, series.y, 0.92 * width, yerr=_errors(series), color=colour, error_kw=error, label=series.name)
 
 

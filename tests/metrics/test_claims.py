@@ -111,9 +111,7 @@ def test_rule(direction, low, high, margin, expected):
     assert decide(direction, low, high, margin)[0] == expected
 
 
-@given(
-    st.sampled_from(["higher", "lower"]), st.floats(-9, 9), st.floats(-9, 9), st.floats(0, 5)
-)
+@given(st.sampled_from(["higher", "lower"]), st.floats(-9, 9), st.floats(-9, 9), st.floats(0, 5))
 def test_lower_mirrors_higher(direction, one, other, margin):
     low, high = sorted((one, other))
     mirrored = {"higher": "lower", "lower": "higher"}[direction]
@@ -160,7 +158,11 @@ def test_fixed_reference():
 def test_ratio_is_judged_on_the_log_and_told_as_a_factor():
     measured = {"a": {seed: {"v": 2.0 ** (seed + 1), "r": 2.0**seed} for seed in range(3)}}
     operands = {"value": {"arm": "a", "metric": "v"}, "reference": {"arm": "a", "metric": "r"}}
-    for margin, expected in ((math.log(1.9), "shown"), (math.log(2.1), "refuted"), (round(math.log(2), 6), "undecided")):
+    for margin, expected in (
+        (math.log(1.9), "shown"),
+        (math.log(2.1), "refuted"),
+        (round(math.log(2), 6), "undecided"),
+    ):
         row = judge(Claim(**{**CLAIM, **operands, "compare": "ratio", "margin": margin}), measured, "tiny")
         assert row["verdict"] == expected
     assert row["difference"] == pytest.approx(2, abs=1e-5)
