@@ -8,7 +8,7 @@ then `decide`. Imports no torch.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -118,7 +118,7 @@ class Claim(_Strict):
         return list(dict.fromkeys(operand.arm for operand in self.operands))
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self) -> "Claim":
         if self.paper_value is not None and self.paper_value_source is None:
             raise ValueError(f"paper_value is {self.paper_value!r}, so paper_value_source must say where it is from")
         if self.direction == "equal" and self.margin == 0:
@@ -153,7 +153,7 @@ class Facts(_Strict):
     oracles: list[Oracle] = []
 
     @model_validator(mode="after")
-    def _ids_differ(self) -> Self:
+    def _ids_differ(self) -> "Facts":
         ids = [claim.id for claim in self.claims]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"claim ids must be unique, but {', '.join(twice)} is given more than once")

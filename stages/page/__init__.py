@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lightning_modules.metrics.claims import CONFIDENCE, VERDICTS, Facts
 from lightning_modules.runs import Figure
@@ -77,6 +77,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "change": change,
         "interval": interval,
         "margin": margin,
+        "breakable": breakable,
     }
     return environment.get_template("page.html.j2").render(
         papers=papers,
@@ -114,6 +115,11 @@ def decimals(ends: Sequence[float] | None) -> int | None:
     """How many decimals an interval earns: two significant digits of its half width, for its mean and ends alike."""
     half = (ends[1] - ends[0]) / 2 if ends else 0.0
     return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else None
+
+
+def breakable(name: str) -> Markup:
+    """A metric's name that may wrap after a slash or before an at sign, and not within a word."""
+    return Markup(escape(name).replace("/", Markup("/<wbr>")).replace("@", Markup("<wbr>@")))
 
 
 def change(value: float | None, compare: str, decimals: int | None = None) -> str:
