@@ -211,7 +211,7 @@ class Study:
         return found
 
     def at_equal_macs(self) -> Metrics:
-        """K1 and K6: the most accurate cascade that costs no more than a single model, with and without a cap.
+        """K1 and K6: the most accurate cascade that costs no more than a single model, without and with a cap.
 
         `cascade` has the budget of each rung; `cascade_capped` may moreover never spend more than `cap` times the rung
         on any sample. The single model itself is always among the candidates.
@@ -227,6 +227,7 @@ class Study:
             found[f"{what}/top1_percent"] = mean["top1_percent"]
             found[f"{what}/macs_over_budget"] = mean["macs_over_budget"]
             found[f"{what}_reference/top1_percent"] = mean["single_curve_percent"]
+        found["cascade_capped/loss_points"] = found["cascade/top1_percent"] - found["cascade_capped/top1_percent"]
         return found
 
     def within(self, name: str, rotation: int, worst_case: float = math.inf) -> Cascade:
@@ -275,6 +276,7 @@ class Study:
             found |= _at("min_macs", name, results[-1])
             found[f"min_macs/macs_reduction@{name}"] = math.exp(results[-1]["log_reduction"])
         found["min_macs/top1_percent"] = _mean(results)["top1_percent"]
+        found["min_macs/loss_points"] = self.singles()["single/top1_percent"] - found["min_macs/top1_percent"]
         found["min_macs/macs_reduction"] = math.exp(_mean(results)["log_reduction"])
         half = len(results) // 2
         if half:
@@ -314,6 +316,7 @@ class Study:
         if results:
             found["ensemble/top1_percent"] = _mean(results)["ensemble_percent"]
             found["ensemble_exit/top1_percent"] = _mean(results)["exit_percent"]
+            found["ensemble_exit/loss_points"] = found["ensemble/top1_percent"] - found["ensemble_exit/top1_percent"]
             found["ensemble_exit/macs_reduction"] = math.exp(_mean(results)["log_reduction"])
         return found
 
