@@ -135,7 +135,8 @@ class Study:
         self.rotations = max(len(copies) for copies in pool.architectures.values())
         copies = {name: len(members) for name, members in pool.architectures.items()}
         dearest = max(pool.macs.values())
-        self.sequences = cascades.sequences(pool.macs, copies, longest=longest, order=order, budget=dearest)
+        self.sequences = [(name,) for name in pool.macs]
+        self.sequences += cascades.sequences(pool.macs, copies, longest=longest, order=order, budget=dearest)
 
     def table(self, split: str, confidence: str | None = None) -> StageTable:
         """Stages of all members on a split, with the study's rules."""
@@ -210,32 +211,28 @@ class Study:
         return found
 
     def at_equal_macs(self) -> Metrics:
-        """K1 and K6: the most accurate cascade that costs no more than a single model, with and without a cap.
+        """K1 and K6: the most accurate cascade that costs no more than a single model, without and with a cap.
 
         `cascade` has the budget of each rung; `cascade_capped` may moreover never spend more than `cap` times the rung
-        on any sample, and stands beside `cascade_uncapped`, the same rungs of `cascade`.
+        on any sample. The single model itself is always among the candidates.
         """
-        rows: dict[str, list[Metrics]] = {"cascade": [], "cascade_capped": [], "cascade_uncapped": []}
         found: Metrics = {}
-        for name in self.rungs:
-            free = [self._within(name, r, math.inf) for r in range(self.rotations)]
-            capped = [self._within(name, r, self.cap * self.pool.macs[name]) for r in range(self.rotations)]
-            rows["cascade"].append(_mean([self.result(c, name) for c in free if c is not None]))
-            if all(c is not None for c in capped):
-                rows["cascade_capped"].append(_mean([self.result(c, name) for c in capped]))
-                rows["cascade_uncapped"].append(rows["cascade"][-1])
-                found |= _at("cascade_capped", name, rows["cascade_capped"][-1])
-            found |= _at("cascade", name, rows["cascade"][-1])
-        for what, results in rows.items():
-            if results:
-                mean = _mean(results)
-                found[f"{what}/top1_percent"] = mean["top1_percent"]
-                found[f"{what}_reference/top1_percent"] = mean["single_curve_percent"]
-                found[f"{what}/macs_over_budget"] = mean["macs_over_budget"]
+        for what, cap in (("cascade", math.inf), ("cascade_capped", self.cap)):
+            rows = []
+            for name in self.rungs:
+                chosen = [self.within(name, rotation, cap * self.pool.macs[name]) for rotation in range(self.rotations)]
+                rows.append(_mean([self.result(cascade, name) for cascade in chosen]))
+                found |= _at(what, name, rows[-1])
+            mean = _mean(rows)
+            found[f"{what}/top1_percent"] = mean["top1_percent"]
+            found[f"{what}/macs_over_budget"] = mean["macs_over_budget"]
+            found[f"{what}_reference/top1_percent"] = mean["single_curve_percent"]
+        found["cascade_capped/loss_points"] = found["cascade/top1_percent"] - found["cascade_capped/top1_percent"]
         return found
 
-    def _within(self, name: str, rotation: int, worst_case: float) -> Cascade | None:
-        return cascades.max_accuracy(
+    def within(self, name: str, rotation: int, worst_case: float = math.inf) -> Cascade:
+        """The most accurate cascade at no more than the MACs of an architecture, chosen on validation data."""
+        cascade = cascades.max_accuracy(
             self.fronts[rotation],
             self.val,
             self.macs,
@@ -243,6 +240,7 @@ class Study:
             worst_case=worst_case,
             margin=self.margin,
         )
+        return cascade or Cascade((self.single(name, rotation),), ())
 
     def result(self, cascade: Cascade, name: str) -> Metrics:
         """What a chosen cascade does on test data, beside the single model `name`."""
@@ -278,6 +276,7 @@ class Study:
             found |= _at("min_macs", name, results[-1])
             found[f"min_macs/macs_reduction@{name}"] = math.exp(results[-1]["log_reduction"])
         found["min_macs/top1_percent"] = _mean(results)["top1_percent"]
+        found["min_macs/loss_points"] = self.singles()["single/top1_percent"] - found["min_macs/top1_percent"]
         found["min_macs/macs_reduction"] = math.exp(_mean(results)["log_reduction"])
         half = len(results) // 2
         if half:
@@ -317,6 +316,7 @@ class Study:
         if results:
             found["ensemble/top1_percent"] = _mean(results)["ensemble_percent"]
             found["ensemble_exit/top1_percent"] = _mean(results)["exit_percent"]
+            found["ensemble_exit/loss_points"] = found["ensemble/top1_percent"] - found["ensemble_exit/top1_percent"]
             found["ensemble_exit/macs_reduction"] = math.exp(_mean(results)["log_reduction"])
         return found
 
@@ -350,9 +350,9 @@ class Study:
             views = tuple(self.single(name, rotation) for name in pair)
             for kind, table in tables.items():
                 confident, correct = table.stages(views)
-                curves.setdefault(kind, []).append(cascades.deferral_curve(confident[0], correct, shares))
-            curves.setdefault("random", []).append(cascades.random_deferral(correct, shares))
-            curves.setdefault("oracle", []).append(cascades.oracle_deferral(correct, shares))
+                curves.setdefault(kind, []).append(classification.deferral_curve(confident[0], correct, shares))
+            curves.setdefault("random", []).append(classification.random_deferral(correct, shares))
+            curves.setdefault("oracle", []).append(classification.oracle_deferral(correct, shares))
         return {kind: 100 * np.mean(values, axis=0) for kind, values in curves.items()}
 
     def self_cascades(self) -> Metrics:
@@ -416,7 +416,7 @@ def _export(study: Study, name: str, runs: Sequence[Run], dataset: str) -> tuple
     from safetensors.numpy import save
 
     budget = study.pool.macs[name]
-    cascade = study._within(name, 0, math.inf) or Cascade((study.single(name, 0),), ())
+    cascade = study.within(name, 0)
     trace = run_cascade(study.test, cascade, study.macs)
     weights = save(_member_weights(cascade, runs))
     members = [study.pool.member(member) for member, _ in cascade.views]
@@ -432,7 +432,7 @@ def _export(study: Study, name: str, runs: Sequence[Run], dataset: str) -> tuple
             }
             for m, (_, resolution) in zip(members, cascade.views, strict=True)
         ],
-        "normalisation": runs[0].facts.get("normalisation"),
+        "normalisation": runs[0].facts.get("normalisation", "part of each member"),
         "member_macs": [study.macs[view] for view in cascade.views],
         "thresholds": [t if math.isfinite(t) else str(t) for t in cascade.thresholds],
         "confidence": study.confidence,
@@ -542,8 +542,8 @@ def _deferral_figure(studies: list[Study], dataset: str, pair: tuple[str, ...]) 
     return Figure(
         id=f"{dataset}-deferral",
         title=f"Who should go to the second model? {pair[0]} to {pair[1]}",
-        caption="Test accuracy when the least confident share is deferred, by measure of confidence; random choice and an "
-        "oracle that knows the labels are the bounds.",
+        caption="Test accuracy when the least confident share is deferred, by measure of confidence; random choice and "
+        "an oracle that knows the labels are the bounds.",
         x_label="deferred samples (%)",
         y_label="top-1 accuracy (%)",
         series=[
@@ -563,7 +563,7 @@ def _exit_figure(study: Study, dataset: str, committee: dict, trace: cascades.Tr
     names = [member["name"] for member in committee["members"]]
     labels, classes = study.pool.labels["test"], min(study.pool.num_classes, 20)
     shown = labels < classes
-    table = cascades.exits_per_class(trace.exit_stage[shown], labels[shown], len(names), classes)
+    table = classification.exits_per_class(trace.exit_stage[shown], labels[shown], len(names), classes)
     rows = np.concatenate([[np.bincount(trace.exit_stage, minlength=len(names)) / len(labels)], table])
     return Figure(
         id=f"{dataset}-exits",

@@ -11,7 +11,6 @@ rounding error of the last bit, on another machine or in another order of additi
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -191,7 +190,7 @@ def every_threshold_vector(
     sizes = [len(e) for e in edges]
     if math.prod(size + 1 for size in sizes) > LARGEST_GRID:
         raise ValueError(
-            f"{' x '.join(map(str, sizes))} threshold vectors exceed {LARGEST_GRID}: lower the number of edges or stages."
+            f"{' x '.join(map(str, sizes))} threshold vectors exceed {LARGEST_GRID}: use fewer edges or stages."
         )
     accuracy, cost = np.zeros([1] * depth), np.full([1] * depth, float(macs[0]))
     cell, shape = np.zeros(samples, dtype=np.int64), []
@@ -317,24 +316,29 @@ def search(
 ) -> list[Front]:
     """Front of every candidate sequence: all thresholds for two models, a grid of `edges[stages]` beyond.
 
-    A sequence is skipped where nothing in it can help: even if every sample left at the right stage, a point that
-    costs no more than its first model alone is already as accurate.
+    A sequence of one model is a front of one point, so that a selection may fall back on it.
+
+    A sequence is skipped where nothing in it can help: even if every sample left at the right stage, a single model
+    that costs no more than its first one is already as accurate.
     """
     fronts: list[Front] = []
-    cheapest: list[tuple[int, float]] = []  # (cost, accuracy) of what is known to be reachable
+    alone: list[tuple[int, float]] = []  # cost and accuracy of single models among the candidates
     for views in sorted(candidates, key=lambda views: (sum(macs[v] for v in views), views)):
         confident, correct = table.stages(views)
         costs = [macs[view] for view in views]
         ceiling = correct.any(axis=0).mean()
-        if any(cost <= costs[0] and accuracy >= ceiling for cost, accuracy in cheapest):
+        if any(cost <= costs[0] and accuracy >= ceiling for cost, accuracy in alone):
             continue
         points = _front(confident, correct, costs, edges)
         fronts.append(Front(views, sum(costs), points))
-        cheapest.append((costs[0], float(correct[0].mean())))
+        if len(views) == 1:  # only its worst case, too, is no more than that of whatever begins with a dearer model
+            alone.append((costs[0], float(correct[0].mean())))
     return fronts
 
 
 def _front(confident: np.ndarray, correct: np.ndarray, macs: list[int], edges: Mapping[int, int]) -> Points:
+    if len(macs) == 1:
+        return Points(correct.mean(axis=1), np.array([float(macs[0])]), np.zeros((1, 0)))
     if len(macs) == 2:
         points = every_threshold(confident[0], correct, macs)
         keep = pareto_front(points.macs, points.accuracy)
@@ -420,42 +424,3 @@ def min_macs(
 
 def _standard_error(values: np.ndarray) -> float:
     return float(values.std() / math.sqrt(len(values)))
-
-
-def deferral_curve(
-    confident: Float[np.ndarray, " samples"],
-    correct: Bool[np.ndarray, "2 samples"],
-    shares: Float[np.ndarray, " shares"],
-) -> Float[np.ndarray, " shares"]:
-    """Accuracy when the least confident share of the samples goes to the second model (ties in order of the rows)."""
-    gain = correct[1].astype(np.int64) - correct[0]
-    gained = np.concatenate([[0], np.cumsum(gain[np.argsort(confident, kind="stable")])])
-    return (correct[0].sum() + gained[_counts(shares, len(gain))]) / len(gain)
-
-
-def random_deferral(
-    correct: Bool[np.ndarray, "2 samples"], shares: Float[np.ndarray, " shares"]
-) -> Float[np.ndarray, " shares"]:
-    """Expected accuracy when a random share of the samples goes to the second model: a straight line."""
-    first, second = correct.mean(axis=1)
-    return first + _counts(shares, correct.shape[1]) / correct.shape[1] * (second - first)
-
-
-def oracle_deferral(
-    correct: Bool[np.ndarray, "2 samples"], shares: Float[np.ndarray, " shares"]
-) -> Float[np.ndarray, " shares"]:
-    """Best accuracy that any deferral could reach: samples that only the second model gets right go first."""
-    gain = correct[1].astype(np.float64) - correct[0]
-    return deferral_curve(-gain, correct, shares)
-
-
-def _counts(shares: np.ndarray, samples: int) -> np.ndarray:
-    return np.rint(shares * samples).astype(np.int64)
-
-
-def exits_per_class(
-    exit_stage: Int[np.ndarray, " samples"], labels: Int[np.ndarray, " samples"], stages: int, classes: int
-) -> Float[np.ndarray, "classes stages"]:
-    """Share of each class's samples that leave at each stage; rows sum to 1, a class without samples is all 0."""
-    counts = np.bincount(labels * stages + exit_stage, minlength=classes * stages).reshape(classes, stages)
-    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -58,8 +58,8 @@ class Pool:
         for split in ("val", "test"):
             if len(self.labels.get(split, ())) == 0:
                 raise ValueError(
-                    f"seed {self.seed}: the {split} split is empty. Thresholds and members are chosen on val and reported "
-                    "on test, so both need samples."
+                    f"seed {self.seed}: the {split} split is empty. Thresholds and members are chosen on val and "
+                    "reported on test, so both need samples."
                 )
         names = [member.name for member in self.members]
         if len(set(names)) < len(names):
@@ -152,13 +152,13 @@ def join_pools(pools: Sequence[Pool]) -> Pool:
             raise ValueError(f"pools of seed {first.seed} and {other.seed} split the data differently: join one seed.")
         if other.num_classes != first.num_classes:
             raise ValueError(
-                f"members with {first.num_classes} and with {other.num_classes} classes cannot be averaged: train all on "
-                "the same label set."
+                f"members with {first.num_classes} and with {other.num_classes} classes cannot be averaged: train all "
+                "on the same label set."
             )
         for split, labels in first.labels.items():
             if not np.array_equal(labels, other.labels.get(split)):
                 raise ValueError(
-                    f"seed {first.seed}: the {split} labels of two runs differ, so row i is not the same sample in both. "
+                    f"seed {first.seed}: the {split} labels of two runs differ, so row i is not one sample in both. "
                     "Store the answers in the order of one split, without shuffling."
                 )
     members = tuple(member for pool in pools for member in pool.members)
@@ -373,13 +373,13 @@ def _check_logits(what: str, logits: np.ndarray, samples: int, classes: int) -> 
         )
     if len(logits) != samples:
         raise ValueError(
-            f"{what}: {len(logits)} rows of logits for {samples} labels. Members must answer the same samples in the same "
-            "order."
+            f"{what}: {len(logits)} rows of logits for {samples} labels. Members must answer the same samples in the "
+            "same order."
         )
     if np.isnan(logits).any():
         raise ValueError(
-            f"{what}: {int(np.isnan(logits).any(axis=1).sum())} rows of logits are NaN: this member's training diverged. "
-            "Lower its learning rate or remove it from the pool."
+            f"{what}: {int(np.isnan(logits).any(axis=1).sum())} rows of logits are NaN: this member's training "
+            "diverged. Lower its learning rate or remove it from the pool."
         )
 
 
