@@ -16,7 +16,9 @@ import yaml
 
 from stages.plan import ROOT, load_plan, run_stage, stage_arguments
 
-RECORDS_ONLY = {f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")}  # cannot change a result
+RECORDS_ONLY = {
+    f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")
+}  # cannot change a result
 BLOCKS = {"pretrain": ("model", "data"), "evaluate": ("evaluate",)}
 
 

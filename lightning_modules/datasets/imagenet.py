@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import fetch, find
+from lightning_modules.files import replace_folder
 
 TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 HUB_SPLITS = {"train": "train", "val": "validation"}
@@ -55,7 +56,7 @@ def prepare(
         ValueError: the copy does not have the announced form.
     """
     copy = _Copy(form, num_classes, files, mirror, Path(cache))
-    with storage.new_folder(folder) as new:
+    with replace_folder(folder) as new:
         written = {}
         for split, count in splits.items():
             rows = _first_of_each_class(_checked(copy.rows(split), count, num_classes), images_per_class)

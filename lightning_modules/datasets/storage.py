@@ -7,13 +7,10 @@ content, and `read` refuses anything else.
 import hashlib
 import io
 import json
-import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -38,33 +35,13 @@ class Split:
     sha256: str
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends, and disappears when the block raises.
-
-    An earlier `folder` stays whole until it is replaced. A killed process leaves a hidden sibling at most, which the
-    next call removes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}.partial-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    with TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
-        new = Path(scratch, "new")
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(Path(scratch, "old"))
-        new.rename(folder)
-
-
 def write(
     folder: Path, split: str, columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None = None
 ) -> Split:
     """Writes a split that fits in memory; see `write_blocks`.
 
     Args:
-        folder: where the shards go: a `new_folder`.
+        folder: where the shards go: a folder of `files.replace_folder`.
         split: name of the split.
         columns: `id` and `label` (rows,) of integers; `image` (rows, H, W, C) of uint8, or (rows,) of encoded bytes.
         codec: how an image is stored.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_modules.datasets import storage
+from lightning_modules.files import replace_folder
 
 SHAPE = (2, 3, 1)
 
@@ -45,7 +46,7 @@ def write_card(folder, split, codec="raw", shape=SHAPE):
 @pytest.fixture
 def prepared(tmp_path) -> Path:
     folder = tmp_path / "toy"
-    with storage.new_folder(folder) as new:
+    with replace_folder(folder) as new:
         write_card(new, storage.write(new, "train", some_columns(600), "raw", SHAPE))
     return folder
 
@@ -209,26 +210,26 @@ def test_columns_that_do_not_fit_are_refused(tmp_path, columns, message):
     assert not list(tmp_path.glob("*.parquet"))
 
 
-def test_new_folder_replaces_an_earlier_one(prepared):
-    with storage.new_folder(prepared) as new:
+def test_replace_folder_replaces_an_earlier_one(prepared):
+    with replace_folder(prepared) as new:
         (new / "only").touch()
     assert [path.name for path in prepared.iterdir()] == ["only"]
     assert list(prepared.parent.iterdir()) == [prepared]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_new_folder_leaves_the_earlier_one_whole_on_any_error(prepared, error):
+def test_replace_folder_leaves_the_earlier_one_whole_on_any_error(prepared, error):
     before = {path.name: path.read_bytes() for path in prepared.iterdir()}
-    with pytest.raises(error), storage.new_folder(prepared) as new:
+    with pytest.raises(error), replace_folder(prepared) as new:
         (new / "half").touch()
         raise error
     assert {path.name: path.read_bytes() for path in prepared.iterdir()} == before
     assert list(prepared.parent.iterdir()) == [prepared]
 
 
-def test_new_folder_removes_what_a_killed_process_left(tmp_path):
+def test_replace_folder_removes_what_a_killed_process_left(tmp_path):
     (tmp_path / ".toy.partial-killed" / "new").mkdir(parents=True)
-    with storage.new_folder(tmp_path / "toy"):
+    with replace_folder(tmp_path / "toy"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
