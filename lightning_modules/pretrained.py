@@ -1,4 +1,4 @@
-"""Official image classifiers of the Hugging Face hub as plain modules: images in, logits out. Weights are safetensors."""
+"""Official image classifiers of the Hugging Face hub as plain modules; weights come as safetensors, never pickled."""
 
 # transformers is imported where it is used: only hub members need it, and it takes seconds.
 from typing import TYPE_CHECKING

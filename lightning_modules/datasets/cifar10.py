@@ -19,7 +19,12 @@ RECORD = 1 + 3 * 32 * 32  # the label, then the red, green and blue planes
 
 
 def prepare(
-    folder: Path, *, files: Mapping[str, Mapping[str, str]], mirrors: Sequence[str], mirror: str | None, cache: str
+    folder: Path,
+    *,
+    files: Mapping[str, Mapping[str, str]],
+    mirrors: Sequence[str],
+    mirror: str | Path | None,
+    cache: str | Path,
 ) -> None:
     """Writes the splits `train` (50,000) and `test` (10,000).
 

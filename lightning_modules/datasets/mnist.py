@@ -19,7 +19,12 @@ UNSIGNED_BYTE = 0x08
 
 
 def prepare(
-    folder: Path, *, files: Mapping[str, Mapping[str, str]], mirrors: Sequence[str], mirror: str | None, cache: str
+    folder: Path,
+    *,
+    files: Mapping[str, Mapping[str, str]],
+    mirrors: Sequence[str],
+    mirror: str | Path | None,
+    cache: str | Path,
 ) -> None:
     """Writes the splits `train` (60,000) and `test` (10,000).
 

@@ -1,6 +1,6 @@
 """Convolutional classifiers: a three-layer one for small images, and wide residual networks."""
 
-from collections import OrderedDict
+from itertools import pairwise
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -71,7 +71,7 @@ class WideResNet(nn.Module):
         self.groups = nn.Sequential(
             *(
                 _group(i, o, stride, num_blocks=(depth - 4) // 6)
-                for i, o, stride in zip(channels[:-1], channels[1:], (1, 2, 2), strict=True)
+                for (i, o), stride in zip(pairwise(channels), (1, 2, 2), strict=True)
             )
         )
         self.norm = nn.BatchNorm2d(channels[-1])
@@ -86,7 +86,5 @@ class WideResNet(nn.Module):
 
 
 def _group(in_channels: int, out_channels: int, stride: int, num_blocks: int) -> nn.Sequential:
-    blocks = OrderedDict({"0": PreActivationBlock(in_channels, out_channels, stride)})
-    for i in range(1, num_blocks):
-        blocks[str(i)] = PreActivationBlock(out_channels, out_channels, stride=1)
-    return nn.Sequential(blocks)
+    others = (PreActivationBlock(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1))
+    return nn.Sequential(PreActivationBlock(in_channels, out_channels, stride), *others)
