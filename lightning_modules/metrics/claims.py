@@ -231,7 +231,7 @@ def _pairs(claim: Claim, results: Results, missing: Mapping[str, str]) -> tuple[
     """Value and reference of the seeds that all arms of the claim share, in order of the seeds."""
     for arm in claim.arms:
         if arm not in results:
-            raise _NotTestableError(f"arm {arm}: {missing.get(arm, 'no results')}")
+            raise _NotTestableError(f"arm {arm}: {missing.get(arm, 'not in the plan')}")
     seeds = sorted(set.intersection(*(set(results[arm]) for arm in claim.arms)))
     if not seeds:
         raise _NotTestableError(f"arms {' and '.join(claim.arms)} share no seed")
@@ -259,7 +259,7 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
         claim: what the paper says.
         results: metrics of every seed of every arm that ran.
         preset: the preset of these results.
-        missing: why an arm has no results, where that is known.
+        missing: why an arm of the plan has no results.
     """
     factor = math.exp if claim.compare == "ratio" else float
     row = dict.fromkeys(("value", "value_interval", "reference", "reference_interval", "difference", "interval"))

@@ -102,7 +102,7 @@ def number(value: float | None, decimals: int | None = None) -> str:
     size = abs(value)
     if decimals is not None:
         text = f"{value:,.{decimals}f}"
-    elif size >= 1000 or size == 0:
+    elif size >= 1000 or value == int(value):
         text = f"{value:,.0f}"
     elif size >= 1:
         text = f"{value:.2f}"

@@ -179,6 +179,7 @@ def test_ratio_is_judged_on_the_log_and_told_as_a_factor():
         ({"min_seeds": 4}, results([1.0] * 3), "3 of the 4 seeds"),
         ({}, results([1.0]), "1 of the 3 seeds"),
         ({}, {}, "arm alpha-digits: data set absent"),
+        ({"value": {"arm": "other", "metric": "x"}}, results([1.0] * 3), "arm other: not in the plan"),
         ({"value": {"arm": "alpha-digits", "metric": "x"}}, results([1.0] * 3), "no metric x for seeds 0, 1, 2"),
         ({}, results([1.0, math.nan, 1.0]), "not finite for seeds 1"),
         ({}, results([1.0, math.inf, 1.0]), "not finite for seeds 1"),
