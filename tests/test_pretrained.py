@@ -29,12 +29,23 @@ def test_pickled_weights_are_refused(tmp_path):
 def test_an_unreachable_hub_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConnectionError, match=r"google/efficientnet-b0 .* hf download google/efficientnet-b0"):
+    with pytest.raises(ConnectionError, match=r"google/efficientnet-b0 could not .*hf download google/efficientnet-b0"):
         pretrained.load("google/efficientnet-b0")
 
 
 def test_architecture_without_network_answers_with_logits():
     assert pretrained.build("google/mobilenet_v2_1.0_224").eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1001)
+
+
+@pytest.mark.parametrize(("name", "size"), [("google/efficientnet-b0", 224), ("google/efficientnet-b2", 260)])
+def test_padding_at_the_native_resolution_is_that_of_transformers(name, size):
+    torch.manual_seed(0)
+    plain = AutoModelForImageClassification.from_config(pretrained.configuration(name)).eval()
+    images = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        expected = plain(pixel_values=images).logits
+        assert pretrained.HubClassifier(plain).eval()(images).equal(expected)
+    assert any(isinstance(module, pretrained.SamePad) for module in plain.modules())
 
 
 def test_unknown_architectures_are_refused():

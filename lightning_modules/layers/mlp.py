@@ -24,6 +24,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, images: Float[Tensor, "*member batch channels height width"]) -> Float[Tensor, "*member batch c"]:
+        """Logits; the member axis is there where the weights have it."""
         features = images.flatten(-3)
         for layer in self.layers[:-1]:
             features = _affine(layer, features).relu()

@@ -35,6 +35,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", scale * torch.tensor(std)[:, None, None])
 
     def forward(self, images: Shaped[Tensor, "*batch c height width"]) -> Float[Tensor, "*batch c height width"]:
+        """Normalised images, of any stored type."""
         return (images - self.mean) / self.std
 
 
@@ -47,6 +48,7 @@ class Member(nn.Module):
         self.network = network
 
     def forward(self, images: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits for stored pixels."""
         return self.network(self.normalise(images))
 
 
@@ -54,7 +56,7 @@ class Members(PaperModule):
     """The pool of all members of one seed.
 
     Args:
-        family: mlp | convnet | wide_resnet (trained here) or hub (official weights, never trained).
+        family: mlp | convnet | wide_resnet (trained here) or hub (official weights).
         widths: hidden width, first channels or widen factor of each architecture; empty for hub.
         depth: hidden layers of an mlp, layers of a wide_resnet; null for convnet and hub, which have their own.
         copies: members of each width, K.
