@@ -123,7 +123,7 @@ class Mirror:
                 waiting.append(record)
                 self._runs.pop(record.meta["experiment"], None)  # what is known of the server may be wrong: ask again
                 if not self._server_answers():
-                    return waiting + fresh[position + 1 :], reason
+                    return waiting + fresh[position + 1 :], "it does not answer"
         try:
             self._close_parents(records)
         except Exception as error:
@@ -403,14 +403,13 @@ def _serve(
     mirror: Mirror, lock: BinaryIO, records: list[Record], *, period: float, linger: float, patience: float
 ) -> list[Record]:
     """Push until nothing is left to do or the lock is wanted or lost; gives the records as last seen."""
-    last_busy, last_notice = time.monotonic(), None
+    last_busy, last_seen = time.monotonic(), None
     while _is_current(lock, mirror.root) and not _asked_to_stop(mirror.root):
         records = scan(mirror.root, records)
         waiting, reason = mirror.push(records)
         notice = write_notice(mirror, waiting, reason)
-        if notice != last_notice:
-            print(time.strftime("%Y-%m-%d %H:%M:%S"), notice or "all is sent", flush=True)  # mirror.log
-            last_notice = notice
+        if last_seen != (last_seen := (len(waiting), reason)):
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), notice or "all is sent", flush=True)  # into mirror.log
         if any(record.running for record in records):
             last_busy = time.monotonic()
         if time.monotonic() - last_busy > (patience if waiting else linger):

@@ -634,13 +634,26 @@ def server(base, empty_database):
     server.kill()
 
 
-def start_follower(root: Path, uri: str) -> subprocess.Popen:
-    options = ["--root", str(root), "--period", "0.2", "--linger", "1", "--patience", "60"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "lightning_modules.mirror", *options],
-        cwd=REPOSITORY,
-        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
-    )
+@pytest.fixture
+def start_follower(base):
+    """Starts mirrors that would outlast any outage of the test."""
+    started = []
+
+    def start(uri: str) -> subprocess.Popen:
+        options = ["--root", str(base), "--period", "0.2", "--linger", "1", "--patience", "600"]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "lightning_modules.mirror", *options],
+                cwd=REPOSITORY,
+                env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def slow_training(seed: int, steps: int = 300) -> subprocess.Popen:
@@ -658,9 +671,9 @@ with tracking.open_record(**RUN | {{"seed": {seed}}}, params={{"lr": 0.1}}) as r
 
 
 @pytest.mark.slow
-def test_a_server_that_comes_late_and_is_killed_twice_gets_everything_once(base, server):
+def test_a_server_that_comes_late_and_is_killed_twice_gets_everything_once(base, server, start_follower):
     trainings = [slow_training(seed) for seed in range(2)]
-    follower = start_follower(base, server.uri)
+    follower = start_follower(server.uri)
     until(lambda: (base / ".scratch/mirror.json").exists())
     assert "2 runs" in tracking.read_json(base / ".scratch/mirror.json")["notice"]
     for _ in range(2):
@@ -678,12 +691,12 @@ def test_a_server_that_comes_late_and_is_killed_twice_gets_everything_once(base,
 
 
 @pytest.mark.slow
-def test_a_mirror_killed_in_the_middle_of_sending_leaves_no_trace(base, server):
+def test_a_mirror_killed_in_the_middle_of_sending_leaves_no_trace(base, server, start_follower):
     server.start()
     with SlowProxy(server.port, delay=0.1) as proxy:
         training = slow_training(0)
         for lifetime in (4.0, 4.3, 4.6, 4.9):  # some seconds of these go into imports
-            follower = start_follower(base, proxy.uri)
+            follower = start_follower(proxy.uri)
             time.sleep(lifetime)
             follower.kill()
             follower.wait()
@@ -698,18 +711,18 @@ def test_a_mirror_killed_in_the_middle_of_sending_leaves_no_trace(base, server):
 
 
 @pytest.mark.slow
-def test_a_slow_server_slows_no_training(base, server):
+def test_a_slow_server_slows_no_training(base, server, start_follower):
     server.start()
     with SlowProxy(server.port, delay=1.0) as proxy:
-        follower = start_follower(base, proxy.uri)
-        costs = []
+        follower = start_follower(proxy.uri)
+        cost = 0.0
         with tracking.open_record(**RUN) as record:
             for step in range(2000):
                 begin = time.perf_counter()
                 record.log({f"m{i}": i / 7 for i in range(8)}, step)
-                costs.append(time.perf_counter() - begin)
+                cost += time.perf_counter() - begin
                 time.sleep(0.002)
-        assert sorted(costs)[len(costs) // 2] < 1e-4
+        assert cost < 1.0  # less than a single one of the server's answers takes
         assert follower.wait(timeout=200) == 0
         proxy.shutdown()
     assert on_server(server.uri) == on_disk(base)
