@@ -432,7 +432,7 @@ def _export(study: Study, name: str, runs: Sequence[Run], dataset: str) -> tuple
             }
             for m, (_, resolution) in zip(members, cascade.views, strict=True)
         ],
-        "normalisation": runs[0].facts.get("normalisation", "part of each member"),
+        "images": runs[0].facts["images"],
         "member_macs": [study.macs[view] for view in cascade.views],
         "thresholds": [t if math.isfinite(t) else str(t) for t in cascade.thresholds],
         "confidence": study.confidence,
