@@ -111,6 +111,8 @@ def train_seed(job: Job, position: int) -> None:
     """Train one seed, or continue it, and leave its outputs in `job.folder/outputs`."""
     if (job.folder / "outputs").is_dir():  # finished before another seed was interrupted
         return
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = instantiate(system["model"], _convert_="all")
@@ -163,11 +165,7 @@ def fit(
     )
     if module.recipe["epochs"] == 0:
         return trainer
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*does not have many workers.*"
-        )  # resident tensors: a worker would only copy
-        trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
+    trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
