@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_confidences_are_what_their_names_say():
         np.testing.assert_allclose(
             cascades.confidence(logits.astype(np.float64) + 7.0, kind), cascades.confidence(logits, kind), atol=1e-9
         )
-    with pytest.raises(ValueError, match="confidence .'margin'. must be one of"):
+    with pytest.raises(ValueError, match=r"confidence .'margin'. must be one of"):
         cascades.confidence(logits, "margin")
 
 
@@ -126,9 +127,9 @@ def test_the_running_average_is_kept_by_the_set_of_models():
 
 
 def test_wrong_choices_are_refused():
-    with pytest.raises(ValueError, match="average .'median'."):
+    with pytest.raises(ValueError, match=r"average .'median'."):
         table(average="median")
-    with pytest.raises(ValueError, match="output .'first'."):
+    with pytest.raises(ValueError, match=r"output .'first'."):
         table(output="first")
     with pytest.raises(ValueError, match="weights go with output 'weighted'"):
         table(output="weighted")
@@ -147,7 +148,7 @@ def test_eight_architectures_give_the_paper_s_4672_sequences():
     copies = dict.fromkeys(macs, 4)
     assert len(cascades.sequences(macs, copies, longest=4, order="any")) == 8**2 + 8**3 + 8**4 == 4672
     ordered = cascades.sequences(macs, dict.fromkeys(macs, 2), longest=3)
-    assert all(macs[a] <= macs[b] for s in ordered for a, b in zip(s, s[1:], strict=False))
+    assert all(macs[a] <= macs[b] for s in ordered for a, b in itertools.pairwise(s))
     assert not any(s.count(n) > 2 for s in ordered for n in s)
     pruned = cascades.sequences(macs, copies, longest=4, order="any", budget=4.0, worst_case=20.0)
     assert pruned == [
@@ -155,7 +156,7 @@ def test_eight_architectures_give_the_paper_s_4672_sequences():
         for s in cascades.sequences(macs, copies, longest=4, order="any")
         if macs[s[0]] <= 4 and sum(macs[n] for n in s) <= 20
     ]
-    with pytest.raises(ValueError, match="order .'random'."):
+    with pytest.raises(ValueError, match=r"order .'random'."):
         cascades.sequences(macs, copies, longest=3, order="random")
     with pytest.raises(ValueError, match=r"longest \(1\)"):
         cascades.sequences(macs, copies, longest=1)
@@ -213,7 +214,7 @@ def test_min_macs_demands_a_paired_lead_of_the_margin():
 
 
 def test_models_behind_a_stage_that_lets_all_leave_are_dropped():
-    stages, macs = table()
+    _, macs = table()
     views = tuple(macs)
     front = cascades.Front(views, 70, cascades.Points(np.ones(1), np.ones(1), np.array([[0.5, -np.inf]])))
     _, _, (cascade,) = cascades._merged([front], math.inf)

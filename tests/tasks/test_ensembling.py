@@ -141,7 +141,7 @@ def test_vote_breaks_ties_by_mean_probability_and_never_overrules_a_majority():
 
 def test_impossible_combinations_are_refused():
     logits = logits_of()
-    with pytest.raises(ValueError, match="rule .'median'."):
+    with pytest.raises(ValueError, match=r"rule .'median'."):
         ensembling.combine(logits, "median")
     with pytest.raises(ValueError, match="no effect with rule 'vote'"):
         ensembling.combine(logits, "vote", [1, 1, 1])
