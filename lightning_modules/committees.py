@@ -134,7 +134,7 @@ class Study:
         self.val, self.test = self.table("val"), self.table("test")
         self.rotations = max(len(copies) for copies in pool.architectures.values())
         copies = {name: len(members) for name, members in pool.architectures.items()}
-        dearest = max(pool.macs.values())
+        dearest = float(max(pool.macs.values()))
         self.sequences = [(name,) for name in pool.macs]
         self.sequences += cascades.sequences(pool.macs, copies, longest=longest, order=order, budget=dearest)
 
@@ -236,7 +236,7 @@ class Study:
             self.fronts[rotation],
             self.val,
             self.macs,
-            budget=self.pool.macs[name],
+            budget=float(self.pool.macs[name]),
             worst_case=worst_case,
             margin=self.margin,
         )
@@ -252,7 +252,7 @@ class Study:
             "worst_case_macs": float(sum(self.macs[view] for view in cascade.views)),
             "macs_over_budget": spent / self.pool.macs[name],
             "log_reduction": math.log(self.pool.macs[name] / spent),
-            "single_curve_percent": self.single_curve(max(spent, self.pool.macs[name])),
+            "single_curve_percent": self.single_curve(max(spent, float(self.pool.macs[name]))),
             "models": float(len(cascade.views)),
         }
 
@@ -369,7 +369,7 @@ class Study:
                     cascades.search(self.val, [views], self.macs, self.edges),
                     self.val,
                     self.macs,
-                    budget=self.macs[views[1]],
+                    budget=float(self.macs[views[1]]),
                     margin=self.margin,
                 )
                 row += [self.result(cascade, name)] if cascade else []

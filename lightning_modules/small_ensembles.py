@@ -119,7 +119,7 @@ class Study:
             sizes = self.comparable(name)
             if sizes:
                 ensemble = float(np.mean([curve[k - 1] for k in sizes]))
-                single = float(np.mean([self.single_at(k * self.pool.macs[name]) for k in sizes]))
+                single = float(np.mean([self.single_at(float(k * self.pool.macs[name])) for k in sizes]))
                 rows.append((ensemble, single))
                 found[f"gain/points@{name}"] = ensemble - single
         half = len(rows) // 2
