@@ -1,6 +1,5 @@
 """What a finished run left on disk, and what an evaluation of such runs gives back. Imports no torch."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,11 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from lightning_modules.files import sha256
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MIRROR_VARIABLE = "REPRISE_MIRROR"
-TIMEOUT = (3, 10)  # seconds to connect and between bytes: a machine without network is told within a minute
+# Seconds to connect and between bytes. The first counts anew for each of the many machines behind a cloud address, and
+# behind a firewall that drops packets all of them must have failed within a minute or so.
+TIMEOUT = (2, 10)
 
 
 class DataUnavailable(RuntimeError):

@@ -7,13 +7,10 @@ content, and `read` refuses anything else.
 import hashlib
 import io
 import json
-import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -38,33 +35,13 @@ class Split:
     sha256: str
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends, and disappears when the block raises.
-
-    An earlier `folder` stays whole until it is replaced. A killed process leaves a hidden sibling at most, which the
-    next call removes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    with TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
-        new = Path(scratch, "new")
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(Path(scratch, "old"))
-        new.rename(folder)
-
-
 def write(
     folder: Path, split: str, columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None = None
 ) -> Split:
     """Writes a split that fits in memory; see `write_blocks`.
 
     Args:
-        folder: where the shards go: a `new_folder`.
+        folder: where the shards go: a folder of `files.replace_folder`.
         split: name of the split.
         columns: `id` and `label` (rows,) of integers; `image` (rows, H, W, C) of uint8, or (rows,) of encoded bytes.
         codec: how an image is stored.
@@ -86,7 +63,7 @@ def write_blocks(
 ) -> Split:
     """Writes a split block by block: memory holds one block, and a shard is closed once its images fill `shard_bytes`.
 
-    A block is at most one row group (256 rows) with the columns of `write`.
+    A block has the columns of `write` and is one row group, so it should have 256 rows.
 
     Raises:
         ValueError: no rows, missing or uneven columns, or images that do not fit codec and shape.
@@ -191,7 +168,7 @@ def shards(folder: Path, split: str) -> list[Path]:
 
 
 def decode(image: bytes) -> np.ndarray:
-    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3)."""
+    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3), range 0 to 255."""
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) as opened:
@@ -277,7 +254,7 @@ def _record_batch(columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape 
 
 def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} cannot be read ({error}), expected its part of the content with sha256 {sha256}. {WAY_OUT}"

@@ -6,12 +6,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lightning_modules.datasets import mnist, storage
 from lightning_modules.datasets.download import DataUnavailable
+
+from .conftest import Answer
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset" / "mnist"
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -66,6 +68,20 @@ def test_damaged_copy_of_the_real_files_is_refused(realdata, tmp_path, damage):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mirror"]
 
 
+def test_prepare_from_the_web_downloads_once(tmp_path, site):
+    files = write_files(tmp_path, np.zeros((3, 28, 28)), np.arange(3))
+    for name in files:
+        site.answers[f"/bad/{name}"] = [Answer(gzip.compress(b"another file"))]
+        site.answers[f"/good/{name}"] = [Answer((tmp_path / name).read_bytes())]
+    mirrors = [f"{site.address}/bad/", f"{site.address}/good/"]
+    for target in ("first", "second"):
+        mnist.prepare(tmp_path / target, **configuration(files=files, mirrors=mirrors, cache=tmp_path / "cache"))
+        assert storage.read(tmp_path / target, "train")["label"].tolist() == [0, 1, 2]
+    assert len(site.requests) == 2 * len(files)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted(files)
+
+
+@settings(deadline=None, max_examples=50)
 @given(shape=st.lists(st.integers(0, 5), min_size=1, max_size=3), data=st.data())
 def test_idx_round_trip_and_every_cut_is_refused(shape, data):
     values = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(np.uint8)

@@ -1,0 +1,61 @@
+# `make repro` and `make test` are all that a fresh clone needs; both make the environment first, and both are quick when nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PRESET ?= tiny
+PLAN := $(if $(filter tiny,$(PRESET)),params.yaml,presets/$(PRESET)/params.yaml)
+JOBS ?= 1
+GPUS ?=
+LAUNCH ?=
+PORT ?= 5000
+export MLFLOW_DISABLE_TELEMETRY := true
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-slow check check-plan bench ui sync doctor lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed  ## make .venv and install the locked versions
+
+$(VENV)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Choose another with `make setup PYTHON=python3.12`.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+repro: setup  ## run what is not up to date and print the claims (PRESET=paper, JOBS=2, GPUS=0,1, LAUNCH='srun -N1 -n1')
+	@$(BIN)/python -m stages.repro --plan $(PLAN) --jobs $(JOBS) --gpus '$(GPUS)' --launch '$(LAUNCH)'
+
+test: setup  ## the quick tests (about two minutes)
+	@$(BIN)/python -m pytest
+
+test-slow: setup  ## the tests that need minutes: kills, servers, whole pipelines
+	@$(BIN)/python -m pytest -m slow
+
+check: setup check-plan  ## formatting, lint, and the plan with every configuration
+	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }
+	@$(BIN)/ruff check --quiet .
+
+check-plan: setup
+	@$(BIN)/python -m stages.plan --plan $(PLAN)
+
+bench: setup  ## speed and memory, as ratios measured in one run
+	@$(BIN)/python -m benchmarks
+
+ui: setup  ## MLflow's pages over all runs, on PORT (5000)
+	@$(BIN)/python -m stages.ui --port $(PORT)
+
+sync: setup  ## send what MLflow has not got yet
+	@$(BIN)/python -m lightning_modules.mirror --flush
+
+doctor: setup  ## say in plain words what is wrong with this environment
+	@$(BIN)/python -m stages.doctor
+
+lock:  ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/pip-compile --quiet --extra dev --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+	@sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
+
+clean:  ## remove what the pipeline made (not DVC's cache, MLflow's runs or downloads)
+	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/logs

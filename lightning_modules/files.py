@@ -1,0 +1,63 @@
+"""Files that are there whole or not at all, and where what outlives a stage is kept. Imports no torch."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def scratch() -> Path:
+    """Folder for what must outlive a stage: checkpoints to resume from, run records, logs.
+
+    A queued DVC experiment runs in a temporary copy that is removed; `DVC_ROOT` then names the repository it came from.
+    """
+    return Path(os.environ.get("DVC_ROOT", ROOT)) / ".scratch"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, renamed to it when the block ends well, and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends well, or is removed.
+
+    An earlier `path` stays whole until then. A killed process leaves a hidden sibling at most, which the next call
+    removes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(leftover)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write readable JSON with sorted keys, whole or not at all."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

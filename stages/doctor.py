@@ -1,0 +1,97 @@
+"""Say in plain words what is wrong with this environment and what is fine; exit code 1 if something must be mended."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from lightning_modules.files import ROOT
+
+BREAKERS = ("torchvision", "timm", "open_clip_torch", "lpips", "torch-fidelity")
+Finding = tuple[bool, str]
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter's version."""
+    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer is needed)"
+
+
+def tools() -> Iterator[Finding]:
+    """Programs that the pipeline calls."""
+    for name, why in (("git", "DVC and the records of runs need it"), ("make", "the README's commands need it")):
+        yield shutil.which(name) is not None, f"{name}: {shutil.which(name) or f'not found; {why}: install it'}"
+    inside = (
+        subprocess.run(["git", "rev-parse", "--git-dir"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    )
+    yield inside, "a git repository" if inside else "not a git repository: use `git clone`, DVC works inside one only"
+
+
+def versions() -> Iterator[Finding]:
+    """Installed versions against requirements.lock."""
+    wrong = []
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if pin := re.fullmatch(r"([\w.-]+)==([^;\s]+).*", line):
+            try:
+                found = importlib.metadata.version(pin[1])
+            except importlib.metadata.PackageNotFoundError:
+                found = "missing"
+            if found.split("+")[0] != pin[2]:
+                wrong.append(f"{pin[1]} is {found}, the lock says {pin[2]}")
+    yield not wrong, "; ".join(wrong) + ": run `make setup`" if wrong else "every package is at its locked version"
+
+
+def torchvision() -> Iterator[Finding]:
+    """Packages that break Lightning, torchmetrics and transformers where they do not fit the installed torch."""
+    for name in BREAKERS:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        works = name == "torchvision" and _imports("torchvision")
+        yield (
+            works,
+            f"{name} {version} is installed"
+            + (
+                ""
+                if works
+                else ": it cannot be used with this torch and breaks Lightning, torchmetrics and transformers, which "
+                f"import what they find. Run `{sys.executable} -m pip uninstall -y {name}`"
+            ),
+        )
+
+
+def _imports(module: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+
+
+def accelerator() -> Iterator[Finding]:
+    """What torch sees to run on."""
+    if importlib.util.find_spec("torch") is None:
+        yield False, "torch is not installed: run `make setup`"
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        yield True, f"GPU: {names}. Use it with REPRISE_TRAINER=gpu"
+    else:
+        yield True, f"no GPU seen by torch {torch.__version__}: the tiny preset needs none, the paper preset does"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield True, f"{cores} CPU cores; `REPRISE_WORKERS` sets how many seeds train side by side"
+
+
+def main() -> None:
+    """Print one line for each finding."""
+    findings = [finding for check in (python, tools, versions, torchvision, accelerator) for finding in check()]
+    for fine, text in findings:
+        print(f"{'ok   ' if fine else 'MEND '} {text}")
+    sys.exit(not all(fine for fine, _ in findings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The experiment plan: `params.yaml` joined with `conf/`, and checked before an output is touched."""
+
+import argparse
+import ctypes
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ("tiny", "paper")
+PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "evaluate")
+ROW_KEYS = {"pretrain": ("system", "dataset", "overrides"), "evaluate": ("system", "runs", "overrides")}
+
+
+class PlanError(ValueError):
+    """What a user wrote in `params.yaml` or `conf/` does not hold; the message names the value and the way out."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm in one stage."""
+
+    arm: str
+    system: str
+    overrides: dict
+    dataset: str
+    runs: str
+    max_seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`params.yaml`, checked."""
+
+    path: Path
+    preset: str
+    seeds: list[int]
+    datasets: list[str]
+    pretrain: dict[str, Row]
+    evaluate: dict[str, Row]
+
+    def row(self, stage: str, arm: str) -> Row:
+        """The row of an arm.
+
+        Raises:
+            PlanError: the plan has no such arm in this stage.
+        """
+        rows = getattr(self, stage)
+        if arm not in rows:
+            raise PlanError(f"{self.path}: no arm {arm!r} in `{stage}`{_meant(arm, rows)}")
+        return rows[arm]
+
+    def seeds_of(self, row: Row) -> list[int]:
+        """The seeds that this arm trains: the plan's, or the first few of them."""
+        return self.seeds[: row.max_seeds]
+
+
+def _meant(value: object, known: Iterable[str]) -> str:
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(value), known, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+
+
+def load_plan(path: str | Path = "params.yaml") -> Plan:
+    """Read and check a plan.
+
+    Raises:
+        PlanError: an unknown or missing key, an unknown preset, a seed listed twice, an arm without its data or runs.
+    """
+    from omegaconf import OmegaConf
+
+    path = Path(path)
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path if path.is_absolute() else ROOT / path), resolve=True)
+    except FileNotFoundError:
+        raise PlanError(f"{path}: no such plan; expected params.yaml or presets/<preset>/params.yaml") from None
+    except Exception as error:  # the YAML reader has a dozen of its own
+        raise PlanError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise PlanError(f"{path}: expected a mapping with the keys {', '.join(PLAN_KEYS)}; got {type(raw).__name__}")
+    _keys(raw, PLAN_KEYS, (), str(path))
+    if raw["preset"] not in PRESETS:
+        raise PlanError(f"{path}: unknown preset {raw['preset']!r}{_meant(raw['preset'], PRESETS)}")
+    datasets = _mapping(raw, "datasets", path)
+    pretrain = {arm: _row("pretrain", arm, row, path) for arm, row in _mapping(raw, "pretrain", path).items()}
+    evaluate = {arm: _row("evaluate", arm, row, path) for arm, row in _mapping(raw, "evaluate", path).items()}
+    for row in pretrain.values():
+        if row.dataset not in datasets:
+            raise PlanError(f"{path}: pretrain.{row.arm}.dataset is {row.dataset!r}{_meant(row.dataset, datasets)}")
+    for row in evaluate.values():
+        if row.runs not in pretrain:
+            raise PlanError(f"{path}: evaluate.{row.arm}.runs is {row.runs!r}{_meant(row.runs, pretrain)}")
+    evaluate = {a: Row(**{**vars(r), "dataset": pretrain[r.runs].dataset}) for a, r in evaluate.items()}
+    return Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, evaluate)
+
+
+def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
+    for key in given:
+        if key not in {*required, *optional}:
+            raise PlanError(f"{where}: unknown key {key!r}{_meant(key, [*required, *optional])}")
+    for key in required:
+        if key not in given:
+            raise PlanError(f"{where}: the key {key!r} is missing; expected {', '.join(required)}")
+
+
+def _mapping(raw: dict, key: str, path: Path) -> dict:
+    if not isinstance(raw[key], dict) or not all(isinstance(k, str) for k in raw[key]):
+        raise PlanError(f"{path}: `{key}` must map names to settings; got {raw[key]!r}")
+    return raw[key]
+
+
+def _row(stage: str, arm: str, row: object, path: Path) -> Row:
+    where = f"{path}: {stage}.{arm}"
+    if not isinstance(row, dict):
+        raise PlanError(f"{where} must have the keys {', '.join(ROW_KEYS[stage])}; got {row!r}")
+    _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage == "pretrain" else (), where)
+    for key in ROW_KEYS[stage][:-1]:
+        if not isinstance(row[key], str):
+            raise PlanError(f"{where}.{key} must be a name; got {row[key]!r}")
+    most = row.get("max_seeds")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise PlanError(f"{where}.max_seeds must be a positive whole number; got {most!r}")
+    if not isinstance(row["overrides"], dict):
+        raise PlanError(f"{where}.overrides must map keys of conf/system to values; got {row['overrides']!r}")
+    return Row(arm, row["system"], row["overrides"], row.get("dataset", ""), row.get("runs", arm), most)
+
+
+def _seeds(seeds: object, path: Path) -> list[int]:
+    if not isinstance(seeds, list) or not seeds:
+        raise PlanError(f"{path}: seeds must be a list with at least one whole number; got {seeds!r}")
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+            raise PlanError(f"{path}: a seed must be a whole number from 0 to 2147483647; got {seed!r}")
+        if seeds.count(seed) > 1:
+            raise PlanError(
+                f"{path}: seed {seed} is listed twice; a seed counts once in an interval, so list each once"
+            )
+    return seeds
+
+
+def compose(
+    preset: str, *, system: str = "", dataset: str = "", trainer: str = "", overrides: dict | None = None
+) -> dict:
+    """The resolved configuration of one stage: any of the groups `system`, `dataset` and `trainer` of `conf/`.
+
+    `overrides` are keys of the system file, nested or dotted: `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
+
+    Raises:
+        PlanError: no such file, or a key that it does not have.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    choices = {
+        "system": system and f"{system}/{preset}",
+        "dataset": dataset and f"{dataset}/{preset}",
+        "trainer": trainer,
+    }
+    lines = [f"{group}={choice}" for group, choice in choices.items() if choice]
+    for group, choice in choices.items():
+        folder = ROOT / "conf" / group
+        if choice and not (folder / f"{choice}.yaml").is_file():
+            known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{_meant(choice, known)}")
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = hydra_compose("config", overrides=lines)
+        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get("system") or {})]
+        for key, value in _leaves(overrides or {}):
+            if key not in known or key.rpartition(".")[2].startswith("_"):
+                raise PlanError(
+                    f"overrides: {key!r} is no setting of conf/system/{system}/{preset}.yaml{_meant(key, known)}"
+                )
+            OmegaConf.update(config.system, key, value, merge=False)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except PlanError:
+        raise
+    except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
+        raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check(plan: Plan) -> None:
+    """Compose every configuration that the plan needs.
+
+    Raises:
+        PlanError: the first thing that does not hold.
+    """
+    for dataset in plan.datasets:
+        compose(plan.preset, dataset=dataset)
+    for stage in ("pretrain", "evaluate"):
+        for row in getattr(plan, stage).values():
+            try:
+                compose(plan.preset, system=row.system, overrides=row.overrides)
+            except PlanError as error:
+                raise PlanError(f"{plan.path}: {stage}.{row.arm}: {error}") from None
+    compose(plan.preset, trainer=trainer_name())
+
+
+def trainer_name() -> str:
+    """Name of the machine's settings in `conf/trainer/`, chosen by the environment so that it makes no stage stale."""
+    return os.environ.get("REPRISE_TRAINER", "cpu")
+
+
+def stage_arguments(*names: str) -> argparse.Namespace:
+    """Command line of a stage: the given names, then `--plan`."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    for name in names:
+        parser.add_argument(name)
+    parser.add_argument("--plan", default="params.yaml", help="params.yaml (default) or presets/paper/params.yaml")
+    return parser.parse_args()
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage as a child that dies with its parent and ends a user's error in one line and exit code 1."""
+    if sys.platform == "linux":  # SIGTERM to dvc would leave the stage running, and writing, as an orphan
+        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)
+    os.chdir(ROOT)
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    run_stage(lambda: check(load_plan(stage_arguments().plan)))

@@ -1,0 +1,31 @@
+"""Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/."""
+
+from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
+
+
+def main() -> None:
+    """Compose, then hand over to `training.train_arm`."""
+    arguments = stage_arguments("arm")
+    plan = load_plan(arguments.plan)
+    row = plan.row("pretrain", arguments.arm)
+    config = compose(
+        plan.preset, system=row.system, dataset=row.dataset, trainer=trainer_name(), overrides=row.overrides
+    )
+
+    from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
+
+    training.train_arm(
+        config,
+        stage="pretrain",
+        arm=row.arm,
+        system=row.system,
+        preset=plan.preset,
+        seeds=plan.seeds_of(row),
+        dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
+        sources=ROOT / "data/sources" / plan.preset / f"pretrain.{row.system}.json",
+        out=ROOT / "data/runs" / plan.preset / row.arm / "pretrain",
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,166 @@
+"""Bring the pipeline up to date, stages side by side, and print the claims: what `make repro` runs.
+
+DVC owns the graph, the hashes and the cache: every stage is one `dvc --wait-for-lock repro -s STAGE`, started when
+what it needs is done (`dvc repro` itself runs one stage at a time). Where a data set is not to be had on this machine,
+the stages that need it are left out and the report says so.
+"""
+
+import argparse
+import os
+import queue
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import networkx
+
+from lightning_modules.files import ROOT, scratch
+from stages.plan import Plan, check, load_plan, run_stage
+
+BUSY = "is busy, it is being blocked"  # DVC's own word for a clash on shared outputs: an instant error, so we try again
+TRIES = 8
+
+
+def stage_graph(plan: Plan) -> tuple[networkx.DiGraph, set[str]]:
+    """DVC's stages of this plan (edges point to what a stage needs), and those that are not up to date."""
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT)) as repo:
+        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in repo.index.graph})
+        mine = {name for name in graph if name.rpartition(":")[0] == dvc_file(plan)}
+        stale = {name for name, changes in repo.status(targets=sorted(mine)).items() if changes}
+    graph = networkx.DiGraph(graph.subgraph(mine))
+    return graph, stale | set().union(*(networkx.ancestors(graph, name) for name in stale))
+
+
+def dvc_file(plan: Plan) -> str:
+    """The dvc.yaml beside the plan as DVC addresses it: empty for the one at the root."""
+    folder = (ROOT / plan.path).resolve().parent.relative_to(ROOT)
+    return "" if folder == Path() else str(folder / "dvc.yaml")
+
+
+def unavailable(plan: Plan, stage: str) -> str | None:
+    """Why the data set of a failed `prepare` stage is not to be had here, if that is why it failed."""
+    name = stage.rpartition(":")[2]
+    file = scratch() / "unavailable" / f"{name.removeprefix('prepare@')}-{plan.preset}.txt"
+    return file.read_text().strip() if name.startswith("prepare@") and file.is_file() else None
+
+
+class Runner:
+    """Runs stages in slots; a slot is a core's share, a GPU, or a job of a cluster."""
+
+    def __init__(self, graph: networkx.DiGraph, todo: set[str], *, slots: list[str], launch: list[str]):
+        self.graph, self.launch, self.alone = graph, launch, len(slots) == 1
+        self.waiting, self.running = set(todo), set()
+        self.done: set[str] = set()
+        self.failed: dict[str, int] = {}
+        self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for slot in slots:
+            self.slots.put(slot)
+        self.workers = max(1, len(os.sched_getaffinity(0)) // len(slots))
+        self.changed = threading.Condition()
+        self.started = time.monotonic()
+
+    def run(self) -> None:
+        """Run until nothing is left that can run."""
+        with self.changed:
+            while ready := self.ready() or self.running:
+                for name in ready if ready is not self.running else ():
+                    if self.slots.empty():
+                        break
+                    self.waiting.discard(name)
+                    self.running.add(name)
+                    threading.Thread(target=self.run_one, args=(name, self.slots.get()), daemon=True).start()
+                self.changed.wait()
+
+    def ready(self) -> list[str]:
+        """Waiting stages of which everything that they need is up to date, in a fixed order."""
+        blocked = set().union(*(networkx.ancestors(self.graph, name) for name in self.failed))
+        pending = self.waiting | self.running
+        return sorted(n for n in self.waiting - blocked if not pending & set(self.graph.successors(n)))
+
+    def run_one(self, name: str, slot: str) -> None:
+        """Run one stage in a slot, and wake the loop."""
+        started = time.monotonic()
+        environment = {"REPRISE_WORKERS": str(self.workers), **os.environ}
+        if slot:
+            environment["CUDA_VISIBLE_DEVICES"] = slot
+        command = [*self.launch, sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-q", "-s", name]
+        log = scratch() / "logs" / f"{name.replace('/', '_').replace(':', '_')}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(TRIES):
+            with log.open("w") as file:
+                output = None if self.alone else file
+                code = subprocess.run(
+                    command, env=environment, cwd=ROOT, stdout=output, stderr=output and subprocess.STDOUT
+                )
+            if code.returncode == 0 or BUSY not in log.read_text():
+                break
+            time.sleep(1)
+        with self.changed:
+            self.running.discard(name)
+            self.slots.put(slot)
+            if code.returncode:
+                self.failed[name] = code.returncode
+            else:
+                self.done.add(name)
+            self.say(name, "failed" if code.returncode else "done", time.monotonic() - started)
+            if code.returncode and not self.alone:
+                print("".join(log.read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
+            self.changed.notify_all()
+
+    def say(self, name: str, what: str, seconds: float) -> None:
+        """One line for each stage that ends."""
+        elapsed = time.monotonic() - self.started
+        print(f"[{elapsed:6.1f} s] {what:6} {name} ({seconds:.1f} s)", flush=True)
+
+
+def main() -> None:
+    """Check the plan, run what is not up to date, and print the claims."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", help="stages or groups, e.g. evaluate or evaluate@committees-mnist")
+    parser.add_argument("--plan", default="params.yaml")
+    parser.add_argument("--jobs", type=int, default=1, help="stages side by side")
+    parser.add_argument("--gpus", default="", help="device of each slot, e.g. 0,1; sets --jobs")
+    parser.add_argument("--launch", default="", help="put before each stage's command, e.g. 'srun -N1 -n1'")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1; got {arguments.jobs}")
+    plan = load_plan(arguments.plan)
+    check(plan)
+    graph, todo = stage_graph(plan)
+    todo &= wanted(graph, arguments.targets)
+    slots = arguments.gpus.split(",") if arguments.gpus else [""] * arguments.jobs
+    print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
+    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch))
+    runner.run()
+    missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
+    for reason in missing.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    if failed := sorted(set(runner.failed) - set(missing)):
+        raise SystemExit(f"error: {', '.join(failed)} failed; logs are in {scratch() / 'logs'}")
+    report = [sys.executable, "-m", "stages.report", "--plan", str(plan.path)]
+    if missing:  # DVC will not run a report that lacks an input; it is made all the same, and stays out of date for DVC
+        subprocess.run(report, cwd=ROOT, check=True)
+    subprocess.run([*report, "--show"], cwd=ROOT, check=True)
+
+
+def wanted(graph: networkx.DiGraph, targets: Iterable[str]) -> set[str]:
+    """The stages that the targets name, and all that these need; every stage when there is no target."""
+    found: set[str] = set()
+    for target in targets:
+        named = {
+            name for name in graph if name == target or name.startswith(f"{target}@") or name.endswith(f":{target}")
+        }
+        if not named:
+            raise ValueError(f"no stage {target!r}; `dvc stage list --names-only` lists them")
+        found |= named.union(*(networkx.descendants(graph, name) for name in named))
+    return found if targets else set(graph)
+
+
+if __name__ == "__main__":
+    run_stage(main)

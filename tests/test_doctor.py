@@ -1,0 +1,34 @@
+"""The doctor names what is wrong and the command that mends it."""
+
+import importlib.metadata
+
+from stages import doctor
+
+
+def test_a_torchvision_that_cannot_be_imported_is_named(monkeypatch):
+    def version(name):
+        if name == "torchvision":
+            return "0.28.0"
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "_imports", lambda module: False)
+    ((fine, text),) = doctor.torchvision()
+    assert not fine and "torchvision 0.28.0" in text and "uninstall -y torchvision" in text
+
+
+def test_a_version_off_the_lock_is_named(monkeypatch):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "einops" else real(name))
+    ((fine, text),) = doctor.versions()
+    assert not fine and "einops is 0.1, the lock says" in text and "make setup" in text
+
+
+def test_missing_git_is_named(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None if name == "git" else f"/usr/bin/{name}")
+    findings = list(doctor.tools())
+    assert any(not fine and text.startswith("git: not found") for fine, text in findings)
+
+
+def test_the_accelerator_line_says_what_to_do():
+    assert any("GPU" in text for _, text in doctor.accelerator())

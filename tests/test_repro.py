@@ -1,0 +1,73 @@
+"""The runner's order, slots and failures, with a stand-in for DVC that writes down what it was asked."""
+
+import itertools
+import json
+import sys
+
+import networkx
+import pytest
+
+from stages import repro
+from stages.repro import Runner, wanted
+
+STAND_IN = """
+import json, os, pathlib, sys, time
+name, folder = sys.argv[-1], pathlib.Path({folder!r})
+facts = {{"start": time.monotonic(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}
+time.sleep(0.05)
+(folder / (name + ".json")).write_text(json.dumps({{**facts, "end": time.monotonic()}}))
+sys.exit(name in {failing!r})
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(repro, "scratch", lambda: tmp_path)
+    monkeypatch.delenv("REPRISE_WORKERS", raising=False)
+    graph = networkx.DiGraph([("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")])  # an edge points to what is needed
+
+    def start(slots, todo="abcd", failing=()):
+        (tmp_path / "dvc.py").write_text(STAND_IN.format(folder=str(tmp_path), failing=list(failing)))
+        runner = Runner(graph, set(todo), slots=slots, launch=[sys.executable, str(tmp_path / "dvc.py")])
+        runner.run()
+        return runner, {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("?.json")}
+
+    return start
+
+
+def test_a_stage_starts_when_all_it_needs_is_done(run):
+    runner, facts = run(["", ""])
+    assert runner.done == set("abcd") and not runner.failed
+    for name, needs in (("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")):
+        assert facts[name]["start"] >= facts[needs]["end"]
+    assert facts["b"]["start"] < facts["c"]["end"] and facts["c"]["start"] < facts["b"]["end"], "side by side"
+
+
+def test_one_slot_runs_one_stage_at_a_time(run):
+    _, facts = run([""])
+    times = sorted((f["start"], f["end"]) for f in facts.values())
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
+
+
+def test_each_slot_has_its_device(run):
+    _, facts = run(["0", "1"])
+    assert {facts["b"]["gpu"], facts["c"]["gpu"]} == {"0", "1"}
+
+
+def test_what_needs_a_failed_stage_is_not_run_and_the_rest_is(run):
+    runner, facts = run([""], failing=["b"])
+    assert runner.failed == {"b": 1} and runner.done == {"a", "c"} and set(facts) == {"a", "b", "c"}
+
+
+def test_only_what_is_to_do_is_run(run):
+    _, facts = run([""], todo="cd")
+    assert set(facts) == {"c", "d"}
+
+
+def test_targets_are_stages_or_groups_with_all_they_need():
+    graph = networkx.DiGraph([("evaluate@x", "pretrain@x"), ("evaluate@y", "pretrain@y"), ("pretrain@x", "sources")])
+    assert wanted(graph, ["evaluate@x"]) == {"evaluate@x", "pretrain@x", "sources"}
+    assert wanted(graph, ["evaluate"]) == set(graph)
+    assert wanted(graph, []) == set(graph)
+    with pytest.raises(ValueError, match="no stage 'evaluat'"):
+        wanted(graph, ["evaluat"])
