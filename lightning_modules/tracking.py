@@ -284,10 +284,10 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file, {} if there is none."""
+    """Content of a JSON file of a record, {} if there is none or a power cut left it empty."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
