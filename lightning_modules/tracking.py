@@ -218,7 +218,7 @@ class RunRecord:
 
     @_best_effort
     def finish(self, status: str = "FINISHED") -> None:
-        """Close the record.
+        """Close the record; a second call changes nothing.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -228,6 +228,8 @@ class RunRecord:
         """
         if status not in ("FINISHED", "FAILED", "KILLED"):
             raise ValueError(f"status ({status}) must be FINISHED, FAILED or KILLED")
+        if self._file.closed:
+            return
         now = _milliseconds()
         seconds = self.meta["spent_seconds"] + (now - self.meta["opened"]) / 1000
         ended = {"status": status, "end": now, "wall_seconds": round(seconds, 3), **_peak_memory()}
@@ -284,10 +286,10 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file, {} if there is none."""
+    """Content of a JSON file of a record, {} if there is none or a power cut left it empty."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
@@ -310,11 +312,11 @@ def start_mirror(base: Path) -> None:
     meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
     """
     scratch = base / ".scratch"
-    if is_claimed(scratch / "mirror.lock"):
-        return
     command = ["sh", "-c", '"$0" "$@" &', sys.executable, "-m", "lightning_modules.mirror", "--root", str(base)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     try:
+        if is_claimed(scratch / "mirror.lock"):
+            return
         with (scratch / "mirror.log").open("ab") as log:
             subprocess.run(
                 command,
@@ -336,8 +338,9 @@ def _announce_at_exit(base: Path) -> None:
 
 
 def _announce(base: Path) -> None:
-    if notice := read_json(base / ".scratch" / "mirror.json").get("notice"):
-        print(notice, file=sys.stderr)
+    with contextlib.suppress(OSError):
+        if notice := read_json(base / ".scratch" / "mirror.json").get("notice"):
+            print(notice, file=sys.stderr)
 
 
 def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
