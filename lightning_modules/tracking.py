@@ -18,7 +18,8 @@ Two rules make a resumed or repeated run exact:
 - What is recorded stays. A (metric, step) that is logged again, because a resumed run passes the steps after its
   checkpoint a second time, is left out, so the file stays append-only and the mirror never sends a point twice.
 - The process that records holds a lock on `metrics.jsonl`. The kernel drops it however the process ends, so "is it
-  still running" needs no process ids, which are reused, and no heartbeat, which can be late.
+  still running" needs no process ids, which are reused, and no heartbeat, which can be late. (It takes a file system
+  with `flock`: local ones, NFS 4, Lustre mounted with it. Without, a run goes on unrecorded, with a warning.)
 """
 
 import atexit
@@ -128,7 +129,7 @@ class RunRecord:
         self._recorded: dict[int, set[str]] = {}
         self._last_recorded_step = -1
         self._open(params)
-        self.writes = self._file is not None
+        self.writes = "opened" in self.meta
 
     @_best_effort
     def _open(self, params: Mapping[str, Any]) -> None:
