@@ -126,10 +126,10 @@ class Study:
         self.pool, self.edges, self.margin, self.cap = pool, edges, margin, cap
         self.confidence, self.average, self.output = confidence, average, output
         self.macs: dict[View, int] = {(n, r): pool.member(n).macs[r] for n, r in pool.logits}
-        self.temperatures = {
-            view: ensembling.fit_temperature(pool.logits[view]["val"], pool.labels["val"]) if temperature else 1.0
-            for view in self.macs
-        }
+        self.temperatures = dict.fromkeys(self.macs, 1.0)
+        self.scores = {split: {view: pool.logits[view][split] for view in self.macs} for split in ("val", "test")}
+        if temperature:
+            self._scale()
         self.weights = _log_odds(pool) if output == "weighted" else None
         self.val, self.test = self.table("val"), self.table("test")
         self.rotations = max(len(copies) for copies in pool.architectures.values())
@@ -138,11 +138,18 @@ class Study:
         self.sequences = [(name,) for name in pool.macs]
         self.sequences += cascades.sequences(pool.macs, copies, longest=longest, order=order, budget=dearest)
 
+    def _scale(self) -> None:
+        """Divide every member's logits by the temperature of the best validation NLL."""
+        for view in self.macs:
+            fitted = ensembling.fit_temperature(self.scores["val"][view], self.pool.labels["val"])
+            self.temperatures[view] = fitted
+            for scores in self.scores.values():
+                scores[view] = scores[view] / np.float64(fitted)
+
     def table(self, split: str, confidence: str | None = None) -> StageTable:
         """Stages of all members on a split, with the study's rules."""
-        scores = {view: self.pool.logits[view][split] / np.float64(self.temperatures[view]) for view in self.macs}
         return StageTable(
-            scores,
+            self.scores[split],
             self.pool.labels[split],
             confidence=confidence or self.confidence,
             average=self.average,
