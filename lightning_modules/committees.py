@@ -5,7 +5,7 @@ with single models at equal cost and at equal accuracy. Nothing is trained: a ca
 confidence at which each may answer alone, both chosen on validation data, where most samples are easy enough for the
 cheap members. Read `Study.at_equal_macs` first. The chosen cascade as a network is `layers.committee.Committee`.
 
-Choices where the paper leaves room or where small data asks for care, fixed before any test number of these pools was seen:
+Choices where the paper leaves room or small data asks for care, fixed before any test number of these pools was seen:
 - Copies of an architecture are taken in turn, and every number is a mean over that rotation: only architectures and
   thresholds are chosen, so no committee profits from a lucky seed that its single model lacks.
 - A constraint on validation data must hold with a margin of `margin` standard errors (the paper has 50 times the data).
