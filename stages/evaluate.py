@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from lightning_modules import tracking
+from lightning_modules import settings, tracking
 from lightning_modules.files import digest, replace_folder, write_json
 from lightning_modules.runs import Run
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
@@ -10,8 +10,6 @@ from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
 def main() -> None:
     """Call the paper's evaluation with all seeds, and write its numbers, figures and files."""
-    from hydra.utils import instantiate
-
     arguments = stage_arguments("arm")
     plan = load_plan(arguments.plan)
     row = plan.row("evaluate", arguments.arm)
@@ -20,7 +18,8 @@ def main() -> None:
     runs = sorted(
         (Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*")), key=lambda r: r.seed
     )
-    evaluation = instantiate(config, _partial_=True, _convert_="all")(runs, row.dataset)
+    where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
+    evaluation = settings.bind(config, where)(runs, row.dataset)
 
     rounded = {
         seed: {name: round(float(value), 6) for name, value in sorted(metrics.items())}
