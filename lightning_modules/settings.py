@@ -1,8 +1,8 @@
 """Checks the values of `conf/` against the signature that takes them, before anything is called.
 
 A value of the wrong kind would otherwise surface as an error somewhere inside torch. Types and bounds stand where a
-reader looks for them: in the signature of the class or function that a `_target_` names (`copies: Count`). Values are
-never converted: a quoted number is no number.
+reader looks for them: in the signature of the class or function that a `_target_` names (`copies: Count`). Nothing is
+converted but a whole number where a fraction is asked for: a quoted number is no number.
 """
 
 import difflib
@@ -44,17 +44,17 @@ def bind(block: Mapping[str, Any], where: str, **given: Any) -> Callable[..., An
     }
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    _check(values, {name: hints[name] for name in parameters}, required, where)
-    return partial(target, **values, **given)
+    checked = _checked(values, {name: hints[name] for name in parameters}, required, where)
+    return partial(target, **checked, **given)
 
 
-def check(values: Mapping[str, Any], form: type, where: str) -> None:
-    """Hold values against a TypedDict.
+def check(values: Mapping[str, Any], form: type, where: str) -> dict[str, Any]:
+    """The values, held against a TypedDict.
 
     Raises:
         ValueError: a key is unknown or missing, or a value is not of its kind.
     """
-    _check(values, get_type_hints(form, include_extras=True), form.__required_keys__, where)
+    return _checked(values, get_type_hints(form, include_extras=True), form.__required_keys__, where)
 
 
 def meant(given: object, known: Iterable[object]) -> str:
@@ -80,18 +80,22 @@ def _located(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def _check(values: Mapping[str, Any], hints: Mapping[str, Any], required: Collection[str], where: str) -> None:
+def _checked(
+    values: Mapping[str, Any], hints: Mapping[str, Any], required: Collection[str], where: str
+) -> dict[str, Any]:
     for name in values:
         if name not in hints:
             raise ValueError(f"{where}: unknown key {name!r}{meant(name, hints)}")
     for name in required:
         if name not in values:
             raise ValueError(f"{where}: the key {name!r} is missing; expected {', '.join(required)}")
+    checked = {}
     for name, value in values.items():
         try:
-            TypeAdapter(hints[name], config=STRICT).validate_python(value)
+            checked[name] = TypeAdapter(hints[name], config=STRICT).validate_python(value)
         except ValidationError as error:
             raise ValueError(f"{where}.{_complaint(name, value, error.errors()[0])}") from None
+    return checked
 
 
 def _complaint(name: str, value: Any, problem: Mapping[str, Any]) -> str:

@@ -23,9 +23,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import torch
+from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -45,7 +46,7 @@ class TrainerSettings(TypedDict):
     """A file of `conf/trainer/`: what suits this machine and changes no number."""
 
     accelerator: str
-    devices: int | list[int] | str
+    devices: Annotated[int, Field(ge=-1, le=1024)] | list[int] | str
     strategy: str
     precision: str
     deterministic: bool | Literal["warn"]
@@ -94,7 +95,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
         out: the stage's output folder; it appears whole, when the last seed is done.
         job: the other fields of `Job`.
     """
-    settings.check(config["trainer"], TrainerSettings, "conf/trainer")
+    config = {**config, "trainer": settings.check(config["trainer"], TrainerSettings, "conf/trainer")}
     jobs = [Job(config=config, seed=seed, **job) for seed in seeds]
     each_job(train_seed, jobs, config["trainer"])
     with replace_folder(out) as folder:
@@ -138,8 +139,7 @@ def train_seed(job: Job, position: int) -> None:
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = settings.bind(system["model"], f"{job.conf}: model")()
-    settings.check(system[job.stage], module.recipe_form, f"{job.conf}: {job.stage}")
-    module.recipe = system[job.stage]
+    module.recipe = settings.check(system[job.stage], module.recipe_form, f"{job.conf}: {job.stage}")
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
     module.check_data(data)
     with tracking.open_record(
