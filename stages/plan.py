@@ -230,7 +230,9 @@ def run_stage(main: Callable[[], None]) -> None:
     os.chdir(ROOT)
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename}: no such file or folder")
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 
