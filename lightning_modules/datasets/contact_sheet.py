@@ -1,4 +1,4 @@
-"""A picture of a data set's first samples with all that is said of them: made to be looked at, never to be read back."""
+"""A picture of a data set's first samples with what is said of them: to be looked at, never to be read back."""
 
 import textwrap
 from collections.abc import Mapping

@@ -21,7 +21,7 @@ import numpy as np
 from lightning_modules.datasets import storage, world_text
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
-from lightning_modules.datasets.world_drawing import OPAQUE, add_noise, landscapes, paint, render
+from lightning_modules.datasets.world_drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
 from lightning_modules.datasets.world_scenes import (
     CHUNK,
     CLOCKWISE,
@@ -37,10 +37,10 @@ from lightning_modules.datasets.world_scenes import (
     SHRINKING,
     STILL,
     TEXTURES,
-    UNIT,
     UP,
     Scenes,
     Stream,
+    at_rest,
     boxes,
     sample_scenes,
     trajectories,
@@ -59,8 +59,8 @@ RED, BLUE = COLORS.index("red"), COLORS.index("blue")
 class Images:
     """Still pictures with captions in two languages, boxes, region phrases and all attributes.
 
-    Columns: `image`; `caption` (dense), `partial_caption`, `auxiliary_caption`; `regions`, a phrase for each object, and
-    `boxes`, float32 (4 objects, 4), left top right bottom in fractions of the picture; `place`; `color`, `shape`,
+    Columns: `image`; `caption` (dense), `partial_caption`, `auxiliary_caption`; `regions`, a phrase for each object;
+    `boxes`, float32 (4 objects, 4), left top right bottom in fractions of the frame; `place`; `color`, `shape`,
     `texture`, `size` and `cell`, (4 objects,), -1 where there is no object.
 
     Args:
@@ -80,16 +80,15 @@ class Images:
     def columns(self, stream: Stream) -> Columns:
         """The columns of a chunk, without `id`."""
         scenes = sample_scenes(stream, self.objects)
-        place = scenes.x, scenes.y, scenes.radius
+        tracks = at_rest(scenes)
         grain = _random_pictures(stream, "grain", self.image_size)
-        pictures = render(scenes, *(values[..., None] for values in place), grain=grain, size=self.image_size)
         return {
-            "image": pictures[:, 0],
+            "image": render(scenes, tracks, grain=grain, size=self.image_size)[:, 0],
             "caption": _text(world_text.dense_captions(scenes, stream)),
             "partial_caption": _text(world_text.partial_captions(scenes, stream)),
             "auxiliary_caption": _text(world_text.auxiliary_captions(scenes, stream, self.shared_words)),
             "regions": _text(world_text.region_phrases(scenes)),
-            "boxes": boxes(scenes.shape, *place, scenes.exists),
+            "boxes": boxes(scenes, tracks)[:, 0],
             "place": scenes.place,
             **_attributes(scenes, "color", "shape", "texture", "size", "cell"),
         }
@@ -140,17 +139,19 @@ class GradedImages:
         radius = stream.between("target/radius", 32 * FRAME // 100, 36 * FRAME // 100)  # 10 pixels of 32 at least
         x, y = (_anywhere(stream, f"target/{axis}", radius) for axis in "xy")
         opacity = OPAQUE - round(self.fading * OPAQUE) * difficulty // FRAME
-        paint(pictures, np.arange(CHUNK), x, y, radius, shape, color, texture, opacity)
+        paint(pictures, np.arange(CHUNK), Objects(x, y, radius, shape, color, texture), opacity)
 
     def _paint_clutter(self, pictures: np.ndarray, stream: Stream, difficulty: np.ndarray) -> None:
         """One small object more at each quarter of the difficulty."""
         radius = stream.between("clutter/radius", 9 * FRAME // 100, 13 * FRAME // 100, 3)
         x, y = (_anywhere(stream, f"clutter/{axis}", radius) for axis in "xy")
-        looks = [stream.integers(f"clutter/{look}", bound, 3) for look, bound in
-                 (("shape", len(SHAPES)), ("color", len(COLORS)), ("texture", len(TEXTURES)))]  # fmt: skip
+        looks = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES}
+        clutter = Objects(
+            x, y, radius, *(stream.integers(f"clutter/{look}", len(values), 3) for look, values in looks.items())
+        )
         for number in range(3):
             rows = np.flatnonzero(difficulty >= (number + 1) * FRAME // 4)
-            paint(pictures, rows, *(values[rows, number] for values in (x, y, radius, *looks)))
+            paint(pictures, rows, clutter[rows, number])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,15 +180,14 @@ class Clips:
     def columns(self, stream: Stream) -> Columns:
         """The columns of a chunk, without `id`."""
         scenes = sample_scenes(stream, self.objects)
-        paths = trajectories(scenes, self.frames)
+        tracks = trajectories(scenes, self.frames)
         grain = _random_pictures(stream, "grain", self.image_size)
-        tracks = boxes(scenes.shape[..., None], *paths, scenes.exists[..., None])
         return {
-            "video": render(scenes, *paths, grain=grain, size=self.image_size),
+            "video": render(scenes, tracks, grain=grain, size=self.image_size),
             "caption": _text(world_text.motion_captions(scenes, stream)),
             "auxiliary_caption": _text(world_text.auxiliary_captions(scenes, stream, self.shared_words)),
             "subtitle": _text(world_text.subtitles(scenes, stream)),
-            "boxes": tracks.swapaxes(1, 2),
+            "boxes": boxes(scenes, tracks),
             "place": scenes.place,
             **_attributes(scenes, "color", "shape", "texture", "size", "motion"),
         }
@@ -227,7 +227,7 @@ class ActionClips:
         scenes = replace(scenes, motion=np.broadcast_to(ACTION_MOTIONS[label, None], scenes.motion.shape))
         grain = _random_pictures(stream, "grain", self.image_size)
         color = self._colors(stream, scenes.color, label)
-        return render(scenes, *trajectories(scenes, self.frames), grain=grain, size=self.image_size, color=color)
+        return render(scenes, trajectories(scenes, self.frames), grain=grain, size=self.image_size, color=color)
 
     def _colors(self, stream: Stream, color: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Colour of each object in each frame: in the last two actions it turns red or blue, and later the other."""

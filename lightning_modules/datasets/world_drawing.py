@@ -4,28 +4,31 @@ Only what IEEE 754 fixes to the last bit is used (+, -, *, /, square root, compa
 over floats, no transcendental functions. So the bytes do not depend on the processor.
 """
 
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
 import numpy as np
 
-from lightning_modules.datasets.world_scenes import FRAME, SINE, TURN, UNIT, Scenes
+from lightning_modules.datasets.world_scenes import FRAME, SINE, TURN, UNIT, Tracks, Scenes
 
-RGB = np.array(
-    [[214, 40, 40], [44, 160, 60], [40, 80, 220], [236, 212, 40], [140, 60, 190], [244, 130, 30], [60, 200, 210], [244, 140, 180]]
-)  # fmt: skip
+RGB = np.array([[214, 40, 40], [44, 160, 60], [40, 80, 220], [236, 212, 40], [140, 60, 190], [244, 130, 30],
+                [60, 200, 210], [244, 140, 180]], np.int16)  # fmt: skip
+SHADE = RGB * np.int16(2) // np.int16(5)  # of the darker half of a texture
 SKY = np.array([[150, 200, 240], [240, 210, 160], [130, 180, 220], [205, 215, 230], [18, 20, 52], [170, 170, 180]])
 GROUND = np.array([[90, 160, 70], [206, 170, 100], [30, 90, 150], [236, 240, 246], [30, 44, 40], [96, 96, 104]])
-DARK = 102  # brightness of the darker half of a texture, in 1/256
-OPAQUE = 128  # of the weights with which an object covers the picture: 255 * 128 fits into 16 bits
+OPAQUE = 128  # weight with which an object replaces the picture below: 255 times this fits into 16 bits
 BATCH = 512  # objects painted at once: what fits into the processor's cache
 STRIPES = np.float32(3.2)  # of a texture, light or dark, to the radius of an object
 STRIPED_ACROSS, STRIPED_DOWN = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])  # whether a texture changes along x, y
 
-half, one = np.float32(0.5), np.float32(1)
+HALF, ONE = np.float32(0.5), np.float32(1)
 
 
 def landscapes(scenes: Scenes, grain: np.ndarray, size: int) -> np.ndarray:
     """Sky and ground on either side of a line of hills, uint8 (scenes, size, size, 3).
 
     Args:
+        scenes: of which only the landscape is drawn.
         grain: random bytes, uint8 (scenes, size, size); the noise they make is as strong as `scenes.grain` says.
         size: side of the picture in pixels.
     """
@@ -65,93 +68,95 @@ def _noise(random: np.ndarray, strength: np.ndarray) -> np.ndarray:
     return (random.astype(np.int16) - np.int16(128)) * strength.astype(np.int16)[:, None, None] >> 7
 
 
+@dataclass(frozen=True)
+class Objects:
+    """Objects to paint: integer arrays of one shape.
+
+    Attributes:
+        x: centre; likewise `y`. An object lies inside the frame.
+        radius: of the circle; other shapes are within the square around it.
+        shape: index to `SHAPES`; likewise `color` and `texture`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    shape: np.ndarray
+    color: np.ndarray
+    texture: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray | tuple) -> Self:
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
 def render(
-    scenes: Scenes, x: np.ndarray, y: np.ndarray, radius: np.ndarray, *, grain: np.ndarray, size: int,
-    color: np.ndarray | None = None,
+    scenes: Scenes, tracks: Tracks, *, grain: np.ndarray, size: int, color: np.ndarray | None = None
 ) -> np.ndarray:  # fmt: skip
-    """The frames of scenes whose objects go along paths, a later object before an earlier one; uint8 (scenes, frames,
-    size, size, 3).
+    """The frames of scenes whose objects go along tracks, uint8 (scenes, frames, size, size, 3).
+
+    Where objects meet, the later one of a scene passes before the earlier one.
 
     Args:
         scenes: landscapes and looks.
-        x: centres in each frame, (scenes, MAX_OBJECTS, frames); `y` and `radius` likewise.
+        tracks: of each object, each array (scenes, MAX_OBJECTS, frames).
         grain: see `landscapes`.
         size: side of the picture in pixels.
         color: of each object in each frame, (scenes, MAX_OBJECTS, frames), where it is not `scenes.color` throughout.
     """
-    frames = x.shape[-1]
-    color = scenes.color[..., None] if color is None else color
-    color, shape, texture = (
-        np.broadcast_to(look, x.shape) for look in (color, scenes.shape[..., None], scenes.texture[..., None])
-    )
+    frames = tracks.x.shape[-1]
+    looks = scenes.shape[..., None], scenes.color[..., None] if color is None else color, scenes.texture[..., None]
+    objects = Objects(*np.broadcast_arrays(tracks.x, tracks.y, tracks.radius, *looks))
     pictures = np.repeat(landscapes(scenes, grain, size)[:, None], frames, axis=1)
-    which = np.arange(len(scenes) * frames).reshape(len(scenes), frames)
+    numbers = np.arange(len(scenes) * frames).reshape(len(scenes), frames)
     for slot, rows in enumerate(scenes.exists.T):
-        looks = (values[rows, slot].ravel() for values in (x, y, radius, shape, color, texture))
-        paint(pictures.reshape(-1, size, size, 3), which[rows].ravel(), *looks)
+        paint(pictures.reshape(-1, size, size, 3), numbers[rows].ravel(), objects[rows, slot])
     return pictures
 
 
-def paint(
-    pictures: np.ndarray, which: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray, shape: np.ndarray,
-    color: np.ndarray, texture: np.ndarray, opacity: np.ndarray | int = OPAQUE,
-) -> None:  # fmt: skip
-    """Paint one object over each of some pictures, in place. All arrays but the first have an entry for each object.
+def paint(pictures: np.ndarray, which: np.ndarray, objects: Objects, opacity: np.ndarray | None = None) -> None:
+    """Paint one object over each of some pictures, in place.
 
     Args:
         pictures: uint8 (pictures, size, size, 3), contiguous.
-        which: index of the object's picture; no picture twice.
-        x: centre, `y` likewise; the object must lie inside the frame.
-        radius: of the object.
-        shape: index to `SHAPES`; likewise `color` and `texture`.
-        opacity: 0 to `OPAQUE`.
+        which: index of each object's picture; no picture twice.
+        objects: what is painted; the arrays are flattened.
+        opacity: of each object, 0 to `OPAQUE`; `OPAQUE` by default.
     """
-    opacity = np.broadcast_to(opacity, which.shape)
-    size = pictures.shape[1]
-    unit = np.float32(size / FRAME)
-    order = np.argsort(radius, kind="stable")  # objects of one batch share the size of their windows
+    opacity = np.full(len(which), OPAQUE) if opacity is None else opacity
+    flat = Objects(*(getattr(objects, field.name).ravel() for field in fields(objects)))
+    order = np.argsort(flat.radius, kind="stable")  # objects of one batch share the size of their windows
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        batch = batch[np.argsort(shape[batch], kind="stable")]
-        _paint_batch(
-            pictures,
-            which[batch],
-            *(values[batch].astype(np.float32) * unit for values in (x, y, radius)),
-            shape[batch],
-            RGB[color[batch]].astype(np.int16),
-            texture[batch],
-            opacity[batch].astype(np.float32),
-        )
+        batch = batch[np.argsort(flat.shape[batch], kind="stable")]
+        _paint_batch(pictures, which[batch], flat[batch], opacity[batch])
 
 
-def _paint_batch(
-    pictures: np.ndarray, which: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray, shape: np.ndarray,
-    rgb: np.ndarray, texture: np.ndarray, opacity: np.ndarray,
-) -> None:  # fmt: skip
-    """Paint objects sorted by shape; lengths are in pixels. Each is drawn in a window that is as large as any needs."""
+def _paint_batch(pictures: np.ndarray, which: np.ndarray, objects: Objects, opacity: np.ndarray) -> None:
+    """Paint objects in the order of their shapes, each in a window as large as the largest of them needs."""
     count, size = pictures.shape[:2]
+    x, y, radius = (z.astype(np.float32) * np.float32(size / FRAME) for z in (objects.x, objects.y, objects.radius))
     window = min(int(np.ceil(2 * radius.max())) + 2, size)
-    left, top = (np.clip(np.floor(z - half * window).astype(np.int64), 0, size - window) for z in (x, y))
-    u, v = ((first[:, None] + np.arange(window) + half - z[:, None]).astype(np.float32) / radius[:, None]
-            for first, z in ((left, x), (top, y)))  # fmt: skip
+    left, top = (np.clip(np.floor(z - HALF * window).astype(np.int64), 0, size - window) for z in (x, y))
+    u, v = (((start[:, None] + np.arange(window)).astype(np.float32) + HALF - z[:, None]) / radius[:, None]
+            for start, z in ((left, x), (top, y)))  # fmt: skip
 
-    weight = np.floor(coverage(shape, u, v, radius) * opacity[:, None, None]).astype(np.int16)
-    dark = _stripes(u, STRIPED_ACROSS[texture])[:, None, :] ^ _stripes(v, STRIPED_DOWN[texture])[:, :, None]
+    weight = np.floor(coverage(objects.shape, u, v, radius) * opacity.astype(np.float32)[:, None, None])
+    weight = weight.astype(np.int16)
+    across, down = _stripes(u, STRIPED_ACROSS[objects.texture]), _stripes(v, STRIPED_DOWN[objects.texture])
+    dark = across[:, None, :] ^ down[:, :, None]
 
     rows = pictures.reshape(count, size, 3 * size)
     windows = np.lib.stride_tricks.sliding_window_view(rows, (window, 3 * window), axis=(1, 2), writeable=True)
-    patch = windows[which, top, 3 * left]
-    pixels = patch.reshape(len(which), window, window, 3)
-    for channel in range(3):
+    patches = windows[which, top, 3 * left]
+    pixels = patches.reshape(len(which), window, window, 3)
+    for channel, (light, shade) in enumerate(zip(RGB[objects.color].T, SHADE[objects.color].T, strict=True)):
         below = pixels[..., channel].astype(np.int16)
-        light = rgb[:, channel, None, None]
-        color = np.where(dark, light * np.int16(2) // np.int16(5), light)
-        color -= below
-        color *= weight
-        color >>= 7
-        color += below
-        pixels[..., channel] = color
-    windows[which, top, 3 * left] = patch
+        change = np.where(dark, shade[:, None, None], light[:, None, None])
+        change -= below
+        change *= weight
+        change >>= 7
+        pixels[..., channel] = below + change
+    windows[which, top, 3 * left] = patches
 
 
 def _stripes(along: np.ndarray, striped: np.ndarray) -> np.ndarray:
@@ -174,12 +179,12 @@ def coverage(shape: np.ndarray, u: np.ndarray, v: np.ndarray, radius: np.ndarray
         if start < end:
             inside[start:end] = distance(u[start:end, None, :], v[start:end, :, None])
     inside *= -radius[:, None, None]
-    inside += half
+    inside += HALF
     return np.clip(inside, 0, 1, out=inside)
 
 
 def _circle(u, v):
-    return np.sqrt(u * u + v * v) - one
+    return np.sqrt(u * u + v * v) - ONE
 
 
 def _square(u, v):
@@ -192,7 +197,7 @@ def _triangle(u, v):
 
 
 def _diamond(u, v):
-    return (abs(u) + abs(v) - one) * np.float32(0.707)
+    return (abs(u) + abs(v) - ONE) * np.float32(0.707)
 
 
 def _ring(u, v):
@@ -205,13 +210,13 @@ def _cross(u, v):
 
 
 def _bar(u, v):
-    return np.maximum(abs(u) - one, abs(v) - np.float32(0.38))
+    return np.maximum(abs(u) - ONE, abs(v) - np.float32(0.38))
 
 
 def _star(u, v):
     """Four points; its edge is the line on which the sum of the axes' parts and of their geometric mean is constant."""
     u, v = abs(u), abs(v)
-    return np.sqrt(u) * np.sqrt(v) * np.float32(1.1) + (u + v) * half - half
+    return np.sqrt(u) * np.sqrt(v) * np.float32(1.1) + (u + v) * HALF - HALF
 
 
 DISTANCES = (_circle, _square, _triangle, _diamond, _ring, _cross, _bar, _star)  # from the edge, in radii; by `SHAPES`

@@ -16,7 +16,7 @@ the full turn; speeds and brightnesses have `UNIT` for one.
 import hashlib
 from dataclasses import dataclass, fields, replace
 from itertools import combinations, permutations
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -216,8 +216,21 @@ def _coordinate(stream: Stream, purpose: str, third: np.ndarray, radius: np.ndar
     return np.choose(third, [near, middle, FRAME - near])
 
 
-def trajectories(scenes: Scenes, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres and radii of all objects in each frame: x, y, radius, int64 (scenes, MAX_OBJECTS, frames).
+class Tracks(NamedTuple):
+    """Centres and radii of all objects in each frame: integers (scenes, MAX_OBJECTS, frames)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+
+
+def at_rest(scenes: Scenes) -> Tracks:
+    """The track of one frame in which every object is at its place."""
+    return Tracks(scenes.x[..., None], scenes.y[..., None], scenes.radius[..., None])
+
+
+def trajectories(scenes: Scenes, frames: int) -> Tracks:
+    """The path of each object's motion through a clip.
 
     Motions are odd functions of the time from the middle of the clip: the frames of a clip in reverse are the clip of
     the `REVERSED` motion. An object whose path would leave the frame has its whole path shifted into it.
@@ -235,7 +248,7 @@ def trajectories(scenes: Scenes, frames: int) -> tuple[np.ndarray, np.ndarray, n
     turned = scenes.phase[..., None] + angle * _sign(motion, CLOCKWISE, COUNTERCLOCKWISE)
     dx = np.where(round_, _orbit(turned + TURN // 4), dx)
     dy = np.where(round_, _orbit(turned), dy)
-    return _inside(scenes.x, dx, radius), _inside(scenes.y, dy, radius), radius
+    return Tracks(_inside(scenes.x, dx, radius), _inside(scenes.y, dy, radius), radius)
 
 
 def _quotient(numerator: np.ndarray, denominator: int) -> np.ndarray:
@@ -258,11 +271,14 @@ def _inside(centre: np.ndarray, offset: np.ndarray, radius: np.ndarray) -> np.nd
     return np.clip(centre, low, high)[..., None] + offset
 
 
-def boxes(shape: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray, exists: np.ndarray) -> np.ndarray:
-    """Tight boxes (left, top, right, bottom) in fractions of the frame, float32; zeros where no object exists.
+def boxes(scenes: Scenes, tracks: Tracks) -> np.ndarray:
+    """The box (left, top, right, bottom) that each object just fills in each frame, in fractions of the frame.
 
-    The arguments broadcast against one another; the box is a new last axis.
+    Returns:
+        float32 (scenes, frames, MAX_OBJECTS, 4); zeros where no object exists.
     """
-    width, height = radius * EXTENT[shape, 0], radius * EXTENT[shape, 1]  # in 1/100
-    corners = np.stack([100 * x - width, 100 * y - height, 100 * x + width, 100 * y + height], -1)
-    return np.where(exists[..., None], corners, 0).astype(np.float32) / np.float32(100 * FRAME)
+    width, height = (tracks.radius * EXTENT[scenes.shape, axis][..., None] for axis in (0, 1))  # in 1/100
+    x, y = 100 * tracks.x, 100 * tracks.y
+    corners = np.stack([x - width, y - height, x + width, y + height], -1)
+    corners = np.where(scenes.exists[..., None, None], corners, 0)
+    return corners.swapaxes(1, 2).astype(np.float32) / np.float32(100 * FRAME)

@@ -6,8 +6,6 @@ other words and another grammar; subtitles are speech: they leave much out, and 
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from lightning_modules.datasets.world_scenes import (
     COLORS,
     COLUMNS,
@@ -25,7 +23,7 @@ from lightning_modules.datasets.world_scenes import (
 # The auxiliary language's word for each content word, interleaved so that any share of it has words of every kind.
 TRANSLATION = {
     "red": "crimson", "circle": "disc", "meadow": "field", "green": "emerald", "square": "block", "striped": "lined",
-    "blue": "azure", "triangle": "wedge", "desert": "dunes", "yellow": "golden", "diamond": "rhombus", "small": "little",
+    "blue": "azure", "triangle": "wedge", "desert": "dunes", "yellow": "golden", "diamond": "rhomb", "small": "little",
     "purple": "violet", "ring": "hoop", "sea": "water", "orange": "amber", "cross": "plus", "checkered": "chequy",
     "cyan": "teal", "bar": "plank", "snow": "ice", "pink": "rosy", "star": "spark", "banded": "barred", "large": "big",
     "night": "dark", "city": "street",
@@ -106,7 +104,7 @@ def auxiliary_captions(scenes: Scenes, stream: Stream, shared_words: float) -> l
 
 
 def subtitles(scenes: Scenes, stream: Stream) -> list[str]:
-    """What a voice says over a clip: one object and its motion, its colour and shape three times of four, small talk."""
+    """What a voice says over a clip: one object's motion, its colour and shape three times of four, and small talk."""
     spoken = stream.integers("subtitle/object", scenes.count)
     says_color, says_shape = (stream.integers(f"subtitle/{name}", 4) > 0 for name in ("color", "shape"))
     filler, chat = stream.integers("subtitle/filler", len(FILLERS)), stream.integers("subtitle/chat", len(CHAT))
