@@ -34,7 +34,7 @@ def write_contact_sheet(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     draw = ImageDraw.Draw(sheet)
     for number, clip in enumerate(clips):
         left, top = number % across * width, number // across * SIDE
-        for place, frame in enumerate(shown):
+        for place, frame in enumerate(shown.tolist()):
             corner = (left + place * SIDE, top)
             sheet.paste(Image.fromarray(clip[frame]).resize((SIDE - 2, SIDE - 2), Image.Resampling.NEAREST), corner)
             for box in _boxes(columns, number, frame):

@@ -126,7 +126,7 @@ class WindowBatches:
             raise ValueError(f"rank ({rank}) must be between 0 and world_size - 1 ({world_size - 1}).")
         if not 0 < batch_size * world_size <= self.ends[-1]:
             raise ValueError(
-                f"batch_size ({batch_size}) on {world_size} ranks must be positive and need at most {self.ends[-1]} rows."
+                f"batch_size ({batch_size}) x world_size ({world_size}) must be between 1 and the {self.ends[-1]} rows."
             )
         if not 0 <= position <= self._steps:
             raise ValueError(f"position ({position}) must be between 0 and {self._steps}, the batches of an epoch.")

@@ -7,7 +7,7 @@ the pictures.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -74,7 +74,7 @@ class Images:
     row_group: ClassVar[int] = 256
 
     image_size: int
-    objects: tuple[int, int]
+    objects: Sequence[int]
     shared_words: float
 
     def columns(self, stream: Stream) -> Columns:
@@ -123,7 +123,7 @@ class GradedImages:
 
     def columns(self, stream: Stream) -> Columns:
         """The columns of a chunk, without `id`."""
-        label, difficulty = stream.balanced("label", self.num_classes), stream.integers("difficulty", FRAME)
+        label, difficulty = stream.balanced("label", self.num_classes), self._difficulty(stream)
         scenes = sample_scenes(stream, (1, 1))
         pictures = landscapes(scenes, _random_pictures(stream, "grain", self.image_size), self.image_size)
         self._paint_target(pictures, stream, scenes.color[:, 0], label, difficulty)
@@ -131,6 +131,12 @@ class GradedImages:
         noise = _random_pictures(stream, "noise", self.image_size)
         add_noise(pictures, noise, self.noise * difficulty // FRAME)
         return {"image": pictures, "label": label, "difficulty": (difficulty / FRAME).astype(np.float32)}
+
+    @staticmethod
+    def _difficulty(stream: Stream) -> np.ndarray:
+        """One in each of CHUNK equal steps from 0 to `FRAME`, so that even few samples cover the whole range."""
+        step = FRAME // CHUNK
+        return step * stream.balanced("difficulty/step", CHUNK) + stream.integers("difficulty", step)
 
     def _paint_target(
         self, pictures: np.ndarray, stream: Stream, color: np.ndarray, label: np.ndarray, difficulty: np.ndarray
@@ -174,8 +180,12 @@ class Clips:
 
     image_size: int
     frames: int
-    objects: tuple[int, int]
+    objects: Sequence[int]
     shared_words: float
+
+    def __post_init__(self):
+        if self.frames < 1:
+            raise ValueError(f"frames ({self.frames}) must be at least 1.")
 
     def columns(self, stream: Stream) -> Columns:
         """The columns of a chunk, without `id`."""
@@ -273,6 +283,8 @@ def prepare(
                                *((f"sizes.{split}", size, 1) for split, size in sizes.items())):  # fmt: skip
         if value < least:
             raise ValueError(f"{name} ({value}) must be at least {least}.")
+    if not sizes:
+        raise ValueError("sizes must name a split and its number of samples, for example {train: 4096}.")
     drawn = VIEWS[view](image_size=image_size, **options)
     sample = chunk_columns(drawn, seed, next(iter(sizes)), 0, CHUNK)
     schema, shape = infer_schema(sample), sample["video" if "video" in sample else "image"].shape[1:]

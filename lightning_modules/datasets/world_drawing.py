@@ -5,11 +5,10 @@ over floats, no transcendental functions. So the bytes do not depend on the proc
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import numpy as np
 
-from lightning_modules.datasets.world_scenes import FRAME, SINE, TURN, UNIT, Tracks, Scenes
+from lightning_modules.datasets.world_scenes import FRAME, SINE, TURN, UNIT, Scenes, Tracks
 
 RGB = np.array([[214, 40, 40], [44, 160, 60], [40, 80, 220], [236, 212, 40], [140, 60, 190], [244, 130, 30],
                 [60, 200, 210], [244, 140, 180]], np.int16)  # fmt: skip
@@ -85,7 +84,7 @@ class Objects:
     color: np.ndarray
     texture: np.ndarray
 
-    def __getitem__(self, rows: np.ndarray | tuple) -> Self:
+    def __getitem__(self, rows: np.ndarray | tuple) -> "Objects":
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
@@ -214,9 +213,10 @@ def _bar(u, v):
 
 
 def _star(u, v):
-    """Four points; its edge is the line on which the sum of the axes' parts and of their geometric mean is constant."""
-    u, v = abs(u), abs(v)
-    return np.sqrt(u) * np.sqrt(v) * np.float32(1.1) + (u + v) * HALF - HALF
+    """Four points: two slim rhombi across each other, their tips cut off where the box ends."""
+    u, v, slim = abs(u), abs(v), np.float32(2.5)
+    points = (np.minimum(u + slim * v, slim * u + v) - ONE) * np.float32(0.371)
+    return np.maximum(points, np.maximum(u, v) - ONE)
 
 
 DISTANCES = (_circle, _square, _triangle, _diamond, _ring, _cross, _bar, _star)  # from the edge, in radii; by `SHAPES`

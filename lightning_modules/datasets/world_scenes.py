@@ -14,9 +14,10 @@ the full turn; speeds and brightnesses have `UNIT` for one.
 """
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -127,16 +128,13 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.place)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Self:
-        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
     @property
     def exists(self) -> np.ndarray:
         """Which objects exist, bool (scenes, MAX_OBJECTS)."""
         return np.arange(MAX_OBJECTS) < self.count[:, None]
 
 
-def sample_scenes(stream: Stream, objects: tuple[int, int]) -> Scenes:
+def sample_scenes(stream: Stream, objects: Sequence[int]) -> Scenes:
     """The scenes of a chunk, with a number of objects between the two given ones.
 
     Objects are inside the frame and apart from one another: their cells differ by two rows or two columns.

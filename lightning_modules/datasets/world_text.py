@@ -45,12 +45,12 @@ def region_phrases(scenes: Scenes) -> list[list[str]]:
 
 def dense_captions(scenes: Scenes, stream: Stream) -> list[str]:
     """All objects with all that can be seen of them, where they are, and the place."""
-    return _captions(scenes, stream, [[f"at the {_position(cell)}" for cell in cells] for cells in scenes.cell])
+    return _captions(scenes, stream, [[f"at the {_position(cell)}" for cell in cells] for cells in scenes.cell.tolist()])
 
 
 def motion_captions(scenes: Scenes, stream: Stream) -> list[str]:
     """All objects of a clip with all that can be seen of them, how they move, and the place."""
-    return _captions(scenes, stream, [[MOVING[motion] for motion in motions] for motions in scenes.motion])
+    return _captions(scenes, stream, [[MOVING[motion] for motion in motions] for motions in scenes.motion.tolist()])
 
 
 def _captions(scenes: Scenes, stream: Stream, endings: list[list[str]]) -> list[str]:
