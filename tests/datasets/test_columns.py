@@ -1,7 +1,7 @@
 """Columns of every type come back as they were written, however rows are cut."""
 
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa

@@ -3,21 +3,24 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_modules.datasets import storage, world
 from lightning_modules.datasets.columns import ContentDigest, infer_schema, record_batch
 from lightning_modules.datasets.world_scenes import CHUNK, SHAPES, TEXTURES, Stream
 
+ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "images": {"image_size": 32, "objects": (1, 3), "shared_words": 0.5},
     "graded": {"image_size": 32, "noise": 180, "fading": 0.8},
     "clips": {"image_size": 32, "frames": 4, "objects": (1, 2), "shared_words": 0.5},
     "actions": {"image_size": 32, "frames": 8},
 }
-# Digests of two whole chunks and part of a third, of seed 7. A change here changes every data set: say so in CHANGES.md.
+# Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
 GOLDEN = {
     "images": "62cf6c49af222c2b0eebbae36e1207abd3f682593b3ca5fae35300c6578b33b2",
     "graded": "dd24d2d4f869b508ab1fa82f4bbe9473cf74b68721ca9b47ba84a6f5040d81d9",
@@ -79,6 +82,15 @@ def test_what_is_written_is_what_was_drawn_with_a_card_and_a_sheet(tmp_path):
     for name, values in storage.read(tmp_path / "set", "train").items():
         np.testing.assert_array_equal(values, drawn[name][:30])
         assert values.dtype == drawn[name].dtype
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+@pytest.mark.parametrize("view", OPTIONS)
+def test_configurations_are_taken(tmp_path, view, preset):
+    config = yaml.safe_load((ROOT / f"conf/dataset/world_{view}/{preset}.yaml").read_text())
+    assert config.pop("_target_") == "lightning_modules.datasets.world.prepare"
+    world.prepare(tmp_path / "set", **config | {"sizes": dict.fromkeys(config["sizes"], 1), "workers": 1})
+    assert list(storage.card(tmp_path / "set")["splits"]) == ["train", "val", "test"]
 
 
 def test_clips_have_their_shape_on_the_card(tmp_path):
