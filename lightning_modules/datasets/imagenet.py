@@ -9,10 +9,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
@@ -58,7 +56,7 @@ def prepare(
     with storage.new_folder(folder) as new:
         written = {
             split: storage.write_blocks(
-                new, split, _blocks(_select(copy.rows(split), images_per_class, num_classes)), "jpeg"
+                new, split, storage.numbered_blocks(_select(copy.rows(split), images_per_class, num_classes)), "jpeg"
             )
             for split in splits
         }
@@ -185,13 +183,3 @@ def _select(rows: Iterable[Row], images_per_class: int | None, num_classes: int)
         if images_per_class is None or taken[label] < images_per_class:
             taken[label] += 1
             yield image, label
-
-
-def _blocks(rows: Iterator[Row]) -> Iterator[dict[str, np.ndarray]]:
-    """Collects rows to row groups and numbers them."""
-    start = 0
-    while block := list(islice(rows, storage.ROW_GROUP)):
-        images, labels = zip(*block, strict=True)
-        ids = np.arange(start, start + len(block))
-        yield {"id": ids, "image": np.array(images, dtype=object), "label": np.array(labels)}
-        start += len(block)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -111,6 +112,16 @@ def write_blocks(
     if not rows:
         raise ValueError(f"split {split!r} of {folder} has no rows, expected at least one: check its source.")
     return Split(rows, digest.hexdigest())
+
+
+def numbered_blocks(rows: Iterable[tuple[bytes, int]]) -> Iterator[dict[str, np.ndarray]]:
+    """Collects encoded images with their labels to blocks of one row group each, and numbers them from 0."""
+    rows, start = iter(rows), 0
+    while block := list(islice(rows, ROW_GROUP)):
+        images, labels = zip(*block, strict=True)
+        ids = np.arange(start, start + len(block))
+        yield {"id": ids, "image": np.array(images, dtype=object), "label": np.array(labels)}
+        start += len(block)
 
 
 def write_card(
