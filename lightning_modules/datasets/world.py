@@ -279,12 +279,11 @@ def prepare(
     """
     if view not in VIEWS:
         raise ValueError(f"view ({view!r}) must be one of {', '.join(VIEWS)}.")
-    for name, value, least in (("image_size", image_size, 16), ("workers", workers, 1), ("seed", seed, 0),
-                               *((f"sizes.{split}", size, 1) for split, size in sizes.items())):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name} ({value}) must be at least {least}.")
     if not sizes:
         raise ValueError("sizes must name a split and its number of samples, for example {train: 4096}.")
+    _at_least(1, workers=workers, **{f"sizes.{split}": size for split, size in sizes.items()})
+    _at_least(0, seed=seed)
+    _at_least(16, image_size=image_size)
     drawn = VIEWS[view](image_size=image_size, **options)
     sample = chunk_columns(drawn, seed, next(iter(sizes)), 0, CHUNK)
     schema, shape = infer_schema(sample), sample["video" if "video" in sample else "image"].shape[1:]
@@ -305,6 +304,12 @@ def prepare(
             source=f"drawn: the captioned world, seed {seed}", schema=schema,
         )  # fmt: skip
         write_contact_sheet(new / "sheet.png", sample)
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} ({value}) must be at least {least}.")
 
 
 def chunk_columns(view: View, seed: int, split: str, chunk: int, rows: int) -> Columns:

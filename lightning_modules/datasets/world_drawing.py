@@ -5,6 +5,7 @@ over floats, no transcendental functions. So the bytes do not depend on the proc
 """
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class Objects:
 
 def render(
     scenes: Scenes, tracks: Tracks, *, grain: np.ndarray, size: int, color: np.ndarray | None = None
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The frames of scenes whose objects go along tracks, uint8 (scenes, frames, size, size, 3).
 
     Where objects meet, the later one of a scene passes before the earlier one.
@@ -174,12 +175,15 @@ def coverage(shape: np.ndarray, u: np.ndarray, v: np.ndarray, radius: np.ndarray
     """
     inside = np.empty((len(shape), v.shape[1], u.shape[1]), np.float32)
     ends = np.searchsorted(shape, np.arange(len(DISTANCES) + 1))
-    for distance, start, end in zip(DISTANCES, ends, ends[1:], strict=False):
+    for distance, (start, end) in zip(DISTANCES, pairwise(ends), strict=True):
         if start < end:
             inside[start:end] = distance(u[start:end, None, :], v[start:end, :, None])
     inside *= -radius[:, None, None]
     inside += HALF
     return np.clip(inside, 0, 1, out=inside)
+
+
+# How far a point is outside each shape (negative: inside), in radii; exact where the edge is straight or round.
 
 
 def _circle(u, v):
@@ -219,4 +223,4 @@ def _star(u, v):
     return np.maximum(points, np.maximum(u, v) - ONE)
 
 
-DISTANCES = (_circle, _square, _triangle, _diamond, _ring, _cross, _bar, _star)  # from the edge, in radii; by `SHAPES`
+DISTANCES = (_circle, _square, _triangle, _diamond, _ring, _cross, _bar, _star)  # in the order of `SHAPES`

@@ -5,8 +5,8 @@ label is exact. Three rules make the same seed give the same bytes on every mach
 
 - Random numbers are raw Philox words, mapped to integers here; numpy promises the words, not its own distributions.
 - Every quantity draws from a stream of its own name, `<view>/<split>/<quantity>`. So a new quantity or a new view
-  moves no existing byte, and a view may look at the scenes of another one: questions about the scenes of
-  `images/train` would draw their own words from `images/train/question`.
+  moves no existing byte, and a view may look at the scenes of another one: questions about the pictures of `images`
+  need only `images/train/question`, sound for the clips of `clips` needs only their tracks.
 - The unit of work is a chunk of `CHUNK` numbered samples, whatever the number of workers and of samples wanted.
 
 Lengths are integers, `FRAME` to the side of the picture; x goes right and y goes down. Angles are integers, `TURN` to
