@@ -39,7 +39,7 @@ class RunLogger(Logger):
         return str(self._record.folder)
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         """Append the metrics of one step."""
         self._record.log(metrics, step or 0)
 

@@ -1,73 +1,98 @@
-"""Writes what came of every claim: `data/report/<preset>/{index.html,claims.json,metrics.json,plots/figures.csv}`."""
+"""Judge every claim and write the page: data/results/<preset>/ -> data/report/<preset>/.
+
+Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them machine.js, which DVC does not track.
+"""
 
 import argparse
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
+from lightning_modules import tracking
+from lightning_modules.files import ROOT, digest, replace_folder, scratch, write_json
 from lightning_modules.metrics import claims
 from stages import page
 from stages.page import figures, machine
+from stages.plan import Plan, Row, load_plan, run_stage
 
 
-def read_arm(arm: str, row: dict, folder: Path, unavailable: dict[str, str]) -> tuple[page.Arm, dict]:
-    """An arm as the page shows it, with its metrics by seed; one without results carries the reason."""
-    shown = page.Arm(name=arm, runs=row["runs"])
+def read_arm(row: Row, folder: Path, unavailable: dict[str, str]) -> tuple[page.Arm, dict[int, dict[str, float]]]:
+    """An arm as the page shows it and its metrics by seed; an arm without results says why."""
     if not (folder / "metrics.json").exists():
-        lacking = [name for name in unavailable if name in arm]
-        shown.missing = f"no results, data set {' and '.join(lacking)} was not to be had" if lacking else "no results"
-        return shown, {}
+        why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
+        return page.Arm(row.arm, row.runs, missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
-    shown.seeds = sorted(by_seed)
-    shown.metrics = claims.summary({arm: by_seed})[arm]
-    if (folder / "figures.json").exists():
-        shown.figures = figures.load(folder / "figures.json")
-    return shown, by_seed
+    drawn = figures.load(folder / "figures.json")
+    return page.Arm(row.arm, row.runs, sorted(by_seed), claims.summary({row.arm: by_seed})[row.arm], drawn), by_seed
 
 
-def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
-    """Writes the tracked files and, beside them, the untracked facts of this machine."""
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    arms = [arm for paper in papers for arm in paper.arms if not arm.missing]
-    rows = [row for paper in papers for row in paper.rows]
-    for name, content in (("claims", rows), ("metrics", {arm.name: arm.metrics for arm in arms})):
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "plots" / "figures.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["arm", "figure", "series", "x", "y", "low", "high"], lineterminator="\n")
-        table.writeheader()
-        table.writerows(figures.table({arm.name: arm.figures for arm in arms}))
-    (folder / "index.html").write_text(page.render(papers, preset, unavailable), encoding="utf-8")
-    (folder / "machine.js").write_text(machine.script(Path(".scratch/runs")), encoding="utf-8")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Reads the plan, the facts and the results of its arms, and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", required=True, choices=["tiny", "paper"])
-    parser.add_argument("--plan", type=Path, default=Path("params.yaml"), help="the file with the evaluate section")
-    parser.add_argument("--show", action="store_true", help="print the claims to the terminal too")
-    options = parser.parse_args(arguments)
-    preset = options.preset
-    plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))["evaluate"]
-    notes = sorted(Path(".scratch/unavailable").glob(f"*-{preset}.txt"))
-    unavailable = {note.stem.removesuffix(f"-{preset}"): note.read_text(encoding="utf-8").strip() for note in notes}
-    read = {arm: read_arm(arm, row, Path("data/results", preset, arm), unavailable) for arm, row in plan.items()}
+def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[page.Paper]:
+    """Facts, verdicts and arms of every paper of the plan, in its order."""
+    read = {
+        arm: read_arm(row, root / "data/results" / plan.preset / arm, unavailable) for arm, row in plan.evaluate.items()
+    }
     results = {arm: by_seed for arm, (_, by_seed) in read.items() if by_seed}
     missing = {arm: shown.missing for arm, (shown, _) in read.items() if shown.missing}
     papers = []
-    for stem in dict.fromkeys(row["system"] for row in plan.values()):
-        facts = claims.load_facts(Path("lightning_modules", f"{stem}.yaml"))
-        claims.check_plan(facts, plan, preset)
-        arms = [shown for arm, (shown, _) in read.items() if plan[arm]["system"] == stem]
-        papers.append(page.Paper(facts, claims.ledger([facts], results, preset, missing), arms))
-    folder = Path("data/report", preset)
-    write(folder, papers, preset, unavailable)
+    for stem in dict.fromkeys(row.system for row in plan.evaluate.values()):
+        facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
+        arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
+        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms))
+    return papers
+
+
+def page_of(plan: Plan) -> Path:
+    """Where the page lies, seen from the repository's root."""
+    return Path("data/report", plan.preset, "index.html")
+
+
+def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
+    """Write the report, whole or not at all."""
+    arms = [arm for paper in papers for arm in paper.arms if not arm.missing]
+    with replace_folder(folder) as out:
+        write_json(out / "claims.json", [row for paper in papers for row in paper.rows])
+        write_json(out / "metrics.json", {arm.name: arm.metrics for arm in arms})
+        (out / "plots").mkdir()
+        with (out / "plots/figures.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, figures.COLUMNS, lineterminator="\n")
+            table.writeheader()
+            table.writerows(figures.table({arm.name: arm.figures for arm in arms}))
+        (out / "index.html").write_text(page.render(papers, preset, unavailable), encoding="utf-8")
+        (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
+
+
+def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
+    """Put an arm's means over seeds and its pictures beside its runs in MLflow."""
+    if arm.missing:
+        return
+    version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])
+    with tracking.open_record(
+        experiment=stem, arm=arm.name, stage="report", seed=None, preset=preset, key_suffix=version
+    ) as record:
+        record.summary({f"evaluate/{name}": row["mean"] for name, row in arm.metrics.items()})
+        for figure in arm.figures:
+            record.artifact(f"figures/{figure.id}.png", figures.png(figure))
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
+    """Read the plan, the facts and the results, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", default="params.yaml", help="params.yaml (default) or presets/paper/params.yaml")
+    parser.add_argument("--show", action="store_true", help="only print the claims to the terminal")
+    options = parser.parse_args(arguments)
+    plan = load_plan(root / options.plan)
+    notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
+    unavailable = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
+    papers = read_papers(plan, root, unavailable)
     if options.show:
-        page.show(papers, folder / "index.html")
+        page.show(papers, page_of(plan))
+        return
+    write(root / page_of(plan).parent, papers, plan.preset, unavailable)
+    for paper in papers:
+        for arm in paper.arms:
+            record_arm(paper.facts.stem, arm, plan.preset)
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MIRROR_VARIABLE = "REPRISE_MIRROR"
-# Seconds to connect and between bytes. The first counts for each of the up to 16 machines behind a cloud address: behind
-# a firewall that drops packets, two such addresses must have failed within a minute.
+# Seconds to connect and between bytes. The first counts anew for each of the many machines behind a cloud address, and
+# behind a firewall that drops packets all of them must have failed within a minute or so.
 TIMEOUT = (2, 10)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import find
+from lightning_modules.files import replace_folder
 
 CODECS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
@@ -33,7 +34,7 @@ def prepare(
     """
     folders = {split: find(name, entry, mirror=mirror, cache=Path(cache)) for split, entry in splits.items()}
     classes, codec = _classes(folders), _codec(folders)
-    with storage.new_folder(folder) as new:
+    with replace_folder(folder) as new:
         written = {
             split: storage.write_blocks(new, split, storage.numbered_blocks(_rows(path, classes)), codec)
             for split, path in folders.items()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import fetch, find
+from lightning_modules.files import replace_folder
 
 TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 HUB_SPLITS = {"train": "train", "val": "validation"}
@@ -26,7 +27,7 @@ def prepare(
     folder: Path,
     *,
     form: str,
-    splits: Sequence[str],
+    splits: Mapping[str, int],
     images_per_class: int | None,
     num_classes: int,
     files: Mapping[str, Mapping[str, str]],
@@ -41,7 +42,7 @@ def prepare(
         folder: the prepared data set.
         form: `folders`: `train/<wnid>/*.JPEG`, `val/<wnid>/*.JPEG`; `tars`: the official archives with the development
             kit; `parquet`: `data/{train,validation}-*.parquet` as on the Hugging Face Hub.
-        splits: which of `train` and `val` to write.
+        splits: which of `train` and `val` to write, and how many images the copy must have of each.
         images_per_class: keep only the first so many of each class; None keeps all.
         num_classes: how many classes the copy must have: with one missing, all later labels would be wrong.
         files: checksums of the archives, for the form `tars`; see `download.fetch`.
@@ -53,13 +54,11 @@ def prepare(
         ValueError: the copy does not have the announced form.
     """
     copy = _Copy(form, num_classes, files, mirror, Path(cache))
-    with storage.new_folder(folder) as new:
-        written = {
-            split: storage.write_blocks(
-                new, split, storage.numbered_blocks(_select(copy.rows(split), images_per_class, num_classes)), "jpeg"
-            )
-            for split in splits
-        }
+    with replace_folder(folder) as new:
+        written = {}
+        for split, count in splits.items():
+            rows = _first_of_each_class(_checked(copy.rows(split), count, num_classes), images_per_class)
+            written[split] = storage.write_blocks(new, split, storage.numbered_blocks(rows), "jpeg")
         storage.write_card(
             new,
             name="imagenet",
@@ -173,13 +172,24 @@ def _member(tar: tarfile.TarFile, suffix: str) -> bytes:
     return tar.extractfile(found[0]).read()
 
 
-def _select(rows: Iterable[Row], images_per_class: int | None, num_classes: int) -> Iterator[Row]:
-    taken = Counter()
-    for image, label in rows:
+def _checked(rows: Iterator[Row], count: int, num_classes: int) -> Iterator[Row]:
+    """Passes rows on, and refuses a copy that was cut off, holds no images, or has other labels."""
+    seen = 0
+    for seen, (image, label) in enumerate(rows, start=1):
         if not image:
-            raise ValueError(f"an image of label {label} has no bytes: the copy holds paths only, or an empty file.")
+            raise ValueError(
+                f"image {seen} of label {label} has no bytes: the copy holds paths only, or an empty file."
+            )
         if not 0 <= label < num_classes:
             raise ValueError(f"label {label} is outside 0 to {num_classes - 1}: the split has no labels, or others.")
-        if images_per_class is None or taken[label] < images_per_class:
+        yield image, label
+    if seen != count:
+        raise ValueError(f"the copy has {seen} images, expected {count}: complete it.")
+
+
+def _first_of_each_class(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
+    taken = Counter()
+    for image, label in rows:
+        if limit is None or taken[label] < limit:
             taken[label] += 1
             yield image, label

@@ -6,13 +6,10 @@ content, and `read` refuses anything else.
 
 import io
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -38,33 +35,13 @@ class Split:
     sha256: str
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends, and disappears when the block raises.
-
-    An earlier `folder` stays whole until it is replaced. A killed process leaves a hidden sibling at most, which the
-    next call removes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}.partial-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    with TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
-        new = Path(scratch, "new")
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(Path(scratch, "old"))
-        new.rename(folder)
-
-
 def write(
     folder: Path, split: str, columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None = None
 ) -> Split:
     """Writes a split that fits in memory; see `write_blocks`.
 
     Args:
-        folder: where the shards go: a `new_folder`.
+        folder: where the shards go: a folder of `files.replace_folder`.
         split: name of the split.
         columns: `id` and `label` (rows,) of integers; `image` (rows, H, W, C) of uint8, or (rows,) of encoded bytes.
         codec: how an image is stored.
@@ -89,7 +66,7 @@ def write_blocks(
     """Writes a split block by block: memory holds one block, and a shard is closed once its images fill `shard_bytes`.
 
     Args:
-        folder: where the shards go: a `new_folder`.
+        folder: where the shards go: the new one of `files.replace_folder`.
         split: name of the split.
         blocks: columns of the schema, in row groups of their own: a block should have a multiple of `row_group` rows.
         codec: how a picture is stored.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,6 +45,7 @@ from lightning_modules.datasets.world_scenes import (
     sample_scenes,
     trajectories,
 )
+from lightning_modules.files import replace_folder
 
 Columns = dict[str, np.ndarray]
 
@@ -260,7 +261,14 @@ View = Images | GradedImages | Clips | ActionClips
 
 
 def prepare(
-    folder: Path, *, view: str, seed: int, sizes: Mapping[str, int], image_size: int, workers: int, **options: object
+    folder: Path,
+    *,
+    view: str,
+    seed: int,
+    sizes: Mapping[str, int],
+    image_size: int,
+    options: Mapping[str, object],
+    workers: int,
 ) -> None:
     """Draws a data set of one view, with a contact sheet (`sheet.png`) of its first samples to look at.
 
@@ -270,26 +278,22 @@ def prepare(
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of samples of each split.
         image_size: side of the pictures in pixels.
-        workers: processes that draw; they change no byte.
         options: the other arguments of the view.
+        workers: processes that draw; they change no byte.
 
     Raises:
-        ValueError: an argument is out of its range.
-        TypeError: an option is missing, or the view has none of this name.
+        ValueError: an argument is out of its range, or an option is missing or unknown.
     """
-    if view not in VIEWS:
-        raise ValueError(f"view ({view!r}) must be one of {', '.join(VIEWS)}.")
     if not sizes:
         raise ValueError("sizes must name a split and its number of samples, for example {train: 4096}.")
     _at_least(1, workers=workers, **{f"sizes.{split}": size for split, size in sizes.items()})
     _at_least(0, seed=seed)
-    _at_least(16, image_size=image_size)
-    drawn = VIEWS[view](image_size=image_size, **options)
+    drawn = _view(view, image_size, options)
     sample = chunk_columns(drawn, seed, next(iter(sizes)), 0, CHUNK)
     schema, shape = infer_schema(sample), sample["video" if "video" in sample else "image"].shape[1:]
     spawn = get_context("spawn")
     with (
-        storage.new_folder(folder) as new,
+        replace_folder(folder) as new,
         ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else nullcontext() as pool,
     ):
         written = {
@@ -304,6 +308,16 @@ def prepare(
             source=f"drawn: the captioned world, seed {seed}", schema=schema,
         )  # fmt: skip
         write_contact_sheet(new / "sheet.png", sample)
+
+
+def _view(name: str, image_size: int, options: Mapping[str, object]) -> View:
+    if name not in VIEWS:
+        raise ValueError(f"view ({name!r}) must be one of {', '.join(VIEWS)}.")
+    known = [field.name for field in fields(VIEWS[name]) if field.name != "image_size"]
+    if set(options) != set(known):
+        raise ValueError(f"options ({', '.join(options)}) of the view {name!r} must be {', '.join(known)}.")
+    _at_least(16, image_size=image_size)
+    return VIEWS[name](image_size=image_size, **options)
 
 
 def _at_least(least: int, **values: int) -> None:

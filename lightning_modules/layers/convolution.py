@@ -23,6 +23,7 @@ class SmallConvNet(nn.Module):
         self.classifier = nn.Linear(2 * width, num_classes)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits, for images of any size."""
         return self.classifier(self.features(images).mean((2, 3)))
 
 
@@ -48,6 +49,7 @@ class PreActivationBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, features: Float[Tensor, "batch i height width"]) -> Float[Tensor, "batch o h w"]:
+        """The residual path carries raw features, except through a shortcut."""
         activated = F.relu(self.norm1(features))
         residual = features if self.shortcut is None else self.shortcut(activated)
         return residual + self.conv2(F.relu(self.norm2(self.conv1(activated))))
@@ -81,6 +83,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits, for images of any size."""
         features = F.relu(self.norm(self.groups(self.stem(images))))
         return self.classifier(features.mean((2, 3)))
 

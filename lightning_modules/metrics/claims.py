@@ -8,7 +8,7 @@ then `decide`. Imports no torch.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -118,7 +118,7 @@ class Claim(_Strict):
         return list(dict.fromkeys(operand.arm for operand in self.operands))
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self) -> "Claim":
         if self.paper_value is not None and self.paper_value_source is None:
             raise ValueError(f"paper_value is {self.paper_value!r}, so paper_value_source must say where it is from")
         if self.direction == "equal" and self.margin == 0:
@@ -153,7 +153,7 @@ class Facts(_Strict):
     oracles: list[Oracle] = []
 
     @model_validator(mode="after")
-    def _ids_differ(self) -> Self:
+    def _ids_differ(self) -> "Facts":
         ids = [claim.id for claim in self.claims]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"claim ids must be unique, but {', '.join(twice)} is given more than once")
@@ -231,7 +231,7 @@ def _pairs(claim: Claim, results: Results, missing: Mapping[str, str]) -> tuple[
     """Value and reference of the seeds that all arms of the claim share, in order of the seeds."""
     for arm in claim.arms:
         if arm not in results:
-            raise _NotTestableError(f"arm {arm}: {missing.get(arm, 'no results')}")
+            raise _NotTestableError(f"arm {arm}: {missing.get(arm, 'not in the plan')}")
     seeds = sorted(set.intersection(*(set(results[arm]) for arm in claim.arms)))
     if not seeds:
         raise _NotTestableError(f"arms {' and '.join(claim.arms)} share no seed")
@@ -259,7 +259,7 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
         claim: what the paper says.
         results: metrics of every seed of every arm that ran.
         preset: the preset of these results.
-        missing: why an arm has no results, where that is known.
+        missing: why an arm of the plan has no results.
     """
     factor = math.exp if claim.compare == "ratio" else float
     row = dict.fromkeys(("value", "value_interval", "reference", "reference_interval", "difference", "interval"))

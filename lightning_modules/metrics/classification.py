@@ -27,7 +27,7 @@ def negative_log_likelihood(logits: Float[np.ndarray, "samples classes"], labels
 
 
 def brier_score(logits: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"]) -> float:
-    """Mean squared distance between probabilities and the one-hot label, summed over classes (Brier 1950), in [0, 2]."""
+    """Squared distance of probabilities and one-hot label, summed over classes, in [0, 2] (Brier 1950)."""
     _check(logits, labels)
     error = np.exp(log_softmax(logits))
     error[np.arange(len(labels)), labels] -= 1.0
@@ -101,6 +101,45 @@ def risk_coverage(
 def area_under_risk_coverage(confidence: Float[np.ndarray, " samples"], correct: Bool[np.ndarray, " samples"]) -> float:
     """AURC (Geifman and El-Yaniv 2017): mean of the risk over all coverages, in [0, 1]; smaller is better."""
     return float(risk_coverage(confidence, correct)[1].mean())
+
+
+def deferral_curve(
+    confident: Float[np.ndarray, " samples"],
+    correct: Bool[np.ndarray, "2 samples"],
+    shares: Float[np.ndarray, " shares"],
+) -> Float[np.ndarray, " shares"]:
+    """Accuracy when the least confident share of the samples goes to the second model (ties in order of the rows)."""
+    gain = correct[1].astype(np.int64) - correct[0]
+    gained = np.concatenate([[0], np.cumsum(gain[np.argsort(confident, kind="stable")])])
+    return (correct[0].sum() + gained[_counts(shares, len(gain))]) / len(gain)
+
+
+def random_deferral(
+    correct: Bool[np.ndarray, "2 samples"], shares: Float[np.ndarray, " shares"]
+) -> Float[np.ndarray, " shares"]:
+    """Expected accuracy when a random share of the samples goes to the second model: a straight line."""
+    first, second = correct.mean(axis=1)
+    return first + _counts(shares, correct.shape[1]) / correct.shape[1] * (second - first)
+
+
+def oracle_deferral(
+    correct: Bool[np.ndarray, "2 samples"], shares: Float[np.ndarray, " shares"]
+) -> Float[np.ndarray, " shares"]:
+    """Best accuracy that any deferral could reach: samples that only the second model gets right go first."""
+    gain = correct[1].astype(np.float64) - correct[0]
+    return deferral_curve(-gain, correct, shares)
+
+
+def _counts(shares: np.ndarray, samples: int) -> np.ndarray:
+    return np.rint(shares * samples).astype(np.int64)
+
+
+def exits_per_class(
+    exit_stage: Int[np.ndarray, " samples"], labels: Int[np.ndarray, " samples"], stages: int, classes: int
+) -> Float[np.ndarray, "classes stages"]:
+    """Share of each class's samples that leave at each stage; rows sum to 1, a class without samples is all 0."""
+    counts = np.bincount(labels * stages + exit_stage, minlength=classes * stages).reshape(classes, stages)
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
 def bootstrap_interval(

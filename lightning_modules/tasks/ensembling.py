@@ -58,8 +58,8 @@ class Pool:
         for split in ("val", "test"):
             if len(self.labels.get(split, ())) == 0:
                 raise ValueError(
-                    f"seed {self.seed}: the {split} split is empty. Thresholds and members are chosen on val and reported "
-                    "on test, so both need samples."
+                    f"seed {self.seed}: the {split} split is empty. Thresholds and members are chosen on val and "
+                    "reported on test, so both need samples."
                 )
         names = [member.name for member in self.members]
         if len(set(names)) < len(names):
@@ -152,13 +152,13 @@ def join_pools(pools: Sequence[Pool]) -> Pool:
             raise ValueError(f"pools of seed {first.seed} and {other.seed} split the data differently: join one seed.")
         if other.num_classes != first.num_classes:
             raise ValueError(
-                f"members with {first.num_classes} and with {other.num_classes} classes cannot be averaged: train all on "
-                "the same label set."
+                f"members with {first.num_classes} and with {other.num_classes} classes cannot be averaged: train all "
+                "on the same label set."
             )
         for split, labels in first.labels.items():
             if not np.array_equal(labels, other.labels.get(split)):
                 raise ValueError(
-                    f"seed {first.seed}: the {split} labels of two runs differ, so row i is not the same sample in both. "
+                    f"seed {first.seed}: the {split} labels of two runs differ, so row i is not one sample in both. "
                     "Store the answers in the order of one split, without shuffling."
                 )
     members = tuple(member for pool in pools for member in pool.members)
@@ -193,7 +193,9 @@ def read_pools(runs: Sequence[Run]) -> list[Pool]:
 
 
 def combine(
-    logits: Float[np.ndarray, "members samples classes"], rule: str = "logits", weights: Sequence[float] | None = None
+    logits: Float[np.ndarray, "members samples classes"],
+    rule: str = "logits",
+    weights: Sequence[float | int] | None = None,
 ) -> Float[np.ndarray, "samples classes"]:
     """Log probabilities of an ensemble.
 
@@ -274,7 +276,7 @@ def fit_temperature(logits: Float[np.ndarray, "samples classes"], labels: Int[np
 
 
 def interpolate_log_macs(
-    macs: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, at: float | np.ndarray
+    macs: Sequence[float | int] | np.ndarray, values: Sequence[float | int] | np.ndarray, at: float | int | np.ndarray
 ) -> float | np.ndarray:
     """Values between measured models, linear in log MACs.
 
@@ -290,7 +292,7 @@ def interpolate_log_macs(
 
 
 def single_envelope(
-    macs: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, at: float | np.ndarray
+    macs: Sequence[float | int] | np.ndarray, values: Sequence[float | int] | np.ndarray, at: float | int | np.ndarray
 ) -> float | np.ndarray:
     """Best single model up to a cost: the running maximum over the ladder, linear in log MACs in between.
 
@@ -349,7 +351,7 @@ def over_seeds(metrics: Mapping[int, Mapping[str, float]], name: str) -> Float[n
 def seed_series(
     name: str,
     kind: str,
-    x: Sequence[float] | np.ndarray,
+    x: Sequence[float | int] | np.ndarray,
     values: Float[np.ndarray, "seeds points"],
     labels: Sequence[str] | None = None,
 ) -> Series:
@@ -373,17 +375,17 @@ def _check_logits(what: str, logits: np.ndarray, samples: int, classes: int) -> 
         )
     if len(logits) != samples:
         raise ValueError(
-            f"{what}: {len(logits)} rows of logits for {samples} labels. Members must answer the same samples in the same "
-            "order."
+            f"{what}: {len(logits)} rows of logits for {samples} labels. Members must answer the same samples in the "
+            "same order."
         )
     if np.isnan(logits).any():
         raise ValueError(
-            f"{what}: {int(np.isnan(logits).any(axis=1).sum())} rows of logits are NaN: this member's training diverged. "
-            "Lower its learning rate or remove it from the pool."
+            f"{what}: {int(np.isnan(logits).any(axis=1).sum())} rows of logits are NaN: this member's training "
+            "diverged. Lower its learning rate or remove it from the pool."
         )
 
 
-def _normalised(weights: Sequence[float] | None, members: int) -> np.ndarray:
+def _normalised(weights: Sequence[float | int] | None, members: int) -> np.ndarray:
     if weights is None:
         return np.full(members, 1.0 / members)
     array = np.asarray(weights, dtype=np.float64)

@@ -24,9 +24,10 @@ INK = "#010203"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
 PALETTE = ("#1d5fbf", "#c2410c", "#0f766e", "#9333a8", "#8a6100", "#be123c", "#4d7c0f", "#475569")
 MARKERS = "osD^vPX*"
+COLUMNS = ("arm", "figure", "series", "x", "y", "low", "high")
 STYLE = {
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 11,
     "text.parse_math": False,  # names of metrics may hold a dollar sign
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,7 +38,6 @@ STYLE = {
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
-    "errorbar.capsize": 2.5,
     "svg.fonttype": "none",  # text stays text: searchable, and in the fonts of the page
 }
 
@@ -68,6 +68,7 @@ def svg(figure: Figure, prefix: str) -> str:
     box = re.search(r'viewBox="[^"]+"', drawing).group()
     label = html.escape(f"{figure.title}. {figure.caption}")
     drawing = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{label}" {box}>', drawing, count=1)
+    drawing = re.sub(r"<style.*?</style>", "", drawing, count=1)  # inlined, it would hold for the whole page
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", drawing)
     for number, colour in enumerate(SERIES, start=1):
@@ -87,13 +88,13 @@ def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
 
 
 def table(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
-    """The points of all figures as rows {arm, figure, series, x, y, low, high}, for `dvc plots`."""
+    """The points of all figures as rows with the keys `COLUMNS`, for `dvc plots`."""
     return [
-        {"arm": arm, "figure": figure.id, "series": series.name, "x": x, "y": y, "low": low, "high": high}
+        dict(zip(COLUMNS, (arm, figure.id, series.name, *point), strict=True))
         for arm, drawn in figures.items()
         for figure in drawn
         for series in figure.series
-        for x, y, low, high in points(series)
+        for point in points(series)
     ]
 
 
@@ -104,7 +105,7 @@ def points(series: Series) -> list[tuple[float, float, float | None, float | Non
 
 
 def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
-    canvas = Canvas(figsize=(5.2, 3.5), layout="constrained")
+    canvas = Canvas(figsize=(5.2, 3.6), layout="constrained")
     axes = canvas.add_subplot()
     bars = [series for series in figure.series if series.kind == "bars"]
     for number, series in enumerate(figure.series):
@@ -127,7 +128,7 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
 def _curve(axes: Axes, series: Series, colour: str, marker: str) -> None:
     """A line with its band, a dashed line, or points with error bars."""
     if series.kind == "points":
-        axes.errorbar(series.x, series.y, _errors(series), fmt=marker, color=colour, elinewidth=1.2, label=series.name)
+        axes.errorbar(series.x, series.y, _errors(series), fmt=marker, color=colour, elinewidth=1.6, label=series.name)
         return
     style = {"linestyle": "--"} if series.kind == "dashed" else {"marker": marker}
     axes.plot(series.x, series.y, color=colour, label=series.name, **style)
@@ -140,7 +141,7 @@ def _bars(axes: Axes, series: Series, colour: str, ink: str, place: int, of: int
     step = float(np.diff(sorted(set(series.x))).min()) if len(set(series.x)) > 1 else 1.0
     width = 0.8 * step / of
     x = np.asarray(series.x, dtype=float) + (place - (of - 1) / 2) * width
-    error = {"ecolor": ink, "elinewidth": 1.2}
+    error = {"ecolor": ink, "elinewidth": 1.6}
     axes.bar(x, series.y, 0.92 * width, yerr=_errors(series), color=colour, error_kw=error, label=series.name)
 
 
@@ -155,7 +156,7 @@ def _category_axis(axes: Axes, bars: list[Series]) -> None:
 
 def _label(axes: Axes, series: Series, ink: str, below: bool) -> None:
     """Names beside the points, on the side where the other series are not."""
-    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 8, "alpha": 0.8}
+    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 9, "alpha": 0.8}
     for label, x, y in zip(series.labels or (), series.x, series.y, strict=False):
         axes.annotate(label, (x, y), (4, -13) if below else (0, 7), **style)
 

@@ -18,6 +18,7 @@ WNIDS = ["n01440764", "n01443537", "n02084071"]  # sorted: label 0, 1, 2
 CHALLENGE_IDS = {"n02084071": 1, "n01440764": 2, "n01443537": 3}  # the challenge counts in an order of its own
 TRAIN = {wnid: [f"{wnid}_{number}.JPEG" for number in (10, 9, 2)] for wnid in WNIDS}
 VAL_LABELS = [2, 0, 1, 1, 0]
+TRAIN_AND_VAL = {"train": 9, "val": 5}
 DEVKIT_ROOT = "ILSVRC2012_devkit_t12/data"
 
 
@@ -104,7 +105,7 @@ def checksums(root: Path) -> dict:
 def prepare(tmp_path: Path, form: str, **changes) -> Path:
     root, target = tmp_path / "mirror" / "imagenet", tmp_path / "datasets" / form
     config = {
-        "splits": ["train", "val"],
+        "splits": TRAIN_AND_VAL,
         "images_per_class": None,
         "num_classes": 3,
         "files": checksums(root),
@@ -140,14 +141,14 @@ def test_every_form_gives_the_same_rows_untouched(tmp_path, copies, form):
 
 @pytest.mark.parametrize("form", MAKERS)
 def test_images_per_class_keeps_the_first_of_each(tmp_path, copies, form):
-    folder = prepare(tmp_path, form, images_per_class=1, splits=["val"])
+    folder = prepare(tmp_path, form, images_per_class=1, splits={"val": 5})
     assert storage.card(folder)["splits"] == {"val": 3}
     assert storage.read(folder, "val")["label"].tolist() == [2, 0, 1]
 
 
 def test_rows_are_streamed_in_row_groups(tmp_path, copies, monkeypatch):
     monkeypatch.setattr(storage, "ROW_GROUP", 4)
-    folder = prepare(tmp_path, "folders", splits=["train"])
+    folder = prepare(tmp_path, "folders", splits={"train": 9})
     with pq.ParquetFile(folder / "train-00000-of-00001.parquet") as file:
         assert [file.metadata.row_group(index).num_rows for index in range(3)] == [4, 4, 1]
     assert storage.read(folder, "train")["id"].tolist() == list(range(9))
@@ -160,6 +161,13 @@ def test_copy_without_one_class_is_refused(tmp_path, copies, form):
     assert not list((tmp_path / "datasets").iterdir())
 
 
+@pytest.mark.parametrize("form", MAKERS)
+def test_incomplete_copy_is_refused(tmp_path, copies, form):
+    with pytest.raises(ValueError, match="the copy has 9 images, expected 10"):
+        prepare(tmp_path, form, splits={"train": 10})
+    assert not list((tmp_path / "datasets").iterdir())
+
+
 def test_labels_outside_the_classes_are_refused(tmp_path, copies):
     with pytest.raises(ValueError, match="label 2 is outside 0 to 1"):
         prepare(tmp_path, "parquet", num_classes=2)
@@ -168,8 +176,8 @@ def test_labels_outside_the_classes_are_refused(tmp_path, copies):
 def test_hub_form_with_paths_only_is_refused(tmp_path, copies):
     table = pa.table({"image": [{"bytes": None, "path": "a.JPEG"}], "label": [1]})
     pq.write_table(table, copies / "data" / "validation-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="image of label 1 has no bytes"):
-        prepare(tmp_path, "parquet", splits=["val"])
+    with pytest.raises(ValueError, match="image 1 of label 1 has no bytes"):
+        prepare(tmp_path, "parquet", splits={"val": 5})
 
 
 def test_missing_part_of_the_hub_form_is_refused(tmp_path, copies):
@@ -187,7 +195,7 @@ def test_validation_archive_must_match_its_ground_truth(tmp_path, copies):
 def test_other_archive_in_place_of_the_devkit_is_refused(tmp_path, copies):
     (copies / imagenet.DEVKIT).write_bytes(tar_bytes({"readme.txt": b""}, "w:gz"))
     with pytest.raises(ValueError, match=r"has 0 members \*/data/meta\.mat"):
-        prepare(tmp_path, "tars", splits=["val"])
+        prepare(tmp_path, "tars", splits={"val": 5})
 
 
 def test_altered_archive_is_refused(tmp_path, copies):
@@ -200,7 +208,7 @@ def test_altered_archive_is_refused(tmp_path, copies):
 
 def test_only_the_needed_archives_are_asked_for(tmp_path, copies):
     (copies / imagenet.TRAIN_TAR).unlink()
-    assert storage.card(prepare(tmp_path, "tars", splits=["val"], files=checksums(copies)))["splits"] == {"val": 5}
+    assert storage.card(prepare(tmp_path, "tars", splits={"val": 5}, files=checksums(copies)))["splits"] == {"val": 5}
 
 
 @pytest.mark.parametrize(("form", "entry"), [("folders", "train"), ("tars", imagenet.TRAIN_TAR), ("parquet", "data")])
@@ -215,4 +223,4 @@ def test_absent_copy_is_told_with_the_way_out(tmp_path, copies, form, entry):
 @pytest.mark.parametrize(("form", "split"), [("zip", "val"), ("folders", "test")])
 def test_unknown_form_or_split_is_refused(tmp_path, copies, form, split):
     with pytest.raises(ValueError, match=f"form '{form}' with split '{split}': expected"):
-        prepare(tmp_path, form, splits=[split])
+        prepare(tmp_path, form, splits={split: 1})

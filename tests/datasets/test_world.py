@@ -35,9 +35,11 @@ def draw(view: str, chunk: int = 0, split: str = "train", **options) -> dict[str
     return world.chunk_columns(drawn, 7, split, chunk, CHUNK)
 
 
-def prepare(folder, view: str, workers: int = 1, **options):
-    arguments = {"seed": 7, "sizes": {"train": ROWS}, "workers": workers} | OPTIONS[view] | options
-    world.prepare(folder, view=view, **arguments)
+def prepare(folder, view: str, workers: int = 1, sizes=None, seed: int = 7, **changes):
+    options = OPTIONS.get(view, {"image_size": 32}) | changes
+    size = options.pop("image_size")
+    sizes = {"train": ROWS} if sizes is None else sizes
+    world.prepare(folder, view=view, seed=seed, sizes=sizes, image_size=size, options=options, workers=workers)
     return storage.card(folder)
 
 
@@ -207,22 +209,18 @@ def test_smallest_and_odd_sizes_are_drawn(view):
         ("images", {"shared_words": 1.5}, r"shared_words \(1.5\) must be between"),
         ("graded", {"noise": 300}, r"noise \(300\) must be between"),
         ("graded", {"fading": -0.1}, r"fading \(-0.1\) must be between"),
+        (
+            "images",
+            {"fading": 0.5},
+            r"options \(objects, shared_words, fading\) .*'images' must be objects, shared_words",
+        ),
         ("actions", {"frames": 3}, r"frames \(3\) must be at least 4"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, view, options, message):
     with pytest.raises(ValueError, match=message):
-        world.prepare(
-            tmp_path / "set",
-            view=view,
-            **{"seed": 0, "sizes": {"train": 9}, "workers": 1} | OPTIONS.get(view, {"image_size": 32}) | options,
-        )
+        prepare(tmp_path / "set", view, **{"sizes": {"train": 9}} | options)
     assert not (tmp_path / "set").exists()
-
-
-def test_an_option_of_another_view_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="fading"):
-        prepare(tmp_path / "set", "images", fading=0.5)
 
 
 def test_the_frame_is_not_left_by_any_object():
