@@ -93,7 +93,9 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         scale=interval_scale,
         points=figures.points,
-        drawing=lambda figure, prefix: Markup(figures.svg(figure, prefix)),
+        drawing=lambda figure, prefix, first: Markup(
+            figures.svg(figure, prefix, figures.LARGE if first else figures.SMALL)
+        ),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
