@@ -266,6 +266,8 @@ def run_stage(main: Callable[[], None]) -> None:
     os.chdir(ROOT)
     try:
         main()
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename}: no such file or folder")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -186,7 +186,7 @@ def _log_axis(axes: Axes, figure: Figure) -> None:
 
 
 def _log_error_axis(axes: Axes, figure: Figure) -> None:
-    """Percentages spaced by the logarithm of what is missing to 100, and a tenth of a point, so that 100 has a place."""
+    """Percentages spaced by the logarithm of what is missing to 100 and a tenth of a point, so that 100 has a place."""
     there, back = lambda y: -np.log(np.maximum(100.1 - y, 1e-9)), lambda place: 100.1 - np.exp(-place)
     axes.set_yscale("function", functions=(there, back))
     every = [y for series in figure.series for y in (*series.y, *(series.low or ()), *(series.high or ()))]
