@@ -187,7 +187,7 @@ def fit(
             enable_progress_bar=visible,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"conf/trainer does not suit this machine: {' '.join(str(error).split())}") from error
     if module.recipe["epochs"] == 0:
         return trainer

@@ -245,6 +245,28 @@ def check(plan: Plan) -> None:
     compose(plan.preset, trainer=trainer_name())
 
 
+def check_claims(plan: Plan) -> None:
+    """Check that every claim to be judged names arms of the plan.
+
+    For `make check`, not for a stage: who runs a part of a plan is told in the report what is missing.
+
+    Raises:
+        ValueError: a claim names an arm that the plan does not evaluate.
+    """
+    from lightning_modules.metrics import claims
+
+    for stem in sorted({row.system for row in plan.evaluate.values()}):
+        facts = claims.load_facts(ROOT / "lightning_modules" / f"{stem}.yaml")
+        claims.check_plan(facts, plan.evaluate, plan.preset)
+
+
+def main() -> None:
+    """What `make check-plan` runs."""
+    plan = load_plan(stage_arguments().plan)
+    check(plan)
+    check_claims(plan)
+
+
 def trainer_name() -> str:
     """Name of the machine's settings in `conf/trainer/`, chosen by the environment so that it makes no stage stale."""
     return os.environ.get("REPRISE_TRAINER", "cpu")
@@ -273,4 +295,4 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(lambda: check(load_plan(stage_arguments().plan)))
+    run_stage(main)

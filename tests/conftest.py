@@ -14,7 +14,7 @@ def finished(tmp_path_factory):
     """A small project whose pipeline has run, and whose runs are in its own `mlflow.db`. Read, never changed."""
     from tests.pipeline import Copy
 
-    copy = Copy(tmp_path_factory.mktemp("finished"))
+    copy = Copy(tmp_path_factory.mktemp("finished"), seeds=(0, 1, 2))
     copy.environment["REPRISE_TRACKING"] = "local"  # sent below, at once
     copy.dvc("repro")
     copy.python("-m", "lightning_modules.mirror", "--flush")
