@@ -1,0 +1,89 @@
+"""Search singles, ensembles and cascades of one arm's trained seeds: data/runs -> data/results/<preset>/sweep-<arm>/.
+
+The trials are the same with any number of workers (REPRISE_WORKERS) and after a kill: see `tasks/batches.py`. For a
+study that many machines share, and that is not an output of the pipeline, see `stages/study.py`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_modules import tracking
+from lightning_modules.files import replace_folder, scratch
+from lightning_modules.runs import Evaluation, Run
+from stages.evaluate import read_runs, write_evaluation
+from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
+
+
+def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> Any:
+    """The search over the answers of an arm's seeds."""
+    from hydra.utils import instantiate
+
+    from lightning_modules.tasks import ensembling, sweeping
+
+    trained = plan.row("pretrain", row.runs)
+    system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
+    return instantiate(settings["search"], _partial_=True, _convert_="all")(
+        ensembling.read_pools(runs),
+        training_images=sweeping.training_images(system),
+        latency=latencies(trained.system, f"{plan.preset}--{row.runs}--pretrain"),
+    )
+
+
+def latencies(system: str, key: str) -> dict[str, float]:
+    """Milliseconds per image of each architecture, alone, as the latest training on this machine measured them."""
+    what, found = "/milliseconds_per_image@batch_1", {}
+    for path in sorted((scratch() / "runs" / system).glob(f"{key}--*/machine.json"), key=lambda p: p.stat().st_mtime):
+        facts = json.loads(path.read_text())
+        found |= {name.removesuffix(what): value for name, value in facts.items() if name.endswith(what)}
+    return found
+
+
+def track(row: Row, preset: str, seed: int, evaluation: Evaluation, settings: dict) -> None:
+    """The study as a record with its pictures, and each trial of a front as another one, under one parent run."""
+    from stages.page import figures
+
+    study, fronts = (json.loads(evaluation.files[name]) for name in ("study.json", "pareto.json"))
+    common = {"experiment": row.system, "arm": f"sweep-{row.arm}", "preset": preset, "seed": seed}
+    with tracking.open_record(
+        **common, stage="sweep", params=settings, tags={"statement": study["statement"]}
+    ) as record:
+        for name, content in evaluation.files.items():
+            record.artifact(name, content)
+        for figure in evaluation.figures:
+            record.artifact(f"{figure.id}.png", figures.png(figure))
+    for point in (point for front in fronts.values() for point in front):
+        with tracking.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
+            record.summary({name: value for name, value in point.items() if isinstance(value, float)})
+
+
+def main() -> None:
+    """Run the study in batches and write what came out."""
+    arguments = stage_arguments("arm")
+    plan = load_plan(arguments.plan)
+    row = plan.row("sweep", arguments.arm)
+    settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
+    runs = read_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
+
+    from lightning_modules.tasks import batches, sweeping
+
+    sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_bytes()
+    inputs = [settings["search"], [run.facts["answers_sha256"] for run in runs], sources.decode()]
+    fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    search = cached_search(plan, row, runs, settings)
+    study, trials = batches.run(
+        search,
+        **{name: settings[name] for name in ("trials", "batch", "seed")},
+        workers=int(os.environ.get("REPRISE_WORKERS", "1")),
+        memory=scratch() / "sweeps" / f"{row.arm}-{fingerprint}",
+    )
+    evaluation = sweeping.report(search, trials, row.dataset, settings)
+    with replace_folder(ROOT / "data/results" / plan.preset / f"sweep-{row.arm}") as out:
+        write_evaluation(out, evaluation)
+    track(row, plan.preset, settings["seed"], evaluation, settings)
+
+
+if __name__ == "__main__":
+    run_stage(main)
