@@ -16,6 +16,8 @@ from lightning_modules.runs import Evaluation, Run
 from stages.evaluate import read_runs, write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
 
+BEST = 5  # trials of each front that are tracked, the most accurate ones
+
 
 def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> Any:
     """The search over the answers of an arm's seeds."""
@@ -41,22 +43,21 @@ def latencies(system: str, key: str) -> dict[str, float]:
     return found
 
 
-def track(row: Row, preset: str, seed: int, evaluation: Evaluation, settings: dict) -> None:
-    """The study as a record with its pictures, and each trial of a front as another one, under one parent run."""
+def track(name: str, row: Row, preset: str, settings: dict, evaluation: Evaluation) -> None:
+    """The study as a record with its pictures, and the best trials of each front, under one parent run."""
     from stages.page import figures
 
-    study, fronts = (json.loads(evaluation.files[name]) for name in ("study.json", "pareto.json"))
-    common = {"experiment": row.system, "arm": f"sweep-{row.arm}", "preset": preset, "seed": seed}
-    with tracking.open_record(
-        **common, stage="sweep", params=settings, tags={"statement": study["statement"]}
-    ) as record:
-        for name, content in evaluation.files.items():
-            record.artifact(name, content)
+    study, fronts = (json.loads(evaluation.files[file]) for file in ("study.json", "pareto.json"))
+    common = {"experiment": row.system, "arm": name, "preset": preset, "seed": settings["seed"]}
+    tags = {"statement": study["statement"]}
+    with tracking.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
+        for file, content in evaluation.files.items():
+            record.artifact(file, content)
         for figure in evaluation.figures:
             record.artifact(f"{figure.id}.png", figures.png(figure))
-    for point in (point for front in fronts.values() for point in front):
+    for point in (point for front in fronts.values() for point in front[-BEST:]):
         with tracking.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
-            record.summary({name: value for name, value in point.items() if isinstance(value, float)})
+            record.summary({key: value for key, value in point.items() if isinstance(value, int | float)})
 
 
 def main() -> None:
@@ -64,10 +65,11 @@ def main() -> None:
     arguments = stage_arguments("arm")
     plan = load_plan(arguments.plan)
     row = plan.row("sweep", arguments.arm)
+    name = f"sweep-{row.arm}"
     settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
     runs = read_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
 
-    from lightning_modules.tasks import batches, sweeping
+    from lightning_modules.tasks import batches
 
     sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_bytes()
     inputs = [settings["search"], [run.facts["answers_sha256"] for run in runs], sources.decode()]
@@ -79,10 +81,11 @@ def main() -> None:
         workers=int(os.environ.get("REPRISE_WORKERS", "1")),
         memory=scratch() / "sweeps" / f"{row.arm}-{fingerprint}",
     )
-    evaluation = sweeping.report(search, trials, row.dataset, settings)
-    with replace_folder(ROOT / "data/results" / plan.preset / f"sweep-{row.arm}") as out:
+    evaluation = search.report(trials, row.dataset, settings)
+    with replace_folder(ROOT / "data/results" / plan.preset / name) as out:
         write_evaluation(out, evaluation)
-    track(row, plan.preset, settings["seed"], evaluation, settings)
+    batches.publish(study, scratch() / "sweeps", name)
+    track(name, row, plan.preset, settings, evaluation)
 
 
 if __name__ == "__main__":

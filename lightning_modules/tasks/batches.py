@@ -18,7 +18,7 @@ from pathlib import Path
 
 import optuna
 
-from lightning_modules.files import write_json
+from lightning_modules.files import replace_file, write_json
 from lightning_modules.processes import die_with_parent
 from lightning_modules.tasks.sweeping import CachedSearch, Configuration, Finished, Outcome
 
@@ -57,6 +57,19 @@ def run(
                 study.tell(trial, outcome.values)
                 finished.append(Finished(trial.number, config, outcome))
     return study, finished
+
+
+def publish(study: optuna.Study, folder: Path, name: str) -> None:
+    """Copy a finished study to the journal `<folder>/<name>.journal`, where `make dashboard` finds it."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with replace_file(folder / f"{name}.journal") as path:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        optuna.copy_study(
+            from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
+        )
 
 
 def sampler(seed: int | None, startup: int = 10) -> optuna.samplers.BaseSampler:

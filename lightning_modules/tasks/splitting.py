@@ -6,9 +6,9 @@ others at the same epoch is pruned: the schedule is the same for all, so equal e
 Read `TrainingSearch.evaluate` first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
@@ -17,9 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import learning_rate_schedule
 from lightning_modules.metrics.compute import count_macs
+from lightning_modules.runs import Evaluation, Figure, Series
 from lightning_modules.tasks.labelled import LabelledImages
 from lightning_modules.tasks.members import Members, build_network
-from lightning_modules.tasks.sweeping import TRAINING_FACTOR, Configuration, Outcome, training_images
+from lightning_modules.tasks.sweeping import TRAINING_FACTOR, Configuration, Finished, Outcome, as_json, training_images
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -101,6 +102,45 @@ class TrainingSearch:
         facts = {"config": config, "training_macs": spent, "training_share": round(spent / self.budget, 6)}
         return Outcome((accuracy,), {"budget": float(spent - self.budget)}, facts)
 
+    def report(self, trials: Sequence[Finished], dataset: str, settings: Mapping[str, Any]) -> Evaluation:
+        """The best big member, the best group of members, and what was tried.
+
+        Args:
+            trials: the complete trials of the study; pruned ones lagged behind them.
+            dataset: first part of every metric's name.
+            settings: what the study was asked for, kept with the results.
+        """
+        best = {
+            kind: min((t for t in trials if (t.config["copies"] > 1) == several), key=_preference, default=None)
+            for kind, several in (("single", False), ("ensemble", True))
+        }
+        fronts = {kind: [_row(trial)] if trial else [] for kind, trial in best.items()}
+        study = {
+            "settings": dict(settings),
+            "space": self.space,
+            "statement": self._state(best, dataset),
+            "trials": [_row(trial) for trial in trials],
+        }
+        metrics = {
+            f"{dataset}/split_{kind}/validation_top1_percent": trial.outcome.values[0]
+            for kind, trial in best.items()
+            if trial
+        }
+        return Evaluation(
+            metrics={self.data_seed: metrics},
+            figures=[_figure(trials, dataset)],
+            files={"study.json": as_json(study), "pareto.json": as_json(fronts)},
+        )
+
+    def _state(self, best: Mapping[str, Finished | None], dataset: str) -> str:
+        told = [
+            f"{trial.config['copies']} of width {trial.config['width']}: {trial.outcome.values[0]:.2f} % validation "
+            f"accuracy for {trial.outcome.facts['training_share']:.0%} of the budget"
+            for trial in best.values()
+            if trial
+        ]
+        return f"On {dataset}, {self.budget:,} training MACs were spent best on {'; on '.join(told)} (one seed)."
+
     def _train(
         self, members: Members, data: LabelledImages, device: torch.device, report: Callable[[float, int], None] | None
     ) -> float:
@@ -139,3 +179,34 @@ def averaged_accuracy(members: Members, data: LabelledImages, device: torch.devi
     logits = [x for key, x in answers.items() if key.startswith("logits/") and key.endswith("/val")]
     right: Tensor = torch.stack(logits).mean(dim=0).argmax(dim=-1) == answers["labels/val"]
     return round(100 * float(right.float().mean()), 6)
+
+
+def _preference(trial: Finished) -> tuple[float, float, int]:
+    """The most accurate first; among equals the cheaper, then the earlier."""
+    return -trial.outcome.values[0], trial.outcome.facts["training_macs"], trial.number
+
+
+def _row(trial: Finished) -> dict:
+    return {
+        "trial": trial.number,
+        "configuration": trial.config,
+        "validation_top1_percent": trial.outcome.values[0],
+        "training_macs": trial.outcome.facts["training_macs"],
+    }
+
+
+def _figure(trials: Sequence[Finished], dataset: str) -> Figure:
+    series = []
+    for width in sorted({trial.config["width"] for trial in trials}):
+        mine = {t.config["copies"]: t.outcome.values[0] for t in trials if t.config["width"] == width}
+        copies = sorted(mine)
+        series.append(Series(f"width {width}", "points", [float(k) for k in copies], [mine[k] for k in copies]))
+    return Figure(
+        id=f"{dataset}-split",
+        title=f"One training budget on {dataset}: one big member or many small ones",
+        caption="Validation accuracy of the averaged members of the trials that were not pruned; one seed.",
+        x_label="members",
+        y_label="top-1 accuracy (%)",
+        x_scale="log",
+        series=series,
+    )

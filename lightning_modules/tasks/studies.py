@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_modules.processes import die_with_parent
+from lightning_modules.runs import Evaluation
 from lightning_modules.tasks import batches
 from lightning_modules.tasks.sweeping import Configuration, Finished, Outcome
 
@@ -56,6 +57,9 @@ class Search(Protocol):
     def evaluate(self, config: Configuration, report: Callable[[float, int], None] | None) -> Outcome:
         """Evaluate it; `report` takes intermediate values and ends a trial that is not worth going on with."""
 
+    def report(self, trials: Sequence[Finished], dataset: str, settings: Mapping[str, Any]) -> Evaluation:
+        """What finished trials say."""
+
 
 class Locks(Protocol):
     """Named locks that end with the process that holds them."""
@@ -65,6 +69,9 @@ class Locks(Protocol):
 
     def release(self, name: str) -> None:
         """Give it back."""
+
+    def close(self) -> None:
+        """Give back all, and the connection."""
 
 
 class FileLocks:
@@ -88,6 +95,11 @@ class FileLocks:
     def release(self, name: str) -> None:
         """Give it back."""
         self._files.pop(name).close()
+
+    def close(self) -> None:
+        """Give back all."""
+        for name in list(self._files):
+            self.release(name)
 
 
 class PostgresLocks:
@@ -114,6 +126,11 @@ class PostgresLocks:
         """Give it back."""
         self._call("pg_advisory_unlock", name)
 
+    def close(self) -> None:
+        """Give back all, and the connection."""
+        self._session.close()
+        self._session.engine.dispose()
+
     def _call(self, function: str, name: str) -> Any:
         from sqlalchemy import text
 
@@ -122,7 +139,7 @@ class PostgresLocks:
         return self._session.execute(text(f"SELECT {function}({key})")).scalar()
 
 
-class JournalLock(BaseJournalFileLock):
+class JournalLock:
     """Optuna's lock around each line of a journal, as a file lock: a killed writer leaves nothing to wait for."""
 
     def __init__(self, locks: FileLocks) -> None:
@@ -153,8 +170,8 @@ def open_storage(storage: str | None, study: str, folder: Path) -> tuple[BaseSto
         return JournalStorage(JournalFileBackend(str(folder / f"{study}.journal"), JournalLock(locks))), locks
     if not storage.startswith(("postgresql://", "postgresql+")):
         raise ValueError(
-            f"storage ({storage}) must be null, for a journal file, or postgresql://user@host/database: other databases "
-            "have no locks that end with a killed worker."
+            f"storage ({storage}) must be null, for a journal file, or postgresql://user@host/database: other "
+            "databases have no locks that end with a killed worker."
         )
     from sqlalchemy.exc import OperationalError
 
@@ -291,6 +308,27 @@ class SharedStudy:
 
     def _listed(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
+
+    def first(self, what: str) -> bool:
+        """Whether this is the first time that anyone asks so, for this number of trials."""
+        with self._held("study"):
+            told = f"{what} {self.trials}"
+            if told in self.study.user_attrs:
+                return False
+            self.study.set_user_attr(told, True)
+            return True
+
+    def summary(self) -> str:
+        """How many trials were asked for, complete, pruned, and lost with their worker."""
+        states = [trial.state for trial in self._finished().values()]
+        complete, pruned = (states.count(state) for state in FINISHED)
+        lost = len(self._listed(TrialState.FAIL))
+        return f"{self.trials} trials asked, {complete} complete, {pruned} pruned, {lost} lost and made up for"
+
+    def close(self) -> None:
+        """Give connections back, so that forked workers do not inherit them."""
+        self._storage.remove_session()
+        self._locks.close()
 
 
 def run_workers(work: Callable[[], None], count: int, devices: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 A trial is one configuration: which members, how they are averaged, when a cascade may stop. It trains nothing: it
 reads cached logits, so it costs milliseconds. Each kind gets the same number of trials, or the comparison would be one
-of search effort. Read `CachedSearch.measure` first, then `report`, which says where committees start to beat singles.
+of search effort. Read `CachedSearch.measure` first, then `state`, which says where committees start to beat singles.
 
 Three rules keep the comparison honest:
 - Copies of an architecture are taken in turn and numbers are means over that rotation: no trial can pick lucky copies.
@@ -11,6 +11,7 @@ Three rules keep the comparison honest:
   of one seed are validation images of another.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ Configuration = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial found: the objectives, what must not be exceeded (<= 0 holds), and what is recorded beside them."""
+    """What one trial found: the objectives, the constraints (which hold at <= 0), and what is recorded beside them."""
 
     values: tuple[float, ...]
     constraints: dict[str, float]
@@ -180,6 +181,48 @@ class CachedSearch:
             facts,
         )
 
+    def report(self, trials: Sequence[Finished], dataset: str, settings: Mapping[str, Any]) -> Evaluation:
+        """Fronts, the comparison at each budget, and the statement, from finished trials.
+
+        Args:
+            trials: the finished trials of the study, in order of their slots.
+            dataset: first part of every metric's name.
+            settings: what the study was asked for, kept with the results.
+        """
+        fronts = {kind: _front(self, [t for t in trials if t.config["kind"] == kind]) for kind in KINDS}
+        metrics = self._at_budgets(trials, dataset)
+        gains = {kind: gain_by_budget(self.rungs, metrics, dataset, kind) for kind in KINDS[1:]}
+        study = {
+            "settings": dict(settings),
+            "space": self.space,
+            "statement": " ".join(state(kind, found, dataset) for kind, found in gains.items()),
+            "gains": {kind: [asdict(gain) for gain in found] for kind, found in gains.items()},
+            "trials": [_row(trial) for trial in trials],
+        }
+        return Evaluation(
+            metrics=metrics,
+            figures=[_front_figure(fronts, dataset, len(self.seeds)), _gain_figure(gains, dataset, len(self.seeds))],
+            files={"study.json": as_json(study), "pareto.json": as_json(fronts)},
+        )
+
+    @property
+    def rungs(self) -> dict[str, int]:
+        """The budgets of the comparison: what each architecture but the cheapest costs, within the search's budget."""
+        return {name: macs for name, macs in list(self.macs.items())[1:] if macs <= self.budget}
+
+    def _at_budgets(self, trials: Sequence[Finished], dataset: str) -> dict[int, dict[str, float]]:
+        """Test accuracy and cost of the best of each kind within each budget, chosen on the same seed's validation."""
+        metrics: dict[int, dict[str, float]] = {seed.pool.seed: {} for seed in self.seeds}
+        for (name, budget), kind in itertools.product(self.rungs.items(), KINDS):
+            chosen = [best_within(trials, kind, budget, index) for index in range(len(self.seeds))]
+            if None in chosen:
+                continue
+            for index, (trial, own) in enumerate(zip(chosen, metrics.values(), strict=True)):
+                accuracy, macs = self.test(trial.config, index)
+                own[f"{dataset}/sweep_{kind}/top1_percent@{name}"] = accuracy
+                own[f"{dataset}/sweep_{kind}/macs_per_sample@{name}"] = macs
+        return metrics
+
     def test(self, config: Configuration, index: int) -> tuple[float, float]:
         """Test accuracy in percent and MACs per sample on the seed at `index`."""
         return self.seeds[index].measure(config, "test")
@@ -255,42 +298,6 @@ class _SeedPool:
         return ensembling.fit_temperature(self.pool.logits[view]["val"], self.pool.labels["val"])
 
 
-def report(search: CachedSearch, trials: Sequence[Finished], dataset: str, settings: Mapping[str, Any]) -> Evaluation:
-    """Fronts, the comparison at each budget, and the statement, from finished trials.
-
-    Args:
-        search: what the trials were evaluated by.
-        trials: all finished trials of the study, in order of their numbers.
-        dataset: first part of every metric's name.
-        settings: what the study was asked for, kept with the results.
-    """
-    fronts = {kind: _front(search, [t for t in trials if t.config["kind"] == kind]) for kind in KINDS}
-    metrics = {seed.pool.seed: {} for seed in search.seeds}
-    for name, budget in _rungs(search):
-        for kind in KINDS:
-            chosen = [best_within(trials, kind, budget, index) for index in range(len(search.seeds))]
-            if None not in chosen:
-                for index, trial in enumerate(chosen):
-                    accuracy, macs = search.test(trial.config, index)
-                    own = metrics[search.seeds[index].pool.seed]
-                    own[f"{dataset}/sweep_{kind}/top1_percent@{name}"] = accuracy
-                    own[f"{dataset}/sweep_{kind}/macs_per_sample@{name}"] = macs
-    gains = {kind: gain_by_budget(search, metrics, dataset, kind) for kind in KINDS[1:]}
-    statement = " ".join(state(kind, gains[kind], dataset) for kind in gains)
-    study = {
-        "settings": dict(settings),
-        "space": search.space,
-        "statement": statement,
-        "gains": {kind: [asdict(gain) for gain in found] for kind, found in gains.items()},
-        "trials": [_row(trial) for trial in trials],
-    }
-    return Evaluation(
-        metrics=metrics,
-        figures=[_front_figure(fronts, dataset, len(search.seeds)), _gain_figure(gains, dataset, len(search.seeds))],
-        files={"study.json": _json(study), "pareto.json": _json(fronts)},
-    )
-
-
 def best_within(trials: Sequence[Finished], kind: str, budget: float, index: int) -> Finished | None:
     """The trial of a kind that is most accurate on the validation data of one seed within a budget, if there is one.
 
@@ -332,10 +339,12 @@ class Gain:
         return self.low is not None and self.low > 0
 
 
-def gain_by_budget(search: CachedSearch, metrics: Mapping[int, Mapping], dataset: str, kind: str) -> list[Gain]:
+def gain_by_budget(
+    rungs: Mapping[str, int], metrics: Mapping[int, Mapping[str, float]], dataset: str, kind: str
+) -> list[Gain]:
     """Paired differences over seeds at every budget where the kind has a configuration, from small to large."""
     gains = []
-    for name, budget in _rungs(search):
+    for name, budget in rungs.items():
         metric = f"{dataset}/sweep_{kind}/top1_percent@{name}"
         if all(metric in own for own in metrics.values()):
             single = ensembling.over_seeds(metrics, f"{dataset}/sweep_single/top1_percent@{name}")
@@ -367,11 +376,6 @@ def state(kind: str, gains: Sequence[Gain], dataset: str) -> str:
         f"{what} are ahead of single models from {gains[start].budget:,} MACs per sample on, {where} (95 % interval "
         f"above zero; {searched})."
     )
-
-
-def _rungs(search: CachedSearch) -> list[tuple[str, int]]:
-    """The budgets of the comparison: every architecture's cost within the search's own budget, but the cheapest's."""
-    return [(name, macs) for name, macs in list(search.macs.items())[1:] if macs <= search.budget]
 
 
 def _front(search: CachedSearch, trials: Sequence[Finished]) -> list[dict]:
@@ -407,7 +411,8 @@ def _row(trial: Finished) -> dict:
     }
 
 
-def _json(content: object) -> bytes:
+def as_json(content: object) -> bytes:
+    """A file of results."""
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
