@@ -24,7 +24,7 @@ import posixpath
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,11 @@ class Record:
     changed: int
 
     @property
+    def arm(self) -> tuple[str, str]:
+        """What it shares with the other seeds and stages of its arm: experiment and key of the parent run."""
+        return self.meta["experiment"], self.meta["parent"]["key"]
+
+    @property
     def running(self) -> bool:
         """Whether its process lives."""
         return self.state["status"] == "RUNNING"
@@ -58,7 +63,7 @@ class Record:
 
     @property
     def sent(self) -> dict[str, Any]:
-        """What the last mirror noted about it: `uri`, `digest`, `offset`."""
+        """What the last mirror noted about it: `uri`, `digest`, `offset`, `experiment_id`, `run_id`."""
         return tracking.read_json(self.folder / "sent.json")
 
     @property
@@ -113,21 +118,20 @@ class Mirror:
         Returns:
             The records that could not be sent whole, and the reason for the last of them.
         """
+        arms: dict[tuple[str, str], list[Record]] = {}
+        for record in records:
+            arms.setdefault(record.arm, []).append(record)
         fresh = [record for record in records if not self._is_sent(record)]
         waiting, reason = [], None
         for position, record in enumerate(fresh):
             try:
-                self._send(record)
+                self._send(record, arms[record.arm])
             except Exception as error:  # whatever a server or a file system throws, the other records go on
                 reason = _one_line(error)
                 waiting.append(record)
                 self._runs.pop(record.meta["experiment"], None)  # what is known of the server may be wrong: ask again
                 if not self._server_answers():
                     return waiting + fresh[position + 1 :], "it does not answer"
-        try:
-            self._close_parents(records)
-        except Exception as error:
-            reason = _one_line(error)
         return waiting, reason
 
     def _is_sent(self, record: Record) -> bool:
@@ -137,7 +141,7 @@ class Mirror:
                 self._done[record.folder] = sent["digest"]
         return self._done.get(record.folder) == record.digest
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: Record, arm: list[Record]) -> None:
         run = self._run(record)
         if run.tags.get("reprise.complete") != record.digest:
             self._send_facts(run, record)
@@ -146,9 +150,11 @@ class Mirror:
             self._send_status(run, record.state["status"], record.state.get("end"))
             if not record.running:
                 self._log(run, tags={"reprise.complete": record.digest})
+        self._send_parent_status(self._parent(record), arm)
         self._done[record.folder] = record.digest
-        note = {"uri": masked(self.uri), "digest": record.digest, "offset": run.offset}
-        (record.folder / "sent.json").write_text(json.dumps(note))
+        place = {"experiment_id": self._experiment(record.meta["experiment"]), "run_id": run.run_id}
+        note = {"uri": masked(self.uri), "digest": record.digest, "offset": run.offset, **place}
+        tracking.replace(record.folder / "sent.json", json.dumps(note).encode())
 
     def _send_facts(self, run: ServerRun, record: Record) -> None:
         tags = {name: value for name, value in record.tags.items() if run.tags.get(name) != value}
@@ -181,7 +187,7 @@ class Mirror:
     def _log(
         self,
         run: ServerRun,
-        metrics: list[Any] | tuple[()] = (),
+        metrics: Sequence[Any] = (),
         *,
         params: dict[str, str] | None = None,
         tags: dict[str, str],
@@ -221,16 +227,10 @@ class Mirror:
         run = self._client.create_run(self._experiments[experiment], start_time=start, run_name=name, tags=tags)
         return ServerRun(run.info.run_id, run.info.status, None, dict(tags))
 
-    def _close_parents(self, records: list[Record]) -> None:
+    def _send_parent_status(self, parent: ServerRun, arm: list[Record]) -> None:
         """An arm runs while one of its runs does, and ends with the last of them."""
-        by_parent: dict[tuple[str, str], list[Record]] = {}
-        for record in records:
-            by_parent.setdefault((record.meta["experiment"], record.meta["parent"]["key"]), []).append(record)
-        for (experiment, key), children in by_parent.items():
-            if parent := self._runs.get(experiment, {}).get(key):
-                running = any(child.running for child in children)
-                end = max(child.state.get("end", 0) for child in children)
-                self._send_status(parent, "RUNNING" if running else "FINISHED", end)
+        status = "RUNNING" if any(record.running for record in arm) else "FINISHED"
+        self._send_status(parent, status, max(record.state.get("end", 0) for record in arm))
 
     def _known_runs(self, experiment: str) -> dict[str, ServerRun]:
         """The server's runs of an experiment: by record id, parents by key. Asked once, then kept up to date."""
@@ -337,7 +337,9 @@ def scan(root: Path, earlier: Iterable[Record] = ()) -> list[Record]:
         with contextlib.suppress(FileNotFoundError):  # someone is clearing the folder
             changed = path.parent.stat().st_mtime_ns
             records.append(known.get((path.parent, changed)) or _read(path.parent, changed))
-    return sorted(records, key=lambda record: (record.meta["start"], record.folder))
+    return sorted(
+        (record for record in records if record.meta), key=lambda record: (record.meta["start"], record.folder)
+    )
 
 
 def _read(folder: Path, changed: int) -> Record:

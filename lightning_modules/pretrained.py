@@ -113,11 +113,16 @@ def build(name: str) -> HubClassifier:
 def configuration(name: str) -> "PreTrainedConfig":
     """The published configuration of an architecture, written out so that it can be built without network.
 
+    Args:
+        name: hub name or short name.
+
     Raises:
         ValueError: the architecture is not written out here.
     """
     from transformers import MobileNetV2Config, ResNetConfig
 
+    known = [*EFFICIENTNETS, *RESNET_DEPTHS, *MOBILENETS, *VITS]
+    name = {short_name(full): full for full in known}.get(name, name)
     if name in EFFICIENTNETS:
         return _efficientnet(*EFFICIENTNETS[name])
     if name in RESNET_DEPTHS:
@@ -128,8 +133,7 @@ def configuration(name: str) -> "PreTrainedConfig":
         return MobileNetV2Config(depth_multiplier=multiplier, image_size=size, num_labels=IMAGENET_CLASSES + 1)
     if name in VITS:
         return _vit(*VITS[name])
-    known = ", ".join([*EFFICIENTNETS, *RESNET_DEPTHS, *MOBILENETS, *VITS])
-    raise ValueError(f"no configuration is written out for {name!r}; known without network: {known}.")
+    raise ValueError(f"no configuration is written out for {name!r}; known without network: {', '.join(known)}.")
 
 
 def _efficientnet(width: float, depth: float, size: int, last: int, padding: list[int]) -> "EfficientNetConfig":

@@ -18,7 +18,8 @@ Two rules make a resumed or repeated run exact:
 - What is recorded stays. A (metric, step) that is logged again, because a resumed run passes the steps after its
   checkpoint a second time, is left out, so the file stays append-only and the mirror never sends a point twice.
 - The process that records holds a lock on `metrics.jsonl`. The kernel drops it however the process ends, so "is it
-  still running" needs no process ids, which are reused, and no heartbeat, which can be late.
+  still running" needs no process ids, which are reused, and no heartbeat, which can be late. (It takes a file system
+  with `flock`: local ones, NFS 4, Lustre mounted with it. Without, a run goes on unrecorded, with a warning.)
 """
 
 import atexit
@@ -55,7 +56,7 @@ def open_record(
     experiment: str,
     arm: str,
     stage: str,
-    seed: int,
+    seed: int | None,
     preset: str,
     key_suffix: str = "",
     params: Mapping[str, Any] | None = None,
@@ -67,7 +68,7 @@ def open_record(
         experiment: stem of the paper; the MLflow experiment.
         arm: row of the paper's comparison; its runs share a parent run in MLflow.
         stage: pipeline stage, such as `pretrain`.
-        seed: seed of the run.
+        seed: seed of the run; None where it is about all seeds of the arm.
         preset: `tiny` or `paper`.
         key_suffix: what else tells this run from others, usually `<fingerprint of the inputs>-<attempt>`.
         params: resolved configuration, nested or flat. Names recorded by an earlier, interrupted run keep their value.
@@ -76,12 +77,13 @@ def open_record(
     Returns:
         The record. On all ranks but zero it takes every call and writes nothing.
     """
-    key = "/".join(filter(None, (preset, arm, stage, f"seed-{seed}", key_suffix)))
-    identity = {"preset": preset, "arm": arm, "stage": stage, "seed": seed}
+    own = "" if seed is None else f"seed-{seed}"
+    key = "/".join(filter(None, (preset, arm, stage, own, key_suffix)))
+    identity = {"preset": preset, "arm": arm, "stage": stage, "seed": "all" if seed is None else seed}
     meta = {
         "key": key,
         "experiment": experiment,
-        "name": f"{arm} {stage} seed {seed}",
+        "name": " ".join(filter(None, (arm, stage, own))),
         "parent": {"key": f"{preset}/{arm}", "name": f"{arm} ({preset})"},
         "tags": {name: str(value) for name, value in {**identity, **(tags or {})}.items()},
     }
@@ -128,7 +130,7 @@ class RunRecord:
         self._recorded: dict[int, set[str]] = {}
         self._last_recorded_step = -1
         self._open(params)
-        self.writes = self._file is not None
+        self.writes = "opened" in self.meta
 
     @_best_effort
     def _open(self, params: Mapping[str, Any]) -> None:
@@ -218,7 +220,7 @@ class RunRecord:
 
     @_best_effort
     def finish(self, status: str = "FINISHED") -> None:
-        """Close the record.
+        """Close the record; a second call changes nothing.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -228,6 +230,8 @@ class RunRecord:
         """
         if status not in ("FINISHED", "FAILED", "KILLED"):
             raise ValueError(f"status ({status}) must be FINISHED, FAILED or KILLED")
+        if self._file.closed:
+            return
         now = _milliseconds()
         seconds = self.meta["spent_seconds"] + (now - self.meta["opened"]) / 1000
         ended = {"status": status, "end": now, "wall_seconds": round(seconds, 3), **_peak_memory()}
@@ -284,10 +288,10 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file, {} if there is none."""
+    """Content of a JSON file of a record, {} if there is none or a power cut left it empty."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
@@ -310,11 +314,11 @@ def start_mirror(base: Path) -> None:
     meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
     """
     scratch = base / ".scratch"
-    if is_claimed(scratch / "mirror.lock"):
-        return
     command = ["sh", "-c", '"$0" "$@" &', sys.executable, "-m", "lightning_modules.mirror", "--root", str(base)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     try:
+        if is_claimed(scratch / "mirror.lock"):
+            return
         with (scratch / "mirror.log").open("ab") as log:
             subprocess.run(
                 command,
@@ -336,8 +340,9 @@ def _announce_at_exit(base: Path) -> None:
 
 
 def _announce(base: Path) -> None:
-    if notice := read_json(base / ".scratch" / "mirror.json").get("notice"):
-        print(notice, file=sys.stderr)
+    with contextlib.suppress(OSError):
+        if notice := read_json(base / ".scratch" / "mirror.json").get("notice"):
+            print(notice, file=sys.stderr)
 
 
 def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:

@@ -7,7 +7,6 @@ before a stage runs), keyed by everything that can change the result: other inpu
 """
 
 import csv
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -30,7 +29,7 @@ from safetensors.torch import save_file
 
 from lightning_modules import tracking
 from lightning_modules.base import PaperModule
-from lightning_modules.files import ROOT, replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
 from lightning_modules.processes import die_with_parent
 from lightning_modules.run_logger import RunLogger
 
@@ -51,11 +50,8 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Digest of all that can change the result: configuration, seed, data and code."""
-        numbers = {"system": self.config["system"], "seed": self.seed, "stage": self.stage}
-        digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
-        for file in (self.dataset / "card.json", self.sources):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()[:16]
+        inputs = [json.loads(file.read_text()) for file in (self.dataset / "card.json", self.sources)]
+        return digest(self.stage, self.seed, self.config["system"], *inputs)
 
     @property
     def folder(self) -> Path:
@@ -105,6 +101,8 @@ def train_seed(job: Job, position: int) -> None:
     """Train one seed, or continue it, and leave its outputs in `job.folder/outputs`."""
     if (job.folder / "outputs").is_dir():  # finished before another seed was interrupted
         return
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = instantiate(system["model"], _convert_="all")
@@ -157,11 +155,7 @@ def fit(
     )
     if module.recipe["epochs"] == 0:
         return trainer
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*does not have many workers.*"
-        )  # resident tensors: a worker would only copy
-        trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
+    trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lightning_modules import tracking
-from lightning_modules.files import replace_folder, write_json
+from lightning_modules.files import digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
@@ -36,13 +36,21 @@ def main() -> None:
     plan = load_plan(arguments.plan)
     row = plan.row("evaluate", arguments.arm)
     config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
-    runs = read_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
+    folder = ROOT / "data/runs" / plan.preset / row.runs / "pretrain"
+    runs = read_runs(folder)
     evaluation = instantiate(config, _partial_=True, _convert_="all")(runs, row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():
         with tracking.open_record(
-            experiment=row.system, arm=row.arm, stage="evaluate", seed=seed, preset=plan.preset, params=config
+            experiment=row.system,
+            arm=row.arm,
+            stage="evaluate",
+            seed=seed,
+            preset=plan.preset,
+            key_suffix=digest(config, metrics),
+            params=config,
+            tags=tracking.provenance([str(folder.relative_to(ROOT))]),
         ) as record:
             record.summary({f"evaluate/{name}": value for name, value in metrics.items()})
 

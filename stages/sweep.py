@@ -4,14 +4,13 @@ The trials are the same with any number of workers (REPRISE_WORKERS) and after a
 study that many machines share, and that is not an output of the pipeline, see `stages/study.py`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from lightning_modules import tracking
-from lightning_modules.files import replace_folder, scratch
+from lightning_modules.files import digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run
 from stages.evaluate import read_runs, write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
@@ -48,8 +47,9 @@ def track(name: str, row: Row, preset: str, settings: dict, evaluation: Evaluati
     from stages.page import figures
 
     study, fronts = (json.loads(evaluation.files[file]) for file in ("study.json", "pareto.json"))
-    common = {"experiment": row.system, "arm": name, "preset": preset, "seed": settings["seed"]}
-    tags = {"statement": study["statement"]}
+    common = {"experiment": row.system, "arm": name, "preset": preset, "seed": None}
+    common["key_suffix"] = digest(settings, study["space"])
+    tags = tracking.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
     with tracking.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
         for file, content in evaluation.files.items():
             record.artifact(file, content)
@@ -71,9 +71,8 @@ def main() -> None:
 
     from lightning_modules.tasks import batches
 
-    sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_bytes()
-    inputs = [settings["search"], [run.facts["answers_sha256"] for run in runs], sources.decode()]
-    fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
+    fingerprint = digest(settings["search"], [run.facts["answers_sha256"] for run in runs], sources)
     search = cached_search(plan, row, runs, settings)
     study, trials = batches.run(
         search,

@@ -6,7 +6,6 @@ the settings and the search. What was evaluated is remembered on disk: after a k
 come from there, and only what was running is lost.
 """
 
-import hashlib
 import json
 import multiprocessing
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import optuna
 
-from lightning_modules.files import replace_file, write_json
+from lightning_modules.files import digest, replace_file, write_json
 from lightning_modules.processes import die_with_parent
 from lightning_modules.tasks.sweeping import CachedSearch, Configuration, Finished, Outcome
 
@@ -102,7 +101,7 @@ def _remembered(
     configs: list[Configuration], memory: Path, each: Callable[[list[Configuration]], Iterator[Outcome]]
 ) -> list[Outcome]:
     """The outcome of every configuration; those that are not on disk yet are evaluated and put there."""
-    paths = [memory / f"{hashlib.sha256(json.dumps(c).encode()).hexdigest()[:24]}.json" for c in configs]
+    paths = [memory / f"{digest(c)}.json" for c in configs]
     new = {path: config for path, config in zip(paths, configs, strict=True) if not path.exists()}
     for path, outcome in zip(new, each(list(new.values())), strict=True):
         write_json(path, asdict(outcome))

@@ -193,7 +193,9 @@ def read_pools(runs: Sequence[Run]) -> list[Pool]:
 
 
 def combine(
-    logits: Float[np.ndarray, "members samples classes"], rule: str = "logits", weights: Sequence[float] | None = None
+    logits: Float[np.ndarray, "members samples classes"],
+    rule: str = "logits",
+    weights: Sequence[float | int] | None = None,
 ) -> Float[np.ndarray, "samples classes"]:
     """Log probabilities of an ensemble.
 
@@ -274,7 +276,7 @@ def fit_temperature(logits: Float[np.ndarray, "samples classes"], labels: Int[np
 
 
 def interpolate_log_macs(
-    macs: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, at: float | np.ndarray
+    macs: Sequence[float | int] | np.ndarray, values: Sequence[float | int] | np.ndarray, at: float | int | np.ndarray
 ) -> float | np.ndarray:
     """Values between measured models, linear in log MACs.
 
@@ -290,7 +292,7 @@ def interpolate_log_macs(
 
 
 def single_envelope(
-    macs: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, at: float | np.ndarray
+    macs: Sequence[float | int] | np.ndarray, values: Sequence[float | int] | np.ndarray, at: float | int | np.ndarray
 ) -> float | np.ndarray:
     """Best single model up to a cost: the running maximum over the ladder, linear in log MACs in between.
 
@@ -349,7 +351,7 @@ def over_seeds(metrics: Mapping[int, Mapping[str, float]], name: str) -> Float[n
 def seed_series(
     name: str,
     kind: str,
-    x: Sequence[float] | np.ndarray,
+    x: Sequence[float | int] | np.ndarray,
     values: Float[np.ndarray, "seeds points"],
     labels: Sequence[str] | None = None,
 ) -> Series:
@@ -383,7 +385,7 @@ def _check_logits(what: str, logits: np.ndarray, samples: int, classes: int) -> 
         )
 
 
-def _normalised(weights: Sequence[float] | None, members: int) -> np.ndarray:
+def _normalised(weights: Sequence[float | int] | None, members: int) -> np.ndarray:
     if weights is None:
         return np.full(members, 1.0 / members)
     array = np.asarray(weights, dtype=np.float64)

@@ -40,16 +40,17 @@ class Normalise(nn.Module):
 
 
 class Member(nn.Module):
-    """One member on its own: from stored pixels to logits, at the resolution of the images it is given."""
+    """One member on its own: from stored pixels to logits, by way of its resolution."""
 
-    def __init__(self, normalise: Normalise, network: nn.Module):
+    def __init__(self, normalise: Normalise, network: nn.Module, resolution: int):
         super().__init__()
         self.normalise = normalise
         self.network = network
+        self.resolution = resolution
 
     def forward(self, images: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits for stored pixels."""
-        return self.network(self.normalise(images))
+        return self.network(resize(self.normalise(images), self.resolution))
 
 
 class Members(PaperModule):
@@ -90,6 +91,7 @@ class Members(PaperModule):
         _check(family, widths, depth, copies, names, image_shape, resolutions)
         self.family, self.depth, self.copies = family, depth, copies
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
+        self.pixel_scale = pixel_scale
         self.normalise = Normalise(pixel_scale, pixel_mean, pixel_std)
         if family == "hub":
             labels = [pretrained.short_name(name) for name in names]
@@ -115,7 +117,7 @@ class Members(PaperModule):
 
     def log_losses(self, losses: dict[str, Tensor]) -> None:
         """The mean loss of each width, at the trainer's logging steps only: a log costs as much as a small network."""
-        if self._trainer is not None and self.global_step % self.trainer.log_every_n_steps == 0:
+        if self._trainer is not None and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"pretrain/{name}/loss": loss.detach() for name, loss in losses.items()})
 
     @torch.inference_mode()
@@ -144,7 +146,7 @@ class Members(PaperModule):
     def member_modules(self) -> dict[str, nn.Module]:
         """Every member as an ordinary module from stored pixels to logits, by name (`convnet-w16#1`)."""
         return {
-            f"{name}#{k}": Member(self.normalise, network)
+            f"{name}#{k}": Member(self.normalise, network, self.resolutions[name][0])
             for name, stack in self.stacks.items()
             for k, network in enumerate(stack.unstack())
         }
@@ -178,7 +180,8 @@ class Members(PaperModule):
             members += [
                 {"name": f"{name}#{k}", **shape, "copy": k, **cost, "native": native} for k in range(stack.size)
             ]
-        return {"num_classes": self.num_classes, "members": members}
+        images = {"shape": list(self.image_shape), "scale": self.pixel_scale}
+        return {"num_classes": self.num_classes, "images": images, "members": members}
 
     def machine_facts(self, data: LabelledImages) -> dict[str, float]:
         """Milliseconds per image of each architecture on this machine, alone and in batches of 64."""
@@ -192,6 +195,20 @@ class Members(PaperModule):
     def _macs(self, name: str, network: nn.Module) -> dict[str, int]:
         channels = self.image_shape[0]
         return {str(size): count_macs(network, (channels, size, size)) for size in self.resolutions[name]}
+
+
+def rebuild(record: dict) -> list[Member]:
+    """The members that a `committee.json` lists, in its order, ready to take the weights beside it."""
+    shape, scale = tuple(record["images"]["shape"]), record["images"]["scale"]
+    anything = [0.0] * shape[0], [1.0] * shape[0]  # the weights bring the real mean and deviation
+    members = []
+    for facts in record["members"]:
+        if facts["family"] == "hub":
+            network = pretrained.build(facts["architecture"])
+        else:
+            network = build_network(facts["family"], facts["width"], facts["depth"], shape, record["num_classes"])
+        members.append(Member(Normalise(scale, *anything), network, int(facts["resolution"])))
+    return members
 
 
 def architecture_name(family: str, width: int, depth: int | None) -> str:

@@ -233,15 +233,17 @@ class SharedStudy:
             RuntimeError: a trial died with its worker too often.
         """
         with self._held("study"):
-            for trial in self._listed(TrialState.RUNNING):
-                if self._locks.acquire(_lock(trial)):
+            unheld = [trial for trial in self._listed(TrialState.RUNNING) if self._locks.acquire(_lock(trial))]
+            running = {trial.number for trial in self._listed(TrialState.RUNNING)}  # one may have ended in between
+            for trial in unheld:
+                if trial.number in running:
                     self.study.tell(trial.number, state=TrialState.FAIL)
-                    self._locks.release(_lock(trial))
+                self._locks.release(_lock(trial))
             failed: dict[int, list[FrozenTrial]] = {}
             for trial in self._listed(TrialState.FAIL):
                 failed.setdefault(trial.user_attrs["slot"], []).append(trial)
-            served = {trial.user_attrs["slot"] for trial in self._listed(*FINISHED, TrialState.RUNNING)}
-            served |= {trial.user_attrs["slot"] for trial in self._listed(TrialState.WAITING)}
+            alive = self._listed(*FINISHED, TrialState.RUNNING, TrialState.WAITING)
+            served = {trial.user_attrs["slot"] for trial in alive}
             for slot in sorted(set(range(self.trials)) - served):
                 dead = failed.get(slot, [])
                 if len(dead) >= TRIES:
@@ -327,7 +329,9 @@ class SharedStudy:
 
     def close(self) -> None:
         """Give connections back, so that forked workers do not inherit them."""
-        self._storage.remove_session()
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
         self._locks.close()
 
 

@@ -1,9 +1,14 @@
+import csv
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
+from lightning_modules import pretrained
 from lightning_modules.tasks.labelled import EpochSteps, LabelledImages, MemberBatches
 from lightning_modules.tasks.members import Members, Normalise, build_network, resize
 
@@ -143,6 +148,21 @@ def test_export_and_load_round_trip(name):
     assert all(found[key].equal(value) for key, value in expected.items())
 
 
+def test_hub_members_answer_at_their_own_resolutions(monkeypatch):
+    monkeypatch.setattr(pretrained, "load", lambda name: build_network("convnet", 3, None, (3, 16, 16), 4))
+    hub = {"family": "hub", "widths": [], "depth": None, "copies": 1, "names": ["owner/a-1.0", "owner/b"]}
+    pixels = {"pixel_scale": 255, "pixel_mean": [0.5] * 3, "pixel_std": [0.25] * 3}
+    module = Members(**hub, image_shape=[3, 16, 16], num_classes=4, resolutions=[[8], [12, 16]], **pixels)
+    found = module.answers(Data("wide_resnet", 16), torch.device("cpu"))
+    assert {key for key in found if key.endswith("test") or "test@" in key} == {
+        "labels/test",
+        "logits/a-1_0#0/test",
+        "logits/b#0/test",
+        "logits/b#0/test@16",
+    }
+    assert [(m["native"], list(m["macs"])) for m in module.facts()["members"]] == [("8", ["8"]), ("12", ["12", "16"])]
+
+
 def test_an_exported_member_is_an_ordinary_state_dict():
     module = pool("convnet")
     prefix = "members.convnet-w3#1.network."
@@ -190,14 +210,18 @@ def test_machine_facts_are_times():
 
 # Lightning's own use of torch's tree specifications
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers")
-def test_trained_by_lightning_with_the_loss_of_each_width_logged():
+def test_trained_by_lightning_with_the_loss_of_each_width_logged(tmp_path):
     module = pool("mlp")
     batches = MemberBatches(*dataset("mlp"), seed=0, copies=COPIES, batch_size=4)
     loader = DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=1, log_every_n_steps=2, accelerator="cpu", enable_model_summary=False, **quiet)
+    logger = CSVLogger(tmp_path)
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=2, log_every_n_steps=3, accelerator="cpu", logger=logger, **quiet)
     trainer.fit(module, loader)
-    assert set(trainer.callback_metrics) == {"pretrain/mlp-h5/loss", "pretrain/mlp-h7/loss"}
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["step"] for row in found] == ["2", "5"]  # two epochs of four steps, every third is logged
+    assert all(float(row[f"pretrain/mlp-h{width}/loss"]) > 0 for row in found for width in (5, 7))
 
 
 def test_normalisation():
