@@ -6,6 +6,7 @@ study that many machines share, and that is not an output of the pipeline, see `
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,15 +75,17 @@ def main() -> None:
     sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
     fingerprint = digest(settings["search"], [run.facts["answers_sha256"] for run in runs], sources)
     search = cached_search(plan, row, runs, settings)
+    memory = scratch() / "sweeps" / f"{row.arm}-{fingerprint}"
     study, trials = batches.run(
         search,
         **{name: settings[name] for name in ("trials", "batch", "seed")},
         workers=int(os.environ.get("REPRISE_WORKERS", "1")),
-        memory=scratch() / "sweeps" / f"{row.arm}-{fingerprint}",
+        memory=memory,
     )
     evaluation = search.report(trials, row.dataset, settings)
     with replace_folder(ROOT / "data/results" / plan.preset / name) as out:
         write_evaluation(out, evaluation)
+    shutil.rmtree(memory)  # a forced rerun evaluates again
     batches.publish(study, scratch() / "sweeps", name)
     track(name, row, plan.preset, settings, evaluation)
 

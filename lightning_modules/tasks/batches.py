@@ -63,12 +63,11 @@ def publish(study: optuna.Study, folder: Path, name: str) -> None:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / f"{name}.journal") as path:
         storage = JournalStorage(JournalFileBackend(str(path)))
-        optuna.copy_study(
-            from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
-        )
+        copy = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
+        name_metrics(copy, study.metric_names)
+        copy.add_trials(study.get_trials(deepcopy=False))
 
 
 def sampler(seed: int | None, startup: int = 10) -> optuna.samplers.BaseSampler:

@@ -45,7 +45,14 @@ class TrainingSearch:
     metric_names = ("validation_top1_percent",)
 
     def __init__(
-        self, system: dict, dataset: Path, *, budget: float | None, largest: int, epochs: int | None, data_seed: int
+        self,
+        system: dict,
+        dataset: Path,
+        *,
+        budget: int | float | None,
+        largest: int,
+        epochs: int | None,
+        data_seed: int,
     ) -> None:
         self.model, self.data, self.recipe = system["model"], system["data"], dict(system["pretrain"])
         if self.model["family"] == "hub":

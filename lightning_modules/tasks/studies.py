@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -38,6 +38,7 @@ KEEPALIVE = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keep
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+@runtime_checkable
 class Search(Protocol):
     """What a study searches: see `sweeping.CachedSearch` and `splitting.TrainingSearch`."""
 
@@ -61,6 +62,7 @@ class Search(Protocol):
         """What finished trials say."""
 
 
+@runtime_checkable
 class Locks(Protocol):
     """Named locks that end with the process that holds them."""
 

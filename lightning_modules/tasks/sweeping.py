@@ -82,10 +82,10 @@ class CachedSearch:
         self,
         pools: Sequence[ensembling.Pool],
         *,
-        budget: float | None = None,
+        budget: int | float | None = None,
         largest: int = 4,
         longest: int = 3,
-        edges: Mapping[int, int],
+        edges: Mapping[str, int],
         margin: float = 1.0,
         training_images: int = 0,
         latency: Mapping[str, float] | None = None,
@@ -265,7 +265,11 @@ class _SeedPool:
         return 100 * float(accuracy), float(sum(self.macs[view] for view in rotations[0]))
 
     def _choose(self, encoded: str) -> list[Cascade]:
-        """The thresholds of a cascade for each rotation, on validation data."""
+        """The thresholds of a cascade for each rotation, on validation data.
+
+        `max_accuracy`: within a share of what all its models cost; the first model alone where nothing fits.
+        `min_macs`: as accurate as the average of all its models; all of them, always, where nothing is.
+        """
         config = json.loads(encoded)
         table, chosen = self._table_for(config, "val"), []
         for rotation in range(self.rotations):
@@ -274,10 +278,11 @@ class _SeedPool:
             if config["constraint"] == "max_accuracy":
                 budget = config["share"] * sum(self.macs[view] for view in views)
                 cascade = cascades.max_accuracy(fronts, table, self.macs, budget=budget, margin=self.margin)
+                chosen.append(cascade or Cascade(views[:1], ()))
             else:
                 target = table.stage(views)[1]
                 cascade = cascades.min_macs(fronts, table, self.macs, target=target, margin=self.margin)
-            chosen.append(cascade or Cascade(views[:1], ()))
+                chosen.append(cascade or Cascade(views, (math.inf,) * (len(views) - 1)))
         return chosen
 
     def _views(self, config: Configuration, rotation: int) -> tuple[View, ...]:
@@ -298,7 +303,7 @@ class _SeedPool:
         return ensembling.fit_temperature(self.pool.logits[view]["val"], self.pool.labels["val"])
 
 
-def best_within(trials: Sequence[Finished], kind: str, budget: float, index: int) -> Finished | None:
+def best_within(trials: Sequence[Finished], kind: str, budget: int | float, index: int) -> Finished | None:
     """The trial of a kind that is most accurate on the validation data of one seed within a budget, if there is one.
 
     Among equals the cheaper one, then the earlier one.

@@ -20,7 +20,7 @@ ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "
 
 @dataclass
 class Arm:
-    """One row of a paper's comparison as the page tells it; `missing` says why it has no results."""
+    """One row of a paper's comparison, or a sweep with its statement; `missing` says why it has no results."""
 
     name: str
     runs: str
@@ -28,6 +28,7 @@ class Arm:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     missing: str | None = None
+    statement: str | None = None
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Paper:
     facts: Facts
     rows: list[dict[str, Any]]
     arms: list[Arm]
+    sweeps: list[Arm] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -47,7 +49,8 @@ class Paper:
     def runs(self) -> list[tuple[str, str]]:
         """(stage, arm) of everything that was computed for this paper, each once."""
         trained = [("pretrain", arm.runs) for arm in self.arms]
-        return list(dict.fromkeys(trained + [("evaluate", arm.name) for arm in self.arms]))
+        measured = [("evaluate", arm.name) for arm in self.arms] + [("sweep", arm.name) for arm in self.sweeps]
+        return list(dict.fromkeys(trained + measured))
 
     def note(self, row: Mapping[str, Any]) -> str | None:
         """What the facts file adds to a claim."""
@@ -206,6 +209,6 @@ def show(papers: Sequence[Paper], path: Path) -> None:
         table.add_row(row["paper"], Text(row["id"]), verdict, *(Text(cell) for cell in cells))
     console.print(table)
     console.print(", ".join(f"{n} {verdict}" for verdict, n in count(rows).items()), highlight=False)
-    for arm in (arm for paper in papers for arm in paper.arms if arm.missing):
+    for arm in (arm for paper in papers for arm in paper.arms + paper.sweeps if arm.missing):
         console.print(f"could not run: {arm.name}: {arm.missing}", markup=False, highlight=False)
     console.print(f"page: {path}", markup=False, highlight=False, soft_wrap=True)
