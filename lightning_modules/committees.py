@@ -501,6 +501,7 @@ def _accuracy_figure(study: Study, metrics: dict[int, Metrics], dataset: str) ->
         x_label="average MACs per sample",
         y_label="top-1 accuracy (%)",
         x_scale="log",
+        y_scale="log_error",
         series=series,
     )
 

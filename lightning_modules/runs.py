@@ -64,7 +64,11 @@ class Series:
 
 @dataclass
 class Figure:
-    """A figure as data: the report draws it, so that all papers look alike and a new style reruns no evaluation."""
+    """A figure as data: the report draws it, so that all papers look alike and a new style reruns no evaluation.
+
+    `y_scale` `log_error` is for percentages near 100: spaced by the logarithm of what is missing. The first figure of
+    an arm is drawn large.
+    """
 
     id: str
     title: str
@@ -73,6 +77,7 @@ class Figure:
     y_label: str
     series: list[Series]
     x_scale: Literal["linear", "log"] = "linear"
+    y_scale: Literal["linear", "log_error"] = "linear"
 
 
 @dataclass

@@ -255,6 +255,7 @@ def _accuracy_figure(study: Study, metrics: Mapping[int, Metrics], dataset: str)
         x_label="total MACs per sample",
         y_label="top-1 accuracy (%)",
         x_scale="log",
+        y_scale="log_error",
         series=series,
     )
 

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 REALDATA = ROOT.parent / "shared" / "realdata"
-SMALL = {"model": {"widths": [8, 16], "copies": 2}, "pretrain": {"epochs": 6}}
+SMALL = {"model": {"widths": [8, 16, 32, 45], "copies": 2}, "pretrain": {"epochs": 6}}
 
 
 class Copy:

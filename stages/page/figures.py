@@ -16,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullFormatter
 
 from lightning_modules.runs import Figure, Series
 
@@ -24,6 +24,8 @@ INK = "#010203"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
 PALETTE = ("#1d5fbf", "#c2410c", "#0f766e", "#9333a8", "#8a6100", "#be123c", "#4d7c0f", "#475569")
 MARKERS = "osD^vPX*"
+SMALL, LARGE = (5.2, 3.6), (9.6, 5.0)  # inches
+PERCENT_TICKS = (0, 50, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5, 99.8, 100)
 COLUMNS = ("arm", "figure", "series", "x", "y", "low", "high")
 STYLE = {
     "font.family": "sans-serif",
@@ -50,16 +52,17 @@ def load(path: Path) -> list[Figure]:
     ]
 
 
-def svg(figure: Figure, prefix: str) -> str:
+def svg(figure: Figure, prefix: str, size: tuple[float, float] = SMALL) -> str:
     """One `<svg>` element to be inlined in a page; equal bytes for equal data.
 
     Args:
         figure: what to draw.
         prefix: unique in the page, put in front of the ids of the drawing.
+        size: width and height in inches.
     """
     with mpl.rc_context(STYLE | {"svg.hashsalt": prefix}):
         file = io.StringIO()
-        canvas = _draw(figure, INK, SERIES)
+        canvas = _draw(figure, INK, SERIES, size)
         canvas.savefig(
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
@@ -79,7 +82,7 @@ def svg(figure: Figure, prefix: str) -> str:
 def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
     """The same drawing with a legend on white, as an artifact of a run."""
     with mpl.rc_context(STYLE):
-        canvas = _draw(figure, "#1b1f24", PALETTE)
+        canvas = _draw(figure, "#1b1f24", PALETTE, LARGE)
         canvas.suptitle(figure.title)
         canvas.legend(loc="outside lower center", ncols=2, frameon=False)
         file = io.BytesIO()
@@ -104,8 +107,8 @@ def points(series: Series) -> list[tuple[float, float, float | None, float | Non
     return list(zip(series.x, series.y, series.low or nothing, series.high or nothing, strict=True))
 
 
-def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
-    canvas = Canvas(figsize=(5.2, 3.6), layout="constrained")
+def _draw(figure: Figure, ink: str, colours: tuple[str, ...], size: tuple[float, float]) -> Canvas:
+    canvas = Canvas(figsize=size, layout="constrained")
     axes = canvas.add_subplot()
     bars = [series for series in figure.series if series.kind == "bars"]
     for number, series in enumerate(figure.series):
@@ -114,11 +117,13 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
             _bars(axes, series, colour, ink, place=bars.index(series), of=len(bars))
         else:
             _curve(axes, series, colour, MARKERS[number % len(MARKERS)])
-            _label(axes, series, ink, below=any(np.mean(other.y) > np.mean(series.y) for other in figure.series))
+    _label(axes, figure, ink)
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     axes.margins(x=0.06, y=0.1)
     if figure.x_scale == "log":
         _log_axis(axes, figure)
+    if figure.y_scale == "log_error":
+        _log_error_axis(axes, figure)
     if bars:
         _category_axis(axes, bars)
     _ink(axes, ink)
@@ -154,11 +159,12 @@ def _category_axis(axes: Axes, bars: list[Series]) -> None:
         axes.set_xticks(list(names), list(names.values()), **({"rotation": 30, "ha": "right"} if crowded else {}))
 
 
-def _label(axes: Axes, series: Series, ink: str, below: bool) -> None:
-    """Names beside the points, on the side where the other series are not."""
-    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 9, "alpha": 0.8}
-    for label, x, y in zip(series.labels or (), series.x, series.y, strict=False):
-        axes.annotate(label, (x, y), (4, -13) if below else (0, 7), **style)
+def _label(axes: Axes, figure: Figure, ink: str) -> None:
+    """Names below the points of the first series that has names; the others' are in the table of numbers."""
+    style = {"textcoords": "offset points", "ha": "left", "va": "top", "color": ink, "fontsize": 9, "alpha": 0.8}
+    named = next((series for series in figure.series if series.labels and series.kind != "bars"), None)
+    for label, x, y in zip(named.labels, named.x, named.y, strict=True) if named else ():
+        axes.annotate(label, (x, y), (4, -4), **style)
 
 
 def _errors(series: Series) -> list[list[float]] | None:
@@ -177,6 +183,17 @@ def _log_axis(axes: Axes, figure: Figure) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _log_error_axis(axes: Axes, figure: Figure) -> None:
+    """Percentages spaced by the logarithm of what is missing to 100, and a tenth of a point, so that 100 has a place."""
+    there, back = lambda y: -np.log(np.maximum(100.1 - y, 1e-9)), lambda place: 100.1 - np.exp(-place)
+    axes.set_yscale("function", functions=(there, back))
+    every = [y for series in figure.series for y in (*series.y, *(series.low or ()), *(series.high or ()))]
+    low, high = max(0.0, min(every)), min(100.0, max(every))
+    axes.set_ylim(low - 0.04 * (100.1 - low), min(100.0, high + 0.15 * (100.1 - high)))
+    axes.yaxis.set_major_locator(FixedLocator([t for t in PERCENT_TICKS if low <= t <= high]))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def _ink(axes: Axes, ink: str) -> None:
