@@ -101,14 +101,17 @@ def main() -> None:
         return print(f"on each machine, in {ROOT}: {shlex.join(command(arguments, machines))}")
     search = search_of(plan, row, arguments.setting, settings)
 
-    from lightning_modules.tasks.studies import SharedStudy, run_workers
+    from lightning_modules.tasks.studies import SharedStudy, WorkersEnded, run_workers
 
     def joined() -> SharedStudy:
         where = {"storage": machines["storage"], "folder": folder}
         return SharedStudy(arguments.study, search, trials=settings["trials"], **where)
 
     joined().close()  # a study that cannot be used says so once, before there are workers
-    run_workers(lambda: joined().work(), machines["workers"], devices(machines["devices"], arguments.setting))
+    try:
+        run_workers(lambda: joined().work(), machines["workers"], devices(machines["devices"], arguments.setting))
+    except WorkersEnded as error:
+        raise SystemExit(f"error: {error}") from None
     study = joined()
     evaluation = search.report(study.finished(), row.dataset, settings)
     with replace_folder(folder / arguments.study) as out:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from lightning_modules.metrics import classification
 from lightning_modules.tasks import batches, ensembling, studies, sweeping
 from lightning_modules.tasks.sweeping import CachedSearch, Finished, Gain, Outcome
 from stages import ui
+from stages.plan import compose
 from tests.pipeline import Copy
 
 WIDTHS = {4: 100, 8: 200, 16: 400}
@@ -112,6 +115,30 @@ def test_more_copies_than_there_are_and_more_than_the_budget_are_infeasible(sear
     assert dear.constraints["budget"] == 400 and not dear.feasible
 
 
+def test_family_depth_and_width_are_asked_where_the_pool_leaves_a_choice():
+    pool = make_pool(0)
+    other = [replace(m, name=f"deep-{m.name}", depth=5, macs={"8": 3 * m.macs["8"]}) for m in pool.members]
+    third = [replace(m, name=f"net-{m.name}", family="convnet", depth=None) for m in pool.members[:COPIES]]
+    logits = {(m.name, "8"): pool.logits[m.name[m.name.index("mlp") :], "8"] for m in other + third}
+    joined = ensembling.join_pools([pool, replace(pool, members=(*other, *third), logits=logits)])
+    search = CachedSearch([joined], edges={"3": 6})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    asked, found = set(), set()
+    for _ in range(60):
+        study.enqueue_trial(search.start(0))
+        trial = study.ask()
+        found |= set(search.suggest(trial)["members"])
+        asked |= set(trial.params)
+    assert found == set(joined.architectures)
+    assert asked == {
+        "kind",
+        "single_family",
+        "single_family_mlp_depth",
+        "single_family_mlp_depth_2_width",
+        "single_family_mlp_depth_5_width",
+    }
+
+
 def test_a_budget_under_the_cheapest_member_is_one_clear_line():
     with pytest.raises(ValueError, match=r"budget \(99\) is under the cheapest member, mlp-h4 with 100 MACs.*Raise"):
         make_search(budget=99)
@@ -147,7 +174,7 @@ def gains(*rows):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([(-1.0, -2.0), (0.5, 0.1), (0.4, -0.1)], "ahead of single models from 200 MACs per sample on, for certain at 200"),
+        ([(-1.0, -2.0), (0.5, 0.1), (0.4, -0.1)], "from 200 MACs per sample on, for certain at 200 (95 % interval"),
         ([(0.5, -0.1), (0.4, -0.1)], "from 100 MACs per sample on, but nowhere for certain"),
         ([(0.5, 0.1), (-0.1, -0.3)], "are not ahead of single models at the largest budget"),
         ([(0.5, None)], "nowhere for certain"),
@@ -342,6 +369,71 @@ def test_a_storage_that_cannot_be_used_is_one_clear_line(tmp_path, storage, mess
         join(tmp_path, storage=storage)
 
 
+# One training budget, split
+
+
+@pytest.fixture(scope="module")
+def splitting(tmp_path_factory):
+    """The module (it imports torch), the system of the digits arm, and its data."""
+    from lightning_modules.datasets import digits
+    from lightning_modules.tasks import splitting
+
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    digits.prepare(folder, **{k: v for k, v in compose("tiny", dataset="digits")["dataset"].items() if k != "_target_"})
+    overrides = {"model": {"widths": [4, 16]}, "pretrain": {"epochs": 3}}
+    system = compose("tiny", system="committees", overrides=overrides)["system"]
+
+    def make(budget=None):
+        return splitting.TrainingSearch(system, folder, budget=budget, largest=8, epochs=None, data_seed=0)
+
+    return make
+
+
+def test_one_training_budget_is_split_into_as_many_members_as_it_pays_for(splitting):
+    search = splitting()
+    assert search.macs == {4: 3 * 3 * 900 * 312, 16: 3 * 3 * 900 * 1440}, "factor, epochs, images, MACs"
+    assert search.budget == search.macs[16] and search.most(16) == 1 and search.most(4) == 1440 // 312
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(20):
+        config = search.suggest(study.ask())
+        assert config["copies"] * search.macs[config["width"]] <= search.budget
+
+
+def test_a_training_budget_under_the_cheapest_member_is_one_clear_line(splitting):
+    with pytest.raises(
+        ValueError, match=r"budget \(1000\) is under the cheapest member, width 4 with .* training MACs"
+    ):
+        splitting(budget=1000)
+
+
+def test_members_are_trained_inside_the_trial_which_reports_every_epoch_and_can_be_pruned(splitting):
+    search, reported = splitting(), []
+    outcome = search.evaluate({"width": 4, "copies": 2}, lambda value, epoch: reported.append((epoch, value)))
+    assert [epoch for epoch, _ in reported] == [0, 1, 2] and reported[-1][1] == outcome.values[0]
+    assert outcome.feasible and outcome.facts["training_macs"] == 2 * search.macs[4]
+    assert search.evaluate({"width": 4, "copies": 2}) == outcome, "a pure function of the configuration"
+
+    def prune(value, epoch):
+        raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        search.evaluate({"width": 4, "copies": 2}, prune)
+
+
+def test_the_split_is_told_with_the_best_big_and_the_best_small_members(splitting):
+    search = splitting()
+    trials = [
+        Finished(k, config, Outcome((value,), {}, {"training_macs": 9, "training_share": 0.5}))
+        for k, (config, value) in enumerate(
+            [({"width": 16, "copies": 1}, 90.0), ({"width": 4, "copies": 4}, 92.5), ({"width": 4, "copies": 2}, 91.0)]
+        )
+    ]
+    evaluation = search.report(trials, "digits", {})
+    statement = json.loads(evaluation.files["study.json"])["statement"]
+    assert "1 of width 16: 90.00 %" in statement and "4 of width 4: 92.50 % validation accuracy for 50%" in statement
+    assert [series.name for series in evaluation.figures[0].series] == ["width 4", "width 16"]
+
+
 # Command lines
 
 
@@ -498,6 +590,28 @@ def test_the_stage_gives_the_same_bytes_with_any_number_of_workers_and_after_a_k
     found.append(swept(trained))
     assert all(files == found[0] for files in found)
     assert set(found[0]) == {"metrics.json", "figures.json", "study.json", "pareto.json"}
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_the_study_of_the_stage(trained):
+    trained.python("-m", "stages.sweep", "committees-digits")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "stages.ui", "--study", "sweep-committees-digits", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=trained.folder, env=trained.environment, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=10) as answer:
+                    shown = json.load(answer)
+                break
+            except OSError:
+                time.sleep(0.2)
+        assert [study["study_name"] for study in shown["study_summaries"]] == ["sweep-committees-digits"]
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import learning_rate_schedule
+from lightning_modules.datasets import storage
 from lightning_modules.metrics.compute import count_macs
 from lightning_modules.runs import Evaluation, Figure, Series
 from lightning_modules.tasks.labelled import LabelledImages
@@ -58,6 +59,7 @@ class TrainingSearch:
         if self.model["family"] == "hub":
             raise ValueError("members of family 'hub' are not trained here; expected an arm that trains its members.")
         self.recipe["epochs"] = epochs or self.recipe["epochs"]
+        storage.card(dataset)  # missing data is said before there are workers
         self.dataset, self.largest, self.data_seed = dataset, largest, data_seed
         self.macs = {width: self._training_macs(width) for width in self.model["widths"]}
         cheapest = min(self.macs, key=self.macs.get)
@@ -188,7 +190,7 @@ def averaged_accuracy(members: Members, data: LabelledImages, device: torch.devi
     return round(100 * float(right.float().mean()), 6)
 
 
-def _preference(trial: Finished) -> tuple[float, float, int]:
+def _preference(trial: Finished) -> tuple[float, int, int]:
     """The most accurate first; among equals the cheaper, then the earlier."""
     return -trial.outcome.values[0], trial.outcome.facts["training_macs"], trial.number
 

@@ -185,6 +185,10 @@ def open_storage(storage: str | None, study: str, folder: Path) -> tuple[BaseSto
         raise ValueError(f"storage ({storage}) cannot be used: {reason}. Is PostgreSQL up and the URL right?") from None
 
 
+class WorkersEnded(RuntimeError):
+    """The workers ended before the study was done."""
+
+
 class SharedStudy:
     """A study as one worker sees it."""
 
@@ -342,7 +346,7 @@ def run_workers(work: Callable[[], None], count: int, devices: list[str]) -> Non
 
     Raises:
         ValueError: fewer than one worker.
-        RuntimeError: a worker failed, or all were killed.
+        WorkersEnded: a worker failed, or all were killed.
     """
     if count < 1:
         raise ValueError(f"workers ({count}) must be at least 1.")
@@ -356,9 +360,9 @@ def run_workers(work: Callable[[], None], count: int, devices: list[str]) -> Non
     for process in processes:
         process.join()
     if any(process.exitcode > 0 for process in processes):
-        raise RuntimeError("a worker failed; its error is above. The same command continues the study.")
+        raise WorkersEnded("a worker failed; its error is above. The same command continues the study.")
     if all(process.exitcode < 0 for process in processes):
-        raise RuntimeError("every worker was killed. The same command continues the study.")
+        raise WorkersEnded("every worker was killed. The same command continues the study.")
 
 
 def _worker(work: Callable[[], None], device: str | None) -> None:

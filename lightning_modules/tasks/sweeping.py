@@ -430,6 +430,7 @@ def _front_figure(fronts: Mapping[str, list[dict]], dataset: str, seeds: int) ->
         x_label="average MACs per sample",
         y_label="top-1 accuracy (%)",
         x_scale="log",
+        y_scale="log_error",
         series=[
             ensembling.seed_series(
                 TITLES[kind],
