@@ -113,11 +113,12 @@ def main() -> None:
     except WorkersEnded as error:
         raise SystemExit(f"error: {error}") from None
     study = joined()
-    evaluation = search.report(study.finished(), row.dataset, settings)
+    trials = study.finished()
+    evaluation = search.report(trials, row.dataset, settings)
     with replace_folder(folder / arguments.study) as out:
         write_evaluation(out, evaluation)
     if study.first("reported"):
-        track(arguments.study, row, plan.preset, settings, evaluation)
+        track(arguments.study, row, plan.preset, settings, evaluation, trials)
     print(f"{study.summary()}; results are in {folder / arguments.study}")
 
 

@@ -8,13 +8,16 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_modules import tracking
 from lightning_modules.files import digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run
 from stages.evaluate import read_runs, write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
+
+if TYPE_CHECKING:
+    from lightning_modules.tasks.sweeping import Finished
 
 BEST = 5  # trials of each front that are tracked, the most accurate ones
 
@@ -43,13 +46,17 @@ def latencies(system: str, key: str) -> dict[str, float]:
     return found
 
 
-def track(name: str, row: Row, preset: str, settings: dict, evaluation: Evaluation) -> None:
+def track(
+    name: str, row: Row, preset: str, settings: dict, evaluation: Evaluation, trials: Sequence["Finished"]
+) -> None:
     """The study as a record with its pictures, and the best trials of each front, under one parent run."""
     from stages.page import figures
 
     study, fronts = (json.loads(evaluation.files[file]) for file in ("study.json", "pareto.json"))
     common = {"experiment": row.system, "arm": name, "preset": preset, "seed": None}
     common["key_suffix"] = digest(settings, study["space"])
+    what = "worst_case_milliseconds_per_image"
+    latency = {t.number: {what: t.outcome.facts[what]} for t in trials if what in t.outcome.facts}
     tags = tracking.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
     with tracking.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
         for file, content in evaluation.files.items():
@@ -59,6 +66,7 @@ def track(name: str, row: Row, preset: str, settings: dict, evaluation: Evaluati
     for point in (point for front in fronts.values() for point in front[-BEST:]):
         with tracking.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
             record.summary({key: value for key, value in point.items() if isinstance(value, int | float)})
+            record.machine(latency.get(point["trial"], {}))
 
 
 def main() -> None:
@@ -87,7 +95,7 @@ def main() -> None:
         write_evaluation(out, evaluation)
     shutil.rmtree(memory)  # a forced rerun evaluates again
     batches.publish(study, scratch() / "sweeps", name)
-    track(name, row, plan.preset, settings, evaluation)
+    track(name, row, plan.preset, settings, evaluation, trials)
 
 
 if __name__ == "__main__":

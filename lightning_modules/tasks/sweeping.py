@@ -254,12 +254,11 @@ class _SeedPool:
 
     def measure(self, config: Configuration, split: str) -> tuple[float, float]:
         """Accuracy in percent and MACs per sample of a configuration on a split, means over the copies in turn."""
+        table = self._table_for(config, split)
         if config["kind"] == "cascade":
-            table = self._table_for(config, split)
             traces = [cascades.run_cascade(table, cascade, self.macs) for cascade in self.choose(json.dumps(config))]
             accuracy = np.mean([trace.correct.mean() for trace in traces])
             return 100 * float(accuracy), float(np.mean([trace.macs.mean() for trace in traces]))
-        table = self._table_for(config, split)
         rotations = [self._views(config, rotation) for rotation in range(self.rotations)]
         accuracy = np.mean([table.stage(views)[1].mean() for views in rotations])
         return 100 * float(accuracy), float(sum(self.macs[view] for view in rotations[0]))
@@ -293,10 +292,9 @@ class _SeedPool:
         return self.table(split, *rules, config.get("confidence", "max_probability"))
 
     def _table(self, split: str, average: str, temperature: bool, confidence: str) -> StageTable:
-        scores = {
-            view: self.pool.logits[view][split] / np.float64(self.temperature(view) if temperature else 1.0)
-            for view in self.macs
-        }
+        scores = {view: self.pool.logits[view][split] for view in self.macs}
+        if temperature:
+            scores = {view: logits / np.float64(self.temperature(view)) for view, logits in scores.items()}
         return StageTable(scores, self.pool.labels[split], confidence=confidence, average=average)
 
     def _temperature(self, view: View) -> float:
@@ -461,7 +459,7 @@ def _gain_figure(gains: Mapping[str, list[Gain]], dataset: str, seeds: int) -> F
         id=f"{dataset}-sweep-gain",
         title=f"What committees gain over the best single model on {dataset}",
         caption="Difference in test accuracy at equal budgets, paired over seeds, with 95 % intervals. On either side "
-        "the configuration was chosen on the validation data of the same seed, within the budget.",
+        "the configuration was chosen on the validation data of the same seed, on which it keeps the budget.",
         x_label="budget (MACs per sample)",
         y_label="gain (points)",
         x_scale="log",
