@@ -59,7 +59,7 @@ def command(arguments: argparse.Namespace, machines: dict) -> list[str]:
     """What one machine runs to take part in the study."""
     line = [sys.executable, "-m", "stages.study", arguments.arm, "--plan", arguments.plan]
     given = {"setting": arguments.setting, "study": arguments.study, "trials": arguments.trials}
-    given |= {"workers": machines["workers"], "storage": machines["storage"]}
+    given |= {"workers": machines["workers"], "storage": arguments.storage}  # REPRISE_STORAGE is inherited instead
     return line + [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
 
 

@@ -323,8 +323,15 @@ def test_a_trial_that_kills_every_worker_is_named(tmp_path):
         study = join(tmp_path, trials=1)
         study.restore()
         die(study)
-    with pytest.raises(RuntimeError, match=r"died 3 times; it was \{'slot': 0, 'x'"):
+    with pytest.raises(RuntimeError, match=r"for the 5th time; it was \{'slot': 0, 'x'"):
         join(tmp_path, trials=1).work()
+
+
+def test_a_study_that_somebody_else_made_is_left_alone(tmp_path):
+    storage, _ = studies.open_storage(None, "toy", tmp_path)
+    optuna.create_study(study_name="toy", storage=storage).add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(ValueError, match=r"searches another space \(span: None there, 1.0 here\)"):
+        join(tmp_path)
 
 
 def test_a_study_of_another_space_is_one_clear_line(tmp_path):
@@ -361,7 +368,10 @@ def test_workers_that_all_end_badly_are_told(end):
     ("storage", "message"),
     [
         ("mysql://db/sweeps", r"storage \(mysql://db/sweeps\) must be null, for a journal file, or postgresql://"),
-        ("postgresql://127.0.0.1:9/x", r"storage \(postgresql://127.0.0.1:9/x\) cannot be used: .*Is PostgreSQL up"),
+        (
+            "postgresql://me:secret@127.0.0.1:9/x",
+            r"storage \(postgresql://me:\*\*\*@127.0.0.1:9/x\) cannot be used: .*Is PostgreSQL up",
+        ),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_one_clear_line(tmp_path, storage, message):
@@ -453,15 +463,20 @@ def test_the_dashboards_port_and_study_are_checked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("machines", "expected"),
     [
-        ("local", ["on each machine", "--workers 1"]),
+        ("local", ["on each machine, in", "--workers 1 --storage"]),
         ("database", ["on each machine", "--workers 8 --storage postgresql://db/sweeps"]),
-        ("slurm", ["4 jobs of {'timeout_min': 240", "'gpus_per_node': 4", "--storage postgresql://db/sweeps"]),
+        (
+            "slurm",
+            ["4 jobs of {'timeout_min': 240", "'gpus_per_node': 4", "--workers 4 --storage postgresql://db/sweeps"],
+        ),
     ],
 )
 def test_a_dry_run_shows_what_each_machine_runs(machines, expected):
     command = [sys.executable, "-m", "stages.study", "committees-digits", "--machines", machines, "--dry-run"]
-    environment = {**os.environ, "REPRISE_STORAGE": "postgresql://db/sweeps"}
+    command += ["--storage", "postgresql://db/sweeps"]
+    environment = {**os.environ, "REPRISE_STORAGE": "postgresql://me:secret@db/sweeps"}
     told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "secret" not in told, "what is in the environment stays there, and jobs inherit it"
     assert told.count("\n") == 1 and "-m stages.study committees-digits" in told
     for part in expected:
         assert part in told

@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from lightning_modules.runs import Evaluation
 from lightning_modules.tasks import batches
 from lightning_modules.tasks.sweeping import Configuration, Finished, Outcome
 
-TRIES = 3  # how often a trial may die with its worker before it is taken for the reason
+TRIES = 5  # how often a trial may die with its worker before it is taken for the reason
 STARTUP = 24  # random trials before the sampler learns from them
 POLL_SECONDS = 0.5
 KEEPALIVE = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"  # a lost machine: 90 s
@@ -74,6 +75,16 @@ class Locks(Protocol):
 
     def close(self) -> None:
         """Give back all, and the connection."""
+
+
+@contextmanager
+def held(locks: Locks, name: str) -> Iterator[None]:
+    """Hold a lock, once it is free."""
+    locks.acquire(name, wait=True)
+    try:
+        yield
+    finally:
+        locks.release(name)
 
 
 class FileLocks:
@@ -172,17 +183,27 @@ def open_storage(storage: str | None, study: str, folder: Path) -> tuple[BaseSto
         return JournalStorage(JournalFileBackend(str(folder / f"{study}.journal"), JournalLock(locks))), locks
     if not storage.startswith(("postgresql://", "postgresql+")):
         raise ValueError(
-            f"storage ({storage}) must be null, for a journal file, or postgresql://user@host/database: other "
+            f"storage ({masked(storage)}) must be null, for a journal file, or postgresql://user@host/database: other "
             "databases have no locks that end with a killed worker."
         )
     from sqlalchemy.exc import OperationalError
 
+    schema = PostgresLocks(storage, "schema")
     try:
-        locks = PostgresLocks(storage, study)
-        return RDBStorage(storage), locks
+        with held(schema, "tables"):  # which the first worker makes
+            opened = RDBStorage(storage)
+        schema.close()
     except (OperationalError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"storage ({storage}) cannot be used: {reason}. Is PostgreSQL up and the URL right?") from None
+        raise ValueError(
+            f"storage ({masked(storage)}) cannot be used: {reason}. Is PostgreSQL up and the URL right?"
+        ) from None
+    return opened, PostgresLocks(storage, study)
+
+
+def masked(storage: str) -> str:
+    """A storage's URL as it may be shown: without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
 
 
 class WorkersEnded(RuntimeError):
@@ -202,7 +223,7 @@ class SharedStudy:
             raise ValueError(f"trials ({trials}) must be at least 1.")
         self.search, self.trials = search, trials
         self._storage, self._locks = open_storage(storage, name, folder)
-        with self._held("study"):
+        with held(self._locks, "study"):
             self.study = optuna.create_study(
                 study_name=name,
                 storage=self._storage,
@@ -210,12 +231,12 @@ class SharedStudy:
                 sampler=batches.sampler(None, STARTUP),
                 load_if_exists=True,
             )
-            self._check_space(storage or folder / f"{name}.journal")
+            self._check_space(masked(storage) if storage else str(folder / f"{name}.journal"))
 
-    def _check_space(self, where: str | Path) -> None:
+    def _check_space(self, where: str) -> None:
         space = json.dumps(self.search.space, sort_keys=True)
-        known = self.study.user_attrs.get("space")
-        if known is None:
+        known = self.study.user_attrs.get("space", "{}")
+        if known == "{}" and not self._listed(*TrialState):
             batches.name_metrics(self.study, self.search.metric_names)
             self.study.set_user_attr("space", space)
         elif known != space:
@@ -224,21 +245,13 @@ class SharedStudy:
                 "expected the same one. Choose another name (STUDY=...) or the settings that it was made with."
             )
 
-    @contextmanager
-    def _held(self, name: str) -> Iterator[None]:
-        self._locks.acquire(name, wait=True)
-        try:
-            yield
-        finally:
-            self._locks.release(name)
-
     def restore(self) -> None:
         """Let every slot have a trial that is finished, is run by a living worker, or waits for one.
 
         Raises:
             RuntimeError: a trial died with its worker too often.
         """
-        with self._held("study"):
+        with held(self._locks, "study"):
             unheld = [trial for trial in self._listed(TrialState.RUNNING) if self._locks.acquire(_lock(trial))]
             running = {trial.number for trial in self._listed(TrialState.RUNNING)}  # one may have ended in between
             for trial in unheld:
@@ -253,13 +266,16 @@ class SharedStudy:
             for slot in sorted(set(range(self.trials)) - served):
                 dead = failed.get(slot, [])
                 if len(dead) >= TRIES:
-                    raise RuntimeError(f"trial {dead[-1].number} died {TRIES} times; it was {dead[-1].params}.")
+                    raise RuntimeError(
+                        f"trial {dead[-1].number} died with its worker for the {TRIES}th time; it was "
+                        f"{dead[-1].params}. Find out why (memory?) and start another study."
+                    )
                 params = dead[-1].params if dead else {}
                 self.study.enqueue_trial({**self.search.start(slot), **params}, user_attrs={"slot": slot})
 
     def claim(self) -> optuna.Trial | None:
         """A waiting trial, which is this worker's until it is told or the worker dies; None when none waits."""
-        with self._held("study"):
+        with held(self._locks, "study"):
             if not self._listed(TrialState.WAITING):
                 return None
             trial = self.study.ask()
@@ -319,7 +335,7 @@ class SharedStudy:
 
     def first(self, what: str) -> bool:
         """Whether this is the first time that anyone asks so, for this number of trials."""
-        with self._held("study"):
+        with held(self._locks, "study"):
             told = f"{what} {self.trials}"
             if told in self.study.user_attrs:
                 return False
