@@ -23,7 +23,7 @@ from lightning_modules.files import ROOT
 from lightning_modules.metrics import classification
 from lightning_modules.tasks import batches, ensembling, studies, sweeping
 from lightning_modules.tasks.sweeping import CachedSearch, Finished, Gain, Outcome
-from stages import ui
+from stages import sweep, ui
 from stages.plan import compose
 from tests.pipeline import Copy
 
@@ -199,8 +199,10 @@ def test_results_have_a_front_for_each_kind_and_as_many_trials(search, tmp_path)
     assert "digits/sweep_single/top1_percent@mlp-h16" in evaluation.metrics[0]
     assert study["statement"].startswith("On digits, ensembles")
     for figure in evaluation.figures:
+        assert [series.name for series in figure.series] == list(sweeping.TITLES.values())
         for series in figure.series:
-            assert len(series.x) == len(series.y) == len(series.low) == len(series.high)
+            assert series.x == sorted(series.x) and len(series.x) == len(series.y)
+            assert series.kind == "dashed" or len(series.x) == len(series.low) == len(series.high)
 
 
 # The same trials on every machine
@@ -458,6 +460,17 @@ def test_the_dashboards_port_and_study_are_checked(tmp_path, monkeypatch):
     join(tmp_path / ".scratch/sweeps")
     with pytest.raises(ValueError, match=r"no study 'toys' .* expected one of: toy\."):
         ui.dashboard(8080, "toys", None)
+
+
+def test_latencies_are_those_of_the_latest_training_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for time_stamp, (run, value) in enumerate([("seed-0--new", 2.0), ("seed-0--old", 1.0), ("other", 9.0)]):
+        folder = tmp_path / ".scratch/runs/committees" / f"tiny--{'pool' if run != 'other' else run}--pretrain--{run}"
+        folder.mkdir(parents=True)
+        facts = {"mlp-h4/milliseconds_per_image@batch_1": value, "mlp-h4/milliseconds_per_image@batch_64": 0.1}
+        (folder / "machine.json").write_text(json.dumps(facts))
+        os.utime(folder / "machine.json", (100 - time_stamp, 100 - time_stamp))
+    assert sweep.latencies("committees", "tiny--pool--pretrain") == {"mlp-h4": 2.0}
 
 
 @pytest.mark.parametrize(

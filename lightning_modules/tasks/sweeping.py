@@ -420,6 +420,7 @@ def as_json(content: object) -> bytes:
 
 
 def _front_figure(fronts: Mapping[str, list[dict]], dataset: str, seeds: int) -> Figure:
+    drawn = {kind: sorted(front, key=lambda point: point["test_macs_per_sample"]) for kind, front in fronts.items()}
     return Figure(
         id=f"{dataset}-sweep-fronts",
         title=f"Pareto fronts of {', '.join(TITLES.values())} on {dataset}",
@@ -436,7 +437,7 @@ def _front_figure(fronts: Mapping[str, list[dict]], dataset: str, seeds: int) ->
                 [point["test_macs_per_sample"] for point in front],
                 np.array([point["test_top1_percent_by_seed"] for point in front]).T,
             )
-            for kind, front in fronts.items()
+            for kind, front in drawn.items()
             if front
         ],
     )
@@ -455,6 +456,8 @@ def _gain_figure(gains: Mapping[str, list[Gain]], dataset: str, seeds: int) -> F
         for kind, found in gains.items()
         if found
     ]
+    budgets = sorted({x for series in drawn for x in series.x})
+    drawn.insert(0, Series(TITLES["single"], "dashed", budgets, [0.0] * len(budgets)))
     return Figure(
         id=f"{dataset}-sweep-gain",
         title=f"What committees gain over the best single model on {dataset}",
