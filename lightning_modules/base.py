@@ -3,25 +3,49 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Literal, TypedDict
 
 import torch
+from pydantic import Field
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_modules.settings import Natural, NonNegative, Share
+
 Schedule = Callable[[int], float]
 
 
-class PaperModule(LightningModule):
-    """Base of every system. `recipe` is the training block of its config, set before `fit`.
+class Recipe(TypedDict):
+    """The training block of a config; a paper that reads further keys extends it."""
 
-    Keys read here: `optimizer` (adamw | sgd), `lr`, `weight_decay`, `momentum`, `schedule` (cosine | one_cycle |
-    steps), `warmup` (share of the steps), `milestones` (shares of the steps) and `decay` (factor at each milestone).
+    epochs: Natural
+    optimizer: Literal["adamw", "sgd"]
+    lr: NonNegative
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    schedule: Literal["cosine", "one_cycle", "steps"]
+    warmup: Share  # of all steps
+    milestones: list[Share]  # of all steps, for the schedule `steps`
+    decay: Share  # factor at each milestone
+
+
+class PaperModule(LightningModule):
+    """Base of every system. `recipe` is the training block of its config, of the form `Recipe`, set before `fit`.
+
     Weight decay is on every parameter, norms and biases included.
     """
 
+    recipe_form: type = Recipe
     recipe: dict
+
+    def check_data(self, data: LightningDataModule) -> None:
+        """Refuse data that the network cannot be trained on; called once, before anything is computed.
+
+        Raises:
+            ValueError: what does not fit, with both values.
+        """
 
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Arrays on the evaluation splits that the evaluation stage reads."""

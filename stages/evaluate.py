@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning_modules import tracking
+from lightning_modules import settings, tracking
 from lightning_modules.files import digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
@@ -30,15 +30,13 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, f
 
 def main() -> None:
     """Call the paper's evaluation with all seeds, and write its numbers, figures and files."""
-    from hydra.utils import instantiate
-
     arguments = stage_arguments("arm")
     plan = load_plan(arguments.plan)
     row = plan.row("evaluate", arguments.arm)
     config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
     folder = ROOT / "data/runs" / plan.preset / row.runs / "pretrain"
-    runs = read_runs(folder)
-    evaluation = instantiate(config, _partial_=True, _convert_="all")(runs, row.dataset)
+    where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
+    evaluation = settings.bind(config, where)(read_runs(folder), row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():

@@ -1,14 +1,15 @@
 """The experiment plan: `params.yaml` joined with `conf/`, and checked before an output is touched."""
 
 import argparse
-import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning_modules.processes import die_with_parent
+from lightning_modules.settings import meant
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tiny", "paper")
@@ -18,6 +19,9 @@ ROW_KEYS = {
     "evaluate": ("system", "runs", "overrides"),
     "sweep": ("system", "runs", "overrides"),
 }
+SYSTEM_BLOCKS = ("model", "data", "pretrain", "evaluate")
+CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
 
 
 class PlanError(ValueError):
@@ -56,18 +60,12 @@ class Plan:
         """
         rows = getattr(self, stage)
         if arm not in rows:
-            raise PlanError(f"{self.path}: no arm {arm!r} in `{stage}`{_meant(arm, rows)}")
+            raise PlanError(f"{self.path}: no arm {arm!r} in `{stage}`{meant(arm, rows)}")
         return rows[arm]
 
     def seeds_of(self, row: Row) -> list[int]:
         """The seeds that this arm trains: the plan's, or the first few of them."""
         return self.seeds[: row.max_seeds]
-
-
-def _meant(value: object, known: Iterable[str]) -> str:
-    known = [str(k) for k in known]
-    close = difflib.get_close_matches(str(value), known, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def load_plan(path: str | Path = "params.yaml") -> Plan:
@@ -89,8 +87,12 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
         raise PlanError(f"{path}: expected a mapping with the keys {', '.join(PLAN_KEYS)}; got {type(raw).__name__}")
     _keys(raw, PLAN_KEYS, (), str(path))
     if raw["preset"] not in PRESETS:
-        raise PlanError(f"{path}: unknown preset {raw['preset']!r}{_meant(raw['preset'], PRESETS)}")
+        raise PlanError(f"{path}: unknown preset {raw['preset']!r}{meant(raw['preset'], PRESETS)}")
+    _place(raw["plan"], raw["root"], path)
     datasets = _mapping(raw, "datasets", path)
+    for name, given in datasets.items():
+        if given not in ({}, None):
+            raise PlanError(f"{path}: datasets.{name} is {given!r}, expected {{}}: its settings lie in conf/dataset/")
     pretrain = {arm: _row("pretrain", arm, row, path) for arm, row in _mapping(raw, "pretrain", path).items()}
     evaluate, sweep = (
         {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()}
@@ -98,7 +100,7 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
     )
     for row in pretrain.values():
         if row.dataset not in datasets:
-            raise PlanError(f"{path}: pretrain.{row.arm}.dataset is {row.dataset!r}{_meant(row.dataset, datasets)}")
+            raise PlanError(f"{path}: pretrain.{row.arm}.dataset is {row.dataset!r}{meant(row.dataset, datasets)}")
     evaluate, sweep = (
         {arm: _with_runs(stage, row, pretrain, path) for arm, row in rows.items()}
         for stage, rows in (("evaluate", evaluate), ("sweep", sweep))
@@ -109,16 +111,31 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
 def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
     for key in given:
         if key not in {*required, *optional}:
-            raise PlanError(f"{where}: unknown key {key!r}{_meant(key, [*required, *optional])}")
+            raise PlanError(f"{where}: unknown key {key!r}{meant(key, [*required, *optional])}")
     for key in required:
         if key not in given:
             raise PlanError(f"{where}: the key {key!r} is missing; expected {', '.join(required)}")
 
 
+def _place(plan: object, root: object, path: Path) -> None:
+    """Hold what DVC is told about the plan's place against where it lies."""
+    if not isinstance(plan, str) or not (ROOT / plan).is_file():
+        raise PlanError(f"{path}: `plan` is {plan!r}, expected this file's path from the root, such as params.yaml")
+    if not isinstance(root, str) or ((ROOT / plan).parent / root).resolve() != ROOT.resolve():
+        raise PlanError(f"{path}: `root` is {root!r}, expected the way from {plan}'s folder to the root: . or ../..")
+
+
 def _mapping(raw: dict, key: str, path: Path) -> dict:
-    if not isinstance(raw[key], dict) or not all(isinstance(k, str) for k in raw[key]):
+    if not isinstance(raw[key], dict):
         raise PlanError(f"{path}: `{key}` must map names to settings; got {raw[key]!r}")
+    for name in raw[key]:
+        _name(name, f"{path}: a key of `{key}`")
     return raw[key]
+
+
+def _name(value: object, where: str) -> None:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise PlanError(f"{where} is {value!r}, expected a name of letters, digits, `_`, `.` and `-`")
 
 
 def _row(stage: str, arm: str, row: object, path: Path) -> Row:
@@ -127,8 +144,7 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
         raise PlanError(f"{where} must have the keys {', '.join(ROW_KEYS[stage])}; got {row!r}")
     _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage == "pretrain" else (), where)
     for key in ROW_KEYS[stage][:-1]:
-        if not isinstance(row[key], str):
-            raise PlanError(f"{where}.{key} must be a name; got {row[key]!r}")
+        _name(row[key], f"{where}.{key}")
     most = row.get("max_seeds")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise PlanError(f"{where}.max_seeds must be a positive whole number; got {most!r}")
@@ -140,7 +156,7 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
 def _with_runs(stage: str, row: Row, pretrain: dict[str, Row], path: Path) -> Row:
     """The row of an arm that measures trained runs, with their data set."""
     if row.runs not in pretrain:
-        raise PlanError(f"{path}: {stage}.{row.arm}.runs is {row.runs!r}{_meant(row.runs, pretrain)}")
+        raise PlanError(f"{path}: {stage}.{row.arm}.runs is {row.runs!r}{meant(row.runs, pretrain)}")
     return replace(row, dataset=pretrain[row.runs].dataset)
 
 
@@ -192,7 +208,7 @@ def compose(
         folder = ROOT / "conf" / group
         if choice and not (folder / f"{choice}.yaml").is_file():
             known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{_meant(choice, known)}")
+            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{meant(choice, known)}")
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra_compose("config", overrides=lines)
@@ -200,14 +216,33 @@ def compose(
         for key, value in _leaves(overrides or {}):
             if key not in known or key.rpartition(".")[2].startswith("_"):
                 raise PlanError(
-                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{_meant(key, known)}"
+                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
                 )
             OmegaConf.update(config[block], key, value, merge=False)
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except PlanError:
         raise
     except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
         raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
+    for group, choice in choices.items():
+        if choice:
+            _blocks(group, composed[group], f"conf/{group}/{choice}.yaml")
+    return composed
+
+
+def _blocks(group: str, tree: object, where: str) -> None:
+    """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
+    if not isinstance(tree, dict):
+        raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
+    called = {"": tree} if group == "dataset" else {}
+    if group == "system":
+        _keys(tree, SYSTEM_BLOCKS, (), where)
+        called = {name: tree[name] for name in CALLED_BLOCKS}
+        if not isinstance(tree["pretrain"], dict):
+            raise PlanError(f"{where}: `pretrain` must map keys to values; got {tree['pretrain']!r}")
+    for name, block in called.items():
+        if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
+            raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -258,7 +293,7 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename}: no such file or folder")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -12,9 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import yaml
-
-from stages.plan import ROOT, load_plan, run_stage, stage_arguments
+from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
 RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
     *(f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")),
@@ -82,14 +80,14 @@ def targets(tree: object) -> Iterator[Path]:
 def main() -> None:
     """Write one manifest for each data set, each stage of each system, the sweeps, and the report."""
     plan = load_plan(stage_arguments().plan)
-    script, conf, out = ROOT / "stages", ROOT / "conf", ROOT / "data/sources" / plan.preset
+    script, out = ROOT / "stages", ROOT / "data/sources" / plan.preset
     manifests = {}
     for name in plan.datasets:
-        tree = yaml.safe_load((conf / "dataset" / name / f"{plan.preset}.yaml").read_text())
+        tree = compose(plan.preset, dataset=name)["dataset"]
         manifests[f"prepare.{name}"] = [script / "prepare.py", *targets(tree)]
     for stage, blocks in BLOCKS.items():
         for system in {row.system for row in getattr(plan, stage).values()}:
-            tree = yaml.safe_load((conf / "system" / system / f"{plan.preset}.yaml").read_text())
+            tree = compose(plan.preset, system=system)["system"]
             manifests[f"{stage}.{system}"] = [script / f"{stage}.py", *targets({key: tree[key] for key in blocks})]
     manifests["sweep"] = [script / "sweep.py", *targets(yaml.safe_load((conf / "sweep/cached.yaml").read_text()))]
     facts = [ROOT / "lightning_modules" / f"{row.system}.yaml" for row in plan.evaluate.values()]
