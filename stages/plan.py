@@ -225,7 +225,7 @@ def compose(
     except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
         raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
     for group, choice in choices.items():
-        if choice:
+        if choice and group in composed:  # the settings of machines are a part of those of the sweep
             _blocks(group, composed[group], f"conf/{group}/{choice}.yaml")
     return composed
 

@@ -89,7 +89,7 @@ def main() -> None:
         for system in {row.system for row in getattr(plan, stage).values()}:
             tree = compose(plan.preset, system=system)["system"]
             manifests[f"{stage}.{system}"] = [script / f"{stage}.py", *targets({key: tree[key] for key in blocks})]
-    manifests["sweep"] = [script / "sweep.py", *targets(yaml.safe_load((conf / "sweep/cached.yaml").read_text()))]
+    manifests["sweep"] = [script / "sweep.py", *targets(compose(plan.preset, sweep="cached")["sweep"])]
     facts = [ROOT / "lightning_modules" / f"{row.system}.yaml" for row in plan.evaluate.values()]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
     manifests["report"] = [script / "report.py", *facts, *page]

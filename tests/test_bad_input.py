@@ -83,10 +83,9 @@ def run_all() -> None:
             stage.main()
 
 
-VALUES = st.sampled_from(
-    [None, True, -1, 0, 1, 10**12, 0.5, -0.5, 1e30, float("nan"), float("inf"), "", "x", "../x", "${x}", "${oc.env:X}"]
-    + ["none", [], [1], ["x", "x"], [[]], {}, {"x": 1}, {"_target_": "os.system"}]
-)
+NUMBERS = [True, -1, 0, 1, 10**12, 0.5, -0.5, 1e30, float("nan"), float("inf")]
+WORDS = ["", "x", "../x", "${x}", "${oc.env:X}", "none"]
+VALUES = st.sampled_from([None, *NUMBERS, *WORDS, [], [1], ["x", "x"], [[]], {}, {"x": 1}, {"_target_": "os.system"}])
 
 
 def places(tree, at=()):
