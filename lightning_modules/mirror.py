@@ -33,7 +33,6 @@ from typing import Any, BinaryIO
 from lightning_modules import tracking
 
 MAX_METRICS = 900  # per call; MLflow takes 1,000 metrics, parameters and tags together
-KIND = ("mlflow.experimentKind", "custom_model_development")  # without it MLflow opens on its pages for chat traces
 MAX_PARAM, MAX_TAG, MAX_NAME = 6000, 8000, 250  # characters that MLflow stores
 
 
@@ -256,11 +255,9 @@ class Mirror:
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
-            self._client.set_experiment_tag(found.experiment_id, *KIND)
             return found.experiment_id
         local = self.uri.startswith("sqlite:")
-        place = (self.root / "mlruns" / name).as_uri() if local else None
-        return self._client.create_experiment(name, place, dict([KIND]))
+        return self._client.create_experiment(name, (self.root / "mlruns" / name).as_uri() if local else None)
 
     def _listing(self, experiment_id: str) -> Iterator[Any]:
         token = None

@@ -6,6 +6,7 @@ import socket
 import sys
 
 from lightning_modules.files import ROOT, scratch
+from stages.page.machine import TRAINING
 from stages.plan import run_stage
 
 
@@ -13,8 +14,10 @@ def free_port(port: int, command: str) -> int:
     """The port, if nobody listens on it.
 
     Raises:
-        ValueError: it is taken; the message says how `command` chooses another.
+        ValueError: it is none, or taken; the message says how `command` chooses another.
     """
+    if not 1024 <= port <= 65535:
+        raise ValueError(f"port {port} is none that a user can open; choose one from 1024 to 65535, e.g. 5001")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -31,7 +34,7 @@ def mlflow(port: int) -> None:
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
     if store.startswith("http"):
         raise SystemExit(f"MLFLOW_TRACKING_URI names a server that is already up: open {store}")
-    print(f"http://127.0.0.1:{port}", flush=True)
+    print(f"http://127.0.0.1:{port}/#/experiments{TRAINING}", flush=True)
     command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--workers", "1"])
 

@@ -275,7 +275,7 @@ def test_facts_of_the_machine_stay_out_of_the_page(project):
     assert (found["time"], found["memory"], found["hardware"]) == ("1 min 20 s", "120 MiB RAM", "Fast, 2 cores")
     assert found["latency"] == "0.5 to 2 (batch 1)"
     assert [run["name"] for run in found["runs"]] == ["seed 0", "seed 1", "seed 2", "seed 3"]
-    assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc"
+    assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc?workflowType=machine_learning"
     assert found["runs"][0]["url"] is None
 
 
