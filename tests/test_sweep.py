@@ -1,6 +1,5 @@
 """Sweeps: what a trial measures, the same trials on every machine, and studies that survive their workers."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,11 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -509,42 +506,10 @@ def start_worker(folder, trials, storage):
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """The URL of a PostgreSQL server of this test's own, on loopback."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [None]
-    for missing, why in (
-        (programs[-1] is None, "PostgreSQL is not installed: apt-get install postgresql"),
-        (importlib.util.find_spec("psycopg") is None, "psycopg is not installed: make setup"),
-    ):
-        if missing:
-            assert "CI" not in os.environ, why
-            pytest.skip(why)
-    folder = Path(tempfile.mkdtemp(prefix="reprise-sweep-"))  # the path of a socket has room for 107 bytes
-    user = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    initdb, pg_ctl = (str(programs[-1] / name) for name in ("initdb", "pg_ctl"))
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -F"
-
-    def run(*command):
-        subprocess.run([*user, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-
-    run(initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "reprise", "--no-sync")
-    run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    yield f"postgresql://reprise@127.0.0.1:{port}/postgres"
-    run(pg_ctl, "-D", str(folder / "data"), "-m", "immediate", "stop")
-    shutil.rmtree(folder)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "postgresql"])
 def test_a_worker_killed_with_kill_9_costs_nothing_but_its_time(tmp_path, kind, request):
-    storage = request.getfixturevalue("database") if kind == "postgresql" else None
+    storage = request.getfixturevalue("postgresql") if kind == "postgresql" else None
     workers = [start_worker(tmp_path, 30, storage) for _ in range(2)]
     study = join(tmp_path, Toy(seconds=0.15), trials=30, storage=storage)
     deadline = time.monotonic() + 60
@@ -563,7 +528,7 @@ def test_a_worker_killed_with_kill_9_costs_nothing_but_its_time(tmp_path, kind, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "postgresql"])
 def test_a_study_whose_workers_were_all_killed_continues(tmp_path, kind, request):
-    storage = request.getfixturevalue("database") if kind == "postgresql" else None
+    storage = request.getfixturevalue("postgresql") if kind == "postgresql" else None
     name = f"again-{kind}"
     code = WORKER.format(folder=str(tmp_path), trials=20, storage=storage).replace(
         "storage=", f"name={name!r}, storage="
