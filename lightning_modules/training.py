@@ -7,14 +7,12 @@ before a stage runs), keyed by everything that can change the result: other inpu
 """
 
 import csv
-import ctypes
 import json
 import logging
 import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import sys
 import time
 import warnings
@@ -36,6 +34,7 @@ from lightning_modules import settings, tracking
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.processes import die_with_parent
 from lightning_modules.run_logger import RunLogger
 from lightning_modules.settings import Count, NonNegative
 
@@ -115,7 +114,7 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
         return
     # Forked, not spawned: importing torch and Lightning costs each new interpreter some five seconds.
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
         futures = [pool.submit(work, job, index % workers) for index, job in enumerate(jobs)]
         try:
             for future in futures:
@@ -123,11 +122,6 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)
 
 
 def train_seed(job: Job, position: int) -> None:

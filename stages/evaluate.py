@@ -1,11 +1,31 @@
 """Evaluate the trained seeds of one arm: data/runs/<preset>/<arm>/pretrain -> data/results/<preset>/<arm>/."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from lightning_modules import settings, tracking
 from lightning_modules.files import digest, replace_folder, write_json
-from lightning_modules.runs import Run
+from lightning_modules.runs import Evaluation, Run
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The trained seeds of an arm, in order."""
+    runs = (Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*"))
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
+    """Write the files of an evaluation into `out`, and give back its metrics as they were written, rounded."""
+    rounded = {
+        seed: {name: round(float(value), 6) for name, value in sorted(metrics.items())}
+        for seed, metrics in evaluation.metrics.items()
+    }
+    write_json(out / "metrics.json", rounded)
+    write_json(out / "figures.json", [asdict(figure) for figure in evaluation.figures])
+    for name, content in evaluation.files.items():
+        (out / name).write_bytes(content)
+    return rounded
 
 
 def main() -> None:
@@ -15,21 +35,10 @@ def main() -> None:
     row = plan.row("evaluate", arguments.arm)
     config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
     folder = ROOT / "data/runs" / plan.preset / row.runs / "pretrain"
-    runs = sorted(
-        (Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*")), key=lambda r: r.seed
-    )
     where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
-    evaluation = settings.bind(config, where)(runs, row.dataset)
-
-    rounded = {
-        seed: {name: round(float(value), 6) for name, value in sorted(metrics.items())}
-        for seed, metrics in evaluation.metrics.items()
-    }
+    evaluation = settings.bind(config, where)(read_runs(folder), row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
-        write_json(out / "metrics.json", rounded)
-        write_json(out / "figures.json", [asdict(figure) for figure in evaluation.figures])
-        for name, content in evaluation.files.items():
-            (out / name).write_bytes(content)
+        rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():
         with tracking.open_record(
             experiment=row.system,

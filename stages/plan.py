@@ -1,21 +1,24 @@
 """The experiment plan: `params.yaml` joined with `conf/`, and checked before an output is touched."""
 
 import argparse
-import ctypes
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightning_modules.processes import die_with_parent
 from lightning_modules.settings import meant
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tiny", "paper")
-PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "evaluate")
-ROW_KEYS = {"pretrain": ("system", "dataset", "overrides"), "evaluate": ("system", "runs", "overrides")}
+PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "evaluate", "sweep")
+ROW_KEYS = {
+    "pretrain": ("system", "dataset", "overrides"),
+    "evaluate": ("system", "runs", "overrides"),
+    "sweep": ("system", "runs", "overrides"),
+}
 SYSTEM_BLOCKS = ("model", "data", "pretrain", "evaluate")
 CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
@@ -47,6 +50,7 @@ class Plan:
     datasets: list[str]
     pretrain: dict[str, Row]
     evaluate: dict[str, Row]
+    sweep: dict[str, Row]
 
     def row(self, stage: str, arm: str) -> Row:
         """The row of an arm.
@@ -90,15 +94,18 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
         if given not in ({}, None):
             raise PlanError(f"{path}: datasets.{name} is {given!r}, expected {{}}: its settings lie in conf/dataset/")
     pretrain = {arm: _row("pretrain", arm, row, path) for arm, row in _mapping(raw, "pretrain", path).items()}
-    evaluate = {arm: _row("evaluate", arm, row, path) for arm, row in _mapping(raw, "evaluate", path).items()}
+    evaluate, sweep = (
+        {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()}
+        for stage in ("evaluate", "sweep")
+    )
     for row in pretrain.values():
         if row.dataset not in datasets:
             raise PlanError(f"{path}: pretrain.{row.arm}.dataset is {row.dataset!r}{meant(row.dataset, datasets)}")
-    for row in evaluate.values():
-        if row.runs not in pretrain:
-            raise PlanError(f"{path}: evaluate.{row.arm}.runs is {row.runs!r}{meant(row.runs, pretrain)}")
-    evaluate = {a: Row(**{**vars(r), "dataset": pretrain[r.runs].dataset}) for a, r in evaluate.items()}
-    return Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, evaluate)
+    evaluate, sweep = (
+        {arm: _with_runs(stage, row, pretrain, path) for arm, row in rows.items()}
+        for stage, rows in (("evaluate", evaluate), ("sweep", sweep))
+    )
+    return Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, evaluate, sweep)
 
 
 def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
@@ -146,6 +153,13 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
     return Row(arm, row["system"], row["overrides"], row.get("dataset", ""), row.get("runs", arm), most)
 
 
+def _with_runs(stage: str, row: Row, pretrain: dict[str, Row], path: Path) -> Row:
+    """The row of an arm that measures trained runs, with their data set."""
+    if row.runs not in pretrain:
+        raise PlanError(f"{path}: {stage}.{row.arm}.runs is {row.runs!r}{meant(row.runs, pretrain)}")
+    return replace(row, dataset=pretrain[row.runs].dataset)
+
+
 def _seeds(seeds: object, path: Path) -> list[int]:
     if not isinstance(seeds, list) or not seeds:
         raise PlanError(f"{path}: seeds must be a list with at least one whole number; got {seeds!r}")
@@ -160,11 +174,19 @@ def _seeds(seeds: object, path: Path) -> list[int]:
 
 
 def compose(
-    preset: str, *, system: str = "", dataset: str = "", trainer: str = "", overrides: dict | None = None
+    preset: str,
+    *,
+    system: str = "",
+    dataset: str = "",
+    trainer: str = "",
+    sweep: str = "",
+    machines: str = "",
+    overrides: dict | None = None,
 ) -> dict:
-    """The resolved configuration of one stage: any of the groups `system`, `dataset` and `trainer` of `conf/`.
+    """The resolved configuration of one stage: any of the groups of `conf/`.
 
-    `overrides` are keys of the system file, nested or dotted: `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
+    `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
+    `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
 
     Raises:
         PlanError: no such file, or a key that it does not have.
@@ -177,7 +199,10 @@ def compose(
         "system": system and f"{system}/{preset}",
         "dataset": dataset and f"{dataset}/{preset}",
         "trainer": trainer,
+        "sweep": sweep,
+        "sweep/machines": machines,
     }
+    block = "sweep" if sweep else "system"
     lines = [f"{group}={choice}" for group, choice in choices.items() if choice]
     for group, choice in choices.items():
         folder = ROOT / "conf" / group
@@ -187,20 +212,20 @@ def compose(
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra_compose("config", overrides=lines)
-        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get("system") or {})]
+        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get(block) or {})]
         for key, value in _leaves(overrides or {}):
             if key not in known or key.rpartition(".")[2].startswith("_"):
                 raise PlanError(
-                    f"overrides: {key!r} is no setting of conf/system/{system}/{preset}.yaml{meant(key, known)}"
+                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
                 )
-            OmegaConf.update(config.system, key, value, merge=False)
+            OmegaConf.update(config[block], key, value, merge=False)
         composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except PlanError:
         raise
     except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
         raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
     for group, choice in choices.items():
-        if choice:
+        if choice and group in composed:  # the settings of machines are a part of those of the sweep
             _blocks(group, composed[group], f"conf/{group}/{choice}.yaml")
     return composed
 
@@ -236,10 +261,11 @@ def check(plan: Plan) -> None:
     """
     for dataset in plan.datasets:
         compose(plan.preset, dataset=dataset)
-    for stage in ("pretrain", "evaluate"):
+    for stage in ("pretrain", "evaluate", "sweep"):
         for row in getattr(plan, stage).values():
             try:
-                compose(plan.preset, system=row.system, overrides=row.overrides)
+                sweep = "cached" if stage == "sweep" else ""
+                compose(plan.preset, system=row.system, sweep=sweep, overrides=row.overrides)
             except PlanError as error:
                 raise PlanError(f"{plan.path}: {stage}.{row.arm}: {error}") from None
     compose(plan.preset, trainer=trainer_name())
@@ -283,8 +309,7 @@ def stage_arguments(*names: str) -> argparse.Namespace:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage as a child that dies with its parent and ends a user's error in one line and exit code 1."""
-    if sys.platform == "linux":  # SIGTERM to dvc would leave the stage running, and writing, as an orphan
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)
+    die_with_parent()  # SIGTERM to dvc would leave the stage running, and writing
     os.chdir(ROOT)
     try:
         main()

@@ -6,7 +6,7 @@ Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them
 import argparse
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lightning_modules import tracking
@@ -27,6 +27,15 @@ def read_arm(row: Row, folder: Path, unavailable: dict[str, str]) -> tuple[page.
     return page.Arm(row.arm, row.runs, sorted(by_seed), claims.summary({row.arm: by_seed})[row.arm], drawn), by_seed
 
 
+def read_sweep(row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:
+    """A sweep as the page shows it, with its statement."""
+    name = f"sweep-{row.arm}"
+    shown, _ = read_arm(replace(row, arm=name), results / name, unavailable)
+    if not shown.missing:
+        shown.statement = json.loads((results / name / "study.json").read_text())["statement"]
+    return shown
+
+
 def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[page.Paper]:
     """Facts, verdicts and arms of every paper of the plan, in its order."""
     read = {
@@ -38,7 +47,12 @@ def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[pag
     for stem in dict.fromkeys(row.system for row in plan.evaluate.values()):
         facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
         arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
-        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms))
+        sweeps = [
+            read_sweep(row, root / "data/results" / plan.preset, unavailable)
+            for row in plan.sweep.values()
+            if row.system == stem
+        ]
+        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms, sweeps))
     return papers
 
 
@@ -49,7 +63,7 @@ def page_of(plan: Plan) -> Path:
 
 def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
     """Write the report, whole or not at all."""
-    arms = [arm for paper in papers for arm in paper.arms if not arm.missing]
+    arms = [arm for paper in papers for arm in paper.arms + paper.sweeps if not arm.missing]
     with replace_folder(folder) as out:
         write_json(out / "claims.json", [row for paper in papers for row in paper.rows])
         write_json(out / "metrics.json", {arm.name: arm.metrics for arm in arms})

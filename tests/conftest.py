@@ -1,6 +1,12 @@
 """What holds for every test: one thread, and run records that stay on this disk."""
 
+import importlib.util
 import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +26,35 @@ def finished(tmp_path_factory):
     copy.python("-m", "lightning_modules.mirror", "--flush")
     copy.dvc("repro", "--force", "--single-item", "report")  # now with links to the runs
     return copy
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """The URL of a PostgreSQL server of the tests' own, on loopback."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [None]
+    for missing, why in (
+        (programs[-1] is None, "PostgreSQL is not installed: apt-get install postgresql"),
+        (importlib.util.find_spec("psycopg") is None, "psycopg is not installed: make setup"),
+    ):
+        if missing:
+            assert "CI" not in os.environ, why
+            pytest.skip(why)
+    folder = Path(tempfile.mkdtemp(prefix="reprise-postgresql-"))  # the path of a socket has room for 107 bytes
+    user = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    initdb, pg_ctl = (str(programs[-1] / name) for name in ("initdb", "pg_ctl"))
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -F"
+
+    def run(*command):
+        subprocess.run([*user, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    run(initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "reprise", "--no-sync")
+    run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
+    yield f"postgresql://reprise@127.0.0.1:{port}/postgres"
+    run(pg_ctl, "-D", str(folder / "data"), "-m", "immediate", "stop")
+    shutil.rmtree(folder)

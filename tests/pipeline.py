@@ -42,7 +42,7 @@ class Copy:
         plan = yaml.safe_load((folder / "params.yaml").read_text())
         plan["seeds"] = list(seeds)
         plan["datasets"] = {name: {} for name in datasets}
-        for stage, key in (("pretrain", "dataset"), ("evaluate", "runs")):
+        for stage, key in (("pretrain", "dataset"), ("evaluate", "runs"), ("sweep", "runs")):
             plan[stage] = {a: r for a, r in plan[stage].items() if any(d in r[key] for d in datasets)}
         for row in plan["pretrain"].values():
             row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}

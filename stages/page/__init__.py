@@ -24,7 +24,7 @@ ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "
 
 @dataclass
 class Arm:
-    """One row of a paper's comparison as the page tells it; `missing` says why it has no results."""
+    """One row of a paper's comparison, or a sweep with its statement; `missing` says why it has no results."""
 
     name: str
     runs: str
@@ -32,6 +32,7 @@ class Arm:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     missing: str | None = None
+    statement: str | None = None
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Paper:
     facts: Facts
     rows: list[dict[str, Any]]
     arms: list[Arm]
+    sweeps: list[Arm] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -51,7 +53,8 @@ class Paper:
     def runs(self) -> list[tuple[str, str]]:
         """(stage, arm) of everything that was computed for this paper, each once."""
         trained = [("pretrain", arm.runs) for arm in self.arms]
-        return list(dict.fromkeys(trained + [("evaluate", arm.name) for arm in self.arms]))
+        measured = [("evaluate", arm.name) for arm in self.arms] + [("sweep", arm.name) for arm in self.sweeps]
+        return list(dict.fromkeys(trained + measured))
 
     def note(self, row: Mapping[str, Any]) -> str | None:
         """What the facts file adds to a claim."""
