@@ -588,7 +588,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        until(self._answers, 120)
+        until(self._answers, 300)  # the first start makes the tables
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError):
