@@ -281,9 +281,9 @@ def _write_outputs(
             writer.writerows(rows)
 
 
-def _history(record: "tracking.RunRecord") -> list[dict[str, float]]:
+def _history(record: "tracking.RunRecord") -> list[dict[str, int | float]]:
     """What was logged at each step, without times."""
-    rows: dict[int, dict[str, float]] = {}
+    rows: dict[int, dict[str, int | float]] = {}
     for _, line in tracking.metric_lines(record.folder / "metrics.jsonl"):
         rows.setdefault(line["step"], {"step": line["step"]}).update(line["m"])
     return [rows[step] for step in sorted(rows)]
