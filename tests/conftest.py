@@ -51,7 +51,8 @@ def postgresql():
     options = f"-p {port} -h 127.0.0.1 -k {folder} -F"
 
     def run(*command):
-        subprocess.run([*user, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        environment = {"PATH": os.environ["PATH"]}  # a test that looks for processes of its own must not find this one
+        subprocess.run([*user, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     run(initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "reprise", "--no-sync")
     run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
