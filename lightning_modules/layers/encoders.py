@@ -1,12 +1,13 @@
 """Published image encoders of the Hugging Face hub as our `VisionTransformer`, and the key maps between the two."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.position import resize_positions
+from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer, load_strictly
 
 
@@ -119,6 +120,23 @@ def load_encoder(name: str, image_size: int) -> VisionTransformer:
     return vit
 
 
+def make_teacher(
+    *, hub: str | None, image_size: int, normalised: tuple[Sequence[float], Sequence[float]], **architecture: object
+) -> Teacher:
+    """A published encoder, or a ViT of our own that expects images as the student does.
+
+    Raises:
+        ValueError: an architecture is given for a published encoder, which has one.
+    """
+    if hub is None:
+        return Teacher(VisionTransformer(image_size=image_size, **architecture), normalised, normalised)
+    given = {key: value for key, value in architecture.items() if value is not None}
+    if given:
+        raise ValueError(f"teacher {hub!r} has its own architecture; set {', '.join(given)} to null.")
+    vit = load_encoder(hub, image_size)
+    return Teacher(vit, normalised, (ENCODERS[hub].mean, ENCODERS[hub].std))
+
+
 def _hub_encoder(name: str, family: str) -> nn.Module:
     from transformers import CLIPVisionModel, ViTModel  # takes seconds, and only hub encoders need it
 
@@ -159,6 +177,11 @@ def to_hub(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
         ours["cls_token"], ours["pos_embed"] = ours["cls_token"].flatten(), ours["pos_embed"].squeeze(0)
     names = dict(_names(FAMILIES[family], _count_blocks(state)))
     return {_renamed(key, names): x for key, x in ours.items()}
+
+
+def family_of(vit: VisionTransformer) -> str:
+    """The family whose architecture a ViT has: only CLIP's normalises its embedding."""
+    return "clip" if isinstance(vit.embedding_norm, nn.LayerNorm) else "vit"
 
 
 def _names(family: Family, depth: int) -> Iterator[tuple[str, str]]:

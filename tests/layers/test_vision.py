@@ -1,8 +1,10 @@
 """The shared ViT against transformers, with weights copied across, and against closed forms."""
 
+import math
+
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 
 from lightning_modules.layers import encoders
 from lightning_modules.layers.position import resize_positions, sincos_2d
@@ -84,9 +86,15 @@ def test_clip_at_another_resolution_equals_interpolated_positions():
         assert max(difference(vit.layers(images)[-1], expected)) < 1e-5
 
 
-def test_fixed_positions_are_those_of_mae():
-    theirs = ViTMAEModel(ViTMAEConfig(**SIZES, patch_size=8)).embeddings.position_embeddings
-    torch.testing.assert_close(sincos_2d(32, 3), theirs.detach(), atol=1e-6, rtol=0)
+def test_fixed_positions_encode_the_column_then_the_row_as_mae():
+    dim, grid, frequencies = 16, 3, [10000 ** (-k / 4) for k in range(4)]
+    positions = sincos_2d(dim, grid)[0].tolist()
+    assert positions[0] == [0] * dim
+    for row in range(grid):
+        for column in range(grid):
+            angles = [[place * f for f in frequencies] for place in (column, row)]
+            expected = [function(a) for way in angles for function in (math.sin, math.cos) for a in way]
+            assert positions[1 + row * grid + column] == pytest.approx(expected, abs=1e-6)
 
 
 def test_kept_patches_are_seen_with_their_own_positions():
