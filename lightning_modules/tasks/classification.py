@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, decay_groups
+from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.vision import VisionTransformer, load_strictly
 from lightning_modules.tasks.augmentation import Mix, Preprocess
@@ -19,37 +20,13 @@ from lightning_modules.tasks.augmentation import Mix, Preprocess
 POOLS = ("mean", "cls")
 
 
-class Classifier(PaperModule):
-    """What both protocols share: from stored pixels to logits, and the answers on the evaluation splits."""
-
-    preprocess: Preprocess
-
-    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
-        return self.classify(self.preprocess(images))
-
-    def classify(self, images: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits of normalised images."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def answers(self, batches: Mapping[str, Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
-        """Float32 `logits/<split>` and int64 `labels/<split>`, in the order of the batches."""
-        self.eval()
-        parts = defaultdict(list)
-        for split, split_batches in batches.items():
-            for batch in split_batches:
-                parts[f"labels/{split}"].append(batch["labels"].cpu())
-                parts[f"logits/{split}"].append(self(batch["images"].to(self.device)).float().cpu())
-        return {key: torch.cat(part) for key, part in parts.items()}
-
-
-class FineTune(Classifier):
+class FineTune(PaperModule):
     """The whole encoder trained on labels, deeper layers at a higher rate (MAE's protocol; BEiT's layer decay).
 
     With `layer_decay` 1 and a fresh encoder it is ordinary supervised training: how the small teachers are made.
 
     Args:
-        encoder: arguments of its `VisionTransformer`; positions are trained here, whatever they were before.
+        encoder: arguments of its `VisionTransformer`; its positions start as sines and cosines, and are trained here.
         pool: `mean`: the average of the patch tokens, normalised; `cls`: the normalised CLS token.
         mixup: see `Mix`, also for `cutmix` and `label_smoothing`.
         layer_decay: the rate of block i of L is `layer_decay` ** (L - i) times that of the head, of the embedding
@@ -76,10 +53,7 @@ class FineTune(Classifier):
         self.preprocess = Preprocess(**preprocess)
         self.mix = Mix(num_classes=num_classes, mixup=mixup, cutmix=cutmix, smoothing=label_smoothing)
         self.encoder = VisionTransformer(**{**encoder, "position": "learned"}, affine_norm=False)
-        with torch.no_grad():
-            fixed = VisionTransformer(**encoder).pos_embed if encoder.get("position") != "learned" else None
-            if fixed is not None:
-                self.encoder.pos_embed.copy_(fixed)
+        self.encoder.pos_embed.data.copy_(sincos_2d(self.encoder.dim, self.encoder.grid))
         self.norm = nn.LayerNorm(self.encoder.dim, eps=1e-6)
         self.head = nn.Linear(self.encoder.dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
@@ -92,6 +66,10 @@ class FineTune(Classifier):
         loss = F.cross_entropy(self.classify(images).float(), targets)
         self.log_terms({"finetune/loss": loss})
         return loss
+
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits of stored pixels."""
+        return self.classify(self.preprocess(images))
 
     def classify(self, images: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of normalised images."""
@@ -113,6 +91,10 @@ class FineTune(Classifier):
             )
         ]
 
+    def answers(self, batches: Mapping[str, Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """See `logits_and_labels`."""
+        return logits_and_labels(self, batches)
+
     def load_encoder(self, state: Mapping[str, Tensor]) -> None:
         """Start from a pre-trained encoder; its last norm is left out, ours comes after the pooling and is new.
 
@@ -122,12 +104,8 @@ class FineTune(Classifier):
         kept = {key: x for key, x in state.items() if not key.startswith("norm.")}
         load_strictly(self.encoder, kept, "the pre-trained encoder")
 
-    def export(self) -> dict[str, Tensor]:
-        """Encoder, norm and head."""
-        return self.state_dict()
 
-
-class LinearProbe(Classifier):
+class LinearProbe(PaperModule):
     """A linear classifier on a frozen encoder (MAE, appendix A.1): BatchNorm without parameters, then the head.
 
     Args:
@@ -162,6 +140,10 @@ class LinearProbe(Classifier):
         self.log_terms({"probe/loss": loss})
         return loss
 
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits of stored pixels."""
+        return self.classify(self.preprocess(images))
+
     def classify(self, images: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of normalised images."""
         return self.head(self.norm(self.features(images)))
@@ -171,6 +153,10 @@ class LinearProbe(Classifier):
         """What the frozen encoder says about normalised images."""
         return pooled(self.encoder.network(images), self.pool)
 
+    def answers(self, batches: Mapping[str, Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
+        """See `logits_and_labels`."""
+        return logits_and_labels(self, batches)
+
     def load_encoder(self, state: Mapping[str, Tensor]) -> None:
         """The pre-trained encoder.
 
@@ -178,6 +164,20 @@ class LinearProbe(Classifier):
             ValueError: it is of another architecture.
         """
         load_strictly(self.encoder.network, state, "the pre-trained encoder")
+
+
+@torch.no_grad()
+def logits_and_labels(
+    module: PaperModule, batches: Mapping[str, Iterable[dict[str, Tensor]]]
+) -> dict[str, Tensor]:
+    """Float32 `logits/<split>` and int64 `labels/<split>` of all batches of each split, in their order."""
+    module.eval()
+    parts = defaultdict(list)
+    for split, split_batches in batches.items():
+        for batch in split_batches:
+            parts[f"logits/{split}"].append(module(batch["images"].to(module.device)).float().cpu())
+            parts[f"labels/{split}"].append(batch["labels"].cpu())
+    return {key: torch.cat(part) for key, part in parts.items()}
 
 
 def pooled(tokens: Float[Tensor, "batch tokens dim"], pool: str) -> Float[Tensor, "batch dim"]:
