@@ -1,10 +1,11 @@
 """What all papers' LightningModules share: the optimiser and its schedule, read from the recipe."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from pytorch_lightning import LightningModule
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,35 +18,37 @@ Schedule = Callable[[int], float]
 class PaperModule(LightningModule):
     """Base of every system. `recipe` is the training block of its config, set before `fit`.
 
-    Keys read here: `optimizer` (adamw | sgd | lars), `lr`, `weight_decay`, `momentum`, `betas` (adamw; PyTorch's if
-    absent), `schedule` (cosine | cosine_to_min | one_cycle | steps), `warmup` (share of the steps), `min_lr` (cosine_to_min),
-    `milestones` (shares of the steps) and `decay` (factor at each milestone).
+    Keys read here: `optimizer` (adamw | sgd | lars), `lr`, `weight_decay`, `momentum`, `betas` (of adamw, PyTorch's if
+    absent), `schedule` (cosine | cosine_to_min | one_cycle | steps), `warmup` (share of the steps), `min_lr` (of
+    cosine_to_min), `milestones` (shares of the steps) and `decay` (factor at each milestone).
+    Weight decay is on every parameter, norms and biases included, unless `parameter_groups` says otherwise.
     """
 
     recipe: dict
 
-    def answers(self, batches: Mapping[str, Iterable]) -> dict[str, Tensor]:
-        """What the evaluation needs of this network on the evaluation splits; nothing after it touches the network."""
-        return {}
-
-    def facts(self) -> dict:
-        """Sizes and costs that the evaluation needs."""
-        return {}
+    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+        """Arrays on the evaluation splits that the evaluation stage reads."""
+        raise NotImplementedError(f"{type(self).__name__} gives no answers: write the method, see tasks/members.py.")
 
     def export(self) -> dict[str, Tensor]:
-        """The weights to keep."""
+        """The weights to be kept."""
         return self.state_dict()
 
-    def machine_facts(self) -> dict[str, float]:
-        """What depends on this machine (latency): recorded with the run, never part of an output."""
+    def facts(self) -> dict:
+        """What the evaluation has to know about the network: a pure function of the configuration."""
+        return {}
+
+    def machine_facts(self, data: LightningDataModule) -> dict[str, float]:
+        """What this machine measured; tracked, never part of an output."""
         return {}
 
     def log_terms(self, terms: dict[str, Tensor]) -> None:
-        """Log the terms of the loss, where there is a trainer to log to."""
-        if self._trainer is not None:
+        """Log the terms of the loss, while a trainer is fitting; a plain loop has nowhere to log to."""
+        if self._trainer is not None and self.trainer.training:
             self.log_dict({name: term.detach() for name, term in terms.items()})
 
     def configure_optimizers(self) -> dict:
+        """The recipe's optimiser over all parameters that learn, and the schedule over the steps of the whole training."""
         optimizer = self._optimizer()
         schedule = learning_rate_schedule(self.recipe, int(self.trainer.estimated_stepping_batches))
         return {
@@ -106,7 +109,7 @@ def cosine_to_min(step: int, *, warmup_steps: int, total_steps: int, floor: floa
 
 
 def one_cycle(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """Half a cosine from 1/25 up to 1, then half a cosine down to 0 (Smith and Topin, 1708.07120; momentum is fixed)."""
+    """Half a cosine from 1/25 up to 1, then one down to 0 (Smith and Topin, 1708.07120, with a fixed momentum)."""
     if step < warmup_steps:
         return 1 - (1 - 1 / 25) * _half_cosine(step / warmup_steps)
     return _half_cosine((step - warmup_steps) / max(1, total_steps - warmup_steps))

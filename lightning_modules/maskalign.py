@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, decay_groups
@@ -271,7 +272,9 @@ class MaskAlign(PaperModule):
         ):
             one_of(name, value, known)
         if (masking == "none") != (mask_ratio == 0):
-            raise ValueError(f"masking {masking!r} contradicts mask_ratio ({mask_ratio}): 'none' is for 0, and only it.")
+            raise ValueError(
+                f"masking {masking!r} contradicts mask_ratio ({mask_ratio}): 'none' is for 0, and only it."
+            )
         self.preprocess = Preprocess(**preprocess)
         self.student = VisionTransformer(**student, affine_norm=False)
         self.teacher = encoders.make_teacher(**teacher, normalised=self.preprocess.statistics)
@@ -319,7 +322,9 @@ class MaskAlign(PaperModule):
             ValueError: the images are augmented since, or the cache has no attention where it is asked for.
         """
         if self.preprocess.augments:
-            raise ValueError("cached teacher outputs do not fit augmented images: switch augmentation or the cache off.")
+            raise ValueError(
+                "cached teacher outputs do not fit augmented images: switch augmentation or the cache off."
+            )
         if self.masking == "attentive" and "importance" not in batch:
             raise ValueError(
                 "masking 'attentive' needs the teacher's attention, but the batch has teacher_layers without "
@@ -355,6 +360,10 @@ class MaskAlign(PaperModule):
     def parameter_groups(self) -> list[dict]:
         """Vectors and the mixing matrix are not decayed (official code, main_pretrain.py); CLS is, as there."""
         return decay_groups(self.named_parameters(), undecayed=["alignment.weights"])
+
+    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+        """None: the student is judged by the stages that fine-tune and probe it."""
+        return {}
 
     def export(self) -> dict[str, Tensor]:
         """The student: all that is used afterwards."""

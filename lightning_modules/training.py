@@ -14,7 +14,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import shutil
 import signal
 import sys
@@ -33,7 +32,8 @@ from safetensors.torch import save_file
 
 from lightning_modules import tracking
 from lightning_modules.base import PaperModule
-from lightning_modules.files import replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.files import ROOT, replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.run_logger import RunLogger
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
     """Train each seed of an arm and put their outputs into `out/seed-<seed>/`.
 
     Args:
-        config: resolved `system` (blocks model, pretrain) and `trainer`.
+        config: resolved `system` (blocks model, data, pretrain) and `trainer`.
         seeds: what `Job.seed` runs over.
         out: the stage's output folder; it appears whole, when the last seed is done.
         job: the other fields of `Job`.
@@ -111,12 +111,13 @@ def train_seed(job: Job, position: int) -> None:
     """Train one seed, or continue it, and leave its outputs in `job.folder/outputs`."""
     if (job.folder / "outputs").is_dir():  # finished before another seed was interrupted
         return
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = instantiate(system["model"], _convert_="all")
     module.recipe = system[job.stage]
-    data = module.data(job.dataset, job.seed)
-    started = time.monotonic()
+    data: LightningDataModule = instantiate(system["data"], folder=job.dataset, seed=job.seed, _convert_="all")
     with tracking.open_record(
         experiment=job.system,
         arm=job.arm,
@@ -125,20 +126,15 @@ def train_seed(job: Job, position: int) -> None:
         preset=job.preset,
         key_suffix=job.fingerprint,
         params=job.config,
+        tags=tracking.provenance([str(job.dataset.relative_to(ROOT))]),
     ) as record:
         record.artifact("sources.json", job.sources.read_bytes())
         trainer = fit(module, data, job, record, position)
-        answers = module.to(trainer.strategy.root_device).answers(data.evaluation_batches())
+        answers = module.answers(data, trainer.strategy.root_device)
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
         record.summary(metrics)
         _write_outputs(job, module, answers, metrics, record)
-        record.machine(
-            {
-                "wall_seconds": time.monotonic() - started,
-                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                **module.machine_facts(),
-            }
-        )
+        record.machine(module.machine_facts(data))
 
 
 def fit(
@@ -160,7 +156,7 @@ def fit(
         precision=settings["precision"],
         deterministic=settings["deterministic"],
         log_every_n_steps=settings["log_every_n_steps"],
-        logger=tracking.lightning_logger(record),
+        logger=RunLogger(record),
         callbacks=callbacks,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -169,11 +165,7 @@ def fit(
     )
     if module.recipe["epochs"] == 0:
         return trainer
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*does not have many workers.*"
-        )  # resident tensors: a worker would only copy
-        trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
+    trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
@@ -228,16 +220,25 @@ def _write_outputs(
     record: "tracking.RunRecord",
 ) -> None:
     with replace_folder(job.folder / "outputs") as out:
-        save_file(module.export(), out / "weights.safetensors")
-        save_file(answers, out / "answers.safetensors")
+        for name, tensors in (("weights", module.export()), ("answers", answers)):
+            save_file(tensors, out / f"{name}.safetensors")
+            (out / f"{name}.safetensors").chmod(0o644)  # the library makes it private
         write_json(
             out / "facts.json",
             {**module.facts(), "seed": job.seed, "answers_sha256": sha256(out / "answers.safetensors")},
         )
         write_json(out / "metrics.json", metrics)
-        rows = record.history()
+        rows = _history(record)
         columns = sorted({name for row in rows for name in row} - {"step"})
         with (out / "history.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _history(record: "tracking.RunRecord") -> list[dict[str, float]]:
+    """What was logged at each step, without times."""
+    rows: dict[int, dict[str, float]] = {}
+    for _, line in tracking.metric_lines(record.folder / "metrics.jsonl"):
+        rows.setdefault(line["step"], {"step": line["step"]}).update(line["m"])
+    return [rows[step] for step in sorted(rows)]

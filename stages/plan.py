@@ -170,7 +170,7 @@ def compose(
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra_compose("config", overrides=lines)
-        known = [key for key, _ in _leaves(OmegaConf.to_container(config.get("system") or {}, resolve=False))]
+        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get("system") or {})]
         for key, value in _leaves(overrides or {}):
             if key not in known or key.rpartition(".")[2].startswith("_"):
                 raise PlanError(

@@ -16,8 +16,10 @@ import yaml
 
 from stages.plan import ROOT, load_plan, run_stage, stage_arguments
 
-RECORDS_ONLY = {"lightning_modules/tracking.py", "lightning_modules/mirror.py"}  # cannot change a result
-BLOCKS = {"pretrain": ("model",), "evaluate": ("evaluate",)}
+RECORDS_ONLY = {
+    f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")
+}  # cannot change a result
+BLOCKS = {"pretrain": ("model", "data"), "evaluate": ("evaluate",)}
 
 
 def digest(path: Path) -> str:

@@ -138,13 +138,13 @@ def test_cost_of_a_step(name, student, teacher, fusion, norm, vit, encoder):
 
 @pytest.mark.parametrize("epoch", FACTS["learning_rates"])
 def test_learning_rate_follows_the_official_schedule(epoch):
-    recipe = compose("paper", system="maskalign")["pretrain"]
+    recipe = compose("paper", system="maskalign")["system"]["pretrain"]
     factor = learning_rate_schedule(recipe, total_steps=recipe["epochs"] * 100)(epoch * 100)
     assert recipe["lr"] * factor == pytest.approx(FACTS["learning_rates"][epoch], rel=1e-6, abs=1e-12)
 
 
 def test_layer_decay_follows_the_official_groups():
-    recipe = compose("paper", system="maskalign")["finetune"]
+    recipe = compose("paper", system="maskalign")["system"]["finetune"]
     module = FineTune(encoder=BASE, num_classes=1000, preprocess=PIXELS, layer_decay=recipe["model"]["layer_decay"])
     module.recipe = {"lr": 1.0}
     groups = module.parameter_groups()

@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import fetch
+from lightning_modules.files import replace_folder
 
 SHAPE = (32, 32, 3)
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -19,7 +20,12 @@ RECORD = 1 + 3 * 32 * 32  # the label, then the red, green and blue planes
 
 
 def prepare(
-    folder: Path, *, files: Mapping[str, Mapping[str, str]], mirrors: Sequence[str], mirror: str | None, cache: str
+    folder: Path,
+    *,
+    files: Mapping[str, Mapping[str, str]],
+    mirrors: Sequence[str],
+    mirror: str | Path | None,
+    cache: str | Path,
 ) -> None:
     """Writes the splits `train` (50,000) and `test` (10,000).
 
@@ -35,7 +41,7 @@ def prepare(
         ValueError: the archive is not in the binary version's format.
     """
     archive = fetch("cifar10", files, mirrors=mirrors, mirror=mirror, cache=Path(cache))[ARCHIVE]
-    with storage.new_folder(folder) as new, tarfile.open(archive) as tar:
+    with replace_folder(folder) as new, tarfile.open(archive) as tar:
         splits = {
             split: storage.write(new, split, _columns(tar, members), "raw", SHAPE) for split, members in MEMBERS.items()
         }

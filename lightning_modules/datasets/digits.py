@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_modules.datasets import storage
+from lightning_modules.files import replace_folder
 
 SHAPE = (8, 8, 1)
 
@@ -25,7 +26,7 @@ def prepare(folder: Path) -> None:
         "image": digits.images.astype(np.uint8).reshape(-1, *SHAPE),
         "label": digits.target.astype(np.int64),
     }
-    with storage.new_folder(folder) as new:
+    with replace_folder(folder) as new:
         splits = {"all": storage.write(new, "all", columns, "raw", SHAPE)}
         storage.write_card(
             new,

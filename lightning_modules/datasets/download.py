@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MIRROR_VARIABLE = "REPRISE_MIRROR"
-TIMEOUT = (3, 10)  # seconds to connect and between bytes: a machine without network is told within a minute
+# Seconds to connect and between bytes. The first counts anew for each of the many machines behind a cloud address, and
+# behind a firewall that drops packets all of them must have failed within a minute or so.
+TIMEOUT = (2, 10)
 
 
 class DataUnavailable(RuntimeError):
@@ -87,8 +89,8 @@ def _local_places(name: str, entry: str, mirror: str | Path | None, cache: Path)
     yield cache / entry
     root = os.environ.get(MIRROR_VARIABLE) or mirror
     if root:
-        yield Path(root, name, entry)
-        yield Path(root, entry)
+        yield Path(root, name, entry).expanduser()
+        yield Path(root, entry).expanduser()
 
 
 def _verify(path: Path, checksum: Mapping[str, str]) -> None:
@@ -134,7 +136,7 @@ def _get(address: str, path: Path) -> None:
 
 
 def _unavailable(name: str, entry: str, expected: str, tried: Mapping[str, str]) -> DataUnavailable:
-    attempts = "".join(f"\n  {place}: {reason}" for place, reason in tried.items()) or "\n  nothing: no mirror is set"
+    attempts = "".join(f"\n  {place}: {reason}" for place, reason in tried.items())
     return DataUnavailable(
         f"{name}: {entry} could not be had, expected {expected}. Tried:{attempts}\n"
         f"Way out: put it in a folder <mirror> as {name}/{entry} or {entry}, and set {MIRROR_VARIABLE}=<mirror> "

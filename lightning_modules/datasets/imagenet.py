@@ -8,15 +8,16 @@ import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import fetch, find
+from lightning_modules.files import replace_folder
 
 TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 HUB_SPLITS = {"train": "train", "val": "validation"}
@@ -27,13 +28,13 @@ Row = tuple[bytes, int]
 def prepare(
     folder: Path,
     *,
-    form: Literal["folders", "tars", "parquet"],
-    splits: Sequence[Literal["train", "val"]],
+    form: str,
+    splits: Mapping[str, int],
     images_per_class: int | None,
     num_classes: int,
     files: Mapping[str, Mapping[str, str]],
-    mirror: str | None,
-    cache: str,
+    mirror: str | Path | None,
+    cache: str | Path,
 ) -> None:
     """Writes our shards from a copy of your own, image by image: the data set is never in memory.
 
@@ -43,7 +44,7 @@ def prepare(
         folder: the prepared data set.
         form: `folders`: `train/<wnid>/*.JPEG`, `val/<wnid>/*.JPEG`; `tars`: the official archives with the development
             kit; `parquet`: `data/{train,validation}-*.parquet` as on the Hugging Face Hub.
-        splits: which of `train` and `val` to write.
+        splits: which of `train` and `val` to write, and how many images the copy must have of each.
         images_per_class: keep only the first so many of each class; None keeps all.
         num_classes: how many classes the copy must have: with one missing, all later labels would be wrong.
         files: checksums of the archives, for the form `tars`; see `download.fetch`.
@@ -54,33 +55,12 @@ def prepare(
         DataUnavailable: the copy is not there or an archive is altered.
         ValueError: the copy does not have the announced form.
     """
-
-    def local(entry: str) -> Path:
-        return find("imagenet", entry, mirror=mirror, cache=Path(cache))
-
-    def archives(*names: str) -> Iterable[Path]:
-        chosen = {name: files[name] for name in names}
-        return fetch("imagenet", chosen, mirrors=[], mirror=mirror, cache=Path(cache)).values()
-
-    def rows(split: str) -> Iterator[Row]:
-        match form, split:
-            case "folders", "train" | "val":
-                return read_folders(local(split), num_classes)
-            case "tars", "train":
-                return read_train_tar(*archives(TRAIN_TAR), num_classes)
-            case "tars", "val":
-                return read_val_tar(*archives(VAL_TAR, DEVKIT), num_classes)
-            case "parquet", "train" | "val":
-                return read_parquet(local("data"), HUB_SPLITS[split])
-        raise ValueError(f"form {form!r} with split {split!r}: expected folders, tars or parquet with train or val.")
-
-    with storage.new_folder(folder) as new:
-        written = {
-            split: storage.write_blocks(
-                new, split, _blocks(_select(rows(split), images_per_class, num_classes)), "jpeg"
-            )
-            for split in splits
-        }
+    copy = _Copy(form, num_classes, files, mirror, Path(cache))
+    with replace_folder(folder) as new:
+        written = {}
+        for split, count in splits.items():
+            rows = _first_of_each_class(_checked(copy.rows(split), count, num_classes), images_per_class)
+            written[split] = storage.write_blocks(new, split, _blocks(rows), "jpeg")
         storage.write_card(
             new,
             name="imagenet",
@@ -90,6 +70,36 @@ def prepare(
             num_classes=num_classes,
             source="ImageNet, ILSVRC 2012 classification",
         )
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Where a copy of ImageNet lies and in which form."""
+
+    form: str
+    num_classes: int
+    files: Mapping[str, Mapping[str, str]]
+    mirror: str | Path | None
+    cache: Path
+
+    def rows(self, split: str) -> Iterator[Row]:
+        match self.form, split:
+            case "folders", "train" | "val":
+                return read_folders(self._find(split), self.num_classes)
+            case "tars", "train":
+                return read_train_tar(*self._archives(TRAIN_TAR), self.num_classes)
+            case "tars", "val":
+                return read_val_tar(*self._archives(VAL_TAR, DEVKIT), self.num_classes)
+            case "parquet", "train" | "val":
+                return read_parquet(self._find("data"), HUB_SPLITS[split])
+        raise ValueError(f"form {self.form!r} with split {split!r}: expected folders, tars or parquet, train or val.")
+
+    def _find(self, entry: str) -> Path:
+        return find("imagenet", entry, mirror=self.mirror, cache=self.cache)
+
+    def _archives(self, *names: str) -> Iterable[Path]:
+        files = {name: self.files[name] for name in names}
+        return fetch("imagenet", files, mirrors=[], mirror=self.mirror, cache=self.cache).values()
 
 
 def read_folders(folder: Path, num_classes: int) -> Iterator[Row]:
@@ -164,12 +174,25 @@ def _member(tar: tarfile.TarFile, suffix: str) -> bytes:
     return tar.extractfile(found[0]).read()
 
 
-def _select(rows: Iterable[Row], images_per_class: int | None, num_classes: int) -> Iterator[Row]:
-    taken = Counter()
-    for image, label in rows:
+def _checked(rows: Iterator[Row], count: int, num_classes: int) -> Iterator[Row]:
+    """Passes rows on, and refuses a copy that was cut off, holds no images, or has other labels."""
+    seen = 0
+    for seen, (image, label) in enumerate(rows, start=1):
+        if not image:
+            raise ValueError(
+                f"image {seen} of label {label} has no bytes: the copy holds paths only, or an empty file."
+            )
         if not 0 <= label < num_classes:
             raise ValueError(f"label {label} is outside 0 to {num_classes - 1}: the split has no labels, or others.")
-        if images_per_class is None or taken[label] < images_per_class:
+        yield image, label
+    if seen != count:
+        raise ValueError(f"the copy has {seen} images, expected {count}: complete it.")
+
+
+def _first_of_each_class(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
+    taken = Counter()
+    for image, label in rows:
+        if limit is None or taken[label] < limit:
             taken[label] += 1
             yield image, label
 

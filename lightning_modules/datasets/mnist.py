@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import fetch
+from lightning_modules.files import replace_folder
 
 SHAPE = (28, 28, 1)
 FILES = {
@@ -19,7 +20,12 @@ UNSIGNED_BYTE = 0x08
 
 
 def prepare(
-    folder: Path, *, files: Mapping[str, Mapping[str, str]], mirrors: Sequence[str], mirror: str | None, cache: str
+    folder: Path,
+    *,
+    files: Mapping[str, Mapping[str, str]],
+    mirrors: Sequence[str],
+    mirror: str | Path | None,
+    cache: str | Path,
 ) -> None:
     """Writes the splits `train` (60,000) and `test` (10,000).
 
@@ -35,7 +41,7 @@ def prepare(
         ValueError: a file is not what its name promises.
     """
     paths = fetch("mnist", files, mirrors=mirrors, mirror=mirror, cache=Path(cache))
-    with storage.new_folder(folder) as new:
+    with replace_folder(folder) as new:
         splits = {
             split: storage.write(new, split, _columns(paths[images], paths[labels]), "raw", SHAPE)
             for split, (images, labels) in FILES.items()

@@ -42,6 +42,7 @@ def draw_splits(rows: Mapping[str, int], plan: Mapping[str, Mapping], seed: int)
 
     Args:
         rows: rows of each stored source, for example `{"train": 60000, "test": 10000}`.
+        seed: decides which rows, see `split_indices`.
         plan: for each split its `source` and the number of `rows`, or null for the whole source in stored order.
 
     Raises:

@@ -7,14 +7,11 @@ content, and `read` refuses anything else.
 import hashlib
 import io
 import json
-import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,33 +35,13 @@ class Split:
     sha256: str
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends, and disappears when the block raises.
-
-    An earlier `folder` stays whole until it is replaced. A killed process leaves a hidden sibling at most, which the
-    next call removes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    with TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
-        new = Path(scratch, "new")
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(Path(scratch, "old"))
-        new.rename(folder)
-
-
 def write(
     folder: Path, split: str, columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None = None
 ) -> Split:
     """Writes a split that fits in memory; see `write_blocks`.
 
     Args:
-        folder: where the shards go: a `new_folder`.
+        folder: where the shards go: a folder of `files.replace_folder`.
         split: name of the split.
         columns: `id` and `label` (rows,) of integers; `image` (rows, H, W, C) of uint8, or (rows,) of encoded bytes.
         codec: how an image is stored.
@@ -86,7 +63,7 @@ def write_blocks(
 ) -> Split:
     """Writes a split block by block: memory holds one block, and a shard is closed once its images fill `shard_bytes`.
 
-    A block is at most one row group (256 rows) with the columns of `write`.
+    A block has the columns of `write` and is one row group, so it should have 256 rows.
 
     Raises:
         ValueError: no rows, missing or uneven columns, or images that do not fit codec and shape.
@@ -131,12 +108,15 @@ def card(folder: Path) -> dict:
     """The facts of a prepared data set (`card.json`).
 
     Raises:
-        ValueError: there is no card, so that `folder` is no prepared data set.
+        ValueError: there is no card, so that `folder` is no prepared data set, or it cannot be read.
     """
     path = folder / "card.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing, expected beside the shards of a prepared data set. {WAY_OUT}")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): it was altered or cut. {WAY_OUT}") from error
 
 
 def read(folder: Path, split: str) -> dict[str, np.ndarray]:
@@ -152,18 +132,16 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
     facts = card(folder)
     if split not in facts["splits"]:
         raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {list(facts['splits'])}.")
-    expected = facts["content_sha256"][split]
-    table = pa.concat_tables(_read_shard(path, facts, expected) for path in shards(folder, split))
-    digest = ContentDigest()
-    for batch in table.to_batches():
-        digest.update(batch)
-    if digest.hexdigest() != expected:
-        files = folder / f"{split}-*.parquet"
+    paths, expected = shards(folder, split), facts["content_sha256"][split]
+    table = pa.concat_tables(_read_shard(path, facts, expected) for path in paths)
+    found = _digest(table)
+    if (table.num_rows, found) != (facts["splits"][split], expected):
         raise ValueError(
-            f"{files} holds content with sha256 {digest.hexdigest()}, but card.json expects {expected}: "
-            f"shards or card were altered. {WAY_OUT}"
+            f"{paths[0] if len(paths) == 1 else folder / f'{split}-*.parquet'} holds {table.num_rows} rows with sha256 "
+            f"{found}, but card.json expects {facts['splits'][split]} rows with {expected}: shards or card were "
+            f"altered. {WAY_OUT}"
         )
-    shape = tuple(facts["image_shape"]) if facts["codec"] == "raw" else None
+    shape = facts["image_shape"] if facts["codec"] == "raw" else None
     return {
         "id": table["id"].to_numpy().copy(),  # copies, because Arrow's own memory is read-only
         "image": _images(table["image"], shape),
@@ -182,12 +160,15 @@ def shards(folder: Path, split: str) -> list[Path]:
     expected = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
     if found != expected:
         missing = [path.name for path in expected if path not in found]
-        raise ValueError(f"{folder} has {len(found)} shards of split {split!r}, expected {count}: misses {missing}.")
+        raise ValueError(
+            f"{folder} has {len(found)} shards of split {split!r}, expected {count}: it misses {missing}. "
+            "Copy them again, or run `dvc checkout` if the data set was prepared here."
+        )
     return found
 
 
 def decode(image: bytes) -> np.ndarray:
-    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3)."""
+    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3), range 0 to 255."""
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) as opened:
@@ -224,7 +205,7 @@ class _ShardWriter:
         self._writer: pq.ParquetWriter | None = None
         self._filled = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_ShardWriter":
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -241,10 +222,12 @@ class _ShardWriter:
         if self._filled >= self._shard_bytes:
             self._finish_shard()
 
-    def __exit__(self, *error: object) -> None:
-        """Closes the last shard and gives all of them their names, which carry their number."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes the last shard and, unless something was raised, names all of them: a name carries their number."""
         if self._writer is not None:
             self._finish_shard()
+        if kind is not None:
+            return
         for index, path in enumerate(self._finished):
             path.rename(path.with_name(f"{self._split}-{index:05d}-of-{len(self._finished):05d}.parquet"))
 
@@ -254,7 +237,7 @@ class _ShardWriter:
         self._writer, self._filled = None, 0
 
 
-def _metadata(codec: Codec, shape: Shape | None) -> dict[str, str]:
+def _metadata(codec: Codec, shape: Sequence[int] | None) -> dict[str, str]:
     return {"codec": codec, "shape": json.dumps(shape)}
 
 
@@ -271,7 +254,7 @@ def _record_batch(columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape 
 
 def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} cannot be read ({error}), expected its part of the content with sha256 {sha256}. {WAY_OUT}"
@@ -282,7 +265,14 @@ def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
     return table
 
 
-def _images(column: pa.ChunkedArray, shape: Shape | None) -> np.ndarray:
+def _digest(table: pa.Table) -> str:
+    digest = ContentDigest()
+    for batch in table.to_batches():
+        digest.update(batch)
+    return digest.hexdigest()
+
+
+def _images(column: pa.ChunkedArray, shape: Sequence[int] | None) -> np.ndarray:
     values = column.to_pylist()
     if shape is None:
         return np.array(values, dtype=object)

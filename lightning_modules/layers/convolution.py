@@ -1,6 +1,6 @@
 """Convolutional classifiers: a three-layer one for small images, and wide residual networks."""
 
-from collections import OrderedDict
+from itertools import pairwise
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -23,6 +23,7 @@ class SmallConvNet(nn.Module):
         self.classifier = nn.Linear(2 * width, num_classes)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits, for images of any size."""
         return self.classifier(self.features(images).mean((2, 3)))
 
 
@@ -48,6 +49,7 @@ class PreActivationBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, features: Float[Tensor, "batch i height width"]) -> Float[Tensor, "batch o h w"]:
+        """The residual path carries raw features, except through a shortcut."""
         activated = F.relu(self.norm1(features))
         residual = features if self.shortcut is None else self.shortcut(activated)
         return residual + self.conv2(F.relu(self.norm2(self.conv1(activated))))
@@ -71,7 +73,7 @@ class WideResNet(nn.Module):
         self.groups = nn.Sequential(
             *(
                 _group(i, o, stride, num_blocks=(depth - 4) // 6)
-                for i, o, stride in zip(channels[:-1], channels[1:], (1, 2, 2), strict=True)
+                for (i, o), stride in zip(pairwise(channels), (1, 2, 2), strict=True)
             )
         )
         self.norm = nn.BatchNorm2d(channels[-1])
@@ -81,12 +83,11 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits, for images of any size."""
         features = F.relu(self.norm(self.groups(self.stem(images))))
         return self.classifier(features.mean((2, 3)))
 
 
 def _group(in_channels: int, out_channels: int, stride: int, num_blocks: int) -> nn.Sequential:
-    blocks = OrderedDict({"0": PreActivationBlock(in_channels, out_channels, stride)})
-    for i in range(1, num_blocks):
-        blocks[str(i)] = PreActivationBlock(out_channels, out_channels, stride=1)
-    return nn.Sequential(blocks)
+    others = (PreActivationBlock(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1))
+    return nn.Sequential(PreActivationBlock(in_channels, out_channels, stride), *others)

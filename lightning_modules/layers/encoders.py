@@ -123,13 +123,14 @@ def load_encoder(name: str, image_size: int) -> VisionTransformer:
 def make_teacher(
     *, hub: str | None, image_size: int, normalised: tuple[Sequence[float], Sequence[float]], **architecture: object
 ) -> Teacher:
-    """A published encoder, or a ViT of our own that expects images as the student does.
+    """A published encoder, or a ViT of our own that expects images as the student does and has no last norm.
 
     Raises:
         ValueError: an architecture is given for a published encoder, which has one.
     """
     if hub is None:
-        return Teacher(VisionTransformer(image_size=image_size, **architecture), normalised, normalised)
+        vit = VisionTransformer(**{"image_size": image_size, "affine_norm": False, **architecture})
+        return Teacher(vit, normalised, normalised)
     given = {key: value for key, value in architecture.items() if value is not None}
     if given:
         raise ValueError(f"teacher {hub!r} has its own architecture; set {', '.join(given)} to null.")

@@ -1,5 +1,7 @@
 """Multi-layer perceptron of one width."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,9 +21,10 @@ class MLP(nn.Module):
     def __init__(self, in_features: int, width: int, depth: int, num_classes: int):
         super().__init__()
         sizes = [in_features, *[width] * depth, num_classes]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, images: Float[Tensor, "*member batch channels height width"]) -> Float[Tensor, "*member batch c"]:
+        """Logits; the member axis is there where the weights have it."""
         features = images.flatten(-3)
         for layer in self.layers[:-1]:
             features = _affine(layer, features).relu()

@@ -43,6 +43,11 @@ class Stack(nn.Module):
             self.stacked = _replace(copy.deepcopy(members[0]), together)
 
     def forward(self, images: Float[Tensor, "member batch ..."]) -> Float[Tensor, "member batch ..."]:
+        """What each member gives for its own batch.
+
+        Raises:
+            ValueError: the images are not those of `size` members.
+        """
         if len(images) != self.size:
             raise ValueError(
                 f"the first axis of the images ({len(images)}) must have one entry per member ({self.size})."

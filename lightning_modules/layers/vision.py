@@ -131,7 +131,9 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def take(tokens: Float[Tensor, "batch patches dim"], keep: Int[Tensor, "batch kept"]) -> Float[Tensor, "batch kept dim"]:
+def take(
+    tokens: Float[Tensor, "batch patches dim"], keep: Int[Tensor, "batch kept"]
+) -> Float[Tensor, "batch kept dim"]:
     """The patch tokens numbered `keep`, in that order."""
     return tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
 
@@ -180,7 +182,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
     if different:
         first = "; ".join(f"{k}: {found.get(k, 'absent')}, expected {expected.get(k, 'absent')}" for k in different[:5])
         raise ValueError(
-            f"{what} is of another architecture: {len(different)} of {len(expected)} keys differ. First: {first}. "
+            f"{what} is of another architecture: {len(different)} keys differ. First: {first}. "
             "Build the module with the sizes of the checkpoint."
         )
     module.load_state_dict(state)

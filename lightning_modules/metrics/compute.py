@@ -49,7 +49,7 @@ def count_training_macs(module: nn.Module, batch: Mapping[str, Tensor]) -> int:
 
 @torch.inference_mode()
 def latency(module: nn.Module, image: Tensor, batch_sizes: Sequence[int], repeats: int = 7) -> dict[int, float]:
-    """Seconds per batch of copies of one `image` (channels height width): median of `repeats` after three to warm up."""
+    """Seconds per batch of copies of one `image` (channels height width): the median after a warm-up."""
     module.eval()
     return {size: median(_seconds(module, image.expand(size, *image.shape), repeats)) for size in batch_sizes}
 

@@ -94,7 +94,9 @@ def random_shift(images: Float[Tensor, "batch c height width"], most: int) -> Fl
     return padded.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-def rand_augment(images: Float[Tensor, "batch c height width"], magnitude: int) -> Float[Tensor, "batch c height width"]:
+def rand_augment(
+    images: Float[Tensor, "batch c height width"], magnitude: int
+) -> Float[Tensor, "batch c height width"]:
     """Two random operations on each image (Cubuk et al., 1909.13719); kornia draws one pair for each call."""
     from kornia.augmentation.auto import RandAugment  # takes a second, and few recipes use it
 
@@ -102,7 +104,9 @@ def rand_augment(images: Float[Tensor, "batch c height width"], magnitude: int) 
     return torch.cat([policy(image[None]) for image in images])
 
 
-def random_erase(images: Float[Tensor, "batch c height width"], probability: float) -> Float[Tensor, "batch c height width"]:
+def random_erase(
+    images: Float[Tensor, "batch c height width"], probability: float
+) -> Float[Tensor, "batch c height width"]:
     """With `probability`, a rectangle of 2 to 33 % of the image becomes normal noise (the pixel mode of timm)."""
     if probability == 0:
         return images

@@ -4,7 +4,7 @@ Read `FineTune.training_step` and `LinearProbe.training_step`; images come as st
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.vision import VisionTransformer, load_strictly
 from lightning_modules.tasks.augmentation import Mix, Preprocess
+from lightning_modules.tasks.labelled import LabelledImages
 
 POOLS = ("mean", "cls")
 
@@ -91,9 +92,9 @@ class FineTune(PaperModule):
             )
         ]
 
-    def answers(self, batches: Mapping[str, Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
+    def answers(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
         """See `logits_and_labels`."""
-        return logits_and_labels(self, batches)
+        return logits_and_labels(self, data, device)
 
     def load_encoder(self, state: Mapping[str, Tensor]) -> None:
         """Start from a pre-trained encoder; its last norm is left out, ours comes after the pooling and is new.
@@ -153,9 +154,9 @@ class LinearProbe(PaperModule):
         """What the frozen encoder says about normalised images."""
         return pooled(self.encoder.network(images), self.pool)
 
-    def answers(self, batches: Mapping[str, Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
+    def answers(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
         """See `logits_and_labels`."""
-        return logits_and_labels(self, batches)
+        return logits_and_labels(self, data, device)
 
     def load_encoder(self, state: Mapping[str, Tensor]) -> None:
         """The pre-trained encoder.
@@ -167,16 +168,14 @@ class LinearProbe(PaperModule):
 
 
 @torch.no_grad()
-def logits_and_labels(
-    module: PaperModule, batches: Mapping[str, Iterable[dict[str, Tensor]]]
-) -> dict[str, Tensor]:
-    """Float32 `logits/<split>` and int64 `labels/<split>` of all batches of each split, in their order."""
-    module.eval()
+def logits_and_labels(module: PaperModule, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
+    """Float32 `logits/<split>` and int64 `labels/<split>` of every split but `train`, in the order of its rows."""
+    module.to(device).eval()
     parts = defaultdict(list)
-    for split, split_batches in batches.items():
-        for batch in split_batches:
-            parts[f"logits/{split}"].append(module(batch["images"].to(module.device)).float().cpu())
-            parts[f"labels/{split}"].append(batch["labels"].cpu())
+    for split in data.rows:
+        for batch in data.evaluation_batches(split) if split != "train" else ():
+            parts[f"logits/{split}"].append(module(batch["images"].to(device)).float().cpu())
+            parts[f"labels/{split}"].append(batch["labels"])
     return {key: torch.cat(part) for key, part in parts.items()}
 
 

@@ -1,6 +1,8 @@
 """Labelled images for a pool of members: every copy in its own order, every batch a pure function of its place."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import AUGMENTATION, ORDER, draw_splits, permutation, random_words
 
 AUGMENTATIONS = ("none", "crop_flip")
@@ -17,37 +20,52 @@ CROP_PADDING = 4  # pixels of zeros on each side before the random crop (WRN pap
 
 
 class LabelledImages(LightningDataModule):
-    """Resident uint8 images; training batches for K copies, evaluation batches shared by all.
+    """Resident uint8 images; training batches for K copies, evaluation batches shared by all members.
 
     Args:
-        sources: the stored splits, each with `image` (rows height width channels) and `label`.
-        splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
+        folder: a prepared data set with integer labels.
         seed: decides the rows of the splits and, with copy and epoch, every order and augmentation.
+        splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
         copies: number of members of one width, K; each has its own order.
         augmentation: `none`, or `crop_flip`: random crop after padding by 4, and horizontal flip.
+        centre_crop: side and share of the central square that encoded images are cut and scaled to, `[600, 0.875]`;
+            null for images stored raw.
     """
 
     def __init__(
         self,
         *,
-        sources: Mapping[str, Mapping[str, np.ndarray]],
-        splits: Mapping[str, Mapping],
+        folder: Path,
         seed: int,
+        splits: dict[str, dict],
         copies: int,
         batch_size: int,
         evaluation_batch_size: int,
-        augmentation: str = "none",
+        augmentation: str,
+        centre_crop: list | None,
     ):
         super().__init__()
-        rows = {name: len(columns["label"]) for name, columns in sources.items()}
-        self.rows = draw_splits(rows, splits, seed)
-        self.sources, self.seed, self.copies = sources, seed, copies
+        self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.augmentation = augmentation
+        self.augmentation, self.centre_crop = augmentation, centre_crop
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
+        """Source and row numbers of each split."""
+        return draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
+
+    @cached_property
+    def sources(self) -> dict[str, dict[str, np.ndarray]]:
+        """The stored splits that this seed draws from, whole."""
+        return {source: storage.read(self.folder, source) for source in sorted({s for s, _ in self.rows.values()})}
 
     def train_dataloader(self) -> DataLoader:
+        """Batches of K copies, the epoch set by Lightning."""
+        source, rows = self.rows["train"]
+        columns = self.sources[source]
         batches = MemberBatches(
-            *self._tensors("train"),
+            self._images(columns["image"][rows]),
+            torch.from_numpy(columns["label"][rows]),
             seed=self.seed,
             copies=self.copies,
             batch_size=self.batch_size,
@@ -55,18 +73,29 @@ class LabelledImages(LightningDataModule):
         )
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
-    def evaluation_batches(self) -> dict[str, list[dict[str, Tensor]]]:
-        """All splits but `train`, in the order of their rows, as batches shared by all members."""
-        return {split: self._batches(split) for split in self.rows if split != "train"}
-
-    def _batches(self, split: str) -> list[dict[str, Tensor]]:
-        parts = (x.split(self.evaluation_batch_size) for x in self._tensors(split))
-        return [{"images": images, "labels": labels} for images, labels in zip(*parts, strict=True)]
-
-    def _tensors(self, split: str) -> tuple[UInt8[Tensor, "rows channels height width"], Int[Tensor, " rows"]]:
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows; images are decoded as they are needed."""
         source, rows = self.rows[split]
-        images = np.ascontiguousarray(self.sources[source]["image"][rows].transpose(0, 3, 1, 2))
-        return torch.from_numpy(images), torch.from_numpy(self.sources[source]["label"][rows].astype(np.int64))
+        columns = self.sources[source]
+        for start in range(0, len(rows), self.evaluation_batch_size):
+            part = rows[start : start + self.evaluation_batch_size]
+            yield {"images": self._images(columns["image"][part]), "labels": torch.from_numpy(columns["label"][part])}
+
+    def _images(self, stored: np.ndarray) -> UInt8[Tensor, "rows channels height width"]:
+        if self.centre_crop is not None:
+            side, share = self.centre_crop
+            stored = np.stack([centre_square(storage.decode(image), side, share) for image in stored])
+        return torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))
+
+
+def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int, share: float) -> UInt8[np.ndarray, "side side 3"]:
+    """The central square, `share` of the shorter edge wide, scaled to `side` pixels (bicubic, antialiased)."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    cut = share * min(height, width)
+    box = ((width - cut) / 2, (height - cut) / 2, (width + cut) / 2, (height + cut) / 2)
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=box))
 
 
 class MemberBatches(Dataset):

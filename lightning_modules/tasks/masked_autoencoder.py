@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from einops import repeat
 from jaxtyping import Float, Int
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, decay_groups
@@ -44,7 +45,7 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, visible: Float[Tensor, "batch 1+kept encoder"], order: Int[Tensor, "batch patches"]
+        self, visible: Float[Tensor, "batch seen encoder"], order: Int[Tensor, "batch patches"]
     ) -> Float[Tensor, "batch patches out"]:
         """Predictions for all patches; `order` lists the visible patches first, as they come in `visible`."""
         x = self.embed(visible)
@@ -62,8 +63,9 @@ class MaskedAutoencoder(PaperModule):
 
     Args:
         encoder: arguments of its `VisionTransformer`.
-        teacher: null: the target is pixels. Otherwise as for `layers.encoders.make_teacher`; the target is its last
-            layer, whitened for each token, which makes this the reconstruction that MaskAlign wants to do without.
+        target: `pixels`; or `features`: the teacher's last layer, whitened for each token, which makes this the
+            reconstruction that MaskAlign wants to do without.
+        teacher: for target `features`, see `layers.encoders.make_teacher`; not built otherwise.
         preprocess: arguments of `Preprocess`.
         mask_ratio: share of the patches that are hidden, drawn at random.
         norm_pixels: whether each patch's pixels are brought to mean 0 and variance 1 (MAE's better target).
@@ -82,13 +84,17 @@ class MaskedAutoencoder(PaperModule):
         decoder_heads: int,
         mask_ratio: float = 0.75,
         norm_pixels: bool = False,
+        target: str = "pixels",
         teacher: dict | None = None,
     ):
         super().__init__()
         self.preprocess = Preprocess(**preprocess)
         self.encoder = VisionTransformer(**encoder)
-        self.teacher = None if teacher is None else make_teacher(**teacher, normalised=self.preprocess.statistics)
-        if self.teacher is not None and self.teacher.network.grid != self.encoder.grid:
+        if target not in ("pixels", "features"):
+            raise ValueError(f"target ({target!r}) must be pixels or features.")
+        features = target == "features"
+        self.teacher = make_teacher(**teacher, normalised=self.preprocess.statistics) if features else None
+        if features and self.teacher.network.grid != self.encoder.grid:
             raise ValueError(
                 f"encoder and teacher must cut an image into the same patches; got grids of {self.encoder.grid} and "
                 f"{self.teacher.network.grid}. Choose the teacher's image_size accordingly."
@@ -103,7 +109,7 @@ class MaskedAutoencoder(PaperModule):
             dim=decoder_dim,
             depth=decoder_depth,
             num_heads=decoder_heads,
-            out_dim=pixels if teacher is None else self.teacher.network.dim,
+            out_dim=self.teacher.network.dim if features else pixels,
         )
         self.norm_pixels = norm_pixels
 
@@ -142,6 +148,10 @@ class MaskedAutoencoder(PaperModule):
     def parameter_groups(self) -> list[dict]:
         """Vectors are not decayed."""
         return decay_groups(self.named_parameters())
+
+    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+        """None: the encoder is judged by the stages that fine-tune and probe it."""
+        return {}
 
     def export(self) -> dict[str, Tensor]:
         """The encoder: all that is used afterwards."""

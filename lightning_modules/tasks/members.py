@@ -7,8 +7,7 @@ Read `Members.training_step` first, then `Members.answers`, which is all that an
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,45 +16,48 @@ from torch import Tensor, nn
 
 from lightning_modules import pretrained
 from lightning_modules.base import PaperModule
-from lightning_modules.datasets import storage
 from lightning_modules.layers.convolution import SmallConvNet, WideResNet
 from lightning_modules.layers.mlp import MLP
 from lightning_modules.layers.stack import Stack
-from lightning_modules.metrics.compute import count_macs, count_parameters
+from lightning_modules.metrics.compute import count_macs, count_parameters, latency
 from lightning_modules.tasks.labelled import LabelledImages
 
 TRAINED = ("mlp", "convnet", "wide_resnet")
+LATENCY_BATCHES = (1, 64)
 
 
 class Normalise(nn.Module):
     """Stored pixels to zero mean and unit variance: `(pixels / scale - mean) / std`, channel by channel."""
 
-    def __init__(self, scale: float, mean: list[float], std: list[float]):
+    def __init__(self, scale: int, mean: list[float], std: list[float]):
         super().__init__()
         self.register_buffer("mean", scale * torch.tensor(mean)[:, None, None])
         self.register_buffer("std", scale * torch.tensor(std)[:, None, None])
 
     def forward(self, images: Shaped[Tensor, "*batch c height width"]) -> Float[Tensor, "*batch c height width"]:
+        """Normalised images, of any stored type."""
         return (images - self.mean) / self.std
 
 
 class Member(nn.Module):
-    """One member on its own: from stored pixels to logits, at the resolution of the images it is given."""
+    """One member on its own: from stored pixels to logits, by way of its resolution."""
 
-    def __init__(self, normalise: Normalise, network: nn.Module):
+    def __init__(self, normalise: Normalise, network: nn.Module, resolution: int):
         super().__init__()
         self.normalise = normalise
         self.network = network
+        self.resolution = resolution
 
     def forward(self, images: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        return self.network(self.normalise(images))
+        """Logits for stored pixels."""
+        return self.network(resize(self.normalise(images), self.resolution))
 
 
 class Members(PaperModule):
     """The pool of all members of one seed.
 
     Args:
-        family: mlp | convnet | wide_resnet (trained here) or hub (official weights, never trained).
+        family: mlp | convnet | wide_resnet (trained here) or hub (official weights).
         widths: hidden width, first channels or widen factor of each architecture; empty for hub.
         depth: hidden layers of an mlp, layers of a wide_resnet; null for convnet and hub, which have their own.
         copies: members of each width, K.
@@ -80,7 +82,7 @@ class Members(PaperModule):
         image_shape: list[int],
         num_classes: int,
         resolutions: list[int] | list[list[int]],
-        pixel_scale: float,
+        pixel_scale: int,
         pixel_mean: list[float],
         pixel_std: list[float],
         how: str = "auto",
@@ -89,6 +91,7 @@ class Members(PaperModule):
         _check(family, widths, depth, copies, names, image_shape, resolutions)
         self.family, self.depth, self.copies = family, depth, copies
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
+        self.pixel_scale = pixel_scale
         self.normalise = Normalise(pixel_scale, pixel_mean, pixel_std)
         if family == "hub":
             labels = [pretrained.short_name(name) for name in names]
@@ -105,14 +108,6 @@ class Members(PaperModule):
         shape = self.image_shape, self.num_classes
         return [build_network(self.family, width, self.depth, *shape) for _ in range(self.copies)]
 
-    def data(self, folder: Path, seed: int) -> LabelledImages:
-        """The data of one seed, from a prepared folder; splits and batches are those of the recipe."""
-        keys = ("splits", "batch_size", "evaluation_batch_size", "augmentation")
-        recipe = {key: self.recipe[key] for key in keys}
-        sources = {part["source"] for part in recipe["splits"].values()}
-        stored = {source: storage.read(folder, source) for source in sorted(sources)}
-        return LabelledImages(sources=stored, seed=seed, copies=self.copies, **recipe)
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Sum over the members of their mean cross-entropy, so that each gradient is that of the member alone."""
         images = self.normalise(batch["images"])
@@ -122,18 +117,18 @@ class Members(PaperModule):
 
     def log_losses(self, losses: dict[str, Tensor]) -> None:
         """The mean loss of each width, at the trainer's logging steps only: a log costs as much as a small network."""
-        if self._trainer is not None and self.global_step % self.trainer.log_every_n_steps == 0:
+        if self._trainer is not None and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"pretrain/{name}/loss": loss.detach() for name, loss in losses.items()})
 
     @torch.inference_mode()
-    def answers(self, batches: Mapping[str, Iterable[dict[str, Tensor]]]) -> dict[str, Tensor]:
-        """Float32 logits `logits/<member>/<split>[@resolution]` and int64 `labels/<split>`, in the order of the batches."""
-        self.eval()
+    def answers(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
+        """Float32 logits `logits/<member>/<split>[@resolution]`, int64 `labels/<split>`; splits are val and test."""
+        self.to(device).eval()
         parts = defaultdict(list)
-        for split, split_batches in batches.items():
-            for batch in split_batches:
-                parts[f"labels/{split}"].append(batch["labels"].cpu())
-                images = self.normalise(batch["images"].to(self.device))
+        for split in ("val", "test"):
+            for batch in data.evaluation_batches(split):
+                parts[f"labels/{split}"].append(batch["labels"])
+                images = self.normalise(batch["images"].to(device))
                 for member, suffix, logits in self._answer(images):
                     parts[f"logits/{member}/{split}{suffix}"].append(logits.float().cpu())
         return {key: torch.cat(part) for key, part in parts.items()}
@@ -151,7 +146,7 @@ class Members(PaperModule):
     def member_modules(self) -> dict[str, nn.Module]:
         """Every member as an ordinary module from stored pixels to logits, by name (`convnet-w16#1`)."""
         return {
-            f"{name}#{k}": Member(self.normalise, network)
+            f"{name}#{k}": Member(self.normalise, network, self.resolutions[name][0])
             for name, stack in self.stacks.items()
             for k, network in enumerate(stack.unstack())
         }
@@ -185,11 +180,35 @@ class Members(PaperModule):
             members += [
                 {"name": f"{name}#{k}", **shape, "copy": k, **cost, "native": native} for k in range(stack.size)
             ]
-        return {"num_classes": self.num_classes, "members": members}
+        images = {"shape": list(self.image_shape), "scale": self.pixel_scale}
+        return {"num_classes": self.num_classes, "images": images, "members": members}
+
+    def machine_facts(self, data: LabelledImages) -> dict[str, float]:
+        """Milliseconds per image of each architecture on this machine, alone and in batches of 64."""
+        facts = {}
+        for name, stack in self.stacks.items():
+            image = torch.zeros(self.image_shape[0], *[self.resolutions[name][0]] * 2, device=self.device)
+            for size, seconds in latency(stack.unstack()[0], image, LATENCY_BATCHES).items():
+                facts[f"{name}/milliseconds_per_image@batch_{size}"] = 1000 * seconds / size
+        return facts
 
     def _macs(self, name: str, network: nn.Module) -> dict[str, int]:
         channels = self.image_shape[0]
         return {str(size): count_macs(network, (channels, size, size)) for size in self.resolutions[name]}
+
+
+def rebuild(record: dict) -> list[Member]:
+    """The members that a `committee.json` lists, in its order, ready to take the weights beside it."""
+    shape, scale = tuple(record["images"]["shape"]), record["images"]["scale"]
+    anything = [0.0] * shape[0], [1.0] * shape[0]  # the weights bring the real mean and deviation
+    members = []
+    for facts in record["members"]:
+        if facts["family"] == "hub":
+            network = pretrained.build(facts["architecture"])
+        else:
+            network = build_network(facts["family"], facts["width"], facts["depth"], shape, record["num_classes"])
+        members.append(Member(Normalise(scale, *anything), network, int(facts["resolution"])))
+    return members
 
 
 def architecture_name(family: str, width: int, depth: int | None) -> str:

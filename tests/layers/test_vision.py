@@ -103,10 +103,14 @@ def test_kept_patches_are_seen_with_their_own_positions():
     everything = random_keep(3, 16, 16, images.device)
     seen = vit(images, everything)
     torch.testing.assert_close(seen, take_with_cls(vit(images), everything), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(vit.embed(images, everything[:, :5])[:, 1:], take(vit.embed(images)[:, 1:], everything[:, :5]))
+    torch.testing.assert_close(
+        vit.embed(images, everything[:, :5])[:, 1:], take(vit.embed(images)[:, 1:], everything[:, :5])
+    )
 
 
-@pytest.mark.parametrize(("ratio", "kept"), [(0.7, 58), (0.75, 49), (0.6, 78), (0.5, 98), (0.8, 39), (0.4, 117), (0.0, 196)])
+@pytest.mark.parametrize(
+    ("ratio", "kept"), [(0.7, 58), (0.75, 49), (0.6, 78), (0.5, 98), (0.8, 39), (0.4, 117), (0.0, 196)]
+)
 def test_the_number_of_kept_patches_is_rounded_down(ratio, kept):
     assert num_kept(196, ratio) == kept
 

@@ -1,0 +1,333 @@
+"""Judges the claims of a paper by what was measured here: facts files, intervals over seeds, verdicts, the ledger.
+
+A claim compares two metrics, seed by seed. The differences (or log-ratios) of the seeds give a mean and its 95 %
+Student t interval, and only that interval against a margin stated beforehand decides the verdict. Read `judge` first,
+then `decide`. Imports no torch.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+DECIMALS = 6  # of every number in the ledger; the verdict is taken on rounded numbers, so the page never contradicts it
+
+Direction = Literal["higher", "lower", "equal"]
+Preset = Literal["tiny", "paper"]
+Verdict = Literal["shown", "refuted", "undecided", "not testable"]
+VERDICTS: tuple[Verdict, ...] = ("shown", "refuted", "undecided", "not testable")
+
+Results = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Arm -> seed -> metric -> value, as the evaluate stage wrote it."""
+
+
+class Interval(NamedTuple):
+    """Mean of `n` values and the two ends of its 95 % interval; one value alone has no interval (None)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Mean with the 95 % Student t interval over seeds, in the unit of the values, rounded to `DECIMALS`.
+
+    Raises:
+        ValueError: there is no value, or one is not finite.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size == 0 or not np.isfinite(sample).all():
+        raise ValueError(f"an interval needs at least one value and only finite ones, got {sample.tolist()}")
+    mean, n = float(sample.mean()), sample.size
+    if n == 1:
+        return Interval(_rounded(mean), None, None, n)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * sample.std(ddof=1) / math.sqrt(n))
+    return Interval(_rounded(mean), _rounded(mean - half), _rounded(mean + half), n)
+
+
+def decide(direction: Direction, low: float, high: float, margin: float) -> tuple[Verdict, str]:
+    """Verdict and its reason for the interval [low, high] of `value - reference` (or of the log of their ratio).
+
+    `higher` asks for more than `+margin`, `lower` for less than `-margin`, `equal` for the band between the two.
+    An interval that touches the margin decides nothing.
+    """
+    if direction == "equal":
+        if -margin < low and high < margin:
+            return "shown", "the whole interval lies inside the band of equivalence"
+        if low > margin or high < -margin:
+            return "refuted", "the whole interval lies outside the band of equivalence"
+        return "undecided", "the interval reaches across an edge of the band of equivalence"
+    ahead, behind = ("above", "below") if direction == "higher" else ("below", "above")
+    worst, best = (low, high) if direction == "higher" else (-high, -low)
+    if worst > margin:
+        return "shown", f"the whole interval lies {ahead} the margin"
+    if best < margin:
+        return "refuted", f"the whole interval lies {behind} the margin"
+    return "undecided", "the interval contains the margin"
+
+
+class _Strict(BaseModel):
+    """A part of a facts file: nothing unknown, nothing converted, nothing changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, str_min_length=1)
+
+
+class Operand(_Strict):
+    """One side of a comparison: a metric of an arm."""
+
+    arm: str
+    metric: str
+
+
+class Claim(_Strict):
+    """One sentence of a paper as data; `margin` is a difference, or a log-ratio if `compare` is `ratio`."""
+
+    id: str
+    statement: str
+    place: str
+    paper_value: str | None
+    paper_value_source: str | None
+    direction: Direction
+    value: Operand
+    reference: Annotated[
+        Annotated[Operand, Tag("metric of an arm")] | Annotated[float, Tag("number")],
+        Discriminator(lambda given: "metric of an arm" if isinstance(given, dict | Operand) else "number"),
+    ]
+    compare: Literal["difference", "ratio"]
+    margin: float = Field(ge=0)
+    unit: str
+    presets: list[Preset] = Field(min_length=1)
+    min_seeds: int = Field(ge=2)
+    note: str | None = None
+
+    @property
+    def operands(self) -> list[Operand]:
+        """The metrics that this claim reads: one, or two if the reference is measured too."""
+        return [self.value, self.reference] if isinstance(self.reference, Operand) else [self.value]
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms compared, each once, the value's first."""
+        return list(dict.fromkeys(operand.arm for operand in self.operands))
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Claim":
+        if self.paper_value is not None and self.paper_value_source is None:
+            raise ValueError(f"paper_value is {self.paper_value!r}, so paper_value_source must say where it is from")
+        if self.direction == "equal" and self.margin == 0:
+            raise ValueError("direction is 'equal', so margin must be positive: it is half the band of equivalence")
+        if self.compare == "ratio" and isinstance(self.reference, float) and self.reference <= 0:
+            raise ValueError(f"reference is {self.reference}, but a ratio needs a positive one")
+        return self
+
+
+class Oracle(_Strict):
+    """A published size that the tests compare a built network with (parameters, MACs, tokens)."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | float | str | None]
+    name: str
+    source: str
+
+
+class Facts(_Strict):
+    """What a paper says: one `lightning_modules/<stem>.yaml`."""
+
+    stem: str
+    title: str
+    authors: list[str] = Field(min_length=1)
+    year: int
+    venue: str
+    arxiv: str | None = Field(pattern=r"^\d{4}\.\d{4,5}$")
+    official_code: str | None = Field(pattern=r"^https://")
+    idea: str
+    differences: list[str]
+    claims: list[Claim] = Field(min_length=1)
+    oracles: list[Oracle] = []
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> "Facts":
+        ids = [claim.id for claim in self.claims]
+        if twice := sorted({name for name in ids if ids.count(name) > 1}):
+            raise ValueError(f"claim ids must be unique, but {', '.join(twice)} is given more than once")
+        return self
+
+
+def load_facts(path: Path) -> Facts:
+    """Reads and checks one facts file.
+
+    Raises:
+        ValueError: the file is no valid YAML, has an unknown or missing key or an impossible value; names file, claim,
+            value and what was expected.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    try:
+        facts = Facts.model_validate(document)
+    except ValidationError as error:
+        raise ValueError("\n".join(_complaint(path, document, problem) for problem in error.errors())) from error
+    if facts.stem != path.stem:
+        raise ValueError(f"{path}: stem is {facts.stem!r}, expected {path.stem!r}, the name of the file")
+    return facts
+
+
+def _complaint(path: Path, document: Any, problem: Mapping[str, Any]) -> str:
+    """One problem that pydantic found, in the words of someone who edits the file."""
+    where, place = str(path), list(problem["loc"])
+    if place[:1] == ["claims"] and len(place) > 1:
+        claim = document["claims"][place[1]]
+        name = claim.get("id") if isinstance(claim, dict) else None
+        where, place = f"{where}: claim {name or f'number {place[1] + 1}'}", place[2:]
+    field = ".".join(str(part) for part in place) or "as a whole"
+    if problem["type"] == "missing":
+        return f"{where}: {field}: missing, expected a value"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: {field}: unknown key (value {problem['input']!r}), expected only keys of the schema"
+    given = "" if place in ([], ["claims"]) else f" is {problem['input']!r}"
+    hint = " (put it in quotes)" if problem["type"] == "string_type" else ""
+    return f"{where}: {field}{given}: {problem['msg'].removeprefix('Value error, ')}{hint}"
+
+
+def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
+    """Checks that each claim to be judged at this preset names arms of the experiment plan.
+
+    Raises:
+        ValueError: a claim names an arm that the plan does not have.
+    """
+    for claim in facts.claims:
+        for arm in claim.arms if preset in claim.presets else ():
+            if arm not in arms:
+                raise ValueError(
+                    f"{facts.stem}.yaml: claim {claim.id}: arm is {arm!r}, expected an arm of the plan's "
+                    f"evaluate section: {', '.join(sorted(arms)) or 'it has none'}"
+                )
+
+
+class _NotTestableError(Exception):
+    """The claim cannot be judged; the message is the reason that the ledger gives."""
+
+
+def _values(operand: Operand, results: Results, seeds: Sequence[int]) -> np.ndarray:
+    """The metric of an arm for each seed; a seed without a finite value is never dropped in silence."""
+    by_seed = results[operand.arm]
+    if absent := [seed for seed in seeds if operand.metric not in by_seed[seed]]:
+        raise _NotTestableError(f"arm {operand.arm} has no metric {operand.metric} for seeds {_listed(absent)}")
+    values = np.array([by_seed[seed][operand.metric] for seed in seeds], dtype=np.float64)
+    if odd := [seed for seed, value in zip(seeds, values, strict=True) if not math.isfinite(value)]:
+        raise _NotTestableError(f"{operand.metric} of arm {operand.arm} is not finite for seeds {_listed(odd)}")
+    return values
+
+
+def _pairs(claim: Claim, results: Results, missing: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Value and reference of the seeds that all arms of the claim share, in order of the seeds."""
+    for arm in claim.arms:
+        if arm not in results:
+            raise _NotTestableError(f"arm {arm}: {missing.get(arm, 'not in the plan')}")
+    seeds = sorted(set.intersection(*(set(results[arm]) for arm in claim.arms)))
+    if not seeds:
+        raise _NotTestableError(f"arms {' and '.join(claim.arms)} share no seed")
+    value = _values(claim.value, results, seeds)
+    if isinstance(claim.reference, Operand):
+        return value, _values(claim.reference, results, seeds)
+    return value, np.full_like(value, claim.reference)
+
+
+def _compared(claim: Claim, value: np.ndarray, reference: np.ndarray) -> Interval:
+    """Interval of the paired differences, or of the logs of the paired ratios."""
+    if claim.compare == "difference":
+        return confidence_interval(value - reference)
+    if min(value.min(), reference.min()) <= 0:
+        raise _NotTestableError("a ratio needs positive values on both sides")
+    return confidence_interval(np.log(value / reference))
+
+
+def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What was measured for a claim, and the verdict with its reason.
+
+    For a ratio, `difference`, `interval` and `margin` are factors (1 = no difference), although judged on the log.
+
+    Args:
+        claim: what the paper says.
+        results: metrics of every seed of every arm that ran.
+        preset: the preset of these results.
+        missing: why an arm of the plan has no results.
+    """
+    factor = math.exp if claim.compare == "ratio" else float
+    row = dict.fromkeys(("value", "value_interval", "reference", "reference_interval", "difference", "interval"))
+    row |= {"margin": _rounded(factor(claim.margin)), "n": 0, "verdict": "not testable"}
+    try:
+        if preset not in claim.presets:
+            raise _NotTestableError(f"can be judged at preset {_listed(claim.presets)} only")
+        value, reference = _pairs(claim, results, missing or {})
+        for name, side in (("value", confidence_interval(value)), ("reference", confidence_interval(reference))):
+            row |= {name: side.mean, f"{name}_interval": _ends(side, float)}
+        row["n"] = value.size
+        compared = _compared(claim, value, reference)
+        row |= {"difference": _rounded(factor(compared.mean)), "interval": _ends(compared, factor)}
+        if compared.n < claim.min_seeds:
+            raise _NotTestableError(f"{compared.n} of the {claim.min_seeds} seeds that the claim asks for")
+    except _NotTestableError as reason:
+        return row | {"reason": str(reason)}
+    verdict, because = decide(claim.direction, compared.low, compared.high, claim.margin)
+    return row | {"verdict": verdict, "reason": because}
+
+
+def ledger(
+    papers: Sequence[Facts], results: Results, preset: str, missing: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """One row per claim of every paper, in the order of the facts files: `data/report/<preset>/claims.json`."""
+    return [
+        {
+            "paper": facts.stem,
+            **claim.model_dump(include={"id", "statement", "place"}),
+            "arms": claim.arms,
+            "metric": claim.value.metric,
+            "reference_metric": claim.operands[1].metric if len(claim.operands) == 2 else None,
+            **claim.model_dump(include={"direction", "compare", "paper_value", "paper_value_source", "unit"}),
+            **judge(claim, results, preset, missing),
+            "preset": preset,
+        }
+        for facts in papers
+        for claim in facts.claims
+    ]
+
+
+def summary(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """Arm -> metric -> {mean, low, high, n} over seeds, as `dvc metrics show` reads it.
+
+    A metric that is not finite for some seed has no mean (None): a diverged seed is not averaged away.
+    """
+    return {
+        arm: {
+            metric: _summarised([run[metric] for run in by_seed.values() if metric in run])
+            for metric in sorted(set().union(*by_seed.values()))
+        }
+        for arm, by_seed in results.items()
+    }
+
+
+def _summarised(values: Sequence[float]) -> dict[str, float | int | None]:
+    if np.isfinite(values).all():
+        return confidence_interval(values)._asdict()
+    return {"mean": None, "low": None, "high": None, "n": len(values)}
+
+
+def _ends(interval: Interval, factor: Callable[[float], float]) -> list[float] | None:
+    return None if interval.low is None else [_rounded(factor(interval.low)), _rounded(factor(interval.high))]
+
+
+def _rounded(number: float) -> float:
+    return round(number, DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def _listed(items: Sequence[Any]) -> str:
+    return ", ".join(str(item) for item in items)

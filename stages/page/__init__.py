@@ -1,0 +1,211 @@
+"""The report page: one HTML file without outside resources, made from the ledger alone."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from lightning_modules.metrics.claims import CONFIDENCE, VERDICTS, Facts
+from lightning_modules.runs import Figure
+from stages.page import figures
+
+HERE = Path(__file__).parent
+ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "–"}
+
+
+@dataclass
+class Arm:
+    """One row of a paper's comparison as the page tells it; `missing` says why it has no results."""
+
+    name: str
+    runs: str
+    seeds: list[int] = field(default_factory=list)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    figures: list[Figure] = field(default_factory=list)
+    missing: str | None = None
+
+
+@dataclass
+class Paper:
+    """What the page shows of one paper."""
+
+    facts: Facts
+    rows: list[dict[str, Any]]
+    arms: list[Arm]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many claims have each verdict, all four in a fixed order."""
+        return count(self.rows)
+
+    @property
+    def runs(self) -> list[tuple[str, str]]:
+        """(stage, arm) of everything that was computed for this paper, each once."""
+        trained = [("pretrain", arm.runs) for arm in self.arms]
+        return list(dict.fromkeys(trained + [("evaluate", arm.name) for arm in self.arms]))
+
+    def note(self, row: Mapping[str, Any]) -> str | None:
+        """What the facts file adds to a claim."""
+        return next(claim.note for claim in self.facts.claims if claim.id == row["id"])
+
+
+def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many claims have each verdict, all four in a fixed order."""
+    found = Counter(row["verdict"] for row in rows)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str]) -> str:
+    """The page as text, the same for the same results.
+
+    Args:
+        papers: what to show, in this order.
+        preset: the preset of the results.
+        unavailable: data set -> why it could not be had.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": number,
+        "decimals": decimals,
+        "change": change,
+        "interval": interval,
+        "margin": margin,
+        "breakable": breakable,
+    }
+    return environment.get_template("page.html.j2").render(
+        papers=papers,
+        preset=preset,
+        unavailable=unavailable,
+        rows=[row for paper in papers for row in paper.rows],
+        count=count,
+        icons=ICONS,
+        confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
+        scale=interval_scale,
+        points=figures.points,
+        drawing=lambda figure, prefix: Markup(figures.svg(figure, prefix)),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def number(value: float | None, decimals: int | None = None) -> str:
+    """A number as a reader wants it: 25,856 or 96.42 or 0.0734, or with the decimals asked for; a dash for None."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif size >= 1000 or value == int(value):
+        text = f"{value:,.0f}"
+    elif size >= 1:
+        text = f"{value:.2f}"
+    else:
+        text = f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
+    return text.replace("-", "−") if text.strip("-0.,") else text.removeprefix("-")
+
+
+def decimals(ends: Sequence[float] | None) -> int | None:
+    """How many decimals an interval earns: two significant digits of its half width, for its mean and ends alike."""
+    half = (ends[1] - ends[0]) / 2 if ends else 0.0
+    return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else None
+
+
+def breakable(name: str) -> Markup:
+    """A metric's name that may wrap after a slash or before an at sign, and not within a word."""
+    return Markup(escape(name).replace("/", Markup("/<wbr>")).replace("@", Markup("<wbr>@")))
+
+
+def change(value: float | None, compare: str, decimals: int | None = None) -> str:
+    """A difference with its sign, or a ratio as a factor: +0.89 or ×1.83."""
+    text = number(value, decimals)
+    if value is None:
+        return text
+    if compare == "ratio":
+        return f"×{text}"
+    return f"+{text}" if value > 0 else text
+
+
+def interval(ends: Sequence[float], compare: str | None = None) -> str:
+    """An interval in words: `0.42 to 1.36`, with signs or as factors if it is one of a comparison."""
+    places = decimals(ends)
+    return " to ".join(number(end, places) if compare is None else change(end, compare, places) for end in ends)
+
+
+def margin(row: Mapping[str, Any]) -> str:
+    """What the interval of a claim is held against: 0, −0.5, ±0.3 or ×1.1."""
+    size = f"{row['margin']:.4g}"
+    if row["direction"] == "equal":
+        return f"×{1 / row['margin']:.4g} to ×{size}" if row["compare"] == "ratio" else f"±{size}"
+    if row["compare"] == "ratio":
+        return f"×{size}" if row["direction"] == "higher" else f"×{1 / row['margin']:.4g}"
+    return size if row["direction"] == "higher" or not row["margin"] else f"−{size}"
+
+
+def interval_scale(row: Mapping[str, Any], width: float = 240.0, pad: float = 12.0) -> dict[str, Any]:
+    """Places along the x axis of a claim's interval plot, in its units of drawing; ratios on a log axis.
+
+    Returns:
+        mean, low, high, neutral (no difference), margins (the one or two lines to be passed), target (from, to): where
+        the whole interval must lie for the claim to be shown.
+    """
+    ratio = row["compare"] == "ratio"
+    to_axis = math.log if ratio else float
+    low, high, mean = (to_axis(value) for value in (*row["interval"], row["difference"]))
+    margin = to_axis(row["margin"])
+    margins = {"higher": [margin], "lower": [-margin], "equal": [-margin, margin]}[row["direction"]]
+    shown = [0.0, low, high, *margins]
+    span = (max(shown) - min(shown)) or 1.0
+    start, unit = min(shown) - 0.08 * span, (width - 2 * pad) / (1.16 * span)
+
+    def place(value: float) -> float:
+        return round(pad + (value - start) * unit, 2)
+
+    edges = [place(value) for value in margins]
+    target = {"higher": (edges[0], width), "lower": (0.0, edges[0]), "equal": (edges[0], edges[-1])}[row["direction"]]
+    return {
+        "mean": place(mean),
+        "low": place(low),
+        "high": place(high),
+        "neutral": place(0.0),
+        "neutral_label": "×1" if ratio else "0",
+        "margins": edges if margin else [],
+        "target": target,
+        "width": width,
+    }
+
+
+def show(papers: Sequence[Paper], path: Path) -> None:
+    """Prints the claims, the count of verdicts, what could not run, and where the page is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    colours = {"shown": "green", "refuted": "red", "undecided": "yellow", "not testable": "bright_black"}
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("paper", "claim", "verdict", "the paper", "here", "95 % interval", "n"):
+        table.add_column(name, no_wrap=name in ("paper", "claim", "verdict"))
+    rows = [row for paper in papers for row in paper.rows]
+    for row in rows:
+        unit = f" {row['unit']}" if row["compare"] == "difference" and row["difference"] is not None else ""
+        cells = (
+            row["paper_value"] or "–",
+            change(row["difference"], row["compare"], decimals(row["interval"])) + unit,
+            interval(row["interval"], row["compare"]) if row["interval"] else "–",
+            str(row["n"]),
+        )
+        verdict = Text(f"{ICONS[row['verdict']]} {row['verdict']}", style=colours[row["verdict"]])
+        table.add_row(row["paper"], Text(row["id"]), verdict, *(Text(cell) for cell in cells))
+    console.print(table)
+    console.print(", ".join(f"{n} {verdict}" for verdict, n in count(rows).items()), highlight=False)
+    for arm in (arm for paper in papers for arm in paper.arms if arm.missing):
+        console.print(f"could not run: {arm.name}: {arm.missing}", markup=False, highlight=False)
+    console.print(f"page: {path}", markup=False, highlight=False, soft_wrap=True)

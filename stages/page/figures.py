@@ -1,0 +1,188 @@
+"""Draws every figure of every paper in one style: inline SVG in the page's colours, or PNG for the tracker.
+
+The drawing uses placeholder colours. In the SVG they become `currentColor` and CSS variables, so that one drawing
+serves light, dark and print; in the PNG they become the palette below.
+"""
+
+import html
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from lightning_modules.runs import Figure, Series
+
+INK = "#010203"
+SERIES = tuple(f"#0a0b{number:02x}" for number in range(1, 9))
+PALETTE = ("#1d5fbf", "#c2410c", "#0f766e", "#9333a8", "#8a6100", "#be123c", "#4d7c0f", "#475569")
+MARKERS = "osD^vPX*"
+COLUMNS = ("arm", "figure", "series", "x", "y", "low", "high")
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.parse_math": False,  # names of metrics may hold a dollar sign
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.16,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "svg.fonttype": "none",  # text stays text: searchable, and in the fonts of the page
+}
+
+
+def load(path: Path) -> list[Figure]:
+    """The figures of an arm, from the `figures.json` that the evaluate stage wrote."""
+    return [
+        Figure(**{**figure, "series": [Series(**series) for series in figure["series"]]})
+        for figure in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
+def svg(figure: Figure, prefix: str) -> str:
+    """One `<svg>` element to be inlined in a page; equal bytes for equal data.
+
+    Args:
+        figure: what to draw.
+        prefix: unique in the page, put in front of the ids of the drawing.
+    """
+    with mpl.rc_context(STYLE | {"svg.hashsalt": prefix}):
+        file = io.StringIO()
+        canvas = _draw(figure, INK, SERIES)
+        canvas.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    drawing = file.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    box = re.search(r'viewBox="[^"]+"', drawing).group()
+    label = html.escape(f"{figure.title}. {figure.caption}")
+    drawing = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{label}" {box}>', drawing, count=1)
+    drawing = re.sub(r"<style.*?</style>", "", drawing, count=1)  # inlined, it would hold for the whole page
+    drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
+    drawing = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", drawing)
+    for number, colour in enumerate(SERIES, start=1):
+        drawing = drawing.replace(colour, f"var(--series-{number})")
+    return drawing.replace(INK, "currentColor")
+
+
+def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
+    """The same drawing with a legend on white, as an artifact of a run."""
+    with mpl.rc_context(STYLE):
+        canvas = _draw(figure, "#1b1f24", PALETTE)
+        canvas.suptitle(figure.title)
+        canvas.legend(loc="outside lower center", ncols=2, frameon=False)
+        file = io.BytesIO()
+        canvas.savefig(file, format="png", dpi=dots_per_inch, metadata={"Software": None})
+    return file.getvalue()
+
+
+def table(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
+    """The points of all figures as rows with the keys `COLUMNS`, for `dvc plots`."""
+    return [
+        dict(zip(COLUMNS, (arm, figure.id, series.name, *point), strict=True))
+        for arm, drawn in figures.items()
+        for figure in drawn
+        for series in figure.series
+        for point in points(series)
+    ]
+
+
+def points(series: Series) -> list[tuple[float, float, float | None, float | None]]:
+    """The points of a series as (x, y, low, high); without an interval the ends are None."""
+    nothing = [None] * len(series.x)
+    return list(zip(series.x, series.y, series.low or nothing, series.high or nothing, strict=True))
+
+
+def _draw(figure: Figure, ink: str, colours: tuple[str, ...]) -> Canvas:
+    canvas = Canvas(figsize=(5.2, 3.6), layout="constrained")
+    axes = canvas.add_subplot()
+    bars = [series for series in figure.series if series.kind == "bars"]
+    for number, series in enumerate(figure.series):
+        colour = colours[number % len(colours)]
+        if series.kind == "bars":
+            _bars(axes, series, colour, ink, place=bars.index(series), of=len(bars))
+        else:
+            _curve(axes, series, colour, MARKERS[number % len(MARKERS)])
+            _label(axes, series, ink, below=any(np.mean(other.y) > np.mean(series.y) for other in figure.series))
+    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    axes.margins(x=0.06, y=0.1)
+    if figure.x_scale == "log":
+        _log_axis(axes, figure)
+    if bars:
+        _category_axis(axes, bars)
+    _ink(axes, ink)
+    return canvas
+
+
+def _curve(axes: Axes, series: Series, colour: str, marker: str) -> None:
+    """A line with its band, a dashed line, or points with error bars."""
+    if series.kind == "points":
+        axes.errorbar(series.x, series.y, _errors(series), fmt=marker, color=colour, elinewidth=1.6, label=series.name)
+        return
+    style = {"linestyle": "--"} if series.kind == "dashed" else {"marker": marker}
+    axes.plot(series.x, series.y, color=colour, label=series.name, **style)
+    if series.low and series.high:
+        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _bars(axes: Axes, series: Series, colour: str, ink: str, place: int, of: int) -> None:
+    """Bars side by side with those of the other series at the same x."""
+    step = float(np.diff(sorted(set(series.x))).min()) if len(set(series.x)) > 1 else 1.0
+    width = 0.8 * step / of
+    x = np.asarray(series.x, dtype=float) + (place - (of - 1) / 2) * width
+    error = {"ecolor": ink, "elinewidth": 1.6}
+    axes.bar(x, series.y, 0.92 * width, yerr=_errors(series), color=colour, error_kw=error, label=series.name)
+
+
+def _category_axis(axes: Axes, bars: list[Series]) -> None:
+    """The labels of the bars as ticks, slanted where they would run into each other."""
+    axes.grid(visible=False, axis="x")
+    names = {x: label for series in bars for x, label in zip(series.x, series.labels or (), strict=False)}
+    if names:
+        crowded = max(map(len, names.values())) * len(names) > 48
+        axes.set_xticks(list(names), list(names.values()), **({"rotation": 30, "ha": "right"} if crowded else {}))
+
+
+def _label(axes: Axes, series: Series, ink: str, below: bool) -> None:
+    """Names beside the points, on the side where the other series are not."""
+    style = {"textcoords": "offset points", "ha": "center", "color": ink, "fontsize": 9, "alpha": 0.8}
+    for label, x, y in zip(series.labels or (), series.x, series.y, strict=False):
+        axes.annotate(label, (x, y), (4, -13) if below else (0, 7), **style)
+
+
+def _errors(series: Series) -> list[list[float]] | None:
+    """Distances from the mean down and up to the ends of the interval."""
+    if not (series.low and series.high):
+        return None
+    ends = zip(series.y, series.low, series.high, strict=True)
+    return [list(side) for side in zip(*((max(y - low, 0), max(high - y, 0)) for y, low, high in ends), strict=True)]
+
+
+def _log_axis(axes: Axes, figure: Figure) -> None:
+    """Ticks such as 500, 1k, 2k, 1M: as many as there is room for."""
+    every = [x for series in figure.series for x in series.x]
+    decades = math.log10(max(every) / min(every))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _ink(axes: Axes, ink: str) -> None:
+    """Text, ticks and grid in one colour."""
+    for spine in axes.spines.values():
+        spine.set_color(ink)
+    axes.tick_params(which="both", color=ink, labelcolor=ink, length=3, grid_color=ink)
+    axes.xaxis.label.set_color(ink)
+    axes.yaxis.label.set_color(ink)

@@ -1,0 +1,75 @@
+"""Judge every claim and write the page: data/results/<preset>/ -> data/report/<preset>/.
+
+Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them machine.js, which DVC does not track.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from lightning_modules.files import ROOT, replace_folder, scratch, write_json
+from lightning_modules.metrics import claims
+from stages import page
+from stages.page import figures, machine
+from stages.plan import Plan, Row, load_plan, run_stage
+
+
+def read_arm(row: Row, folder: Path, unavailable: dict[str, str]) -> tuple[page.Arm, dict[int, dict[str, float]]]:
+    """An arm as the page shows it and its metrics by seed; an arm without results says why."""
+    if not (folder / "metrics.json").exists():
+        why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
+        return page.Arm(row.arm, row.runs, missing=f"no results{why}"), {}
+    by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
+    drawn = figures.load(folder / "figures.json")
+    return page.Arm(row.arm, row.runs, sorted(by_seed), claims.summary({row.arm: by_seed})[row.arm], drawn), by_seed
+
+
+def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[page.Paper]:
+    """Facts, verdicts and arms of every paper of the plan, in its order."""
+    read = {
+        arm: read_arm(row, root / "data/results" / plan.preset / arm, unavailable) for arm, row in plan.evaluate.items()
+    }
+    results = {arm: by_seed for arm, (_, by_seed) in read.items() if by_seed}
+    missing = {arm: shown.missing for arm, (shown, _) in read.items() if shown.missing}
+    papers = []
+    for stem in dict.fromkeys(row.system for row in plan.evaluate.values()):
+        facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
+        arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
+        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms))
+    return papers
+
+
+def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
+    """Write the report, whole or not at all."""
+    arms = [arm for paper in papers for arm in paper.arms if not arm.missing]
+    with replace_folder(folder) as out:
+        write_json(out / "claims.json", [row for paper in papers for row in paper.rows])
+        write_json(out / "metrics.json", {arm.name: arm.metrics for arm in arms})
+        (out / "plots").mkdir()
+        with (out / "plots/figures.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, figures.COLUMNS, lineterminator="\n")
+            table.writeheader()
+            table.writerows(figures.table({arm.name: arm.figures for arm in arms}))
+        (out / "index.html").write_text(page.render(papers, preset, unavailable), encoding="utf-8")
+        (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
+    """Read the plan, the facts and the results, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", default="params.yaml", help="params.yaml (default) or presets/paper/params.yaml")
+    parser.add_argument("--show", action="store_true", help="print the claims to the terminal too")
+    options = parser.parse_args(arguments)
+    plan = load_plan(root / options.plan)
+    notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
+    unavailable = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
+    papers = read_papers(plan, root, unavailable)
+    folder = Path("data/report", plan.preset)
+    write(root / folder, papers, plan.preset, unavailable)
+    if options.show:
+        page.show(papers, folder / "index.html")
+
+
+if __name__ == "__main__":
+    run_stage(main)

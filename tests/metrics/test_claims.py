@@ -1,0 +1,280 @@
+"""The verdict rule on hand-computed cases, and the errors of a facts file."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lightning_modules.metrics.claims import (
+    Claim,
+    Facts,
+    Operand,
+    check_plan,
+    confidence_interval,
+    decide,
+    judge,
+    ledger,
+    load_facts,
+    summary,
+)
+
+CLAIM = {
+    "id": "K1",
+    "statement": "A cascade beats the single network.",
+    "place": "Table 1",
+    "paper_value": "+1.0 points",
+    "paper_value_source": "recalled, not re-read",
+    "direction": "higher",
+    "value": {"arm": "alpha-digits", "metric": "digits/cascade/top1_percent"},
+    "reference": {"arm": "alpha-digits", "metric": "digits/single/top1_percent"},
+    "compare": "difference",
+    "margin": 0.0,
+    "unit": "points",
+    "presets": ["tiny"],
+    "min_seeds": 3,
+}
+FACTS = {
+    "stem": "alpha",
+    "title": "Alpha",
+    "authors": ["A. Author"],
+    "year": 2020,
+    "venue": "ICLR",
+    "arxiv": "2012.01988",
+    "official_code": None,
+    "idea": "Averages.",
+    "differences": [],
+    "claims": [CLAIM],
+}
+
+
+def results(differences, reference=10.0):
+    """One arm whose cascade is better than its single network by the given differences, one per seed."""
+    names = ("digits/cascade/top1_percent", "digits/single/top1_percent")
+    rows = [(reference + seed + gain, reference + seed) for seed, gain in enumerate(differences)]
+    return {"alpha-digits": {seed: dict(zip(names, row, strict=True)) for seed, row in enumerate(rows)}}
+
+
+def verdict(differences, **changes):
+    row = judge(Claim(**{**CLAIM, **changes}), results(differences), "tiny")
+    return row["verdict"]
+
+
+def test_interval_by_hand():
+    # mean 2, standard deviation 1, t(2 degrees, 0.975) = 4.302653, half width 4.302653 / sqrt(3) = 2.484138
+    assert confidence_interval([1.0, 2.0, 3.0]) == (2.0, -0.484138, 4.484138, 3)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
+def test_interval_agrees_with_scipy(values):
+    mean, low, high, n = confidence_interval(values)
+    assert n == len(values)
+    if np.std(values, ddof=1) > 1e-9:
+        expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert (low, high) == pytest.approx(tuple(expected), abs=2e-6)
+    assert low <= mean <= high
+
+
+def test_one_value_has_no_interval_and_no_value_is_an_error():
+    assert confidence_interval([4.0]) == (4.0, None, None, 1)
+    for bad in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="at least one value and only finite ones"):
+            confidence_interval(bad)
+
+
+@pytest.mark.parametrize(
+    ("direction", "low", "high", "margin", "expected"),
+    [
+        ("higher", 0.6, 0.9, 0.5, "shown"),
+        ("higher", 0.5, 0.9, 0.5, "undecided"),  # touching the margin decides nothing
+        ("higher", 0.1, 0.5, 0.5, "undecided"),
+        ("higher", 0.1, 0.4, 0.5, "refuted"),
+        ("higher", -0.1, 0.1, 0.0, "undecided"),
+        ("lower", -0.9, -0.6, 0.5, "shown"),
+        ("lower", -0.9, -0.5, 0.5, "undecided"),
+        ("lower", -0.5, 0.2, 0.5, "undecided"),
+        ("lower", -0.4, 0.2, 0.5, "refuted"),
+        ("equal", -0.4, 0.4, 0.5, "shown"),
+        ("equal", -0.4, 0.5, 0.5, "undecided"),
+        ("equal", -0.5, 0.4, 0.5, "undecided"),
+        ("equal", 0.5, 0.7, 0.5, "undecided"),
+        ("equal", 0.6, 0.7, 0.5, "refuted"),
+        ("equal", -0.7, -0.6, 0.5, "refuted"),
+        ("equal", -0.7, 0.7, 0.5, "undecided"),
+    ],
+)
+def test_rule(direction, low, high, margin, expected):
+    assert decide(direction, low, high, margin)[0] == expected
+
+
+@given(st.sampled_from(["higher", "lower"]), st.floats(-9, 9), st.floats(-9, 9), st.floats(0, 5))
+def test_lower_mirrors_higher(direction, one, other, margin):
+    low, high = sorted((one, other))
+    mirrored = {"higher": "lower", "lower": "higher"}[direction]
+    assert decide(direction, low, high, margin)[0] == decide(mirrored, -high, -low, margin)[0]
+
+
+def test_verdicts_of_measured_differences():
+    assert verdict([1.0, 2.0, 3.0]) == "undecided"  # -0.48 to 4.48
+    assert verdict([1.9, 2.0, 2.1]) == "shown"  # 1.75 to 2.25
+    assert verdict([1.9, 2.0, 2.1], margin=3.0) == "refuted"
+    assert verdict([-1.9, -2.0, -2.1]) == "refuted"
+    assert verdict([-1.9, -2.0, -2.1], direction="lower") == "shown"
+    assert verdict([-0.1, 0.0, 0.1], direction="equal", margin=0.3) == "shown"
+    assert verdict([-0.1, 0.0, 0.1], direction="equal", margin=0.2) == "undecided"
+
+
+def test_equal_differences_on_the_margin_are_undecided_in_spite_of_floating_point():
+    assert 0.1 + 0.2 > 0.3
+    row = judge(Claim(**{**CLAIM, "margin": 0.3}), results([0.1 + 0.2] * 3, reference=0.0), "tiny")
+    assert (row["interval"], row["verdict"]) == ([0.3, 0.3], "undecided")
+
+
+def test_seeds_are_paired():
+    """The spread between seeds is large and shared; only the spread of the differences counts."""
+    row = judge(Claim(**CLAIM), results([0.9, 1.0, 1.1]), "tiny")
+    assert row["verdict"] == "shown"
+    assert (row["difference"], row["interval"], row["n"]) == (1.0, [0.751586, 1.248414], 3)
+    assert row["value_interval"][0] < row["reference"] < row["value_interval"][1]
+
+
+def test_arms_with_different_seeds_are_compared_on_those_they_share():
+    measured = results([1.0, 1.1, 0.9, 1.0])
+    other = {seed: {"m": 10.0 + seed} for seed in (1, 2, 3, 7)}
+    claim = Claim(**{**CLAIM, "reference": {"arm": "alpha-mnist", "metric": "m"}})
+    row = judge(claim, {**measured, "alpha-mnist": other}, "tiny")
+    assert (row["n"], row["difference"], row["verdict"]) == (3, 1.0, "shown")
+
+
+def test_fixed_reference():
+    row = judge(Claim(**{**CLAIM, "reference": 5}), results([0.0, 0.0, 0.0]), "tiny")
+    assert (row["reference"], row["difference"], row["verdict"]) == (5.0, 6.0, "shown")
+
+
+def test_ratio_is_judged_on_the_log_and_told_as_a_factor():
+    measured = {"a": {seed: {"v": 2.0 ** (seed + 1), "r": 2.0**seed} for seed in range(3)}}
+    operands = {"value": {"arm": "a", "metric": "v"}, "reference": {"arm": "a", "metric": "r"}}
+    for margin, expected in (
+        (math.log(1.9), "shown"),
+        (math.log(2.1), "refuted"),
+        (round(math.log(2), 6), "undecided"),
+    ):
+        row = judge(Claim(**{**CLAIM, **operands, "compare": "ratio", "margin": margin}), measured, "tiny")
+        assert row["verdict"] == expected
+    assert row["difference"] == pytest.approx(2, abs=1e-5)
+    assert row["margin"] == pytest.approx(2, abs=1e-5)
+    spread = {"a": {seed: {"v": math.exp(log), "r": 1.0} for seed, log in enumerate((1.0, 2.0, 3.0))}}
+    row = judge(Claim(**{**CLAIM, **operands, "compare": "ratio"}), spread, "tiny")
+    assert row["interval"] == pytest.approx([math.exp(-0.484138), math.exp(4.484138)], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured", "reason"),
+    [
+        ({"presets": ["paper"]}, results([1.0] * 3), "preset paper only"),
+        ({"min_seeds": 4}, results([1.0] * 3), "3 of the 4 seeds"),
+        ({}, results([1.0]), "1 of the 3 seeds"),
+        ({}, {}, "arm alpha-digits: data set absent"),
+        ({"value": {"arm": "other", "metric": "x"}}, results([1.0] * 3), "arm other: not in the plan"),
+        ({"value": {"arm": "alpha-digits", "metric": "x"}}, results([1.0] * 3), "no metric x for seeds 0, 1, 2"),
+        ({}, results([1.0, math.nan, 1.0]), "not finite for seeds 1"),
+        ({}, results([1.0, math.inf, 1.0]), "not finite for seeds 1"),
+        ({"compare": "ratio"}, results([1.0, 1.0, 1.0], reference=0.0), "positive values"),
+        ({"reference": {"arm": "b", "metric": "m"}}, {**results([1.0]), "b": {7: {"m": 1.0}}}, "share no seed"),
+    ],
+)
+def test_not_testable_says_why(changes, measured, reason):
+    row = judge(Claim(**{**CLAIM, **changes}), measured, "tiny", {"alpha-digits": "data set absent"})
+    assert row["verdict"] == "not testable"
+    assert reason in row["reason"]
+    json.dumps(row, allow_nan=False)
+
+
+def test_too_few_seeds_still_tell_what_came_out():
+    row = judge(Claim(**{**CLAIM, "min_seeds": 4}), results([0.9, 1.0, 1.1]), "tiny")
+    assert (row["n"], row["difference"], row["interval"]) == (3, 1.0, [0.751586, 1.248414])
+
+
+def test_ledger_has_the_form_that_others_rely_on():
+    (row,) = ledger([Facts(**FACTS)], results([0.9, 1.0, 1.1]), "tiny")
+    assert set(row) >= set(
+        "paper id statement place arms metric direction paper_value paper_value_source value reference difference "
+        "interval n verdict reason unit preset".split()
+    )
+    assert row["paper"] == "alpha"
+    assert row["arms"] == ["alpha-digits"]
+    assert row["metric"] == "digits/cascade/top1_percent"
+    assert row["reference_metric"] == "digits/single/top1_percent"
+
+
+def test_summary_over_seeds():
+    told = summary({"a": {0: {"m": 1.0, "bad": 1.0}, 1: {"m": 2.0, "bad": math.nan}, 2: {"m": 3.0, "bad": 1.0}}})
+    assert told["a"]["m"] == {"mean": 2.0, "low": -0.484138, "high": 4.484138, "n": 3}
+    assert told["a"]["bad"] == {"mean": None, "low": None, "high": None, "n": 3}
+
+
+def written(folder, **changes):
+    path = folder / "alpha.yaml"
+    path.write_text(yaml.safe_dump({**FACTS, **changes}))
+    return path
+
+
+def test_facts_are_read(tmp_path):
+    facts = load_facts(written(tmp_path, oracles=[{"name": "net", "source": "measured", "params": 5, "macs": 7.5}]))
+    assert facts.claims[0].value == Operand(arm="alpha-digits", metric="digits/cascade/top1_percent")
+    assert facts.oracles[0].params == 5
+
+
+def without(key):
+    return {name: value for name, value in CLAIM.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"stem": "beta"}, ["stem is 'beta'", "expected 'alpha'"]),
+        ({"titel": "x"}, ["titel", "unknown key", "'x'"]),
+        ({"year": "2020"}, ["year is '2020'", "valid integer"]),
+        ({"arxiv": 2005.0057}, ["arxiv is 2005.0057", "valid string", "quotes"]),
+        ({"official_code": "http://example.org"}, ["official_code", "https://"]),
+        ({"claims": []}, ["claims", "at least 1"]),
+        ({"claims": [CLAIM, CLAIM]}, ["unique", "K1"]),
+        ({"claims": [without("unit")]}, ["claim K1", "unit", "missing"]),
+        ({"claims": [without("id")]}, ["claim number 1", "id", "missing"]),
+        ({"claims": [{**CLAIM, "direction": "bigger"}]}, ["claim K1", "direction is 'bigger'", "'higher'", "'equal'"]),
+        ({"claims": [{**CLAIM, "margn": 1}]}, ["claim K1", "margn", "unknown key"]),
+        ({"claims": [{**CLAIM, "margin": -1.0}]}, ["claim K1", "margin is -1.0", "greater than or equal to 0"]),
+        ({"claims": [{**CLAIM, "min_seeds": 1}]}, ["claim K1", "min_seeds is 1"]),
+        ({"claims": [{**CLAIM, "presets": ["huge"]}]}, ["claim K1", "'huge'", "'tiny'"]),
+        ({"claims": [{**CLAIM, "value": {"arm": "a"}}]}, ["claim K1", "value.metric", "missing"]),
+        ({"claims": [{**CLAIM, "reference": "high"}]}, ["claim K1", "reference", "'high'", "number"]),
+        ({"claims": [{**CLAIM, "direction": "equal"}]}, ["claim K1", "margin must be positive"]),
+        ({"claims": [{**CLAIM, "compare": "ratio", "reference": 0.0}]}, ["claim K1", "positive"]),
+        ({"claims": [{**CLAIM, "paper_value_source": None}]}, ["claim K1", "paper_value_source"]),
+    ],
+)
+def test_a_mistake_in_a_facts_file_is_named(tmp_path, changes, told):
+    with pytest.raises(ValueError) as error:
+        load_facts(written(tmp_path, **changes))
+    for part in ["alpha.yaml", *told]:
+        assert part in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_broken_yaml_is_named(tmp_path):
+    path = tmp_path / "alpha.yaml"
+    path.write_text("claims: [")
+    with pytest.raises(ValueError, match=r"alpha\.yaml: not valid YAML"):
+        load_facts(path)
+
+
+def test_a_claim_must_name_arms_of_the_plan():
+    facts = Facts(**FACTS)
+    check_plan(facts, ["alpha-digits"], "tiny")
+    check_plan(facts, [], "paper")  # not to be judged there
+    with pytest.raises(ValueError, match=r"alpha\.yaml: claim K1: arm is 'alpha-digits', expected .* alpha-mnist"):
+        check_plan(facts, ["alpha-mnist"], "tiny")

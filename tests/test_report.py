@@ -1,0 +1,341 @@
+"""The page says what the ledger says, twice the same, and needs nothing but its own folder."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from lightning_modules.runs import Figure, Series
+from stages import page, report
+from stages.page import figures, machine
+
+HOSTILE = '<script>alert("x")</script> & co'
+ARMS = {"alpha-digits": "digits", "alpha-mnist": "mnist", "beta-digits": "digits"}
+FIGURE = {
+    "id": "pareto",
+    "title": f"Accuracy {HOSTILE}",
+    "caption": "Mean over seeds.",
+    "x_label": "MACs per sample",
+    "y_label": "top-1, $percent$",
+    "x_scale": "log",
+    "series": [
+        {"name": "single", "kind": "line", "x": [500.0, 9000.0], "y": [90.0, 95.0], "low": [89.0, 94.0],
+         "high": [91.0, 96.0], "labels": ["h8", "h64"]},
+        {"name": "limit", "kind": "dashed", "x": [500.0, 9000.0], "y": [96.0, 96.0], "low": None, "high": None,
+         "labels": None},
+    ],
+}  # fmt: skip
+
+
+def claim(name, arm, value, reference, **changes):
+    return {
+        "id": name,
+        "statement": f"Claim {name} {HOSTILE}",
+        "place": "Table 1",
+        "paper_value": "+1.0 < 2 points",
+        "paper_value_source": "recalled, not re-read",
+        "direction": "higher",
+        "value": {"arm": arm, "metric": value},
+        "reference": reference if isinstance(reference, float) else {"arm": arm, "metric": reference},
+        "compare": "difference",
+        "margin": 0.0,
+        "unit": "points",
+        "presets": ["tiny"],
+        "min_seeds": 3,
+        **changes,
+    }
+
+
+CLAIMS = {
+    "alpha": [
+        claim("shown", "alpha-digits", "more", "less"),
+        claim("refuted", "alpha-digits", "less", "more", note=HOSTILE),
+        claim("undecided", "alpha-digits", "noise", 90.0),
+        claim("ratio", "alpha-digits", "more", "less", compare="ratio", direction="lower"),
+        claim("equal", "alpha-digits", "more", "less", direction="equal", margin=5.0),
+        claim("absent", "alpha-mnist", "more", "less"),
+    ],
+    "beta": [
+        claim("few", "beta-digits", "more", "less", min_seeds=9, paper_value=None, paper_value_source=None),
+        claim("one", "beta-digits", "single_seed", 1.0),
+        claim("paper", "beta-digits", "more", "less", presets=["paper"]),
+    ],
+}
+
+
+def row(arm, **keys):
+    return {"system": arm.split("-")[0], "overrides": {}, **keys}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository with two papers, of which one arm has no results."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "lightning_modules").mkdir()
+    for stem, claims in CLAIMS.items():
+        facts = {
+            "stem": stem, "title": f"{stem} {HOSTILE}", "authors": ["A. Author", "B. Author"], "year": 2020,
+            "venue": "ICLR", "arxiv": "2012.01988", "official_code": "https://example.org/code", "idea": HOSTILE,
+            "differences": [HOSTILE], "claims": claims,
+        }  # fmt: skip
+        (tmp_path / f"lightning_modules/{stem}.yaml").write_text(yaml.safe_dump(facts))
+    plan = {
+        "preset": "tiny", "plan": "params.yaml", "root": ".", "seeds": [0, 1, 2, 3],
+        "datasets": {"digits": {}, "mnist": {}},
+        "pretrain": {arm: row(arm, dataset=data) for arm, data in ARMS.items()},
+        "evaluate": {arm: row(arm, runs=arm) for arm in ARMS},
+    }  # fmt: skip
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(plan))
+    metrics = {
+        seed: {"more": 92.0 + seed / 7, "less": 90.0 + seed / 9, "noise": 90.0 + (-1) ** seed, "single_seed": 1.0}
+        for seed in range(4)
+    }
+    del metrics[3]["single_seed"]
+    for arm in ("alpha-digits", "beta-digits"):
+        folder = tmp_path / "data/results/tiny" / arm
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "figures.json").write_text(json.dumps([FIGURE]))
+    (tmp_path / ".scratch/unavailable").mkdir(parents=True)
+    (tmp_path / ".scratch/unavailable/mnist-tiny.txt").write_text(f"mnist: nobody answered {HOSTILE}\n")
+    return tmp_path
+
+
+class Reader(HTMLParser):
+    """Collects the numbers of the claims, the tags with their attributes, and the text of the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.claims, self.tags, self.text, self.ids, self._open = {}, [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if "data-claim" in attributes:
+            self.current = self.claims.setdefault(attributes["data-claim"], {})
+        if tag == "data":
+            self.current[attributes["class"]] = attributes["value"]
+        if tag not in {"meta", "link", "br", "wbr", "img", "input"}:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if self._open[-1:] not in (["script"], ["style"]):
+            self.text.append(data)
+
+
+def made(project):
+    report.main([], root=project)
+    folder = project / "data/report/tiny"
+    return folder, json.loads((folder / "claims.json").read_text()), Reader((folder / "index.html").read_text())
+
+
+def test_the_page_shows_the_numbers_of_the_ledger(project):
+    _, ledger, reader = made(project)
+    assert len(ledger) == len(reader.claims) == sum(map(len, CLAIMS.values()))
+    for row in ledger:
+        shown = reader.claims[f"{row['paper']}/{row['id']}"]
+        assert shown["verdict"] == row["verdict"]
+        for name in ("value", "reference", "difference"):
+            assert shown.get(name, "") == ("" if row[name] is None else str(row[name])), (row["id"], name)
+        assert [float(end) for end in shown.get("interval", "").split()] == (row["interval"] or [])
+        assert int(shown.get("n", 0)) == row["n"]
+
+
+def test_every_verdict_is_reached_with_its_reason(project):
+    _, ledger, reader = made(project)
+    found = {row["id"]: row["verdict"] for row in ledger}
+    assert found == {
+        "shown": "shown", "refuted": "refuted", "undecided": "undecided", "ratio": "refuted", "equal": "shown",
+        "absent": "not testable", "few": "not testable", "one": "not testable", "paper": "not testable",
+    }  # fmt: skip
+    text = "".join(reader.text)
+    for row in ledger:
+        assert row["reason"][1:] in text
+    assert "data set mnist was not to be had" in text
+    assert "mnist: nobody answered" in text
+
+
+def test_two_runs_give_the_same_bytes_and_name_no_place(project):
+    def tree(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    folder, _, _ = made(project)
+    first = tree(folder)
+    assert first == tree(made(project)[0])
+    for name, content in first.items():
+        assert str(project).encode() not in content, name
+        assert not re.search(rb"<dc:date|Matplotlib v|20\d\d-\d\d-\d\dT", content), name
+
+
+def test_nothing_outside_the_folder_is_loaded(project):
+    folder, _, reader = made(project)
+    for tag, attributes in reader.tags:
+        for name in ("src", "srcset", "data", "poster", "action", "xlink:href"):
+            address = attributes.get(name, "")
+            assert address.startswith("#") or address in ("", "machine.js"), (tag, address)
+        if name := attributes.get("href"):
+            assert tag == "a" or name.startswith("#"), (tag, name)
+    text = (folder / "index.html").read_text()
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+def test_text_of_the_facts_and_figures_is_escaped(project):
+    folder, _, reader = made(project)
+    assert sum(tag == "script" for tag, _ in reader.tags) == 2  # machine.js and the one that reads it
+    assert "alert" not in re.sub(r"&lt;script&gt;alert", "", (folder / "index.html").read_text())
+    assert "".join(reader.text).count(HOSTILE) >= len(CLAIMS["alpha"]) + len(CLAIMS["beta"])
+
+
+def test_ids_are_unique_and_links_within_the_page_lead_somewhere(project):
+    _, _, reader = made(project)
+    assert sorted(reader.ids) == sorted(set(reader.ids))
+    inner = {
+        at[name][1:] for _, at in reader.tags for name in ("href", "xlink:href") if at.get(name, "").startswith("#")
+    }
+    named = {name for _, attributes in reader.tags for name in attributes.get("aria-labelledby", "").split()}
+    assert inner | named <= set(reader.ids)
+
+
+def test_metrics_and_points_for_dvc(project):
+    folder, _, _ = made(project)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"alpha-digits", "beta-digits"}
+    assert metrics["beta-digits"]["single_seed"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
+    rows = list(csv.DictReader((folder / "plots/figures.csv").read_text().splitlines()))
+    assert rows[0] == {
+        "arm": "alpha-digits", "figure": "pareto", "series": "single", "x": "500.0", "y": "90.0", "low": "89.0",
+        "high": "91.0",
+    }  # fmt: skip
+
+
+def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    report.main(["--show"], root=project)
+    printed = capsys.readouterr().out
+    assert "2 shown, 2 refuted, 1 undecided, 4 not testable" in printed
+    assert "could not run: alpha-mnist: no results, data set mnist was not to be had" in printed
+    assert "data/report/tiny/index.html" in printed
+    for claims in CLAIMS.values():
+        assert all(item["id"] in printed for item in claims)
+
+
+def record(folder, seed, start=1, **parts):
+    tags = {
+        "preset": "tiny",
+        "arm": "alpha-digits",
+        "stage": "pretrain",
+        "seed": str(seed),
+        "cpu": "Fast",
+        "cores": "2",
+    }
+    folder = folder / f".scratch/runs/alpha/{seed}-{start}"
+    folder.mkdir(parents=True)
+    for name, content in {"meta": {"start": start, "tags": tags}, **parts}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_facts_of_the_machine_stay_out_of_the_page(project):
+    before = (made(project)[0] / "index.html").read_bytes()
+    record(project, 0, status={"wall_seconds": 70.0, "peak_memory_mib": 99.0}, machine={
+        "h8/milliseconds_per_image@batch_1": 0.5, "h64/milliseconds_per_image@batch_1": 2.0
+    })  # fmt: skip
+    record(project, 1, status={"wall_seconds": 999.0})  # superseded by the next
+    record(project, 1, start=2, status={"wall_seconds": 10.0, "peak_memory_mib": 120.0})
+    record(project, 2)  # still running
+    record(project, 3, sent={"uri": "http://host:5000/", "experiment_id": "4", "run_id": "abc"})
+    folder, _, _ = made(project)
+    assert (folder / "index.html").read_bytes() == before
+    script = (folder / "machine.js").read_text()
+    found = json.loads(script.removeprefix("window.REPRISE_MACHINE = ").rstrip(";\n"))["pretrain/alpha-digits"]
+    assert (found["time"], found["memory"], found["hardware"]) == ("1 min 20 s", "120 MiB RAM", "Fast, 2 cores")
+    assert found["latency"] == "0.5 to 2 (batch 1)"
+    assert [run["name"] for run in found["runs"]] == ["seed 0", "seed 1", "seed 2", "seed 3"]
+    assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc"
+    assert found["runs"][0]["url"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.04, "0.0 s"), (59.97, "1 min 00 s"), (3599.7, "1 h 00 min"), (7800, "2 h 10 min")]
+)
+def test_duration(seconds, told):
+    assert machine.duration(seconds) == told
+
+
+def test_numbers_are_told_with_the_digits_they_earn():
+    assert [page.number(x) for x in (25856.0, 96.4213, 0.0, -0.0734, None)] == ["25,856", "96.42", "0", "−0.0734", "–"]
+    assert [page.number(x, 2) for x in (-0.001, -1.0)] == ["0.00", "−1.00"]
+    assert page.interval([0.537213, 1.245], "difference") == "+0.54 to +1.25"
+    assert page.interval([950000.0, 1100000.0]) == "950,000 to 1,100,000"
+    assert page.change(1.8349, "ratio", 2) == "×1.83"
+
+
+@pytest.mark.parametrize(
+    ("direction", "compare", "size", "told"),
+    [
+        ("higher", "difference", 0.0, "0"),
+        ("higher", "difference", 0.5, "0.5"),
+        ("lower", "difference", 0.5, "−0.5"),
+        ("equal", "difference", 0.3, "±0.3"),
+        ("higher", "ratio", 1.25, "×1.25"),
+        ("lower", "ratio", 1.25, "×0.8"),
+        ("equal", "ratio", 1.25, "×0.8 to ×1.25"),
+    ],
+)
+def test_margin_in_words(direction, compare, size, told):
+    assert page.margin({"direction": direction, "compare": compare, "margin": size}) == told
+
+
+def test_interval_plot_puts_the_interval_where_the_verdict_says():
+    row = {"compare": "difference", "direction": "higher", "margin": 0.5, "difference": 1.0, "interval": [0.6, 1.4]}
+    at = page.interval_scale(row)
+    assert at["target"][0] < at["low"] < at["mean"] < at["high"] < at["target"][1]
+    assert at["neutral"] < at["margins"][0] == at["target"][0]
+    at = page.interval_scale({**row, "direction": "equal"})
+    assert at["target"][0] < at["neutral"] < at["target"][1] < at["low"]
+    halves = {
+        **row,
+        "compare": "ratio",
+        "direction": "lower",
+        "margin": 1.0,
+        "difference": 0.5,
+        "interval": [0.25, 1.0],
+    }
+    at = page.interval_scale(halves)
+    assert at["high"] == at["neutral"] == at["target"][1]
+    assert at["mean"] - at["low"] == pytest.approx(at["high"] - at["mean"], abs=0.02)  # a log axis
+
+
+def drawn(kind="line", **changes):
+    series = Series(
+        name="one", kind=kind, x=[1.0, 2.0], y=[3.0, 4.0], low=[2.5, 3.5], high=[3.5, 4.5], labels=["a", "b"]
+    )
+    return Figure(id="f", title="T", caption="C", x_label="x", y_label="y", series=[series], **changes)
+
+
+@pytest.mark.parametrize("kind", ["line", "dashed", "points", "bars"])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_every_kind_of_series_is_drawn_in_colours_of_the_page(kind, scale):
+    picture = figures.svg(drawn(kind, x_scale=scale), "p")
+    assert picture.startswith('<svg role="img" aria-label="T. C" viewBox=')
+    assert "var(--series-1)" in picture
+    assert "currentColor" in picture
+    assert figures.INK not in picture
+    assert not re.search(r"(fill|stroke): #", picture)
+
+
+def test_a_figure_as_an_artifact_is_a_png():
+    assert figures.png(drawn()).startswith(b"\x89PNG")
+    assert figures.png(drawn()) == figures.png(drawn())
