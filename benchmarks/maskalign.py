@@ -27,7 +27,7 @@ def main() -> list[dict]:
         all_layers, last_layer = _teachers(vit, channels, targets)
         step = _step(vit, channels, targets)
         _check_equal(all_layers(images), last_layer(images))
-        slow, fast, whole = _interleaved([lambda f=f: f(images) for f in (all_layers, last_layer, step)], repeats)
+        slow, fast, whole = _interleaved([all_layers, last_layer, step], images, repeats)
         rows.append(
             {
                 "what": f"{name}, batch {batch_size}",
@@ -92,13 +92,13 @@ def _check_equal(one: tuple, other: tuple) -> None:
     torch.testing.assert_close(other[1], one[1], atol=1e-5, rtol=1e-4)
 
 
-def _interleaved(functions: list, repeats: int) -> list[float]:
+def _interleaved(functions: list[Callable], images: torch.Tensor, repeats: int) -> list[float]:
     """Median seconds of CPU of each, called in turns so that a busy machine is busy for all."""
     times = [[] for _ in functions]
     for round_number in range(repeats + 1):
         for function, own in zip(functions, times, strict=True):
             start = time.process_time()
-            function()
+            function(images)
             if round_number:
                 own.append(time.process_time() - start)
     return [median(own) for own in times]

@@ -48,7 +48,7 @@ class PaperModule(LightningModule):
             self.log_dict({name: term.detach() for name, term in terms.items()})
 
     def configure_optimizers(self) -> dict:
-        """The recipe's optimiser over all parameters that learn, and the schedule over the steps of the whole training."""
+        """The recipe's optimiser over all parameters that learn, and its schedule over all steps of the training."""
         optimizer = self._optimizer()
         schedule = learning_rate_schedule(self.recipe, int(self.trainer.estimated_stepping_batches))
         return {
@@ -127,7 +127,7 @@ def _half_cosine(progress: float) -> float:
 def decay_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Iterable[str] = (), **options: float
 ) -> list[dict]:
-    """Two groups: matrices, decayed as the recipe says, and what is never decayed: vectors and the names `undecayed`."""
+    """Two groups: matrices, decayed as the recipe says; vectors and the names `undecayed`, which never are."""
     undecayed = set(undecayed)
     matrices, others = [], []
     for name, parameter in parameters:

@@ -8,7 +8,7 @@ layer, so a small module learns which mixture of student layers should match eac
 Read `MaskAlign.training_step` first, then `DynamicAlignment`.
 
 Where paper and official code differ, the code's way is the default, since its weights and figures come from it:
-- adapters after the mixture, one per target (`mix_then_adapt`); the paper's figure has one per student layer, before it;
+- adapters after the mixture, one per target (`mix_then_adapt`); the paper's figure has one per student layer, before;
 - twice the smooth L1 of the paper's formula; CLS is aligned along with the visible patches.
 Where we differ from the code: only parameters that get a gradient exist (K adapters, K rows of the mixing matrix, no
 last norm), so DDP need not search for unused ones; the patches kept are drawn directly, not as the head of a full
@@ -50,7 +50,7 @@ LOSSES = ("smooth_l1", "l2", "l1")
 
 
 class DynamicAlignment(nn.Module):
-    """Predicts each target from a learned mixture of all student layers (section 3.3; the figure's W and A).
+    """Predicts each target from a learned mixture of all student layers (W and A in the figure of the framework).
 
     Our `weights` (K S) is the part of the alignment matrix W whose rows are targets: a plain linear map, with neither
     softmax nor sign constraint.
@@ -105,6 +105,7 @@ class DynamicAlignment(nn.Module):
     def forward(
         self, layers: list[Float[Tensor, "batch tokens student"]]
     ) -> Float[Tensor, "targets batch tokens teacher"]:
+        """A prediction of each target from all student layers, given in their order."""
         if self.form == "adapt_then_mix":
             return self._mix([adapt(x) for adapt, x in zip(self.adapters, layers, strict=True)])
         return torch.stack([adapt(x) for adapt, x in zip(self.adapters, self._mix(layers), strict=True)])
@@ -214,7 +215,7 @@ def to_official_name(key: str, targets: Sequence[int]) -> str:
 def read_official(path: Path) -> dict[str, Tensor]:
     """The weights in an official checkpoint file, read without running any code of it.
 
-    The file also holds optimiser, epoch, scaler and an `argparse.Namespace`: a plain record, the only class let through.
+    The file also holds optimiser, epoch, scaler and an `argparse.Namespace`, a plain record: no other class is let in.
 
     Raises:
         ValueError: the file holds objects of other classes, or no `model`.
@@ -312,11 +313,11 @@ class MaskAlign(PaperModule):
         return loss
 
     def lesson(self, images: Float[Tensor, "batch channels height width"]) -> Lesson:
-        """The teacher's layers that are matched and, for attentive masking, what it attends to; for normalised images."""
+        """For normalised images: the teacher's layers to match and, for attentive masking, what it attends to."""
         return self.teacher(images, self.alignment.targets, attention=self.masking == "attentive")
 
     def cached_lesson(self, batch: dict[str, Tensor]) -> Lesson:
-        """A lesson that was computed earlier: `teacher_layers` (batch targets tokens dim) and `importance` in the batch.
+        """A lesson computed earlier: the batch has `teacher_layers` (batch targets tokens dim) and `importance`.
 
         Raises:
             ValueError: the images are augmented since, or the cache has no attention where it is asked for.
@@ -378,10 +379,11 @@ class MaskAlign(PaperModule):
         load_strictly(self.teacher.network, state, "the teacher's state dict")
 
     def load_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Load an official checkpoint (`read_official`), with the teacher if it holds one; returns what has no place here.
+        """Load an official checkpoint (see `read_official`), with the teacher if it holds one.
 
-        That is what the official recipe never trains: the last norm, adapters and rows of the mixing matrix of layers
-        that are no target, and numbers of positions.
+        Returns:
+            What has no place here because the official recipe never trains it: the last norm, adapters and rows of the
+            mixing matrix of layers that are no target, and numbers of positions.
 
         Raises:
             ValueError: the checkpoint is of another architecture, or this module has the paper's form of alignment.

@@ -11,6 +11,7 @@ class QuickGELU(nn.Module):
     """`x sigmoid(1.702 x)`, the activation of the official CLIP."""
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The activation, value by value."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -27,7 +28,8 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    def forward(self, x: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
+        """`x`, with whole samples set to zero while training."""
         if not self.training or self.probability == 0:
             return x
         keep = 1 - self.probability
@@ -50,6 +52,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """What each token takes from all tokens."""
         q, k, v = rearrange(self.qkv(x), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
@@ -74,6 +77,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """The two layers."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -98,6 +102,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """The stream after attention and MLP."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

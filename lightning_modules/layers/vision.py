@@ -19,6 +19,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size, bias=bias)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches dim"]:
+        """Tokens without position."""
         return rearrange(self.proj(images), "b d h w -> b (h w) d")
 
 

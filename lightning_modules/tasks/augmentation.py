@@ -1,10 +1,11 @@
-"""From stored pixels to normalised batches, augmented while training: plain tensor code, so that torchvision is not needed."""
+"""From stored pixels to normalised batches, augmented while training: plain tensor code, which needs no torchvision."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -44,6 +45,7 @@ class Preprocess(nn.Module):
         self.shift, self.rand_augment, self.erase = shift, rand_augment, erase
 
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch c height width"]:
+        """Normalised images, augmented in training mode."""
         images = images / self.pixel_scale
         if not self.training:
             return self._normalise(images)
@@ -87,11 +89,11 @@ def random_shift(images: Float[Tensor, "batch c height width"], most: int) -> Fl
     """Each image moved by up to `most` pixels in both directions; zeros come in."""
     batch, _, height, width = images.shape
     top, left = torch.randint(0, 2 * most + 1, (2, batch, 1), device=images.device)
-    padded = F.pad(images, [most] * 4)
+    padded = rearrange(F.pad(images, [most] * 4), "b c h w -> b h w c")
     rows = top + torch.arange(height, device=images.device)
     columns = left + torch.arange(width, device=images.device)
     number = torch.arange(batch, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    return rearrange(padded[number, rows[:, :, None], columns[:, None]], "b h w c -> b c h w")
 
 
 def rand_augment(
@@ -149,6 +151,7 @@ class Mix(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch c height width"], labels: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch c height width"], Float[Tensor, "batch classes"]]:
+        """Mixed images and their soft labels."""
         off = self.smoothing / self.num_classes
         targets = F.one_hot(labels, self.num_classes).to(images.dtype) * (1 - self.smoothing) + off
         cut = self.cutmix > 0 and (self.mixup == 0 or torch.rand(()).item() < 0.5)

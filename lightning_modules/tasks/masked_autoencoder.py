@@ -1,7 +1,7 @@
 """The masked-reconstruction baseline: MAE (He et al., 2111.06377), and its like with a teacher's features as target.
 
-An encoder sees the visible patches; a small decoder sees its output, and a mask token at each hidden place, and predicts
-there the pixels, or the features of a frozen teacher. The loss is over hidden patches only.
+An encoder sees the visible patches; a small decoder sees its output, and a mask token at each hidden place, and
+predicts there the pixels, or the features of a frozen teacher. The loss is over hidden patches only.
 
 Read `MaskedAutoencoder.training_step` first.
 """
