@@ -5,7 +5,7 @@ with single models at equal cost and at equal accuracy. Nothing is trained: a ca
 confidence at which each may answer alone, both chosen on validation data, where most samples are easy enough for the
 cheap members. Read `Study.at_equal_macs` first. The chosen cascade as a network is `layers.committee.Committee`.
 
-Choices where the paper leaves room or where small data asks for care, all fixed before any test number was seen:
+Choices where the paper leaves room or small data asks for care, fixed before any test number of these pools was seen:
 - Copies of an architecture are taken in turn, and every number is a mean over that rotation: only architectures and
   thresholds are chosen, so no committee profits from a lucky seed that its single model lacks.
 - A constraint on validation data must hold with a margin of `margin` standard errors (the paper has 50 times the data).
@@ -15,7 +15,6 @@ Choices where the paper leaves room or where small data asks for care, all fixed
   paper's tables.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run, Series
-from lightning_modules.tasks import cascades, ensembling
+from lightning_modules.tasks import cascades, committee_files, ensembling
 from lightning_modules.tasks.cascades import Cascade, StageTable, View, run_cascade
 
 SHARES = np.linspace(0.0, 1.0, 21)  # of deferred samples, in the figures
@@ -89,10 +88,22 @@ def evaluate(
         if name not in studies[0].pool.architectures:
             raise ValueError(f"architecture {name!r} is not in the pool: {list(studies[0].pool.architectures)}.")
     metrics = {study.pool.seed: _prefixed(dataset, study.metrics(tuple(pair), deferral)) for study in studies}
-    first_run = min(runs, key=lambda run: run.seed)
-    committee, weights, trace = _export(
-        studies[0], export, [run for run in runs if run.seed == first_run.seed], dataset
+    first = studies[0]
+    cascade = first.within(export, 0)
+    committee, weights = committee_files.export(
+        cascade,
+        first.pool,
+        [run for run in runs if run.seed == first.pool.seed],
+        val=first.val,
+        test=first.test,
+        macs=first.macs,
+        temperatures=first.temperatures,
+        single=first.single(export, 0),
+        dataset=dataset,
+        constraint=f"most accurate on validation data at no more than {first.pool.macs[export]} MACs per sample "
+        f"(one {export})",
     )
+    trace = run_cascade(first.test, cascade, first.macs)
     return Evaluation(
         metrics=metrics,
         figures=_figures(studies, metrics, dataset, tuple(pair), committee, trace),
@@ -126,10 +137,10 @@ class Study:
         self.pool, self.edges, self.margin, self.cap = pool, edges, margin, cap
         self.confidence, self.average, self.output = confidence, average, output
         self.macs: dict[View, int] = {(n, r): pool.member(n).macs[r] for n, r in pool.logits}
-        self.temperatures = {
-            view: ensembling.fit_temperature(pool.logits[view]["val"], pool.labels["val"]) if temperature else 1.0
-            for view in self.macs
-        }
+        self.temperatures = dict.fromkeys(self.macs, 1.0)
+        self.scores = {split: {view: pool.logits[view][split] for view in self.macs} for split in ("val", "test")}
+        if temperature:
+            self._scale()
         self.weights = _log_odds(pool) if output == "weighted" else None
         self.val, self.test = self.table("val"), self.table("test")
         self.rotations = max(len(copies) for copies in pool.architectures.values())
@@ -138,11 +149,18 @@ class Study:
         self.sequences = [(name,) for name in pool.macs]
         self.sequences += cascades.sequences(pool.macs, copies, longest=longest, order=order, budget=dearest)
 
+    def _scale(self) -> None:
+        """Divide every member's logits by the temperature of the best validation NLL."""
+        for view in self.macs:
+            fitted = ensembling.fit_temperature(self.scores["val"][view], self.pool.labels["val"])
+            self.temperatures[view] = fitted
+            for scores in self.scores.values():
+                scores[view] = scores[view] / np.float64(fitted)
+
     def table(self, split: str, confidence: str | None = None) -> StageTable:
         """Stages of all members on a split, with the study's rules."""
-        scores = {view: self.pool.logits[view][split] / np.float64(self.temperatures[view]) for view in self.macs}
         return StageTable(
-            scores,
+            self.scores[split],
             self.pool.labels[split],
             confidence=confidence or self.confidence,
             average=self.average,
@@ -172,11 +190,15 @@ class Study:
         """The copy of an architecture that a rotation puts first."""
         return cascades.with_copies([name], self.pool.architectures, rotation)[0]
 
+    @cached_property
+    def ladder(self) -> tuple[np.ndarray, np.ndarray]:
+        """MACs and test accuracy in percent of the single models, from cheap to dear."""
+        return np.array(list(self.pool.macs.values())), 100 * np.array(list(self.pool.accuracies("test").values()))
+
     def single_curve(self, macs: float) -> float:
         """Test accuracy in percent of the best single model of a cost (the ladder's end where it is exceeded)."""
-        ladder = np.array(list(self.pool.macs.values()))
-        accuracy = 100 * np.array(list(self.pool.accuracies("test").values()))
-        return float(ensembling.single_envelope(ladder, accuracy, float(np.clip(macs, ladder.min(), ladder.max()))))
+        costs, accuracy = self.ladder
+        return float(ensembling.single_envelope(costs, accuracy, float(np.clip(macs, costs.min(), costs.max()))))
 
     def metrics(self, pair: tuple[str, ...], deferral: float) -> Metrics:
         """Every number of this seed, named `<what>/<metric>[@<where>]`."""
@@ -257,32 +279,43 @@ class Study:
         }
 
     def at_equal_accuracy(self) -> Metrics:
-        """K2: the cheapest cascade as accurate as a single model on validation data; that model where there is none.
+        """K2 and K6: the cheapest cascade as accurate as a single model on validation data, without and with a cap.
 
-        `macs_reduction` is the geometric mean over the rungs, `small` and `large` its halves of the ladder.
+        `macs_reduction` is the geometric mean over the rungs, `small` and `large` its halves of the ladder;
+        `loss_points` is the single models' test accuracy minus the cascades'.
         """
-        found, results = {}, []
-        for name in self.rungs:
-            chosen = []
-            for rotation in range(self.rotations):
-                view = self.single(name, rotation)
-                target = self.val.stage((view,))[1]
-                cascade = cascades.min_macs(
-                    self.fronts[rotation], self.val, self.macs, target=target, margin=self.margin
-                )
-                alone = cascade is None or sum(self.val_macs(cascade)) > self.macs[view] * len(target)
-                chosen.append(Cascade((view,), ()) if alone else cascade)
-            results.append(_mean([self.result(cascade, name) for cascade in chosen]))
-            found |= _at("min_macs", name, results[-1])
-            found[f"min_macs/macs_reduction@{name}"] = math.exp(results[-1]["log_reduction"])
-        found["min_macs/top1_percent"] = _mean(results)["top1_percent"]
-        found["min_macs/loss_points"] = self.singles()["single/top1_percent"] - found["min_macs/top1_percent"]
-        found["min_macs/macs_reduction"] = math.exp(_mean(results)["log_reduction"])
-        half = len(results) // 2
-        if half:
-            found["min_macs/macs_reduction@small"] = math.exp(_mean(results[:half])["log_reduction"])
-            found["min_macs/macs_reduction@large"] = math.exp(_mean(results[-half:])["log_reduction"])
+        single = self.ladder[1][1:].mean()
+        half, found = len(self.rungs) // 2, {}
+        for what, cap in (("min_macs", math.inf), ("min_macs_capped", self.cap)):
+            results = []
+            for name in self.rungs:
+                chosen = [self.as_accurate(name, r, cap * self.pool.macs[name]) for r in range(self.rotations)]
+                results.append(_mean([self.result(cascade, name) for cascade in chosen]))
+                found |= _at(what, name, results[-1])
+                found[f"{what}/macs_reduction@{name}"] = math.exp(results[-1]["log_reduction"])
+            found[f"{what}/top1_percent"] = _mean(results)["top1_percent"]
+            found[f"{what}/loss_points"] = float(single) - found[f"{what}/top1_percent"]
+            found[f"{what}/macs_reduction"] = math.exp(_mean(results)["log_reduction"])
+            if half:
+                found[f"{what}/macs_reduction@small"] = math.exp(_mean(results[:half])["log_reduction"])
+                found[f"{what}/macs_reduction@large"] = math.exp(_mean(results[-half:])["log_reduction"])
         return found
+
+    def as_accurate(self, name: str, rotation: int, worst_case: float = math.inf) -> Cascade:
+        """The cheapest cascade as accurate as one copy of an architecture; that copy where none is and is cheaper."""
+        view = self.single(name, rotation)
+        target = self.val.stage((view,))[1]
+        cascade = cascades.min_macs(
+            self.fronts[rotation],
+            self.val,
+            self.macs,
+            target=target,
+            worst_case=worst_case,
+            margin=self.margin,
+        )
+        if cascade is None or self.val_macs(cascade).mean() > self.macs[view]:
+            return Cascade((view,), ())
+        return cascade
 
     def val_macs(self, cascade: Cascade) -> np.ndarray:
         """MACs that a cascade spends on each validation sample."""
@@ -409,71 +442,6 @@ def _at(what: str, where: str, row: Metrics) -> Metrics:
 
 def _prefixed(dataset: str, metrics: Metrics) -> Metrics:
     return {f"{dataset}/{name}": value for name, value in metrics.items()}
-
-
-def _export(study: Study, name: str, runs: Sequence[Run], dataset: str) -> tuple[dict, bytes, cascades.Trace]:
-    """The committee of one seed under a MAC budget: its record, its weights, and what it does on test data."""
-    from safetensors.numpy import save
-
-    budget = study.pool.macs[name]
-    cascade = study.within(name, 0)
-    trace = run_cascade(study.test, cascade, study.macs)
-    weights = save(_member_weights(cascade, runs))
-    members = [study.pool.member(member) for member, _ in cascade.views]
-    record = {
-        "dataset": dataset,
-        "seed": study.pool.seed,
-        "constraint": f"most accurate on validation data at no more than {budget} MACs per sample (one {name})",
-        "num_classes": study.pool.num_classes,
-        "members": [
-            {
-                **{k: getattr(m, k) for k in ("name", "architecture", "family", "width", "depth", "copy", "params")},
-                "resolution": resolution,
-            }
-            for m, (_, resolution) in zip(members, cascade.views, strict=True)
-        ],
-        "images": runs[0].facts["images"],
-        "member_macs": [study.macs[view] for view in cascade.views],
-        "thresholds": [t if math.isfinite(t) else str(t) for t in cascade.thresholds],
-        "confidence": study.confidence,
-        "average": study.average,
-        "output": study.output,
-        "temperatures": [study.temperatures[view] for view in cascade.views],
-        "weights": None if study.weights is None else [study.weights[view] for view in cascade.views],
-        "val": _summary(run_cascade(study.val, cascade, study.macs), study.val, study.single(name, 0)),
-        "test": _summary(trace, study.test, study.single(name, 0)),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-    }
-    return record, weights, trace
-
-
-def _summary(trace: cascades.Trace, table: StageTable, single: View) -> dict:
-    """Accuracy, cost and the gain over the single model, each with its bootstrap interval over samples."""
-    correct = trace.correct.astype(np.float64)
-    gain = correct - table.stage((single,))[1]
-    spent = trace.macs.astype(np.float64)
-    return {
-        "top1_percent": 100 * float(correct.mean()),
-        "top1_percent_interval": [100 * b for b in classification.bootstrap_interval(correct)],
-        "gain_points": 100 * float(gain.mean()),
-        "gain_points_interval": [100 * b for b in classification.bootstrap_interval(gain)],
-        "macs_per_sample": float(spent.mean()),
-        "macs_per_sample_interval": list(classification.bootstrap_interval(spent)),
-        "exit_shares": (np.bincount(trace.exit_stage) / len(spent)).tolist(),
-    }
-
-
-def _member_weights(cascade: Cascade, runs: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Weights of a cascade's members, `members.<name>.<key>` in the run, `members.<stage>.<key>` in the committee."""
-    stored = {key: array for run in runs for key, array in run.weights().items()}
-    found = {}
-    for stage, (name, _) in enumerate(cascade.views):
-        prefix = f"members.{name}."
-        own = {key.removeprefix(prefix): array for key, array in stored.items() if key.startswith(prefix)}
-        if not own:
-            raise ValueError(f"no weights of {name!r}: the run's weights.safetensors has no key beginning {prefix!r}.")
-        found |= {f"members.{stage}.{key}": np.ascontiguousarray(array) for key, array in own.items()}
-    return found
 
 
 def _table(pool: ensembling.Pool, metrics: dict[int, Metrics], dataset: str) -> list[dict]:

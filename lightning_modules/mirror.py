@@ -63,7 +63,7 @@ class Record:
 
     @property
     def sent(self) -> dict[str, Any]:
-        """What the last mirror noted about it: `uri`, `digest`, `offset`."""
+        """What the last mirror noted about it: `uri`, `digest`, `offset`, `experiment_id`, `run_id`."""
         return tracking.read_json(self.folder / "sent.json")
 
     @property
@@ -152,7 +152,8 @@ class Mirror:
                 self._log(run, tags={"reprise.complete": record.digest})
         self._send_parent_status(self._parent(record), arm)
         self._done[record.folder] = record.digest
-        note = {"uri": masked(self.uri), "digest": record.digest, "offset": run.offset}
+        place = {"experiment_id": self._experiment(record.meta["experiment"]), "run_id": run.run_id}
+        note = {"uri": masked(self.uri), "digest": record.digest, "offset": run.offset, **place}
         tracking.replace(record.folder / "sent.json", json.dumps(note).encode())
 
     def _send_facts(self, run: ServerRun, record: Record) -> None:

@@ -5,7 +5,7 @@ copies beat one larger network at the same total MACs. It works where the remain
 variance, which averaging removes, and fails where the network is too small to fit the data. Read
 `Study.equal_macs` first.
 
-How the comparison is kept fair, all fixed before any test number was seen:
+How the comparison is kept fair, fixed before any test number of these pools was seen:
 - A k-ensemble is the mean over the k-subsets of the copies, not the best one.
 - The single models' curve is the running maximum over the ladder, linear in log MACs; totals beyond the largest single
   model are left out, for a curve drawn on beyond its end would be a guess.

@@ -18,7 +18,8 @@ Two rules make a resumed or repeated run exact:
 - What is recorded stays. A (metric, step) that is logged again, because a resumed run passes the steps after its
   checkpoint a second time, is left out, so the file stays append-only and the mirror never sends a point twice.
 - The process that records holds a lock on `metrics.jsonl`. The kernel drops it however the process ends, so "is it
-  still running" needs no process ids, which are reused, and no heartbeat, which can be late.
+  still running" needs no process ids, which are reused, and no heartbeat, which can be late. (It takes a file system
+  with `flock`: local ones, NFS 4, Lustre mounted with it. Without, a run goes on unrecorded, with a warning.)
 """
 
 import atexit
@@ -55,7 +56,7 @@ def open_record(
     experiment: str,
     arm: str,
     stage: str,
-    seed: int,
+    seed: int | None,
     preset: str,
     key_suffix: str = "",
     params: Mapping[str, Any] | None = None,
@@ -67,7 +68,7 @@ def open_record(
         experiment: stem of the paper; the MLflow experiment.
         arm: row of the paper's comparison; its runs share a parent run in MLflow.
         stage: pipeline stage, such as `pretrain`.
-        seed: seed of the run.
+        seed: seed of the run; None where it is about all seeds of the arm.
         preset: `tiny` or `paper`.
         key_suffix: what else tells this run from others, usually `<fingerprint of the inputs>-<attempt>`.
         params: resolved configuration, nested or flat. Names recorded by an earlier, interrupted run keep their value.
@@ -76,12 +77,13 @@ def open_record(
     Returns:
         The record. On all ranks but zero it takes every call and writes nothing.
     """
-    key = "/".join(filter(None, (preset, arm, stage, f"seed-{seed}", key_suffix)))
-    identity = {"preset": preset, "arm": arm, "stage": stage, "seed": seed}
+    own = "" if seed is None else f"seed-{seed}"
+    key = "/".join(filter(None, (preset, arm, stage, own, key_suffix)))
+    identity = {"preset": preset, "arm": arm, "stage": stage, "seed": "all" if seed is None else seed}
     meta = {
         "key": key,
         "experiment": experiment,
-        "name": f"{arm} {stage} seed {seed}",
+        "name": " ".join(filter(None, (arm, stage, own))),
         "parent": {"key": f"{preset}/{arm}", "name": f"{arm} ({preset})"},
         "tags": {name: str(value) for name, value in {**identity, **(tags or {})}.items()},
     }
@@ -128,7 +130,7 @@ class RunRecord:
         self._recorded: dict[int, set[str]] = {}
         self._last_recorded_step = -1
         self._open(params)
-        self.writes = self._file is not None
+        self.writes = "opened" in self.meta
 
     @_best_effort
     def _open(self, params: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ before a stage runs), keyed by everything that can change the result: other inpu
 
 import csv
 import ctypes
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -32,7 +31,7 @@ from safetensors.torch import save_file
 
 from lightning_modules import tracking
 from lightning_modules.base import PaperModule
-from lightning_modules.files import ROOT, replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
 from lightning_modules.run_logger import RunLogger
 
 
@@ -52,11 +51,8 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Digest of all that can change the result: configuration, seed, data and code."""
-        numbers = {"system": self.config["system"], "seed": self.seed, "stage": self.stage}
-        digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
-        for file in (self.dataset / "card.json", self.sources):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()[:16]
+        inputs = [json.loads(file.read_text()) for file in (self.dataset / "card.json", self.sources)]
+        return digest(self.stage, self.seed, self.config["system"], *inputs)
 
     @property
     def folder(self) -> Path:

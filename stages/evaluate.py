@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from lightning_modules import tracking
-from lightning_modules.files import replace_folder, write_json
+from lightning_modules.files import digest, replace_folder, write_json
 from lightning_modules.runs import Run
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
@@ -33,7 +33,14 @@ def main() -> None:
             (out / name).write_bytes(content)
     for seed, metrics in rounded.items():
         with tracking.open_record(
-            experiment=row.system, arm=row.arm, stage="evaluate", seed=seed, preset=plan.preset, params=config
+            experiment=row.system,
+            arm=row.arm,
+            stage="evaluate",
+            seed=seed,
+            preset=plan.preset,
+            key_suffix=digest(config, metrics),
+            params=config,
+            tags=tracking.provenance([str(folder.relative_to(ROOT))]),
         ) as record:
             record.summary({f"evaluate/{name}": value for name, value in metrics.items()})
 

@@ -6,9 +6,11 @@ Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them
 import argparse
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
-from lightning_modules.files import ROOT, replace_folder, scratch, write_json
+from lightning_modules import tracking
+from lightning_modules.files import ROOT, digest, replace_folder, scratch, write_json
 from lightning_modules.metrics import claims
 from stages import page
 from stages.page import figures, machine
@@ -55,20 +57,37 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
         (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
 
 
+def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
+    """Put an arm's means over seeds and its pictures beside its runs in MLflow."""
+    if arm.missing:
+        return
+    version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])
+    with tracking.open_record(
+        experiment=stem, arm=arm.name, stage="report", seed=None, preset=preset, key_suffix=version
+    ) as record:
+        record.summary({f"evaluate/{name}": row["mean"] for name, row in arm.metrics.items()})
+        for figure in arm.figures:
+            record.artifact(f"figures/{figure.id}.png", figures.png(figure))
+
+
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Read the plan, the facts and the results, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", default="params.yaml", help="params.yaml (default) or presets/paper/params.yaml")
-    parser.add_argument("--show", action="store_true", help="print the claims to the terminal too")
+    parser.add_argument("--show", action="store_true", help="only print the claims to the terminal")
     options = parser.parse_args(arguments)
     plan = load_plan(root / options.plan)
     notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
     unavailable = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
     papers = read_papers(plan, root, unavailable)
     folder = Path("data/report", plan.preset)
-    write(root / folder, papers, plan.preset, unavailable)
     if options.show:
         page.show(papers, folder / "index.html")
+        return
+    write(root / folder, papers, plan.preset, unavailable)
+    for paper in papers:
+        for arm in paper.arms:
+            record_arm(paper.facts.stem, arm, plan.preset)
 
 
 if __name__ == "__main__":

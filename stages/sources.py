@@ -90,7 +90,7 @@ def main() -> None:
             tree = yaml.safe_load((conf / "system" / system / f"{plan.preset}.yaml").read_text())
             manifests[f"{stage}.{system}"] = [script / f"{stage}.py", *targets({key: tree[key] for key in blocks})]
     facts = [ROOT / "lightning_modules" / f"{row.system}.yaml" for row in plan.evaluate.values()]
-    page = [file for file in (script / "page").iterdir() if file.is_file()]
+    page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
     manifests["report"] = [script / "report.py", *facts, *page]
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

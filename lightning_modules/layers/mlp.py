@@ -22,6 +22,9 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [in_features, *[width] * depth, num_classes]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+        for layer in self.layers:  # He's: under torch's default some nets of five narrow layers never learn
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
 
     def forward(self, images: Float[Tensor, "*member batch channels height width"]) -> Float[Tensor, "*member batch c"]:
         """Logits; the member axis is there where the weights have it."""

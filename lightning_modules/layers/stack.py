@@ -23,8 +23,8 @@ class Stack(nn.Module):
             `loop`: one after the other, in channels-last format; `auto`: `batched` for an `MLP`, else `loop`,
             the fastest on a CPU (16 channels, 3 members, batch 64: 29 ms against 52 ms of `vmap`).
 
-    All ways agree to rounding: float32 results of one step to about 1e-6, and of training as closely as two orders of
-    summation may (tests/layers/test_stack.py).
+    All ways agree to rounding: after 60 float64 steps of AdamW every parameter and running statistic is within 1e-9 of
+    a member trained alone (tests/layers/test_stack.py). No measurement on a GPU lies behind `auto`.
 
     Raises:
         ValueError: no members, unequal members, or a way that does not exist or does not suit the members.

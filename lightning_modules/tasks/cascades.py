@@ -383,8 +383,8 @@ def _front(confident: np.ndarray, correct: np.ndarray, macs: list[int], edges: M
     return Points(accuracy.ravel()[keep], cost.ravel()[keep], thresholds)
 
 
-def _merged(fronts: Sequence[Front], worst_case: float) -> tuple[np.ndarray, np.ndarray, list[Cascade]]:
-    """Common front of all sequences under a worst-case cap, from cheap to dear."""
+def _merged(fronts: Sequence[Front], worst_case: float) -> tuple[np.ndarray, np.ndarray, list[tuple[Front, int]]]:
+    """Common front of all sequences under a worst-case cap, from cheap to dear: accuracy, MACs, (front, point)."""
     fronts = [front for front in fronts if front.worst_case <= worst_case]
     if not fronts:
         return np.zeros(0), np.zeros(0), []
@@ -393,17 +393,15 @@ def _merged(fronts: Sequence[Front], worst_case: float) -> tuple[np.ndarray, np.
     owner = np.repeat(np.arange(len(fronts)), [len(front.points.macs) for front in fronts])
     start = np.cumsum([0] + [len(front.points.macs) for front in fronts])
     keep = pareto_front(macs, accuracy)
-    chosen = [
-        _shortened(fronts[o].views, fronts[o].points.thresholds[i - start[o]])
-        for i, o in zip(keep, owner[keep], strict=True)
-    ]
-    return accuracy[keep], macs[keep], chosen
+    owned = [(fronts[o], int(i - start[o])) for i, o in zip(keep, owner[keep], strict=True)]
+    return accuracy[keep], macs[keep], owned
 
 
-def _shortened(views: tuple[View, ...], thresholds: np.ndarray) -> Cascade:
-    """Drop the models behind a stage that lets everyone leave."""
-    last = int(np.argmax(np.append(thresholds, -np.inf) == -np.inf))
-    return Cascade(views[: last + 1], tuple(float(t) for t in thresholds[:last]))
+def _cascade(front: Front, point: int) -> Cascade:
+    """An operating point as a cascade, without the models behind a stage that lets everyone leave."""
+    thresholds = front.points.thresholds[point].tolist()
+    last = [*thresholds, -math.inf].index(-math.inf)
+    return Cascade(front.views[: last + 1], tuple(thresholds[:last]))
 
 
 def max_accuracy(
@@ -421,8 +419,9 @@ def max_accuracy(
     budget half of the time.
     """
     _, costs, candidates = _merged(fronts, worst_case)
-    for cost, cascade in reversed(list(zip(costs, candidates, strict=True))):
+    for cost, candidate in reversed(list(zip(costs, candidates, strict=True))):
         if cost <= budget:
+            cascade = _cascade(*candidate)
             spent = run_cascade(table, cascade, macs).macs
             if cost + margin * _standard_error(spent) <= budget:
                 return cascade
@@ -444,8 +443,9 @@ def min_macs(
     operating points to choose from, the luckiest would otherwise win and lose its lead on test data.
     """
     accuracy, _, candidates = _merged(fronts, worst_case)
-    for value, cascade in zip(accuracy, candidates, strict=True):
+    for value, candidate in zip(accuracy, candidates, strict=True):
         if value >= target.mean() - 1e-12:
+            cascade = _cascade(*candidate)
             difference = run_cascade(table, cascade, macs).correct.astype(np.float64) - target
             if difference.mean() >= margin * _standard_error(difference):
                 return cascade

@@ -26,7 +26,7 @@ def facts(folder: Path, preset: str) -> dict[str, dict[str, Any]]:
     for path in folder.glob("*/*/meta.json"):
         record = {name: _read(path.with_name(f"{name}.json")) for name in ("meta", "status", "machine", "sent")}
         tags = record["meta"].get("tags", {})
-        if tags.get("preset") == preset:
+        if tags.get("preset") == preset and tags["seed"].isdigit():  # the report records a run about all seeds, too
             run = (f"{tags['stage']}/{tags['arm']}", int(tags["seed"]))
             latest[run] = max(latest.get(run, record), record, key=lambda found: found["meta"]["start"])
     groups = defaultdict(list)

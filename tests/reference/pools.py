@@ -56,6 +56,7 @@ def write_run(
         "seed": seed,
         "dataset": "made_up",
         "num_classes": classes,
+        "images": {"shape": [1, 8, 8], "scale": 16},
         "members": members,
         "answers_sha256": sha256(folder / "answers.safetensors"),
     }
