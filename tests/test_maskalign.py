@@ -32,7 +32,7 @@ from tests.reference import maskalign as reference
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=4, num_heads=4, channels=1)
 PIXELS = dict(pixel_scale=16.0, mean=[0.3], std=[0.4])
-FACTS = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/maskalign.yaml").read_text())
+ARMS = yaml.safe_load((Path(__file__).parents[1] / "conf/arms/maskalign.yaml").read_text())
 
 
 def build(seed: int = 0, teacher: dict | None = None, student: dict | None = None, **options) -> MaskAlign:
@@ -407,7 +407,7 @@ def test_the_namespace_in_an_official_file_is_read_without_running_a_pickle(tmp_
 
 @pytest.mark.parametrize("preset", ["tiny", "paper"])
 def test_every_arm_builds(preset):
-    for arm in {**FACTS["arms"], **FACTS[f"{preset}_arms"]}.values():
+    for arm in {**ARMS["both"], **ARMS[preset]}.values():
         config = compose(preset, system=arm["system"], overrides=arm["overrides"])["system"]
         with torch.device("meta"):
             module = instantiate(config["model"], _convert_="all")
