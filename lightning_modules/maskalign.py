@@ -39,6 +39,7 @@ from lightning_modules.layers.vision import (
     random_keep,
     take_with_cls,
 )
+from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
 
 MASKINGS = ("attentive", "random", "none")
@@ -356,7 +357,7 @@ class MaskAlign(PaperModule):
         else:
             function = F.mse_loss if self.loss == "l2" else F.l1_loss
             differences = function(predictions, targets, reduction="none")
-        return differences.mean((1, 2, 3)) @ self.layer_weights
+        return (differences.mean((1, 2, 3)) * self.layer_weights).sum()  # a product `@` would be rounded under autocast
 
     def parameter_groups(self) -> list[dict]:
         """Vectors and the mixing matrix are not decayed (official code, main_pretrain.py); CLS is, as there."""
@@ -365,6 +366,11 @@ class MaskAlign(PaperModule):
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """None: the student is judged by the stages that fine-tune and probe it."""
         return {}
+
+    def facts(self) -> dict:
+        """What a step costs, teacher included, forward and backward."""
+        image = torch.empty(1, self.student.channels, self.student.image_size, self.student.image_size)
+        return {"pretrain_macs_per_image": count_training_macs(self, {"images": image})}
 
     def export(self) -> dict[str, Tensor]:
         """The student: all that is used afterwards."""

@@ -204,6 +204,15 @@ def test_a_cached_lesson_gives_the_same_loss():
     assert torch.equal(*losses)
 
 
+def test_under_autocast_targets_and_loss_stay_in_float32():
+    module = build()
+    exact = seeded(lambda: module.training_step(batch()))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = seeded(lambda: module.training_step(batch()))
+    assert rounded.dtype == torch.float32 and rounded != exact
+    torch.testing.assert_close(rounded, exact, atol=0, rtol=0.1)  # other masks, drawn from rounded attention
+
+
 def seeded(step, seed: int = 3):
     torch.manual_seed(seed)
     return step()
@@ -254,6 +263,7 @@ def test_it_trains_in_a_trainer_and_returns_from_its_weights(tmp_path):
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
         trainer.fit(module, loader)
     assert trainer.callback_metrics["pretrain/loss"] > 0
+    assert module.facts() == build().facts()
     other = build(seed=1)
     other.load_state_dict(module.state_dict())
     other.load_teacher(module.teacher.network.state_dict())

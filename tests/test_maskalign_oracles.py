@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 
 from lightning_modules.base import learning_rate_schedule
+from lightning_modules.layers.vision import VisionTransformer
 from lightning_modules.maskalign import MaskAlign
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.classification import FineTune
@@ -110,6 +111,11 @@ def test_forward_costs(name, student, teacher, fusion, norm, vit, encoder):
     layers = torch.empty(student["depth"], 1, 59, student["dim"])
     adapt = lambda x: module.alignment(list(x))  # noqa: E731
     assert forward_gmacs(adapt, layers) == pytest.approx(GMACS[f"alignment-{name}"], abs=1e-5)
+
+
+def test_forward_cost_of_the_large_vit():
+    vit = VisionTransformer(**LARGE)
+    assert forward_gmacs(vit.layers, torch.empty(1, 3, 224, 224)) == pytest.approx(GMACS["forward-L-197"], abs=5e-3)
 
 
 @pytest.mark.parametrize(("vit", "encoder"), [("B", BASE), ("L", LARGE)])

@@ -93,7 +93,7 @@ ENCODERS = {
 }
 
 
-def load_encoder(name: str, image_size: int) -> VisionTransformer:
+def published_encoder(name: str, image_size: int) -> VisionTransformer:
     """A published encoder as our ViT, for images of `image_size`: its positions are resized if that is not its own.
 
     Under `torch.device("meta")` it is the architecture only, without network.
@@ -134,7 +134,7 @@ def make_teacher(
     given = {key: value for key, value in architecture.items() if value is not None}
     if given:
         raise ValueError(f"teacher {hub!r} has its own architecture; set {', '.join(given)} to null.")
-    vit = load_encoder(hub, image_size)
+    vit = published_encoder(hub, image_size)
     return Teacher(vit, normalised, (ENCODERS[hub].mean, ENCODERS[hub].std))
 
 

@@ -41,7 +41,8 @@ def count_training_macs(module: nn.Module, batch: Mapping[str, Tensor]) -> int:
 
     Counted as `count_macs` does. `module` has a `training_step(batch)` that returns the loss.
     """
-    twin = copy.deepcopy(module).to("meta").train()
+    trainer = getattr(module, "_trainer", None)
+    twin = copy.deepcopy(module, {id(trainer): None}).to("meta").train()  # not the trainer, which holds the data
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         twin.training_step({name: x.to("meta") for name, x in batch.items()}).backward()
     return counter.get_total_flops() // FLOPS_PER_MAC

@@ -72,7 +72,10 @@ class Preprocess(nn.Module):
 def random_resized_crop(
     images: Float[Tensor, "batch c height width"], scale: Sequence[float]
 ) -> Float[Tensor, "batch c height width"]:
-    """A random box of each image, resized to the whole; boxes that would leave the image are clipped to it."""
+    """A random box of each image, resized to the whole; boxes that would leave the image are clipped to it.
+
+    Bicubic like torchvision's, without the smoothing of boxes that shrink: images keep their size, so none does.
+    """
     batch, device = len(images), images.device
     area = torch.empty(batch, device=device).uniform_(*scale)
     aspect = torch.empty(batch, device=device).uniform_(-1, 1).mul_(math.log(4 / 3)).exp_()
@@ -99,7 +102,10 @@ def random_shift(images: Float[Tensor, "batch c height width"], most: int) -> Fl
 def rand_augment(
     images: Float[Tensor, "batch c height width"], magnitude: int
 ) -> Float[Tensor, "batch c height width"]:
-    """Two random operations on each image (Cubuk et al., 1909.13719); kornia draws one pair for each call."""
+    """Two random operations on each image (Cubuk et al., 1909.13719); kornia draws one pair for each call.
+
+    The official recipes (rand-m9-mstd0.5-inc1 of timm) also vary the magnitude; this keeps it fixed.
+    """
     from kornia.augmentation.auto import RandAugment  # takes a second, and few recipes use it
 
     policy = RandAugment(n=2, m=magnitude)

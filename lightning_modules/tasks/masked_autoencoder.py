@@ -27,6 +27,7 @@ from lightning_modules.layers.vision import (
     random_keep,
     take,
 )
+from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
 
 
@@ -152,6 +153,11 @@ class MaskedAutoencoder(PaperModule):
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """None: the encoder is judged by the stages that fine-tune and probe it."""
         return {}
+
+    def facts(self) -> dict:
+        """What a step costs, teacher included, forward and backward."""
+        image = torch.empty(1, self.encoder.channels, self.encoder.image_size, self.encoder.image_size)
+        return {"pretrain_macs_per_image": count_training_macs(self, {"images": image})}
 
     def export(self) -> dict[str, Tensor]:
         """The encoder: all that is used afterwards."""
