@@ -42,6 +42,11 @@ def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[pag
     return papers
 
 
+def page_of(plan: Plan) -> Path:
+    """Where the page lies, seen from the repository's root."""
+    return Path("data/report", plan.preset, "index.html")
+
+
 def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
     """Write the report, whole or not at all."""
     arms = [arm for paper in papers for arm in paper.arms if not arm.missing]
@@ -80,11 +85,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
     unavailable = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
     papers = read_papers(plan, root, unavailable)
-    folder = Path("data/report", plan.preset)
     if options.show:
-        page.show(papers, folder / "index.html")
+        page.show(papers, page_of(plan))
         return
-    write(root / folder, papers, plan.preset, unavailable)
+    write(root / page_of(plan).parent, papers, plan.preset, unavailable)
     for paper in papers:
         for arm in paper.arms:
             record_arm(paper.facts.stem, arm, plan.preset)

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import networkx
@@ -50,11 +51,28 @@ def unavailable(plan: Plan, stage: str) -> str | None:
     return file.read_text().strip() if name.startswith("prepare@") and file.is_file() else None
 
 
+def show_claims(plan: Plan, stage: str) -> None:
+    """Print what an evaluation that has just ended says about its arm; the others may take an hour more."""
+    name, _, arm = stage.rpartition(":")[2].partition("@")
+    if name == "evaluate":
+        from stages import page, report
+
+        page.show(report.read_papers(plan, ROOT, {}), report.page_of(plan), arm)
+
+
 class Runner:
     """Runs stages in slots; a slot is a core's share, a GPU, or a job of a cluster."""
 
-    def __init__(self, graph: networkx.DiGraph, todo: set[str], *, slots: list[str], launch: list[str]):
-        self.graph, self.launch, self.alone = graph, launch, len(slots) == 1
+    def __init__(
+        self,
+        graph: networkx.DiGraph,
+        todo: set[str],
+        *,
+        slots: list[str],
+        launch: list[str],
+        after: Callable[[str], None] = lambda name: None,
+    ):
+        self.graph, self.launch, self.alone, self.after = graph, launch, len(slots) == 1, after
         self.waiting, self.running = set(todo), set()
         self.done: set[str] = set()
         self.failed: dict[str, int] = {}
@@ -109,7 +127,9 @@ class Runner:
             else:
                 self.done.add(name)
             self.say(name, "failed" if code.returncode else "done", time.monotonic() - started)
-            if code.returncode and not self.alone:
+            if code.returncode == 0:
+                self.after(name)
+            elif not self.alone:
                 print("".join(log.read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
             self.changed.notify_all()
 
@@ -136,7 +156,7 @@ def main() -> None:
     todo &= wanted(graph, arguments.targets)
     slots = arguments.gpus.split(",") if arguments.gpus else [""] * arguments.jobs
     print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
-    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch))
+    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=partial(show_claims, plan))
     runner.run()
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():

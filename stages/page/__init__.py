@@ -1,11 +1,12 @@
 """The report page: one HTML file without outside resources, made from the ledger alone."""
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -13,6 +14,9 @@ from markupsafe import Markup, escape
 from lightning_modules.metrics.claims import CONFIDENCE, VERDICTS, Facts
 from lightning_modules.runs import Figure
 from stages.page import figures
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 HERE = Path(__file__).parent
 ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "–"}
@@ -181,31 +185,40 @@ def interval_scale(row: Mapping[str, Any], width: float = 240.0, pad: float = 12
     }
 
 
-def show(papers: Sequence[Paper], path: Path) -> None:
-    """Prints the claims, the count of verdicts, what could not run, and where the page is."""
-    from rich import box
+def show(papers: Sequence[Paper], path: Path, arm: str | None = None) -> None:
+    """Print the claims that can be judged (of one arm alone, if asked), what could not run, and where the page is."""
     from rich.console import Console
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    for paper in papers:
+        rows = [row for row in paper.rows if row["verdict"] != "not testable" and arm in (None, *row["arms"])]
+        if rows:
+            console.print(f"[bold]{paper.facts.stem}[/bold]  {paper.facts.title}")
+            console.print(_claims_table(rows))
+    if arm is None:
+        every = [row for paper in papers for row in paper.rows]
+        console.print(", ".join(f"{n} {verdict}" for verdict, n in count(every).items()))
+        for missing in (each for paper in papers for each in paper.arms if each.missing):
+            console.print(f"could not run: {missing.name}: {missing.missing}", markup=False)
+        console.print(f"page: {path}", markup=False, soft_wrap=True)
+
+
+def _claims_table(rows: Sequence[dict]) -> "Table":
+    """One line for each claim, cut to the width of the terminal."""
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    colours = {"shown": "green", "refuted": "red", "undecided": "yellow", "not testable": "bright_black"}
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("paper", "claim", "verdict", "the paper", "here", "95 % interval", "n"):
-        table.add_column(name, no_wrap=name in ("paper", "claim", "verdict"))
-    rows = [row for paper in papers for row in paper.rows]
+    colours = {"shown": "green", "refuted": "red", "undecided": "yellow"}
+    table = Table.grid(padding=(0, 2), expand=True)
+    for ratio in (None, None, None, 1):
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
     for row in rows:
-        unit = f" {row['unit']}" if row["compare"] == "difference" and row["difference"] is not None else ""
-        cells = (
-            row["paper_value"] or "–",
-            change(row["difference"], row["compare"], decimals(row["interval"])) + unit,
-            interval(row["interval"], row["compare"]) if row["interval"] else "–",
-            str(row["n"]),
+        difference = change(row["difference"], row["compare"], decimals(row["interval"]))
+        unit = row["unit"] if row["compare"] == "difference" else ""
+        table.add_row(
+            Text(f"  {ICONS[row['verdict']]} {row['verdict']}", style=colours[row["verdict"]]),
+            Text(row["id"]),
+            Text(f"{difference} {unit}".strip() + f" ({interval(row['interval'], row['compare'])}), n {row['n']}"),
+            Text(row["statement"], style="dim"),
         )
-        verdict = Text(f"{ICONS[row['verdict']]} {row['verdict']}", style=colours[row["verdict"]])
-        table.add_row(row["paper"], Text(row["id"]), verdict, *(Text(cell) for cell in cells))
-    console.print(table)
-    console.print(", ".join(f"{n} {verdict}" for verdict, n in count(rows).items()), highlight=False)
-    for arm in (arm for paper in papers for arm in paper.arms if arm.missing):
-        console.print(f"could not run: {arm.name}: {arm.missing}", markup=False, highlight=False)
-    console.print(f"page: {path}", markup=False, highlight=False, soft_wrap=True)
+    return table
