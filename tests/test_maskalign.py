@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from lightning_modules.datasets.splits import draw_splits
 from lightning_modules.layers.vision import VisionTransformer, take_with_cls
 from lightning_modules.maskalign import (
     DynamicAlignment,
@@ -425,6 +426,18 @@ def test_every_arm_builds(preset):
         assert isinstance(module, MaskAlign | MaskedAutoencoder)
         for task in tasks:
             assert module.student.dim == task.head.in_features
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_block_of_the_tiny_preset_trains_on_a_test_row(seed):
+    blocks = [compose("tiny", system="masked_autoencoder")["system"]["pretrain"]]
+    for overrides in ({}, ARMS["tiny"]["maskalign-teacher"]["overrides"]):
+        config = compose("tiny", system="maskalign", overrides=overrides)["system"]
+        blocks += [config[block] for block in ("pretrain", "finetune", "probe")]
+    rows = [draw_splits({"all": 1797}, block["splits"], seed) for block in blocks]
+    tests = [set(drawn["test"][1].tolist()) for drawn in rows]
+    assert len(tests[0]) == 600 and all(test == tests[0] for test in tests)
+    assert not any(tests[0] & set(drawn["train"][1].tolist()) for drawn in rows)
 
 
 @pytest.mark.parametrize(

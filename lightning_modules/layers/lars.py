@@ -46,6 +46,8 @@ class LARS(Optimizer):
             size, slope = parameter.norm(), gradient.norm()
             trust = group["trust_coefficient"] * size / slope
             gradient = gradient * torch.where((size > 0) & (slope > 0), trust, torch.ones_like(trust))
-        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        momentum.mul_(group["momentum"]).add_(gradient)
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
         parameter.sub_(group["lr"] * momentum)
