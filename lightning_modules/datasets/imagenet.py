@@ -9,10 +9,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
@@ -60,7 +58,7 @@ def prepare(
         written = {}
         for split, count in splits.items():
             rows = _first_of_each_class(_checked(copy.rows(split), count, num_classes), images_per_class)
-            written[split] = storage.write_blocks(new, split, _blocks(rows), "jpeg")
+            written[split] = storage.write_blocks(new, split, storage.numbered_blocks(rows), "jpeg")
         storage.write_card(
             new,
             name="imagenet",
@@ -195,13 +193,3 @@ def _first_of_each_class(rows: Iterator[Row], limit: int | None) -> Iterator[Row
         if limit is None or taken[label] < limit:
             taken[label] += 1
             yield image, label
-
-
-def _blocks(rows: Iterator[Row]) -> Iterator[dict[str, np.ndarray]]:
-    """Collects rows to row groups and numbers them."""
-    start = 0
-    while block := list(islice(rows, storage.ROW_GROUP)):
-        images, labels = zip(*block, strict=True)
-        ids = np.arange(start, start + len(block))
-        yield {"id": ids, "image": np.array(images, dtype=object), "label": np.array(labels)}
-        start += len(block)

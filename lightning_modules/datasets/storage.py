@@ -4,24 +4,24 @@ Shard bytes depend on the version of pyarrow and zstd, the decoded content does 
 content, and `read` refuses anything else.
 """
 
-import hashlib
 import io
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-Codec = Literal["raw", "jpeg", "png"]
-Shape = tuple[int, int, int]
+from lightning_modules.datasets.columns import ContentDigest, picture, record_batch, to_numpy
 
-COLUMNS = pa.schema([("id", pa.int64()), ("image", pa.binary()), ("label", pa.int64())])
+Codec = Literal["raw", "jpeg", "png"]
+Shape = tuple[int, ...]  # of a picture: H, W, C, or T, H, W, C of a clip
+
+CLASSIFICATION = pa.schema([("id", pa.int64()), ("image", pa.binary()), ("label", pa.int64())])
 ROW_GROUP = 256
 SHARD_BYTES = 256 * 2**20
 WAY_OUT = "Run `dvc checkout` to restore the data set, or `dvc repro prepare` to make it again."
@@ -59,25 +59,46 @@ def write_blocks(
     codec: Codec,
     shape: Shape | None = None,
     *,
+    schema: pa.Schema = CLASSIFICATION,
+    row_group: int = ROW_GROUP,
     shard_bytes: int = SHARD_BYTES,
 ) -> Split:
     """Writes a split block by block: memory holds one block, and a shard is closed once its images fill `shard_bytes`.
 
-    A block has the columns of `write` and is one row group, so it should have 256 rows.
+    Args:
+        folder: where the shards go: the new one of `files.replace_folder`.
+        split: name of the split.
+        blocks: columns of the schema, in row groups of their own: a block should have a multiple of `row_group` rows.
+        codec: how a picture is stored.
+        shape: of every picture of codec `raw`; None where pictures differ.
+        schema: the columns, with one of pictures: `image` or `video`. See `columns` for the types.
+        row_group: rows that are read and decoded together.
+        shard_bytes: size of a shard, before compression.
 
     Raises:
         ValueError: no rows, missing or uneven columns, or images that do not fit codec and shape.
     """
     digest, rows = ContentDigest(), 0
-    with _ShardWriter(folder, split, COLUMNS.with_metadata(_metadata(codec, shape)), shard_bytes) as shards:
+    schema = schema.with_metadata(_metadata(codec, shape))
+    with _ShardWriter(folder, split, schema, row_group, shard_bytes) as shards:
         for block in blocks:
-            batch = _record_batch(block, codec, shape)
+            batch = record_batch(block, schema, codec, shape)
             shards.write(batch)
             digest.update(batch)
             rows += batch.num_rows
     if not rows:
         raise ValueError(f"split {split!r} of {folder} has no rows, expected at least one: check its source.")
     return Split(rows, digest.hexdigest())
+
+
+def numbered_blocks(rows: Iterable[tuple[bytes, int]]) -> Iterator[dict[str, np.ndarray]]:
+    """Collects encoded images with their labels to blocks of one row group each, and numbers them from 0."""
+    rows, start = iter(rows), 0
+    while block := list(islice(rows, ROW_GROUP)):
+        images, labels = zip(*block, strict=True)
+        ids = np.arange(start, start + len(block))
+        yield {"id": ids, "image": np.array(images, dtype=object), "label": np.array(labels)}
+        start += len(block)
 
 
 def write_card(
@@ -87,8 +108,9 @@ def write_card(
     splits: Mapping[str, Split],
     codec: Codec,
     shape: Shape | None,
-    num_classes: int,
+    num_classes: int | None,
     source: str,
+    schema: pa.Schema = CLASSIFICATION,
 ) -> None:
     """Writes `card.json` beside the shards: what the data set is and what `read` will insist on."""
     facts = {
@@ -97,7 +119,7 @@ def write_card(
         "num_classes": num_classes,
         "codec": codec,
         "image_shape": shape,
-        "columns": {field.name: str(field.type) for field in COLUMNS},
+        "columns": _types(schema),
         "splits": {split: written.rows for split, written in splits.items()},
         "content_sha256": {split: written.sha256 for split, written in splits.items()},
     }
@@ -123,8 +145,8 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
     """Reads a whole split into memory and checks it against the card.
 
     Returns:
-        `id` and `label`, int64 (rows,); `image`, uint8 (rows, H, W, C) for codec `raw`, else objects (rows,) of encoded
-        bytes, to be opened with `decode`.
+        Every column by name. Classification has `id` and `label`, int64 (rows,), and `image`: uint8 (rows, H, W, C)
+        for codec `raw`, else objects (rows,) of encoded bytes, to be opened with `decode`.
 
     Raises:
         ValueError: the split is unknown, a shard is missing or damaged, or content and card disagree.
@@ -142,11 +164,7 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
             f"altered. {WAY_OUT}"
         )
     shape = facts["image_shape"] if facts["codec"] == "raw" else None
-    return {
-        "id": table["id"].to_numpy().copy(),  # copies, because Arrow's own memory is read-only
-        "image": _images(table["image"], shape),
-        "label": table["label"].to_numpy().copy(),
-    }
+    return {name: to_numpy(table[name], shape) for name in table.column_names}
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -175,32 +193,12 @@ def decode(image: bytes) -> np.ndarray:
         return np.array(opened.convert("RGB"))
 
 
-class ContentDigest:
-    """SHA-256 over decoded columns: independent of Arrow's version and of how rows are cut into batches and shards."""
-
-    def __init__(self) -> None:
-        self._streams = defaultdict(hashlib.sha256)
-
-    def update(self, batch: pa.RecordBatch) -> None:
-        """Adds rows: integers as little-endian int64; binary values as the stream of lengths and that of bytes."""
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if pa.types.is_binary(column.type):
-                self._streams[f"{name}/length"].update(pc.binary_length(column).to_numpy().astype("<i8"))
-                self._streams[f"{name}/bytes"].update(b"".join(column.to_pylist()))
-            else:
-                self._streams[name].update(column.to_numpy().astype("<i8"))
-
-    def hexdigest(self) -> str:
-        """The digest over the sorted names and digests of all streams."""
-        lines = (f"{name} {stream.hexdigest()}\n" for name, stream in sorted(self._streams.items()))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 class _ShardWriter:
     """Writes batches one after another, into a new shard whenever the last one is full."""
 
-    def __init__(self, folder: Path, split: str, schema: pa.Schema, shard_bytes: int) -> None:
-        self._folder, self._split, self._schema, self._shard_bytes = folder, split, schema, shard_bytes
+    def __init__(self, folder: Path, split: str, schema: pa.Schema, row_group: int, shard_bytes: int) -> None:
+        self._folder, self._split, self._schema = folder, split, schema
+        self._row_group, self._shard_bytes = row_group, shard_bytes
         self._finished: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
         self._filled = 0
@@ -217,8 +215,8 @@ class _ShardWriter:
                 use_dictionary=False,
                 write_page_checksum=True,  # so that a damaged shard is named, not only its split
             )
-        self._writer.write_batch(batch, row_group_size=ROW_GROUP)
-        self._filled += batch["image"].nbytes
+        self._writer.write_batch(batch, row_group_size=self._row_group)
+        self._filled += batch[picture(batch.schema.names)].nbytes
         if self._filled >= self._shard_bytes:
             self._finish_shard()
 
@@ -241,15 +239,8 @@ def _metadata(codec: Codec, shape: Sequence[int] | None) -> dict[str, str]:
     return {"codec": codec, "shape": json.dumps(shape)}
 
 
-def _record_batch(columns: Mapping[str, np.ndarray], codec: Codec, shape: Shape | None) -> pa.RecordBatch:
-    if set(columns) != set(COLUMNS.names) or len({len(values) for values in columns.values()}) != 1:
-        lengths = {name: len(values) for name, values in columns.items()}
-        raise ValueError(f"columns have lengths {lengths}, expected {COLUMNS.names} of one length.")
-    images = columns["image"]
-    if codec == "raw" and (images.dtype != np.uint8 or images.shape[1:] != shape):
-        raise ValueError(f"images are {images.dtype} {images.shape[1:]}, expected uint8 {shape} for codec 'raw'.")
-    values = [image.tobytes() for image in images] if codec == "raw" else list(images)
-    return pa.record_batch([columns["id"], pa.array(values, pa.binary()), columns["label"]], schema=COLUMNS)
+def _types(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: str(field.type) for field in schema}
 
 
 def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
@@ -259,9 +250,10 @@ def _read_shard(path: Path, facts: dict, sha256: str) -> pa.Table:
         raise ValueError(
             f"{path} cannot be read ({error}), expected its part of the content with sha256 {sha256}. {WAY_OUT}"
         ) from error
-    expected = COLUMNS.with_metadata(_metadata(facts["codec"], facts["image_shape"]))
-    if not table.schema.equals(expected, check_metadata=True):
-        raise ValueError(f"{path} has the schema\n{table.schema}\nbut card.json expects\n{expected}\n{WAY_OUT}")
+    expected = facts["columns"], _metadata(facts["codec"], facts["image_shape"])
+    found = _types(table.schema), {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    if found != expected:
+        raise ValueError(f"{path} has the schema {found}, but card.json expects {expected}. {WAY_OUT}")
     return table
 
 
@@ -270,10 +262,3 @@ def _digest(table: pa.Table) -> str:
     for batch in table.to_batches():
         digest.update(batch)
     return digest.hexdigest()
-
-
-def _images(column: pa.ChunkedArray, shape: Sequence[int] | None) -> np.ndarray:
-    values = column.to_pylist()
-    if shape is None:
-        return np.array(values, dtype=object)
-    return np.frombuffer(bytearray().join(values), np.uint8).reshape(len(values), *shape)

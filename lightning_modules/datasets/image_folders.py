@@ -1,0 +1,76 @@
+"""Images of your own: a folder for each split, in it a folder for each class, in it JPEG or PNG files.
+
+A configuration in `conf/dataset/<name>/` names the folders; ImageNet, with its other forms, has `imagenet`.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.download import find
+from lightning_modules.files import replace_folder
+
+CODECS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+
+
+def prepare(
+    folder: Path, *, name: str, splits: Mapping[str, str], source: str, mirror: str | Path | None, cache: str | Path
+) -> None:
+    """Writes our shards file by file, as they are: nothing is decoded, and no split is ever in memory.
+
+    Classes are numbered in the order of their names, rows in that of `<class>/<file>`.
+
+    Args:
+        folder: the prepared data set.
+        name: of the data set.
+        splits: for each of our splits the folder it is in, for example `{train: train, val: validation}`.
+        source: where the images come from, for the card.
+        mirror: local folder that holds those folders, as they are or below `<name>/`.
+        cache: another place where they may lie.
+
+    Raises:
+        DataUnavailable: a folder is not there.
+        ValueError: splits differ in their classes, or files in their format.
+    """
+    folders = {split: find(name, entry, mirror=mirror, cache=Path(cache)) for split, entry in splits.items()}
+    classes, codec = _classes(folders), _codec(folders)
+    with replace_folder(folder) as new:
+        written = {
+            split: storage.write_blocks(new, split, storage.numbered_blocks(_rows(path, classes)), codec)
+            for split, path in folders.items()
+        }
+        storage.write_card(
+            new, name=name, splits=written, codec=codec, shape=None, num_classes=len(classes), source=source
+        )
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*/*") if path.suffix.lower() in CODECS)
+
+
+def _rows(folder: Path, classes: list[str]) -> Iterator[tuple[bytes, int]]:
+    numbers = {name: number for number, name in enumerate(classes)}
+    return ((path.read_bytes(), numbers[path.parent.name]) for path in _images(folder))
+
+
+def _classes(folders: Mapping[str, Path]) -> list[str]:
+    """The names of the classes, which all splits must have in common: else their labels would not agree."""
+    of_split = {split: {path.parent.name for path in _images(folder)} for split, folder in folders.items()}
+    classes = set.union(*of_split.values())
+    for split, found in of_split.items():
+        if missing := sorted(classes - found):
+            raise ValueError(
+                f"{folders[split]} has no image of {', '.join(missing)}, but another split has: complete it, or remove "
+                "these classes everywhere."
+            )
+    return sorted(classes)
+
+
+def _codec(folders: Mapping[str, Path]) -> storage.Codec:
+    codecs = {CODECS[path.suffix.lower()] for folder in folders.values() for path in _images(folder)}
+    if len(codecs) != 1:
+        raise ValueError(
+            f"{', '.join(map(str, folders.values()))} must hold images of one format, JPEG or PNG, "
+            f"but {'both are there' if codecs else 'there are none'}."
+        )
+    return codecs.pop()

@@ -1,0 +1,161 @@
+"""Data sets larger than memory: rows read by the row group, in a random order that any number of workers keeps.
+
+The order is a pure function of seed and epoch, and a batch is one of its slices; so a run resumes in the middle of an
+epoch from two integers, and the number of workers changes nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.columns import to_numpy
+from lightning_modules.datasets.splits import ORDER, permutation
+
+WINDOW = 8  # row groups that are shuffled together
+
+
+class RowGroups:
+    """Rows of one split of a prepared data set as a map-style data set whose items are whole batches.
+
+    Give it to a `DataLoader` with a `WindowBatches` sampler and `batch_size=None`. It holds the decoded row
+    groups of two windows. Shards are trusted: `storage.read` is what checks digests.
+
+    Args:
+        folder: of the data set.
+        split: one of those on its card.
+        columns: names of the columns wanted; all by default.
+
+    Raises:
+        ValueError: the split or a column is not on the card, or shards are missing.
+    """
+
+    def __init__(self, folder: Path, split: str, columns: Sequence[str] | None = None):
+        facts = storage.card(folder)
+        if split not in facts["splits"]:
+            raise ValueError(f"split ({split!r}) must be one of {', '.join(facts['splits'])}, as {folder} has.")
+        if unknown := sorted(set(columns or ()) - set(facts["columns"])):
+            raise ValueError(f"columns {', '.join(unknown)} are not in {folder}: it has {', '.join(facts['columns'])}.")
+        self.columns = list(columns or facts["columns"])
+        self.paths = storage.shards(folder, split)
+        self._shape = facts["image_shape"] if facts["codec"] == "raw" else None
+        self._places, sizes = [], []
+        for path in self.paths:
+            metadata = pq.read_metadata(path)
+            self._places += [(path, group) for group in range(metadata.num_row_groups)]
+            sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.ends = np.cumsum(sizes)
+        self._files: dict[Path, pq.ParquetFile] = {}
+        self._decoded: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_files": {}, "_decoded": OrderedDict()}
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of some rows, in the order asked for."""
+        rows = np.asarray(rows)
+        groups = np.searchsorted(self.ends, rows, side="right")
+        order = np.argsort(groups, kind="stable")
+        found, starts = np.unique(groups[order], return_index=True)
+        parts = [
+            {name: values[part - self._start(group)] for name, values in self._group(group).items()}
+            for group, part in zip(found.tolist(), np.split(rows[order], starts[1:]), strict=True)
+        ]
+        back = np.argsort(order)
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in self.columns}
+
+    def _start(self, group: int) -> int:
+        return int(self.ends[group - 1]) if group else 0
+
+    def _group(self, group: int) -> dict[str, np.ndarray]:
+        if group not in self._decoded:
+            path, index = self._places[group]
+            if path not in self._files:
+                self._files[path] = pq.ParquetFile(path, memory_map=True)
+            table = self._files[path].read_row_group(index, columns=self.columns, use_threads=False)
+            self._decoded[group] = {name: to_numpy(table[name], self._shape) for name in self.columns}
+            if len(self._decoded) > 2 * WINDOW:  # a batch may lie across two windows
+                self._decoded.popitem(last=False)
+        self._decoded.move_to_end(group)
+        return self._decoded[group]
+
+
+class WindowBatches:
+    """Batches of row numbers for one rank: row groups in random order, and rows shuffled within `WINDOW` groups.
+
+    All ranks cut one order: together they take `batch_size` x `world_size` rows at a step, so that a step of one rank
+    with large batches sees what a step of many with small ones sees. What does not fill a step is left out.
+
+    Lightning calls `set_epoch`. To resume within an epoch give the epoch and the number of batches that were trained
+    on; the sampler itself does not know it, being ahead by what workers have prefetched.
+
+    Args:
+        ends: where each row group ends: `RowGroups.ends`.
+        batch_size: rows of a batch on one rank.
+        seed: with the epoch, decides the order.
+        rank: of this process.
+        world_size: number of processes.
+        epoch: to begin with.
+        position: batches of this rank to pass over in that epoch, and in no later one.
+
+    Raises:
+        ValueError: a number is out of its range, or there are too few rows for a single step.
+    """
+
+    def __init__(
+        self,
+        ends: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        position: int = 0,
+    ):
+        self.ends, self.batch_size, self.seed = np.asarray(ends), batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.position = epoch, position
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank ({rank}) must be between 0 and world_size - 1 ({world_size - 1}).")
+        if not 0 < batch_size * world_size <= self.ends[-1]:
+            raise ValueError(
+                f"batch_size ({batch_size}) x world_size ({world_size}) must be between 1 and the {self.ends[-1]} rows."
+            )
+        if not 0 <= position <= self._steps:
+            raise ValueError(f"position ({position}) must be between 0 and {self._steps}, the batches of an epoch.")
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration is about; another one than before begins with its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __len__(self) -> int:
+        return self._steps - self.position
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order, step = self.order(), self.batch_size * self.world_size
+        first = self.rank * self.batch_size
+        for start in range(self.position * step + first, self._steps * step, step):
+            yield order[start : start + self.batch_size]
+
+    @property
+    def _steps(self) -> int:
+        return int(self.ends[-1]) // (self.batch_size * self.world_size)
+
+    def order(self) -> np.ndarray:
+        """The order of all rows in this epoch, the same for every rank."""
+        groups = permutation(len(self.ends), self.seed, ORDER, epoch=self.epoch)
+        starts = np.concatenate([[0], self.ends[:-1]])
+        windows = []
+        for number, first in enumerate(range(0, len(groups), WINDOW), start=1):
+            rows = [np.arange(starts[group], self.ends[group]) for group in groups[first : first + WINDOW]]
+            rows = np.concatenate(rows)
+            windows.append(rows[permutation(len(rows), self.seed, ORDER, copy=number, epoch=self.epoch)])
+        return np.concatenate(windows)

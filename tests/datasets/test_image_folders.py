@@ -1,0 +1,72 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.datasets import image_folders, storage
+from lightning_modules.datasets.download import DataUnavailable
+from lightning_modules.datasets.streaming import RowGroups
+
+
+def encoded(value: int, form: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4), (value, 0, 0)).save(file, form)
+    return file.getvalue()
+
+
+@pytest.fixture
+def own(tmp_path):
+    for split in ("train", "held_out"):
+        for number, name in enumerate(("cat", "ant")):
+            for image in range(3 if split == "train" else 1):
+                path = tmp_path / "own" / "pets" / split / name / f"{image}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encoded(10 * number + image))
+    (tmp_path / "own" / "pets" / "train" / "cat" / "notes.txt").write_text("not an image")
+    return tmp_path / "own"
+
+
+def prepare(own, folder, splits=("train", "held_out")):
+    image_folders.prepare(
+        folder, name="pets", splits=dict(zip(("train", "val"), splits, strict=True)), source="made up", mirror=own,
+        cache=own / "nowhere",
+    )  # fmt: skip
+
+
+def test_files_become_rows_as_they_are(own, tmp_path):
+    prepare(own, tmp_path / "set")
+    card, train = storage.card(tmp_path / "set"), storage.read(tmp_path / "set", "train")
+    assert card["splits"] == {"train": 6, "val": 2}
+    assert (card["codec"], card["num_classes"]) == ("png", 2)
+    assert train["label"].tolist() == [0, 0, 0, 1, 1, 1]  # ant before cat
+    assert [storage.decode(image)[0, 0, 0] for image in train["image"]] == [10, 11, 12, 0, 1, 2]
+
+
+def test_the_streaming_reader_gives_the_same_form_of_batch(own, tmp_path):
+    prepare(own, tmp_path / "set")
+    batch, whole = RowGroups(tmp_path / "set", "train")[np.array([4, 1])], storage.read(tmp_path / "set", "train")
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        name: values[[4, 1]].tolist() for name, values in whole.items()
+    }
+
+
+def test_a_missing_folder_is_named(own, tmp_path):
+    with pytest.raises(DataUnavailable, match="absent"):
+        prepare(own, tmp_path / "set", ("train", "absent"))
+
+
+def test_splits_with_other_classes_are_refused(own, tmp_path):
+    (own / "pets/held_out/cat/0.png").unlink()
+    with pytest.raises(ValueError, match="held_out has no image of cat"):
+        prepare(own, tmp_path / "set")
+
+
+def test_mixed_formats_and_empty_folders_are_refused(own, tmp_path):
+    (own / "pets/train/cat/9.JPG").write_bytes(encoded(1, "JPEG"))
+    with pytest.raises(ValueError, match=r"must hold images of one format.*both"):
+        prepare(own, tmp_path / "set")
+    (own / "pets/empty").mkdir()
+    with pytest.raises(ValueError, match="there are none"):
+        prepare(own, tmp_path / "set", ("empty", "empty"))
+    assert not (tmp_path / "set").exists()
