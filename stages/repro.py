@@ -19,7 +19,7 @@ from pathlib import Path
 
 import networkx
 
-from lightning_modules.files import ROOT, scratch
+from lightning_modules.files import ROOT, replace_file, scratch
 from stages.plan import Plan, check, load_plan, run_stage
 
 BUSY = "is busy, it is being blocked"  # DVC's own word for a clash on shared outputs: an instant error, so we try again
@@ -139,6 +139,20 @@ class Runner:
         print(f"[{elapsed:6.1f} s] {what:6} {name} ({seconds:.1f} s)", flush=True)
 
 
+def sort_lock(plan: Plan) -> None:
+    """Order the stages of dvc.lock by name: DVC adds them as they end, which side by side is by chance."""
+    from dvc.utils.serialize import dump_yaml, load_yaml
+
+    path = (ROOT / plan.path).with_name("dvc.lock")
+    if not path.is_file():
+        return
+    lock = load_yaml(path)
+    stages = dict(sorted(lock["stages"].items()))
+    if list(stages) != list(lock["stages"]):
+        with replace_file(path) as temporary:
+            dump_yaml(temporary, {**lock, "stages": stages})
+
+
 def main() -> None:
     """Check the plan, run what is not up to date, and print the claims."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -158,6 +172,7 @@ def main() -> None:
     print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
     runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=partial(show_claims, plan))
     runner.run()
+    sort_lock(plan)
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():
         print(f"left out: {reason}", file=sys.stderr)

@@ -30,7 +30,7 @@ def test_dvc_yaml_covers_every_arm_of_both_plans():
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     copy = Copy(tmp_path_factory.mktemp("project"))
-    copy.dvc("repro")
+    copy.python("-m", "stages.repro")
     return copy
 
 
@@ -47,10 +47,9 @@ def test_outputs_are_pure_functions_of_their_inputs(done, tmp_path):
     other = Copy(tmp_path / "other")
     other.python("-m", "stages.repro", "--jobs", "2")
     assert other.lock() == done.lock()
-    names = [str(done.folder).encode(), os.uname().nodename.encode()]
     for path in (done.folder / "data").rglob("*"):
         if path.is_file() and path.name != "machine.js":
-            assert not [name for name in names if name in path.read_bytes()], path
+            assert str(done.folder).encode() not in path.read_bytes(), path
 
 
 @pytest.mark.slow
@@ -126,10 +125,9 @@ def test_prepare_reads_mnist_from_the_mirror_setting(tmp_path):
 @pytest.mark.slow
 def test_experiments_take_seeds_from_the_command_line(done):
     done.dvc("exp", "run", "--temp", "-n", "two", "-S", "seeds=[3]", "evaluate@committees-digits")
-    shown = json.loads(done.dvc("exp", "show", "--json").stdout)
-    assert "two" in json.dumps(shown)
-    text = done.run("git", "show", "two:dvc.lock").stdout
-    lock = yaml.safe_load(text)["stages"]["pretrain@committees-digits"]
+    refs = done.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    (ref,) = [name for name in refs if name.endswith("/two")]
+    lock = yaml.safe_load(done.run("git", "show", f"{ref}:dvc.lock").stdout)["stages"]["pretrain@committees-digits"]
     assert lock["params"]["params.yaml"]["seeds"] == [3]
 
 

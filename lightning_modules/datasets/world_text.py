@@ -10,7 +10,6 @@ from lightning_modules.datasets.world_scenes import (
     COLORS,
     COLUMNS,
     MAX_OBJECTS,
-    MOTIONS,
     PLACES,
     ROWS,
     SHAPES,
@@ -35,7 +34,6 @@ SPOKEN = ("stays there", "goes left", "goes right", "goes up", "drops down", "tu
 FILLERS = ("okay so", "um", "you know", "right", "well", "now", "so", "alright")
 CHAT = ("let me show you", "watch this", "here we go", "do not forget to subscribe", "as i said before", "look at that",
         "i really like this part")  # fmt: skip
-assert len(MOVING) == len(SPOKEN) == len(MOTIONS)
 
 
 def region_phrases(scenes: Scenes) -> list[list[str]]:
@@ -131,7 +129,7 @@ def lexicon(shared_words: float) -> dict[str, str]:
     if not 0 <= shared_words <= 1:
         raise ValueError(f"shared_words ({shared_words}) must be between 0 (no word in common) and 1 (all).")
     kept = list(TRANSLATION)[: round(shared_words * len(TRANSLATION))]
-    return {"solid": "solid"} | TRANSLATION | {word: word for word in kept}
+    return TRANSLATION | {word: word for word in kept}
 
 
 def _words(scenes: Scenes) -> Iterator[tuple[list[list[str]], str]]:

@@ -100,7 +100,7 @@ def test_auxiliary_captions_say_the_same_in_other_words():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_the_languages_share_as_many_content_words_as_asked_for(share):
-    words = {word: other for word, other in world_text.lexicon(share).items() if word != "solid"}
+    words = world_text.lexicon(share)
     kept = [word for word, other in words.items() if word == other]
     assert len(kept) == round(share * len(words))
     assert len(set(words.values())) == len(words)
@@ -145,6 +145,11 @@ def test_region_phrases_name_one_object_each():
         for phrase, expected in zip(phrases, objects(number), strict=True):
             words = [expected[name] for name in ("size", "color", "texture", "shape")]
             assert phrase.split() == [word for word in words if word != "solid"]
+
+
+def test_every_motion_has_its_words():
+    for words in (world_text.MOVING, world_text.SPOKEN):
+        assert len(set(words)) == len(words) == len(MOTIONS)
 
 
 def test_articles_fit():
