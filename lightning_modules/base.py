@@ -1,7 +1,7 @@
 """What all papers' LightningModules share: the optimiser and its schedule, read from the recipe."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -25,6 +25,10 @@ class PaperModule(LightningModule):
     """
 
     recipe: dict
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights that the arm named by `from` in the plan has exported."""
+        raise NotImplementedError(f"{type(self).__name__} starts from no other arm: remove `from`, or write the method.")
 
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Arrays on the evaluation splits that the evaluation stage reads."""

@@ -33,6 +33,7 @@ from lightning_modules.layers import encoders
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
     VisionTransformer,
+    encoder_weights,
     initialise,
     load_strictly,
     num_kept,
@@ -237,7 +238,7 @@ class MaskAlign(PaperModule):
     Args:
         student: arguments of the student's `VisionTransformer`.
         teacher: `hub`, a name in `layers.encoders.ENCODERS`, and `image_size`; or `hub: null` and the arguments of a
-            `VisionTransformer`, whose weights come from `load_teacher`.
+            `VisionTransformer`, whose weights come from `start_from`.
         preprocess: arguments of `Preprocess`, for the student; the teacher sees the same augmented images.
         masking: `attentive` draws the visible patches in proportion to the attention of the teacher's CLS; `random`; or
             `none`, which is feature distillation.
@@ -376,13 +377,13 @@ class MaskAlign(PaperModule):
         """The student: all that is used afterwards."""
         return self.student.state_dict()
 
-    def load_teacher(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a teacher that was trained here: the state dict of a `VisionTransformer`.
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a teacher that was trained here: a `VisionTransformer`, or what holds it as `encoder`.
 
         Raises:
             ValueError: it is of another architecture.
         """
-        load_strictly(self.teacher.network, state, "the teacher's state dict")
+        load_strictly(self.teacher.network, encoder_weights(weights), "the teacher's state dict")
 
     def load_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Load an official checkpoint (see `read_official`), with the teacher if it holds one.
@@ -406,7 +407,7 @@ class MaskAlign(PaperModule):
             ours["alignment.weights"] = ours["alignment.weights"][targets]
         load_strictly(self, ours, "the official checkpoint")
         if teacher:
-            self.load_teacher(encoders.from_hub(teacher, encoders.family_of(self.teacher.network)))
+            self.start_from(encoders.from_hub(teacher, encoders.family_of(self.teacher.network)))
         return rest
 
     def official(self, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lightning_modules import tracking
 from lightning_modules.base import PaperModule
@@ -47,11 +47,29 @@ class Job:
     seed: int
     dataset: Path
     sources: Path
+    start: Path | None = None
+
+    @property
+    def upstream(self) -> Path | None:
+        """The run whose weights this job begins with: that of its own seed, or the only one where one serves all.
+
+        Raises:
+            ValueError: there are several runs, and none is of this seed.
+        """
+        if self.start is None:
+            return None
+        runs = sorted(self.start.glob("seed-*"))
+        own = self.start / f"seed-{self.seed}"
+        if own not in runs and len(runs) != 1:
+            raise ValueError(f"{self.start} has {[run.name for run in runs]}, expected seed-{self.seed} or a single one")
+        return own if own in runs else runs[0]
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that can change the result: configuration, seed, data and code."""
+        """Digest of all that can change the result: configuration, seed, data, code and the weights at the start."""
         inputs = [json.loads(file.read_text()) for file in (self.dataset / "card.json", self.sources)]
+        if self.upstream is not None:
+            inputs.append(sha256(self.upstream / "weights.safetensors"))
         return digest(self.stage, self.seed, self.config["system"], *inputs)
 
     @property
@@ -64,7 +82,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
     """Train each seed of an arm and put their outputs into `out/seed-<seed>/`.
 
     Args:
-        config: resolved `system` (blocks model, data, pretrain) and `trainer`.
+        config: resolved `system` (blocks model, data, and the recipe named as the stage) and `trainer`.
         seeds: what `Job.seed` runs over.
         out: the stage's output folder; it appears whole, when the last seed is done.
         job: the other fields of `Job`.
@@ -113,6 +131,8 @@ def train_seed(job: Job, position: int) -> None:
     system = job.config["system"]
     module: PaperModule = instantiate(system["model"], _convert_="all")
     module.recipe = system[job.stage]
+    if job.upstream is not None:
+        module.start_from(load_file(job.upstream / "weights.safetensors"))
     data: LightningDataModule = instantiate(system["data"], folder=job.dataset, seed=job.seed, _convert_="all")
     with tracking.open_record(
         experiment=job.system,
@@ -219,10 +239,10 @@ def _write_outputs(
         for name, tensors in (("weights", module.export()), ("answers", answers)):
             save_file(tensors, out / f"{name}.safetensors")
             (out / f"{name}.safetensors").chmod(0o644)  # the library makes it private
-        write_json(
-            out / "facts.json",
-            {**module.facts(), "seed": job.seed, "answers_sha256": sha256(out / "answers.safetensors")},
-        )
+        facts = {**module.facts(), "seed": job.seed, "answers_sha256": sha256(out / "answers.safetensors")}
+        if job.upstream is not None:
+            facts["from"] = json.loads((job.upstream / "facts.json").read_text())
+        write_json(out / "facts.json", facts)
         write_json(out / "metrics.json", metrics)
         rows = _history(record)
         columns = sorted({name for row in rows for name in row} - {"step"})

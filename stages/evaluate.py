@@ -1,10 +1,10 @@
-"""Evaluate the trained seeds of one arm: data/runs/<preset>/<arm>/pretrain -> data/results/<preset>/<arm>/."""
+"""Evaluate trained seeds: data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<arm>/."""
 
 from dataclasses import asdict
 
 from lightning_modules import tracking
 from lightning_modules.files import digest, replace_folder, write_json
-from lightning_modules.runs import Run
+from lightning_modules.runs import find_runs
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
 
@@ -16,11 +16,8 @@ def main() -> None:
     plan = load_plan(arguments.plan)
     row = plan.row("evaluate", arguments.arm)
     config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
-    folder = ROOT / "data/runs" / plan.preset / row.runs / "pretrain"
-    runs = sorted(
-        (Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*")), key=lambda r: r.seed
-    )
-    evaluation = instantiate(config, _partial_=True, _convert_="all")(runs, row.dataset)
+    folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
+    evaluation = instantiate(config, _partial_=True, _convert_="all")(find_runs(folder), row.dataset)
 
     rounded = {
         seed: {name: round(float(value), 6) for name, value in sorted(metrics.items())}

@@ -7,13 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tiny", "paper")
-PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "evaluate")
-ROW_KEYS = {"pretrain": ("system", "dataset", "overrides"), "evaluate": ("system", "runs", "overrides")}
+PROTOCOLS = ("finetune", "probe")  # what the finetune stage does with an encoder: blocks of its system's file
+PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "pretrain_from", "finetune", "evaluate")
+ROW_KEYS = {
+    "pretrain": ("system", "dataset", "overrides"),
+    "pretrain_from": ("system", "dataset", "from", "overrides"),
+    "finetune": ("system", "dataset", "from", "overrides"),
+    "evaluate": ("system", "stage", "runs", "overrides"),
+}
 
 
 class PlanError(ValueError):
@@ -22,25 +28,33 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in one stage."""
+    """One arm in one stage. `start` is the pre-trained arm whose weights it begins with, or empty."""
 
     arm: str
     system: str
     overrides: dict
-    dataset: str
-    runs: str
+    dataset: str = ""
+    start: str = ""
+    stage: str = ""
+    runs: str = ""
     max_seeds: int | None = None
+
+    @property
+    def comparison(self) -> str:
+        """What fine-tuned arms are compared in: all of one system on one data set."""
+        return f"{self.system}-{self.dataset}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`params.yaml`, checked."""
+    """`params.yaml`, checked. `pretrain` holds the rows of `pretrain_from` too."""
 
     path: Path
     preset: str
     seeds: list[int]
     datasets: list[str]
     pretrain: dict[str, Row]
+    finetune: dict[str, Row]
     evaluate: dict[str, Row]
 
     def row(self, stage: str, arm: str) -> Row:
@@ -57,6 +71,18 @@ class Plan:
     def seeds_of(self, row: Row) -> list[int]:
         """The seeds that this arm trains: the plan's, or the first few of them."""
         return self.seeds[: row.max_seeds]
+
+    def trained(self, row: Row) -> list[tuple[str, str]]:
+        """(stage, arm) of every training whose results a row of `evaluate` reads, with those that they start from."""
+        if row.stage == "pretrain":
+            return self._with_upstream(row.runs)
+        compared = [each for each in self.finetune.values() if each.comparison == row.runs]
+        upstream = [pair for each in compared for pair in self._with_upstream(each.start)]
+        return list(dict.fromkeys(upstream)) + [(stage, each.arm) for each in compared for stage in PROTOCOLS]
+
+    def _with_upstream(self, arm: str) -> list[tuple[str, str]]:
+        start = self.pretrain[arm].start
+        return [*(self._with_upstream(start) if start else ()), ("pretrain", arm)]
 
 
 def _meant(value: object, known: Iterable[str]) -> str:
@@ -86,16 +112,56 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
     if raw["preset"] not in PRESETS:
         raise PlanError(f"{path}: unknown preset {raw['preset']!r}{_meant(raw['preset'], PRESETS)}")
     datasets = _mapping(raw, "datasets", path)
-    pretrain = {arm: _row("pretrain", arm, row, path) for arm, row in _mapping(raw, "pretrain", path).items()}
-    evaluate = {arm: _row("evaluate", arm, row, path) for arm, row in _mapping(raw, "evaluate", path).items()}
-    for row in pretrain.values():
-        if row.dataset not in datasets:
-            raise PlanError(f"{path}: pretrain.{row.arm}.dataset is {row.dataset!r}{_meant(row.dataset, datasets)}")
-    for row in evaluate.values():
-        if row.runs not in pretrain:
-            raise PlanError(f"{path}: evaluate.{row.arm}.runs is {row.runs!r}{_meant(row.runs, pretrain)}")
-    evaluate = {a: Row(**{**vars(r), "dataset": pretrain[r.runs].dataset}) for a, r in evaluate.items()}
-    return Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, evaluate)
+    first, later, finetune, evaluate = (
+        {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()} for stage in ROW_KEYS
+    )
+    if twice := sorted(first.keys() & later.keys()):
+        raise PlanError(f"{path}: {', '.join(twice)} is in `pretrain` and in `pretrain_from`; an arm is in one of them")
+    pretrain = first | later
+    plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate)
+    for stage, rows, upstream in (("pretrain", first, {}), ("pretrain_from", later, first), ("finetune", finetune, pretrain)):
+        for row in rows.values():
+            _check_training(plan, stage, row, upstream)
+    _check_comparisons(plan)
+    return replace(plan, evaluate={arm: _with_dataset(plan, row) for arm, row in evaluate.items()})
+
+
+def _check_training(plan: Plan, stage: str, row: Row, upstream: dict[str, Row]) -> None:
+    where = f"{plan.path}: {stage}.{row.arm}"
+    if row.dataset not in plan.datasets:
+        raise PlanError(f"{where}.dataset is {row.dataset!r}{_meant(row.dataset, plan.datasets)}")
+    if stage == "pretrain":
+        return
+    if row.start not in upstream:
+        raise PlanError(f"{where}.from is {row.start!r}{_meant(row.start, upstream)}")
+    seeds, available = plan.seeds_of(row), plan.seeds_of(upstream[row.start])
+    if len(available) > 1 and not set(seeds) <= set(available):
+        raise PlanError(
+            f"{where} trains the seeds {seeds}, but {row.start} has {available}: give both the same max_seeds, or "
+            f"{row.start} a single seed that serves all"
+        )
+
+
+def _check_comparisons(plan: Plan) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for row in plan.finetune.values():
+        other = seen.setdefault((row.comparison, row.start), row.arm)
+        if other != row.arm:
+            raise PlanError(
+                f"{plan.path}: finetune.{row.arm} and finetune.{other} have the same system, dataset and `from`; "
+                "a comparison has an arm once"
+            )
+
+
+def _with_dataset(plan: Plan, row: Row) -> Row:
+    """An evaluation with the data set of what it reads."""
+    known = {"pretrain": plan.pretrain, "finetune": {each.comparison: each for each in plan.finetune.values()}}
+    where = f"{plan.path}: evaluate.{row.arm}"
+    if row.stage not in known:
+        raise PlanError(f"{where}.stage is {row.stage!r}{_meant(row.stage, known)}")
+    if row.runs not in known[row.stage]:
+        raise PlanError(f"{where}.runs is {row.runs!r}{_meant(row.runs, known[row.stage])}")
+    return replace(row, dataset=known[row.stage][row.runs].dataset)
 
 
 def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
@@ -117,7 +183,7 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
     where = f"{path}: {stage}.{arm}"
     if not isinstance(row, dict):
         raise PlanError(f"{where} must have the keys {', '.join(ROW_KEYS[stage])}; got {row!r}")
-    _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage == "pretrain" else (), where)
+    _keys(row, ROW_KEYS[stage], () if stage == "evaluate" else ("max_seeds",), where)
     for key in ROW_KEYS[stage][:-1]:
         if not isinstance(row[key], str):
             raise PlanError(f"{where}.{key} must be a name; got {row[key]!r}")
@@ -126,7 +192,8 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
         raise PlanError(f"{where}.max_seeds must be a positive whole number; got {most!r}")
     if not isinstance(row["overrides"], dict):
         raise PlanError(f"{where}.overrides must map keys of conf/system to values; got {row['overrides']!r}")
-    return Row(arm, row["system"], row["overrides"], row.get("dataset", ""), row.get("runs", arm), most)
+    fields = {"start" if key == "from" else key: value for key, value in row.items()}
+    return Row(arm=arm, **fields)
 
 
 def _seeds(seeds: object, path: Path) -> list[int]:
@@ -200,7 +267,7 @@ def check(plan: Plan) -> None:
     """
     for dataset in plan.datasets:
         compose(plan.preset, dataset=dataset)
-    for stage in ("pretrain", "evaluate"):
+    for stage in ("pretrain", "finetune", "evaluate"):
         for row in getattr(plan, stage).values():
             try:
                 compose(plan.preset, system=row.system, overrides=row.overrides)

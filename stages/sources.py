@@ -14,12 +14,12 @@ from pathlib import Path
 
 import yaml
 
-from stages.plan import ROOT, load_plan, run_stage, stage_arguments
+from stages.plan import PROTOCOLS, ROOT, load_plan, run_stage, stage_arguments
 
 RECORDS_ONLY = {
     f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")
 }  # cannot change a result
-BLOCKS = {"pretrain": ("model", "data"), "evaluate": ("evaluate",)}
+BLOCKS = {"pretrain": ("model", "data"), "finetune": PROTOCOLS, "evaluate": ("evaluate",)}
 
 
 def digest(path: Path) -> str:

@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from lightning_modules.datasets.splits import draw_splits
 from lightning_modules.layers.vision import VisionTransformer, take_with_cls
 from lightning_modules.maskalign import (
     DynamicAlignment,
@@ -28,12 +27,12 @@ from lightning_modules.maskalign import (
     weigh_layers,
 )
 from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
-from stages.plan import compose
+from stages.plan import PROTOCOLS, compose, load_plan
 from tests.reference import maskalign as reference
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=4, num_heads=4, channels=1)
 PIXELS = dict(pixel_scale=16.0, mean=[0.3], std=[0.4])
-ARMS = yaml.safe_load((Path(__file__).parents[1] / "conf/arms/maskalign.yaml").read_text())
+PLANS = {"tiny": load_plan("params.yaml"), "paper": load_plan("presets/paper/params.yaml")}
 
 
 def build(seed: int = 0, teacher: dict | None = None, student: dict | None = None, **options) -> MaskAlign:
@@ -267,7 +266,7 @@ def test_it_trains_in_a_trainer_and_returns_from_its_weights(tmp_path):
     assert module.facts() == build().facts()
     other = build(seed=1)
     other.load_state_dict(module.state_dict())
-    other.load_teacher(module.teacher.network.state_dict())
+    other.start_from(module.teacher.network.state_dict())
     module.eval(), other.eval()
     assert torch.equal(*(seeded(lambda m=m: m.training_step(batch())) for m in (module, other)))
     assert module.export().keys() == VisionTransformer(**VIT, affine_norm=False).state_dict().keys()
@@ -418,26 +417,28 @@ def test_the_namespace_in_an_official_file_is_read_without_running_a_pickle(tmp_
 
 @pytest.mark.parametrize("preset", ["tiny", "paper"])
 def test_every_arm_builds(preset):
-    for arm in {**ARMS["both"], **ARMS[preset]}.values():
-        config = compose(preset, system=arm["system"], overrides=arm["overrides"])["system"]
+    plan = PLANS[preset]
+    for row in plan.finetune.values():
+        start = plan.pretrain[row.start]
         with torch.device("meta"):
-            module = instantiate(config["model"], _convert_="all")
-            tasks = [instantiate(config[b]["model"], _convert_="all") for b in ("finetune", "probe") if b in config]
-        assert isinstance(module, MaskAlign | MaskedAutoencoder)
-        for task in tasks:
-            assert module.student.dim == task.head.in_features
+            module = instantiate(
+                compose(preset, system=start.system, overrides=start.overrides)["system"]["model"], _convert_="all"
+            )
+            blocks = compose(preset, system=row.system, overrides=row.overrides)["system"]
+            for protocol in PROTOCOLS:
+                instantiate(blocks[protocol]["model"], _convert_="all").start_from(module.export())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_block_of_the_tiny_preset_trains_on_a_test_row(seed):
-    blocks = [compose("tiny", system="masked_autoencoder")["system"]["pretrain"]]
-    for overrides in ({}, ARMS["tiny"]["maskalign-teacher"]["overrides"]):
-        config = compose("tiny", system="maskalign", overrides=overrides)["system"]
-        blocks += [config[block] for block in ("pretrain", "finetune", "probe")]
-    rows = [draw_splits({"all": 1797}, block["splits"], seed) for block in blocks]
-    tests = [set(drawn["test"][1].tolist()) for drawn in rows]
-    assert len(tests[0]) == 600 and all(test == tests[0] for test in tests)
-    assert not any(tests[0] & set(drawn["train"][1].tolist()) for drawn in rows)
+def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
+    plan = PLANS["tiny"]
+    parts = []
+    for row in [*plan.pretrain.values(), *plan.finetune.values()]:
+        if row.arm.startswith("maskalign"):
+            config = compose("tiny", system=row.system, overrides=row.overrides)["system"]
+            blocks = [config] if row.arm in plan.pretrain else [config[protocol] for protocol in PROTOCOLS]
+            parts += [part for block in blocks for part in block["data"]["splits"].items()]
+    assert {part["source"] for name, part in parts if name == "train"} == {"train"}
+    assert {part["source"] for name, part in parts if name == "test"} == {"test"}
 
 
 @pytest.mark.parametrize(
@@ -478,7 +479,7 @@ def test_a_cache_that_does_not_fit_is_refused():
 
 def test_a_teacher_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"54 keys differ. First: blocks.0.attn.proj.bias: \(32,\), expected \(24,\)"):
-        build().load_teacher(VisionTransformer(**{**VIT, "dim": 32}, affine_norm=True).state_dict())
+        build().start_from(VisionTransformer(**{**VIT, "dim": 32}, affine_norm=True).state_dict())
     with pytest.raises(ValueError, match="grids of 4 and 2"):
         MaskedAutoencoder(
             encoder=VIT, preprocess=PIXELS, decoder_dim=8, decoder_depth=1, decoder_heads=2,

@@ -171,6 +171,12 @@ def patchify(images: Float[Tensor, "batch c height width"], patch_size: int) -> 
     return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
 
 
+def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of an encoder, also from that of a network which holds it as `encoder`."""
+    held = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
+    return held or dict(state)
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Load a state dict whose keys and shapes are exactly the module's.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_modules.base import PaperModule, decay_groups
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.teacher import Frozen
-from lightning_modules.layers.vision import VisionTransformer, load_strictly
+from lightning_modules.layers.vision import VisionTransformer, encoder_weights, load_strictly
 from lightning_modules.tasks.augmentation import Mix, Preprocess
 from lightning_modules.tasks.labelled import LabelledImages
 
@@ -24,7 +24,8 @@ POOLS = ("mean", "cls")
 class FineTune(PaperModule):
     """The whole encoder trained on labels, deeper layers at a higher rate (MAE's protocol; BEiT's layer decay).
 
-    With `layer_decay` 1 and a fresh encoder it is ordinary supervised training: how the small teachers are made.
+    With `layer_decay` 1 and a fresh encoder it is ordinary supervised training: how the small teachers are made, and
+    with no step at all the baseline from scratch.
 
     Args:
         encoder: arguments of its `VisionTransformer`; its positions start as sines and cosines, and are trained here.
@@ -96,13 +97,13 @@ class FineTune(PaperModule):
         """See `logits_and_labels`."""
         return logits_and_labels(self, data, device)
 
-    def load_encoder(self, state: Mapping[str, Tensor]) -> None:
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Start from a pre-trained encoder; its last norm is left out, ours comes after the pooling and is new.
 
         Raises:
             ValueError: it is of another architecture.
         """
-        kept = {key: x for key, x in state.items() if not key.startswith("norm.")}
+        kept = {key: x for key, x in encoder_weights(weights).items() if not key.startswith("norm.")}
         load_strictly(self.encoder, kept, "the pre-trained encoder")
 
 
@@ -158,13 +159,13 @@ class LinearProbe(PaperModule):
         """See `logits_and_labels`."""
         return logits_and_labels(self, data, device)
 
-    def load_encoder(self, state: Mapping[str, Tensor]) -> None:
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """The pre-trained encoder.
 
         Raises:
             ValueError: it is of another architecture.
         """
-        load_strictly(self.encoder.network, state, "the pre-trained encoder")
+        load_strictly(self.encoder.network, encoder_weights(weights), "the pre-trained encoder")
 
 
 @torch.no_grad()

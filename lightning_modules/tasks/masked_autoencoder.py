@@ -20,6 +20,7 @@ from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.transformer import Block
 from lightning_modules.layers.vision import (
     VisionTransformer,
+    encoder_weights,
     initialise,
     load_strictly,
     num_kept,
@@ -138,13 +139,13 @@ class MaskedAutoencoder(PaperModule):
         variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
         return (pixels - mean) / (variance + 1e-6).sqrt()
 
-    def load_teacher(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a teacher that was trained here: the state dict of a `VisionTransformer`.
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a teacher that was trained here: a `VisionTransformer`, or what holds it as `encoder`.
 
         Raises:
             ValueError: it is of another architecture.
         """
-        load_strictly(self.teacher.network, state, "the teacher's state dict")
+        load_strictly(self.teacher.network, encoder_weights(weights), "the teacher's state dict")
 
     def parameter_groups(self) -> list[dict]:
         """Vectors are not decayed."""

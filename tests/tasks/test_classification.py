@@ -58,11 +58,11 @@ def test_a_pretrained_encoder_is_taken_over_but_for_its_last_norm():
     encoder = VisionTransformer(**VIT)
     module = FineTune(encoder=VIT, num_classes=10, preprocess=PIXELS)
     assert torch.equal(module.encoder.pos_embed, encoder.pos_embed)  # fixed before, trained from there
-    module.load_encoder(encoder.state_dict())
+    module.start_from(encoder.state_dict())
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(module.encoder.layers(images)[-1], encoder.layers(images)[-1])
     with pytest.raises(ValueError, match="the pre-trained encoder is of another architecture"):
-        module.load_encoder(VisionTransformer(**{**VIT, "depth": 3}).state_dict())
+        module.start_from(VisionTransformer(**{**VIT, "depth": 3}).state_dict())
 
 
 def test_a_head_as_small_as_the_official_one_starts_at_the_logarithm_of_the_classes():
