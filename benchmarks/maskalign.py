@@ -1,25 +1,59 @@
-"""MaskAlign's teacher: attention of the last layer only, against asking every layer for its attention."""
+"""MaskAlign: its training step against those of its baselines, and its teacher against asking all layers for attention."""
 
 import time
 from collections.abc import Callable, Iterable
 from statistics import median
 
 import torch
+from hydra.utils import instantiate
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lightning_modules.layers import encoders
 from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer, load_strictly
 from lightning_modules.maskalign import MaskAlign
+from stages.plan import compose
 
 SIZES = {  # name: ViT, channels, batch size, targets, repeats
     "ViT-B/16 at 224": (dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12), 3, 8, 5, 5),
-    "tiny (digits)": (dict(image_size=8, patch_size=2, dim=48, depth=4, num_heads=4), 1, 64, 2, 40),
+    "tiny (world)": (dict(image_size=32, patch_size=8, dim=64, depth=4, num_heads=4), 3, 64, 2, 40),
 }
+SYSTEMS = {
+    "MaskAlign": ("maskalign", {}),
+    "MAE": ("masked_autoencoder", {}),
+    "reconstruction of features": ("masked_autoencoder", {"model.target": "features", "model.mask_ratio": 0.6}),
+}
+REPEATS, BATCH_SIZE = 40, 64
 TARGET = "faster, and no attention map kept: the straightforward way cannot use a fused kernel"
 
 
 def main() -> list[dict]:
+    return [*_teacher_rows(), *_step_rows()]
+
+
+def _step_rows() -> list[dict]:
+    """Images per second and MACs of a tiny training step, also in units of MaskAlign's; measured in turns."""
+    modules = {name: _module(*system).train() for name, system in SYSTEMS.items()}
+    images = torch.randint(0, 256, (BATCH_SIZE, 3, 32, 32), dtype=torch.uint8)
+    steps = [lambda x, m=module: m.training_step({"images": x}).backward() for module in modules.values()]
+    seconds = dict(zip(modules, _interleaved(steps, images, REPEATS), strict=True))
+    macs = {name: module.facts()["pretrain_macs_per_image"] for name, module in modules.items()}
+    return [
+        {
+            "what": f"tiny (world): a training step of {name}, batch {BATCH_SIZE}",
+            "images per CPU second": BATCH_SIZE / seconds[name],
+            "seconds, MaskAlign = 1": seconds[name] / seconds["MaskAlign"],
+            "MACs, MaskAlign = 1": macs[name] / macs["MaskAlign"],
+        }
+        for name in modules
+    ]
+
+
+def _module(system: str, overrides: dict) -> torch.nn.Module:
+    return instantiate(compose("tiny", system=system, overrides=overrides)["system"]["model"], _convert_="all")
+
+
+def _teacher_rows() -> list[dict]:
     rows = []
     for name, (vit, channels, batch_size, targets, repeats) in SIZES.items():
         torch.manual_seed(0)

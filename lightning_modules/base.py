@@ -28,7 +28,9 @@ class PaperModule(LightningModule):
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights that the arm named by `from` in the plan has exported."""
-        raise NotImplementedError(f"{type(self).__name__} starts from no other arm: remove `from`, or write the method.")
+        raise NotImplementedError(
+            f"{type(self).__name__} starts from no other arm: remove `from`, or write the method."
+        )
 
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Arrays on the evaluation splits that the evaluation stage reads."""

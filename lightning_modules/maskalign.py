@@ -378,7 +378,7 @@ class MaskAlign(PaperModule):
         return self.student.state_dict()
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a teacher that was trained here: a `VisionTransformer`, or what holds it as `encoder`.
+        """Take over the weights of a teacher that was trained here: a ViT, or what holds one as `encoder`.
 
         Raises:
             ValueError: it is of another architecture.

@@ -61,7 +61,9 @@ class Job:
         runs = sorted(self.start.glob("seed-*"))
         own = self.start / f"seed-{self.seed}"
         if own not in runs and len(runs) != 1:
-            raise ValueError(f"{self.start} has {[run.name for run in runs]}, expected seed-{self.seed} or a single one")
+            raise ValueError(
+                f"{self.start} has {[run.name for run in runs]}, expected seed-{self.seed} or a single one"
+            )
         return own if own in runs else runs[0]
 
     @property

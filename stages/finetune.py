@@ -1,5 +1,6 @@
-"""Fine-tune and probe the encoder of one pre-trained arm, every seed: data/runs/<preset>/<from>/pretrain + data/datasets
--> data/runs/<preset>/<system>-<dataset>/finetune/<from>/{finetune,probe}/seed-<seed>/.
+"""Fine-tune and probe the encoder of one pre-trained arm, every seed.
+
+data/runs/<preset>/<from>/pretrain + data/datasets -> data/runs/<preset>/<system>-<dataset>/finetune/<from>/<protocol>/.
 """
 
 from stages.plan import PROTOCOLS, ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name

@@ -119,7 +119,11 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
         raise PlanError(f"{path}: {', '.join(twice)} is in `pretrain` and in `pretrain_from`; an arm is in one of them")
     pretrain = first | later
     plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate)
-    for stage, rows, upstream in (("pretrain", first, {}), ("pretrain_from", later, first), ("finetune", finetune, pretrain)):
+    for stage, rows, upstream in (
+        ("pretrain", first, {}),
+        ("pretrain_from", later, first),
+        ("finetune", finetune, pretrain),
+    ):
         for row in rows.values():
             _check_training(plan, stage, row, upstream)
     _check_comparisons(plan)

@@ -17,7 +17,9 @@ from stages.page import figures, machine
 from stages.plan import Plan, Row, load_plan, run_stage
 
 
-def read_arm(plan: Plan, row: Row, folder: Path, unavailable: dict[str, str]) -> tuple[page.Arm, dict[int, dict[str, float]]]:
+def read_arm(
+    plan: Plan, row: Row, folder: Path, unavailable: dict[str, str]
+) -> tuple[page.Arm, dict[int, dict[str, float]]]:
     """An arm as the page shows it and its metrics by seed; an arm without results says why."""
     if not (folder / "metrics.json").exists():
         why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""

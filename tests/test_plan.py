@@ -44,7 +44,10 @@ def test_the_plans_in_the_repository_hold(path):
         (lambda p: row(p).update(sytem="x"), "unknown key 'sytem'; did you mean 'system'"),
         (lambda p: row(p).update(max_seeds=0), "max_seeds must be a positive whole number; got 0"),
         (lambda p: row(p).update(overrides=3), "overrides must map keys"),
-        (lambda p: p["pretrain_from"]["maskalign"].update({"from": "maskalign-teach"}), "did you mean 'maskalign-teacher'"),
+        (
+            lambda p: p["pretrain_from"]["maskalign"].update({"from": "maskalign-teach"}),
+            "did you mean 'maskalign-teacher'",
+        ),
         (lambda p: p["pretrain_from"]["maskalign"].update({"from": "maskalign-no_da"}), "from is 'maskalign-no_da'"),
         (lambda p: p["pretrain"].update(maskalign=row(p)), "maskalign is in `pretrain` and in `pretrain_from`"),
         (lambda p: p["finetune"]["maskalign-mnist"].update(max_seeds=5), "give both the same max_seeds"),

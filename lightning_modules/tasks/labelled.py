@@ -1,4 +1,4 @@
-"""Labelled images for one network or for a pool of members, each in its own order; a batch depends on its place alone."""
+"""Labelled images for one network or a pool of members, each in its own order; a batch depends on its place alone."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property

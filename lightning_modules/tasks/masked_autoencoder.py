@@ -140,7 +140,7 @@ class MaskedAutoencoder(PaperModule):
         return (pixels - mean) / (variance + 1e-6).sqrt()
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a teacher that was trained here: a `VisionTransformer`, or what holds it as `encoder`.
+        """Take over the weights of a teacher that was trained here: a ViT, or what holds one as `encoder`.
 
         Raises:
             ValueError: it is of another architecture.

@@ -34,7 +34,9 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     for run in runs:
         answers = run.answers()
         if not np.array_equal(labels.setdefault(run.seed, answers["labels/test"]), answers["labels/test"]):
-            raise ValueError(f"{run.folder} was judged on other test rows than {runs[0].folder}: give all arms one split.")
+            raise ValueError(
+                f"{run.folder} was judged on other test rows than {runs[0].folder}: give all arms one split."
+            )
         metrics[run.seed] |= _measured(run, dataset, answers["logits/test"], answers["labels/test"])
     arms = list(dict.fromkeys(run.name.partition("/")[0] for run in runs))
     return Evaluation(
@@ -62,7 +64,7 @@ def _accuracies(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str
     return Figure(
         id="accuracy",
         title=f"What each pre-training is worth ({dataset})",
-        caption="Accuracy on test data after fine-tuning on few labels, and of a linear classifier on the frozen encoder.",
+        caption="Test accuracy after fine-tuning on few labels, and of a linear classifier on the frozen encoder.",
         x_label="arm",
         y_label="top-1 accuracy, %",
         series=series,
