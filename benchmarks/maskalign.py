@@ -1,4 +1,4 @@
-"""MaskAlign: its training step against those of its baselines, and its teacher against asking all layers for attention."""
+"""MaskAlign: its training step against its baselines', its teacher against asking every layer for attention."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -129,6 +129,7 @@ def train_seed(job: Job, position: int) -> None:
         return
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = instantiate(system["model"], _convert_="all")

@@ -76,7 +76,7 @@ def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(arm):
         module, data = arm[1]()
         runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * 30)))
     assert runs[0] == runs[1]
-    assert runs[0][-1] < 0.8 * runs[0][0]
+    assert runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
 
 
 def test_saved_and_loaded_gives_the_same_loss_and_the_same_answers(arm):
