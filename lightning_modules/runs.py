@@ -48,7 +48,7 @@ class Run:
         with (self.folder / "history.csv").open(newline="") as file:
             logged = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
         steps, values = zip(*logged, strict=True)
-        return np.array(steps), np.array(values)
+        return np.array(steps, dtype=float), np.array(values)
 
     def weights(self) -> dict[str, np.ndarray]:
         """The state dict of the trained module, as arrays."""
