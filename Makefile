@@ -7,12 +7,20 @@ PLAN := $(if $(filter tiny,$(PRESET)),params.yaml,presets/$(PRESET)/params.yaml)
 JOBS ?= 1
 GPUS ?=
 LAUNCH ?=
-PORT ?= 5000
+PORT ?= $(if $(filter dashboard,$(MAKECMDGOALS)),8080,5000)
+ARM ?= committees-digits
+SETTING ?= cached
+MACHINES ?= local
+STUDY ?= $(ARM)-$(SETTING)
+WORKERS ?=
+TRIALS ?=
+STORAGE ?=
+DRY_RUN ?=
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow check check-plan bench ui sync doctor lock clean
+.PHONY: help setup repro test test-slow check check-plan sweep dashboard bench ui sync doctor lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +51,13 @@ check-plan: setup
 
 bench: setup  ## speed and memory, as ratios measured in one run
 	@$(BIN)/python -m benchmarks
+
+sweep: setup  ## search singles against committees, until TRIALS are done (ARM, SETTING=training, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
+	@$(BIN)/python -m stages.study $(ARM) --plan $(PLAN) --setting $(SETTING) --machines $(MACHINES) --study $(STUDY) \
+	  $(addprefix --workers ,$(WORKERS)) $(addprefix --trials ,$(TRIALS)) $(addprefix --storage ,$(STORAGE)) $(if $(DRY_RUN),--dry-run)
+
+dashboard: setup  ## optuna-dashboard on a study, on PORT (8080; STUDY, STORAGE)
+	@$(BIN)/python -m stages.ui --port $(PORT) --study $(STUDY) $(addprefix --storage ,$(STORAGE))
 
 ui: setup  ## MLflow's pages over all runs, on PORT (5000)
 	@$(BIN)/python -m stages.ui --port $(PORT)

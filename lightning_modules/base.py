@@ -3,28 +3,74 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Annotated, Literal, TypedDict
 
 import torch
+from pydantic import Field
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.layers.lars import LARS
+from lightning_modules.settings import Natural, NonNegative, Share
 
 Schedule = Callable[[int], float]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AnyRecipe(TypedDict):
+    """What the training block of every config says; each form below adds what its optimiser and schedule read."""
+
+    epochs: Natural
+    lr: NonNegative
+    weight_decay: NonNegative
+    warmup: Share  # of all steps
+
+
+class Recipe(AnyRecipe):
+    """The form for small networks trained on labels; a paper that reads further keys extends it."""
+
+    optimizer: Literal["adamw", "sgd"]
+    momentum: Momentum
+    schedule: Literal["cosine", "one_cycle", "steps"]
+    milestones: list[Share]  # of all steps, for the schedule `steps`
+    decay: Share  # factor at each milestone
+
+
+class TransformerRecipe(AnyRecipe):
+    """The form for vision transformers, as MAE trains them."""
+
+    optimizer: Literal["adamw"]
+    betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
+    schedule: Literal["cosine_to_min"]
+    min_lr: NonNegative
+
+
+class ProbeRecipe(AnyRecipe):
+    """The form for a linear probe, as MAE trains it."""
+
+    optimizer: Literal["lars"]
+    momentum: Momentum
+    schedule: Literal["cosine_to_min"]
+    min_lr: NonNegative
 
 
 class PaperModule(LightningModule):
-    """Base of every system. `recipe` is the training block of its config, set before `fit`.
+    """Base of every system. `recipe` is the training block of its config, of the form `recipe_form`, set before `fit`.
 
-    Keys read here: `optimizer` (adamw | sgd | lars), `lr`, `weight_decay`, `momentum`, `betas` (of adamw, PyTorch's if
-    absent), `schedule` (cosine | cosine_to_min | one_cycle | steps), `warmup` (share of the steps), `min_lr` (of
-    cosine_to_min), `milestones` (shares of the steps) and `decay` (factor at each milestone).
     Weight decay is on every parameter, norms and biases included, unless `parameter_groups` says otherwise.
     """
 
+    recipe_form: type = Recipe
     recipe: dict
+
+    def check_data(self, data: LightningDataModule) -> None:
+        """Refuse data that the network cannot be trained on; called once, before anything is computed.
+
+        Raises:
+            ValueError: what does not fit, with both values.
+        """
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights that the arm named by `from` in the plan has exported."""

@@ -19,11 +19,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run, Series
+from lightning_modules.settings import Count, NonNegative, Positive, Share
 from lightning_modules.tasks import cascades, committee_files, ensembling
 from lightning_modules.tasks.cascades import Cascade, StageTable, View, run_cascade
 
@@ -35,18 +38,18 @@ def evaluate(
     runs: Sequence[Run],
     dataset: str,
     *,
-    pair: Sequence[str],
+    pair: Annotated[Sequence[str], Field(min_length=2, max_length=2)],
     export: str,
-    longest: int = 3,
+    longest: Annotated[int, Field(ge=2, le=10)] = 3,
     order: str = "cheap_first",
-    edges: Mapping[int, int] | None = None,
+    edges: Mapping[int | Annotated[str, Field(pattern="^[0-9]{1,2}$")], Count] | None = None,
     confidence: str = "max_probability",
     average: str = "logits",
     output: str = "running",
     temperature: bool = False,
-    margin: float = 1.0,
-    cap: float = 1.0,
-    deferral: float = 0.1,
+    margin: NonNegative = 1.0,
+    cap: Positive = 1.0,
+    deferral: Share = 0.1,
 ) -> Evaluation:
     """Compare committees with single models, per seed.
 

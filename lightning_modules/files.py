@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and where what outlives a stage is kept. Imports no torch."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, largest file
 
 
 def scratch() -> Path:
@@ -37,8 +39,9 @@ def replace_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _full_disk_named(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,13 +56,25 @@ def replace_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*"):
         shutil.rmtree(leftover)
-    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+    with _full_disk_named(path), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
         new, old = Path(temporary, "new"), Path(temporary, "old")
         new.mkdir()
         yield new
         if path.exists():
             path.rename(old)
         new.rename(path)
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Say which file a full disk kept from being written, and that nothing of it was left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        reason = f"no space to write {path}; nothing of it was left: free some space and run again"
+        raise OSError(error.errno, reason) from error
 
 
 def write_json(path: Path, content: object) -> None:

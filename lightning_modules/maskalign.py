@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from lightning_modules.base import PaperModule, decay_groups
+from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.layers import encoders
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
@@ -42,6 +42,7 @@ from lightning_modules.layers.vision import (
 )
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.tasks.labelled import LabelledImages, check_images
 
 MASKINGS = ("attentive", "random", "none")
 FUSIONS = ("linear", "sum", "simple")
@@ -252,6 +253,8 @@ class MaskAlign(PaperModule):
         ValueError: an option is unknown or contradicts another; the grids of patches of student and teacher differ.
     """
 
+    recipe_form = TransformerRecipe
+
     def __init__(
         self,
         *,
@@ -302,6 +305,10 @@ class MaskAlign(PaperModule):
         self.register_buffer("layer_weights", torch.tensor(list(weights.values())), persistent=False)
         self.masking, self.target_norm, self.loss = masking, target_norm, loss
         self.num_kept = num_kept(self.student.num_patches, mask_ratio)
+
+    def check_data(self, data: LabelledImages) -> None:
+        """See `check_images`."""
+        check_images(data, self.student)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """One step: the teacher looks at all, the student at the visible patches, and there they have to agree."""

@@ -11,6 +11,8 @@ import numpy as np
 
 from lightning_modules.files import sha256
 
+WAY_OUT = "Run `dvc checkout` to restore it, or `dvc repro` to make it again."
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,23 +27,41 @@ class Run:
 
     @cached_property
     def facts(self) -> dict:
-        """What the training stage states about its result (`facts.json`)."""
-        return json.loads((self.folder / "facts.json").read_text())
+        """What the training stage states about its result (`facts.json`).
+
+        Raises:
+            ValueError: the file was altered or cut.
+        """
+        path = self.folder / "facts.json"
+        try:
+            return json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}): it was altered or cut. {WAY_OUT}") from error
 
     def answers(self) -> dict[str, np.ndarray]:
-        """Arrays that the trained network gave on the evaluation splits, computed once.
+        """Arrays that the trained network gave on the evaluation splits, computed once."""
+        return self._arrays("answers")
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The state dict of the trained module, as arrays."""
+        return self._arrays("weights")
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The content of a file, checked before it is opened.
 
         Raises:
             ValueError: the file is not the one that the training stage wrote.
         """
-        path = self.folder / "answers.safetensors"
-        found, expected = sha256(path), self.facts["answers_sha256"]
+        from safetensors.numpy import load_file
+
+        path = self.folder / f"{name}.safetensors"
+        found, expected = sha256(path), self.facts[f"{name}_sha256"]
         if found != expected:
             raise ValueError(
                 f"{path} has sha256 {found}, but facts.json beside it expects {expected}: the file was altered or cut. "
-                "Run `dvc checkout` to restore it, or `dvc repro` to make it again."
+                f"{WAY_OUT}"
             )
-        return _load(path)
+        return load_file(path)
 
     def history(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The steps at which a metric was logged, and its values (`history.csv`)."""
@@ -49,10 +69,6 @@ class Run:
             logged = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
         steps, values = zip(*logged, strict=True)
         return np.array(steps, dtype=float), np.array(values)
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """The state dict of the trained module, as arrays."""
-        return _load(self.folder / "weights.safetensors")
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -62,12 +78,6 @@ def find_runs(folder: Path) -> list[Run]:
         for path in folder.rglob("seed-*")
     )
     return sorted(runs, key=lambda run: (run.name, run.seed))
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
 
 
 @dataclass

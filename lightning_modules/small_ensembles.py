@@ -16,11 +16,14 @@ How the comparison is kept fair, fixed before any test number of these pools was
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run
+from lightning_modules.settings import Count
 from lightning_modules.tasks import ensembling
 from lightning_modules.tasks.ensembling import over_seeds, seed_series
 
@@ -28,7 +31,13 @@ Metrics = dict[str, float]
 
 
 def evaluate(
-    runs: Sequence[Run], dataset: str, *, largest: int = 4, average: str = "logits", reach: int = 2, subsets: int = 32
+    runs: Sequence[Run],
+    dataset: str,
+    *,
+    largest: Annotated[int, Field(ge=2, le=1000)] = 4,
+    average: str = "logits",
+    reach: Count = 2,
+    subsets: Count = 32,
 ) -> Evaluation:
     """Compare ensembles of small networks with larger single networks, per seed.
 

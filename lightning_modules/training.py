@@ -7,32 +7,52 @@ before a stage runs), keyed by everything that can change the result: other inpu
 """
 
 import csv
-import ctypes
 import json
 import logging
 import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, TypedDict
 
 import torch
-from hydra.utils import instantiate
+from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
-from safetensors.torch import load_file, save_file
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from safetensors.torch import load_file, save
 
-from lightning_modules import tracking
+from lightning_modules import settings, tracking
 from lightning_modules.base import PaperModule
+from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.processes import die_with_parent
 from lightning_modules.run_logger import RunLogger
+from lightning_modules.settings import Count, NonNegative
+
+DIGEST = 16  # hex digits in the name of a checkpoint
+
+
+class TrainerSettings(TypedDict):
+    """A file of `conf/trainer/`: what suits this machine and changes no number."""
+
+    accelerator: str
+    devices: Annotated[int, Field(ge=-1, le=1024)] | list[int] | str
+    strategy: str
+    precision: str
+    deterministic: bool | Literal["warn"]
+    threads: Count
+    workers: Count | None
+    checkpoint_seconds: NonNegative
+    log_every_n_steps: Count
 
 
 @dataclass(frozen=True)
@@ -69,10 +89,15 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Digest of all that can change the result: configuration, seed, data, code and the weights at the start."""
-        inputs = [json.loads(file.read_text()) for file in (self.dataset / "card.json", self.sources)]
+        inputs = [storage.card(self.dataset), json.loads(self.sources.read_text())]
         if self.upstream is not None:
             inputs.append(sha256(self.upstream / "weights.safetensors"))
         return digest(self.stage, self.seed, self.config["system"], *inputs)
+
+    @property
+    def conf(self) -> str:
+        """Where its settings were written, for messages."""
+        return f"conf/system/{self.system}/{self.preset}.yaml (or the arm's overrides)"
 
     @property
     def folder(self) -> Path:
@@ -89,6 +114,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
         out: the stage's output folder; it appears whole, when the last seed is done.
         job: the other fields of `Job`.
     """
+    config = {**config, "trainer": settings.check(config["trainer"], TrainerSettings, "conf/trainer")}
     jobs = [Job(config=config, seed=seed, **job) for seed in seeds]
     each_job(train_seed, jobs, config["trainer"])
     with replace_folder(out) as folder:
@@ -108,7 +134,7 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
         return
     # Forked, not spawned: importing torch and Lightning costs each new interpreter some five seconds.
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
         futures = [pool.submit(work, job, index % workers) for index, job in enumerate(jobs)]
         try:
             for future in futures:
@@ -116,11 +142,6 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)
 
 
 def train_seed(job: Job, position: int) -> None:
@@ -132,11 +153,12 @@ def train_seed(job: Job, position: int) -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
-    module: PaperModule = instantiate(system["model"], _convert_="all")
-    module.recipe = system[job.stage]
+    module: PaperModule = settings.bind(system["model"], f"{job.conf}: model")()
+    module.recipe = settings.check(system[job.stage], module.recipe_form, f"{job.conf}: {job.stage}")
     if job.upstream is not None:
         module.start_from(load_file(job.upstream / "weights.safetensors"))
-    data: LightningDataModule = instantiate(system["data"], folder=job.dataset, seed=job.seed, _convert_="all")
+    data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
+    module.check_data(data)
     with tracking.open_record(
         experiment=job.system,
         arm=job.arm,
@@ -160,65 +182,93 @@ def fit(
     module: PaperModule, data: LightningDataModule, job: Job, record: "tracking.RunRecord", position: int = 0
 ) -> Trainer:
     """Run the Trainer over `recipe["epochs"]`, from the job's checkpoint where there is one."""
-    settings = job.config["trainer"]
-    checkpoint = job.folder / "last.ckpt"
-    callbacks: list[Callback] = [ResumeCheckpoint(checkpoint, settings["checkpoint_seconds"])]
+    machine = job.config["trainer"]
+    callbacks: list[Callback] = [ResumeCheckpoint(job.folder, machine["checkpoint_seconds"])]
     visible = sys.stderr.isatty() and not os.environ.get("CI")
     if visible:
         callbacks.append(TQDMProgressBar(process_position=position))
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    trainer = Trainer(
-        max_epochs=module.recipe["epochs"],
-        accelerator=settings["accelerator"],
-        devices=settings["devices"],
-        strategy=settings["strategy"],
-        precision=settings["precision"],
-        deterministic=settings["deterministic"],
-        log_every_n_steps=settings["log_every_n_steps"],
-        logger=RunLogger(record),
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=visible,
-        use_distributed_sampler=False,
-    )
+    try:
+        trainer = Trainer(
+            max_epochs=module.recipe["epochs"],
+            accelerator=machine["accelerator"],
+            devices=machine["devices"],
+            strategy=machine["strategy"],
+            precision=machine["precision"],
+            deterministic=machine["deterministic"],
+            log_every_n_steps=machine["log_every_n_steps"],
+            logger=RunLogger(record),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=visible,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"conf/trainer does not suit this machine: {' '.join(str(error).split())}") from error
     if module.recipe["epochs"] == 0:
         return trainer
-    trainer.fit(module, data, ckpt_path=_usable(checkpoint, record))
+    trainer.fit(module, data, ckpt_path=_usable(job.folder, record), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
 
 
-def _usable(checkpoint: Path, record: "tracking.RunRecord") -> Path | None:
-    """The checkpoint, if it can be read; the record goes back to its step."""
-    if not checkpoint.is_file():
-        return None
+def _usable(folder: Path, record: "tracking.RunRecord") -> Path | None:
+    """The newest checkpoint that is whole and holds nothing but data; the record goes back to its step.
+
+    Others are set aside, each with one line.
+    """
+    for checkpoint in sorted(folder.glob("last-*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            step = _step(checkpoint)
+        except ValueError as error:
+            aside = checkpoint.rename(checkpoint.with_suffix(".refused"))
+            print(f"{checkpoint} {error}: set aside as {aside.name}, not used", file=sys.stderr, flush=True)
+            continue
+        print(f"{folder.name}: resuming at step {step}", file=sys.stderr, flush=True)
+        record.resume(at_step=step)
+        return checkpoint
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    """The step of a checkpoint, read without running anything that may be hidden in it.
+
+    Raises:
+        ValueError: it is damaged, or a pickle of more than tensors and plain values.
+    """
+    found, expected = sha256(checkpoint)[:DIGEST], checkpoint.stem.removeprefix("last-")
+    if found != expected:
+        raise ValueError(f"has sha256 {found}..., but was written with {expected}...")
     try:
-        step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        print(
-            f"{checkpoint} cannot be read ({str(error).splitlines()[0]}): starting from the beginning", file=sys.stderr
-        )
-        checkpoint.unlink()
-        return None
-    print(f"{checkpoint.parent.name}: resuming at step {step}", file=sys.stderr, flush=True)
-    record.resume(at_step=step)
-    return checkpoint
+        return torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
+    except pickle.UnpicklingError:
+        raise ValueError("is a pickle with code in it, which is never run") from None
 
 
 class ResumeCheckpoint(Callback):
-    """At the end of an epoch, at most every `seconds`: all that is needed to go on exactly, random states included."""
+    """At the end of an epoch, at most every `seconds`: all that is needed to go on exactly, random states included.
 
-    def __init__(self, path: Path, seconds: float):
-        self.path, self.seconds, self.written = path, seconds, time.monotonic()
+    The file is `last-<digest of its content>.ckpt`, so that file and digest appear together, and a damaged one is
+    known before it is opened.
+    """
+
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds, self.written = folder, seconds, time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: PaperModule) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint whole or not at all, then drop earlier ones."""
         due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)
         if due and trainer.current_epoch + 1 < trainer.max_epochs:
-            with replace_file(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
+            whole = self.folder / "checkpoint"
+            with replace_file(whole) if trainer.is_global_zero else nullcontext(whole) as path:
+                trainer.save_checkpoint(path)  # every rank takes part, the first one writes
+            if trainer.is_global_zero:
+                earlier = list(self.folder.glob("last-*.ckpt"))
+                whole.rename(self.folder / f"last-{sha256(whole)[:DIGEST]}.ckpt")
+                for checkpoint in earlier:
+                    checkpoint.unlink()
             self.written = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: PaperModule, checkpoint: dict) -> None:
@@ -239,10 +289,12 @@ def _write_outputs(
     record: "tracking.RunRecord",
 ) -> None:
     with replace_folder(job.folder / "outputs") as out:
+        digests = {}
         for name, tensors in (("weights", module.export()), ("answers", answers)):
-            save_file(tensors, out / f"{name}.safetensors")
-            (out / f"{name}.safetensors").chmod(0o644)  # the library makes it private
-        facts = {**module.facts(), "seed": job.seed, "answers_sha256": sha256(out / "answers.safetensors")}
+            path = out / f"{name}.safetensors"
+            path.write_bytes(save(tensors))
+            digests[f"{name}_sha256"] = sha256(path)
+        facts = {**module.facts(), "seed": job.seed, **digests}
         if job.upstream is not None:
             facts["from"] = json.loads((job.upstream / "facts.json").read_text())
         write_json(out / "facts.json", facts)
@@ -255,9 +307,9 @@ def _write_outputs(
             writer.writerows(rows)
 
 
-def _history(record: "tracking.RunRecord") -> list[dict[str, float]]:
+def _history(record: "tracking.RunRecord") -> list[dict[str, int | float]]:
     """What was logged at each step, without times."""
-    rows: dict[int, dict[str, float]] = {}
+    rows: dict[int, dict[str, int | float]] = {}
     for _, line in tracking.metric_lines(record.folder / "metrics.jsonl"):
         rows.setdefault(line["step"], {"step": line["step"]}).update(line["m"])
     return [rows[step] for step in sorted(rows)]

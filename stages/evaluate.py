@@ -1,33 +1,38 @@
 """Evaluate trained seeds: data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<arm>/."""
 
 from dataclasses import asdict
+from pathlib import Path
 
-from lightning_modules import tracking
+from lightning_modules import settings, tracking
 from lightning_modules.files import digest, replace_folder, write_json
-from lightning_modules.runs import find_runs
+from lightning_modules.runs import Evaluation, find_runs
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
 
-def main() -> None:
-    """Call the paper's evaluation with all seeds, and write its numbers, figures and files."""
-    from hydra.utils import instantiate
-
-    arguments = stage_arguments("arm")
-    plan = load_plan(arguments.plan)
-    row = plan.row("evaluate", arguments.arm)
-    config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
-    folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
-    evaluation = instantiate(config, _partial_=True, _convert_="all")(find_runs(folder), row.dataset)
-
+def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
+    """Write the files of an evaluation into `out`, and give back its metrics as they were written, rounded."""
     rounded = {
         seed: {name: round(float(value), 6) for name, value in sorted(metrics.items())}
         for seed, metrics in evaluation.metrics.items()
     }
+    write_json(out / "metrics.json", rounded)
+    write_json(out / "figures.json", [asdict(figure) for figure in evaluation.figures])
+    for name, content in evaluation.files.items():
+        (out / name).write_bytes(content)
+    return rounded
+
+
+def main() -> None:
+    """Call the paper's evaluation with all seeds, and write its numbers, figures and files."""
+    arguments = stage_arguments("arm")
+    plan = load_plan(arguments.plan)
+    row = plan.row("evaluate", arguments.arm)
+    config = compose(plan.preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]["evaluate"]
+    folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
+    where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
+    evaluation = settings.bind(config, where)(find_runs(folder), row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
-        write_json(out / "metrics.json", rounded)
-        write_json(out / "figures.json", [asdict(figure) for figure in evaluation.figures])
-        for name, content in evaluation.files.items():
-            (out / name).write_bytes(content)
+        rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():
         with tracking.open_record(
             experiment=row.system,

@@ -12,16 +12,22 @@ def main() -> None:
     plan = load_plan(arguments.plan)
     row = plan.row("finetune", arguments.arm)
     config = compose(
-        plan.preset, system=row.system, dataset=row.dataset, trainer=trainer_name(), overrides=row.overrides
+        plan.preset,
+        system=row.system,
+        dataset=row.dataset,
+        trainer=trainer_name(),
+        overrides=row.overrides,
+        stage="finetune",
     )
 
     from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
 
     runs = ROOT / "data/runs" / plan.preset
     for protocol in PROTOCOLS:
-        block = config["system"][protocol]
+        recipe = config["system"][protocol]
+        system = {"model": recipe.pop("model"), "data": recipe.pop("data"), protocol: recipe}
         training.train_arm(
-            {"system": {"model": block["model"], "data": block["data"], protocol: block}, "trainer": config["trainer"]},
+            {"system": system, "trainer": config["trainer"]},
             stage=protocol,
             arm=row.arm,
             system=row.system,

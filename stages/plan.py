@@ -1,25 +1,43 @@
 """The experiment plan: `params.yaml` joined with `conf/`, and checked before an output is touched."""
 
 import argparse
-import ctypes
-import difflib
 import os
-import signal
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightning_modules.processes import die_with_parent
+from lightning_modules.settings import meant
+
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tiny", "paper")
 PROTOCOLS = ("finetune", "probe")  # what the finetune stage does with an encoder: blocks of its system's file
-PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "pretrain_from", "finetune", "evaluate")
+PLAN_KEYS = (
+    "preset",
+    "plan",
+    "root",
+    "seeds",
+    "datasets",
+    "pretrain",
+    "pretrain_from",
+    "finetune",
+    "evaluate",
+    "sweep",
+)
 ROW_KEYS = {
     "pretrain": ("system", "dataset", "overrides"),
     "pretrain_from": ("system", "dataset", "from", "overrides"),
     "finetune": ("system", "dataset", "from", "overrides"),
     "evaluate": ("system", "stage", "runs", "overrides"),
+    "sweep": ("system", "runs", "overrides"),
 }
+TRAINING = ("pretrain", "pretrain_from", "finetune")
+SYSTEM_BLOCKS = ("model", "data", "pretrain")
+FURTHER_BLOCKS = {"finetune": PROTOCOLS, "evaluate": ("evaluate",)}  # what a stage needs besides, of its own systems
+CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
 
 
 class PlanError(ValueError):
@@ -35,7 +53,7 @@ class Row:
     overrides: dict
     dataset: str = ""
     start: str = ""
-    stage: str = ""
+    stage: str = "pretrain"
     runs: str = ""
     max_seeds: int | None = None
 
@@ -56,6 +74,7 @@ class Plan:
     pretrain: dict[str, Row]
     finetune: dict[str, Row]
     evaluate: dict[str, Row]
+    sweep: dict[str, Row]
 
     def row(self, stage: str, arm: str) -> Row:
         """The row of an arm.
@@ -65,7 +84,7 @@ class Plan:
         """
         rows = getattr(self, stage)
         if arm not in rows:
-            raise PlanError(f"{self.path}: no arm {arm!r} in `{stage}`{_meant(arm, rows)}")
+            raise PlanError(f"{self.path}: no arm {arm!r} in `{stage}`{meant(arm, rows)}")
         return rows[arm]
 
     def seeds_of(self, row: Row) -> list[int]:
@@ -83,12 +102,6 @@ class Plan:
     def _with_upstream(self, arm: str) -> list[tuple[str, str]]:
         start = self.pretrain[arm].start
         return [*(self._with_upstream(start) if start else ()), ("pretrain", arm)]
-
-
-def _meant(value: object, known: Iterable[str]) -> str:
-    known = [str(k) for k in known]
-    close = difflib.get_close_matches(str(value), known, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def load_plan(path: str | Path = "params.yaml") -> Plan:
@@ -110,15 +123,19 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
         raise PlanError(f"{path}: expected a mapping with the keys {', '.join(PLAN_KEYS)}; got {type(raw).__name__}")
     _keys(raw, PLAN_KEYS, (), str(path))
     if raw["preset"] not in PRESETS:
-        raise PlanError(f"{path}: unknown preset {raw['preset']!r}{_meant(raw['preset'], PRESETS)}")
+        raise PlanError(f"{path}: unknown preset {raw['preset']!r}{meant(raw['preset'], PRESETS)}")
+    _place(raw["plan"], raw["root"], path)
     datasets = _mapping(raw, "datasets", path)
-    first, later, finetune, evaluate = (
+    for name, given in datasets.items():
+        if given not in ({}, None):
+            raise PlanError(f"{path}: datasets.{name} is {given!r}, expected {{}}: its settings lie in conf/dataset/")
+    first, later, finetune, evaluate, sweep = (
         {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()} for stage in ROW_KEYS
     )
     if twice := sorted(first.keys() & later.keys()):
         raise PlanError(f"{path}: {', '.join(twice)} is in `pretrain` and in `pretrain_from`; an arm is in one of them")
     pretrain = first | later
-    plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate)
+    plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate, sweep)
     for stage, rows, upstream in (
         ("pretrain", first, {}),
         ("pretrain_from", later, first),
@@ -127,17 +144,21 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
         for row in rows.values():
             _check_training(plan, stage, row, upstream)
     _check_comparisons(plan)
-    return replace(plan, evaluate={arm: _with_dataset(plan, row) for arm, row in evaluate.items()})
+    evaluate, sweep = (
+        {arm: _with_dataset(plan, stage, row) for arm, row in rows.items()}
+        for stage, rows in (("evaluate", evaluate), ("sweep", sweep))
+    )
+    return replace(plan, evaluate=evaluate, sweep=sweep)
 
 
 def _check_training(plan: Plan, stage: str, row: Row, upstream: dict[str, Row]) -> None:
     where = f"{plan.path}: {stage}.{row.arm}"
     if row.dataset not in plan.datasets:
-        raise PlanError(f"{where}.dataset is {row.dataset!r}{_meant(row.dataset, plan.datasets)}")
+        raise PlanError(f"{where}.dataset is {row.dataset!r}{meant(row.dataset, plan.datasets)}")
     if stage == "pretrain":
         return
     if row.start not in upstream:
-        raise PlanError(f"{where}.from is {row.start!r}{_meant(row.start, upstream)}")
+        raise PlanError(f"{where}.from is {row.start!r}{meant(row.start, upstream)}")
     seeds, available = plan.seeds_of(row), plan.seeds_of(upstream[row.start])
     if len(available) > 1 and not set(seeds) <= set(available):
         raise PlanError(
@@ -157,40 +178,54 @@ def _check_comparisons(plan: Plan) -> None:
             )
 
 
-def _with_dataset(plan: Plan, row: Row) -> Row:
-    """An evaluation with the data set of what it reads."""
+def _with_dataset(plan: Plan, stage: str, row: Row) -> Row:
+    """A row that measures trained runs, with the data set of these."""
     known = {"pretrain": plan.pretrain, "finetune": {each.comparison: each for each in plan.finetune.values()}}
-    where = f"{plan.path}: evaluate.{row.arm}"
+    where = f"{plan.path}: {stage}.{row.arm}"
     if row.stage not in known:
-        raise PlanError(f"{where}.stage is {row.stage!r}{_meant(row.stage, known)}")
+        raise PlanError(f"{where}.stage is {row.stage!r}{meant(row.stage, known)}")
     if row.runs not in known[row.stage]:
-        raise PlanError(f"{where}.runs is {row.runs!r}{_meant(row.runs, known[row.stage])}")
+        raise PlanError(f"{where}.runs is {row.runs!r}{meant(row.runs, known[row.stage])}")
     return replace(row, dataset=known[row.stage][row.runs].dataset)
 
 
 def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
     for key in given:
         if key not in {*required, *optional}:
-            raise PlanError(f"{where}: unknown key {key!r}{_meant(key, [*required, *optional])}")
+            raise PlanError(f"{where}: unknown key {key!r}{meant(key, [*required, *optional])}")
     for key in required:
         if key not in given:
             raise PlanError(f"{where}: the key {key!r} is missing; expected {', '.join(required)}")
 
 
+def _place(plan: object, root: object, path: Path) -> None:
+    """Hold what DVC is told about the plan's place against where it lies."""
+    if not isinstance(plan, str) or not (ROOT / plan).is_file():
+        raise PlanError(f"{path}: `plan` is {plan!r}, expected this file's path from the root, such as params.yaml")
+    if not isinstance(root, str) or ((ROOT / plan).parent / root).resolve() != ROOT.resolve():
+        raise PlanError(f"{path}: `root` is {root!r}, expected the way from {plan}'s folder to the root: . or ../..")
+
+
 def _mapping(raw: dict, key: str, path: Path) -> dict:
-    if not isinstance(raw[key], dict) or not all(isinstance(k, str) for k in raw[key]):
+    if not isinstance(raw[key], dict):
         raise PlanError(f"{path}: `{key}` must map names to settings; got {raw[key]!r}")
+    for name in raw[key]:
+        _name(name, f"{path}: a key of `{key}`")
     return raw[key]
+
+
+def _name(value: object, where: str) -> None:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise PlanError(f"{where} is {value!r}, expected a name of letters, digits, `_`, `.` and `-`")
 
 
 def _row(stage: str, arm: str, row: object, path: Path) -> Row:
     where = f"{path}: {stage}.{arm}"
     if not isinstance(row, dict):
         raise PlanError(f"{where} must have the keys {', '.join(ROW_KEYS[stage])}; got {row!r}")
-    _keys(row, ROW_KEYS[stage], () if stage == "evaluate" else ("max_seeds",), where)
+    _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage in TRAINING else (), where)
     for key in ROW_KEYS[stage][:-1]:
-        if not isinstance(row[key], str):
-            raise PlanError(f"{where}.{key} must be a name; got {row[key]!r}")
+        _name(row[key], f"{where}.{key}")
     most = row.get("max_seeds")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise PlanError(f"{where}.max_seeds must be a positive whole number; got {most!r}")
@@ -214,14 +249,25 @@ def _seeds(seeds: object, path: Path) -> list[int]:
 
 
 def compose(
-    preset: str, *, system: str = "", dataset: str = "", trainer: str = "", overrides: dict | None = None
+    preset: str,
+    *,
+    system: str = "",
+    dataset: str = "",
+    trainer: str = "",
+    sweep: str = "",
+    machines: str = "",
+    overrides: dict | None = None,
+    stage: str = "",
 ) -> dict:
-    """The resolved configuration of one stage: any of the groups `system`, `dataset` and `trainer` of `conf/`.
+    """The resolved configuration of one stage: any of the groups of `conf/`.
 
-    `overrides` are keys of the system file, nested or dotted: `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
+    `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
+    `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
+
+    `stage` is the one that it is for, so that what this stage needs of a system must be there.
 
     Raises:
-        PlanError: no such file, or a key that it does not have.
+        PlanError: no such file, a key that it does not have, or a missing one.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -231,28 +277,56 @@ def compose(
         "system": system and f"{system}/{preset}",
         "dataset": dataset and f"{dataset}/{preset}",
         "trainer": trainer,
+        "sweep": sweep,
+        "sweep/machines": machines,
     }
+    block = "sweep" if sweep else "system"
     lines = [f"{group}={choice}" for group, choice in choices.items() if choice]
     for group, choice in choices.items():
         folder = ROOT / "conf" / group
         if choice and not (folder / f"{choice}.yaml").is_file():
             known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{_meant(choice, known)}")
+            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{meant(choice, known)}")
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra_compose("config", overrides=lines)
-        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get("system") or {})]
+        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get(block) or {})]
         for key, value in _leaves(overrides or {}):
             if key not in known or key.rpartition(".")[2].startswith("_"):
                 raise PlanError(
-                    f"overrides: {key!r} is no setting of conf/system/{system}/{preset}.yaml{_meant(key, known)}"
+                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
                 )
-            OmegaConf.update(config.system, key, value, merge=False)
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            OmegaConf.update(config[block], key, value, merge=False)
+        composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except PlanError:
         raise
     except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
         raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
+    for group, choice in choices.items():
+        if choice and group in composed:  # the settings of machines are a part of those of the sweep
+            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage, ()), f"conf/{group}/{choice}.yaml")
+    return composed
+
+
+def _blocks(group: str, tree: object, further: Iterable[str], where: str) -> None:
+    """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
+    if not isinstance(tree, dict):
+        raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
+    called = {"": tree} if group == "dataset" else {}
+    if group == "system":
+        known = {block for blocks in FURTHER_BLOCKS.values() for block in blocks}
+        _keys(tree, (*SYSTEM_BLOCKS, *further), known, where)
+        recipes = {name: tree[name] for name in ("pretrain", *PROTOCOLS) if name in tree}
+        for name, recipe in recipes.items():
+            if not isinstance(recipe, dict):
+                raise PlanError(f"{where}: `{name}` must map keys to values; got {recipe!r}")
+        called = {name: tree[name] for name in CALLED_BLOCKS if name in tree}
+        called |= {
+            f"{n}.{part}": r.get(part) for n, r in recipes.items() if n in PROTOCOLS for part in ("model", "data")
+        }
+    for name, block in called.items():
+        if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
+            raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -271,13 +345,36 @@ def check(plan: Plan) -> None:
     """
     for dataset in plan.datasets:
         compose(plan.preset, dataset=dataset)
-    for stage in ("pretrain", "finetune", "evaluate"):
+    for stage in ("pretrain", "finetune", "evaluate", "sweep"):
         for row in getattr(plan, stage).values():
             try:
-                compose(plan.preset, system=row.system, overrides=row.overrides)
+                sweep = "cached" if stage == "sweep" else ""
+                compose(plan.preset, system=row.system, sweep=sweep, overrides=row.overrides, stage=stage)
             except PlanError as error:
                 raise PlanError(f"{plan.path}: {stage}.{row.arm}: {error}") from None
     compose(plan.preset, trainer=trainer_name())
+
+
+def check_claims(plan: Plan) -> None:
+    """Check that every claim to be judged names arms of the plan.
+
+    For `make check`, not for a stage: who runs a part of a plan is told in the report what is missing.
+
+    Raises:
+        ValueError: a claim names an arm that the plan does not evaluate.
+    """
+    from lightning_modules.metrics import claims
+
+    for stem in sorted({row.system for row in plan.evaluate.values()}):
+        facts = claims.load_facts(ROOT / "lightning_modules" / f"{stem}.yaml")
+        claims.check_plan(facts, plan.evaluate, plan.preset)
+
+
+def main() -> None:
+    """What `make check-plan` runs."""
+    plan = load_plan(stage_arguments().plan)
+    check(plan)
+    check_claims(plan)
 
 
 def trainer_name() -> str:
@@ -296,16 +393,15 @@ def stage_arguments(*names: str) -> argparse.Namespace:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage as a child that dies with its parent and ends a user's error in one line and exit code 1."""
-    if sys.platform == "linux":  # SIGTERM to dvc would leave the stage running, and writing, as an orphan
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)
+    die_with_parent()  # SIGTERM to dvc would leave the stage running, and writing
     os.chdir(ROOT)
     try:
         main()
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename}: no such file or folder")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    run_stage(lambda: check(load_plan(stage_arguments().plan)))
+    run_stage(main)

@@ -6,6 +6,7 @@ which the runner and the report tell what is missing.
 
 import sys
 
+from lightning_modules import settings
 from lightning_modules.datasets.download import DataUnavailable
 from lightning_modules.files import ROOT, scratch
 from stages.plan import compose, load_plan, run_stage, stage_arguments
@@ -13,15 +14,13 @@ from stages.plan import compose, load_plan, run_stage, stage_arguments
 
 def main() -> None:
     """Call the data set's `prepare`."""
-    from hydra.utils import get_method
-
     arguments = stage_arguments("name")
     preset = load_plan(arguments.plan).preset
     notice = scratch() / "unavailable" / f"{arguments.name}-{preset}.txt"
     config = compose(preset, dataset=arguments.name)["dataset"]
-    prepare = get_method(config.pop("_target_"))
+    prepare = settings.bind(config, f"conf/dataset/{arguments.name}/{preset}.yaml")
     try:
-        prepare(ROOT / "data/datasets" / arguments.name / preset, **config)
+        prepare(ROOT / "data/datasets" / arguments.name / preset)
     except DataUnavailable as error:
         notice.parent.mkdir(parents=True, exist_ok=True)
         notice.write_text(f"{error}\n")

@@ -6,7 +6,7 @@ Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them
 import argparse
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lightning_modules import tracking
@@ -30,6 +30,15 @@ def read_arm(
     return page.Arm(row.arm, plan.trained(row), sorted(by_seed), summary, drawn), by_seed
 
 
+def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:
+    """A sweep as the page shows it, with its statement."""
+    name = f"sweep-{row.arm}"
+    shown, _ = read_arm(plan, replace(row, arm=name), results / name, unavailable)
+    if not shown.missing:
+        shown.statement = json.loads((results / name / "study.json").read_text())["statement"]
+    return shown
+
+
 def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[page.Paper]:
     """Facts, verdicts and arms of every paper of the plan, in its order."""
     read = {
@@ -42,7 +51,12 @@ def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[pag
     for stem in dict.fromkeys(row.system for row in plan.evaluate.values()):
         facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
         arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
-        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms))
+        sweeps = [
+            read_sweep(plan, row, root / "data/results" / plan.preset, unavailable)
+            for row in plan.sweep.values()
+            if row.system == stem
+        ]
+        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms, sweeps))
     return papers
 
 
@@ -53,7 +67,7 @@ def page_of(plan: Plan) -> Path:
 
 def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
     """Write the report, whole or not at all."""
-    arms = [arm for paper in papers for arm in paper.arms if not arm.missing]
+    arms = [arm for paper in papers for arm in paper.arms + paper.sweeps if not arm.missing]
     with replace_folder(folder) as out:
         write_json(out / "claims.json", [row for paper in papers for row in paper.rows])
         write_json(out / "metrics.json", {arm.name: arm.metrics for arm in arms})

@@ -12,13 +12,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import yaml
+from stages.plan import PROTOCOLS, ROOT, compose, load_plan, run_stage, stage_arguments
 
-from stages.plan import PROTOCOLS, ROOT, load_plan, run_stage, stage_arguments
-
-RECORDS_ONLY = {
-    f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")
-}  # cannot change a result
+RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
+    *(f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")),
+    *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
+}
 BLOCKS = {"pretrain": ("model", "data"), "finetune": PROTOCOLS, "evaluate": ("evaluate",)}
 
 
@@ -62,9 +61,10 @@ def closure(roots: Iterable[Path]) -> dict[str, str]:
     while todo:
         path = todo.pop()
         name = path.relative_to(ROOT).as_posix()
-        if name not in found and name not in RECORDS_ONLY:
+        if name not in found:
             found[name] = digest(path)
-            todo += imported(path) if path.suffix == ".py" else []
+            imports = imported(path) if path.suffix == ".py" else ()
+            todo += [file for file in imports if file.relative_to(ROOT).as_posix() not in RECORDS_ONLY]
     return dict(sorted(found.items()))
 
 
@@ -78,17 +78,18 @@ def targets(tree: object) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Write one manifest for each data set, each stage of each system, and the report."""
+    """Write one manifest for each data set, each stage of each system, the sweeps, and the report."""
     plan = load_plan(stage_arguments().plan)
-    script, conf, out = ROOT / "stages", ROOT / "conf", ROOT / "data/sources" / plan.preset
+    script, out = ROOT / "stages", ROOT / "data/sources" / plan.preset
     manifests = {}
     for name in plan.datasets:
-        tree = yaml.safe_load((conf / "dataset" / name / f"{plan.preset}.yaml").read_text())
+        tree = compose(plan.preset, dataset=name)["dataset"]
         manifests[f"prepare.{name}"] = [script / "prepare.py", *targets(tree)]
     for stage, blocks in BLOCKS.items():
         for system in {row.system for row in getattr(plan, stage).values()}:
-            tree = yaml.safe_load((conf / "system" / system / f"{plan.preset}.yaml").read_text())
+            tree = compose(plan.preset, system=system)["system"]
             manifests[f"{stage}.{system}"] = [script / f"{stage}.py", *targets({key: tree[key] for key in blocks})]
+    manifests["sweep"] = [script / "sweep.py", *targets(compose(plan.preset, sweep="cached")["sweep"])]
     facts = [ROOT / "lightning_modules" / f"{row.system}.yaml" for row in plan.evaluate.values()]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
     manifests["report"] = [script / "report.py", *facts, *page]

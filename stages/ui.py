@@ -1,40 +1,77 @@
-"""Open MLflow's pages over all runs: `make ui`."""
+"""Open the pages over all runs (MLflow, `make ui`) or over a study (optuna-dashboard, `make dashboard`)."""
 
 import argparse
 import os
 import socket
 import sys
 
-from lightning_modules.files import ROOT
+from lightning_modules.files import ROOT, scratch
+from stages.page.machine import TRAINING
 from stages.plan import run_stage
 
 
-def free_port(port: int) -> int:
+def free_port(port: int, command: str) -> int:
     """The port, if nobody listens on it.
 
     Raises:
-        ValueError: it is taken; the message says how to choose another.
+        ValueError: it is none, or taken; the message says how `command` chooses another.
     """
+    if not 1024 <= port <= 65535:
+        raise ValueError(f"port {port} is none that a user can open; choose one from 1024 to 65535, e.g. 5001")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise ValueError(f"port {port} is taken; choose another, e.g. `make ui PORT={port + 1}`") from None
+            raise ValueError(
+                f"port {port} is taken; expected a free one: choose another, e.g. `make {command} PORT={port + 1}`"
+            ) from None
     return port
 
 
-def main() -> None:
+def mlflow(port: int) -> None:
     """Replace this process by MLflow's server."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=5000)
-    port = free_port(parser.parse_args().port)
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
     if store.startswith("http"):
         raise SystemExit(f"MLFLOW_TRACKING_URI names a server that is already up: open {store}")
-    print(f"http://127.0.0.1:{port}", flush=True)
+    print(f"http://127.0.0.1:{port}/#/experiments{TRAINING}", flush=True)
     command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--workers", "1"])
+
+
+def dashboard(port: int, study: str, storage: str | None) -> None:
+    """Serve optuna-dashboard on a study's storage until interrupted.
+
+    Raises:
+        ValueError: there is no such study on this machine.
+    """
+    folder = scratch() / "sweeps"
+    known = sorted(path.stem for path in folder.glob("*.journal"))
+    if storage is None and study not in known:
+        raise ValueError(
+            f"no study {study!r} in {folder}; expected one of: {', '.join(known) or 'none yet'}. `make sweep` and "
+            "`dvc repro sweep` make them; STUDY=... chooses one."
+        )
+    import optuna_dashboard
+
+    from lightning_modules.tasks.studies import open_storage
+
+    print(f"http://127.0.0.1:{port}", flush=True)
+    optuna_dashboard.run_server(open_storage(storage, study, folder)[0], host="127.0.0.1", port=port)
+
+
+def main() -> None:
+    """Check the port, then serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--study", help="open this study in optuna-dashboard instead of MLflow")
+    parser.add_argument("--storage", default=os.environ.get("REPRISE_STORAGE"), help="its storage, if not a journal")
+    arguments = parser.parse_args()
+    port = free_port(arguments.port, "dashboard" if arguments.study else "ui")
+    if arguments.study:
+        dashboard(port, arguments.study, arguments.storage or None)
+    else:
+        mlflow(port)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ class Copy:
         plan["datasets"] = {name: {} for name in datasets}
         plan["pretrain"] = {a: r for a, r in plan["pretrain"].items() if r["dataset"] in datasets}
         plan |= {"pretrain_from": {}, "finetune": {}}
-        plan["evaluate"] = {a: r for a, r in plan["evaluate"].items() if r["runs"] in plan["pretrain"]}
+        for stage in ("evaluate", "sweep"):
+            plan[stage] = {a: r for a, r in plan[stage].items() if r["runs"] in plan["pretrain"]}
         for row in plan["pretrain"].values():
             row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
         (folder / "params.yaml").write_text(yaml.safe_dump(plan))

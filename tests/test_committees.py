@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import load
 
 from lightning_modules import committees
+from lightning_modules.files import sha256
 from lightning_modules.layers.committee import Committee
 from lightning_modules.tasks import ensembling
 from lightning_modules.tasks.cascades import Cascade, run_cascade
@@ -153,6 +154,7 @@ def test_a_run_without_a_member_s_weights_is_refused(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"other": np.zeros(1, dtype=np.float32)}, tmp_path / "weights.safetensors")
+    run.facts["weights_sha256"] = sha256(tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match=r"no weights of 'mlp-h\d+#0'"):
         committees.evaluate([run], "made_up", **CHOICES)
 

@@ -85,7 +85,7 @@ def test_a_training_killed_with_kill_9_ends_with_the_numbers_of_an_unbroken_one(
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not list((killed.folder / ".scratch/training").glob("*/last.ckpt")) and process.poll() is None:
+    while not list((killed.folder / ".scratch/training").glob("*/last-*.ckpt")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert process.poll() is None, "ended before it could be killed"

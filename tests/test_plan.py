@@ -24,6 +24,10 @@ def row(plan):
     return plan["pretrain"]["committees-digits"]
 
 
+def sweep(plan):
+    return plan["sweep"]["committees-digits"]
+
+
 @pytest.mark.parametrize("path", ["params.yaml", "presets/paper/params.yaml"])
 def test_the_plans_in_the_repository_hold(path):
     check(load_plan(path))
@@ -55,6 +59,9 @@ def test_the_plans_in_the_repository_hold(path):
         (lambda p: p["evaluate"]["maskalign-mnist"].update(stage="finetunes"), "did you mean 'finetune'"),
         (lambda p: p["evaluate"]["maskalign-mnist"].update(runs="maskalign"), "did you mean 'maskalign-mnist'"),
         (lambda p: p["evaluate"]["committees-mnist"].update(runs="comittees-mnist"), "did you mean 'committees-mnist'"),
+        (lambda p: p.pop("sweep"), "the key 'sweep' is missing"),
+        (lambda p: sweep(p).update(runs="comittees-digits"), "sweep.committees-digits.runs .* 'committees-digits'"),
+        (lambda p: sweep(p).update(trials=9), "sweep.committees-digits: unknown key 'trials'"),
     ],
 )
 def test_a_mistake_in_the_plan_is_named_with_the_way_out(tmp_path, change, message):
@@ -69,6 +76,7 @@ def test_a_mistake_in_the_plan_is_named_with_the_way_out(tmp_path, change, messa
         (lambda p: row(p).update(overrides={"model": {"width": [8]}}), "did you mean 'model.widths'"),
         (lambda p: row(p).update(overrides={"model._target_": "os.system"}), "is no setting"),
         (lambda p: p["datasets"].update(mnits={}), "did you mean 'mnist/tiny'"),
+        (lambda p: sweep(p).update(overrides={"trails": 9}), "no setting of conf/sweep/cached.yaml; .* 'trials'"),
     ],
 )
 def test_a_mistake_in_what_the_plan_composes_is_named(tmp_path, change, message):

@@ -88,6 +88,7 @@ def project(tmp_path, monkeypatch):
         "pretrain": {arm: row(arm, dataset=data) for arm, data in ARMS.items()},
         "pretrain_from": {}, "finetune": {},
         "evaluate": {arm: row(arm, stage="pretrain", runs=arm) for arm in ARMS},
+        "sweep": {arm: row(arm, runs=arm) for arm in ("alpha-digits", "alpha-mnist")},
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(plan))
     metrics = {
@@ -95,11 +96,13 @@ def project(tmp_path, monkeypatch):
         for seed in range(4)
     }
     del metrics[3]["single_seed"]
-    for arm in ("alpha-digits", "beta-digits"):
+    for arm in ("alpha-digits", "beta-digits", "sweep-alpha-digits"):
         folder = tmp_path / "data/results/tiny" / arm
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "figures.json").write_text(json.dumps([FIGURE]))
+    study = {"statement": f"Ensembles start to win at 9,000 MACs {HOSTILE}."}
+    (tmp_path / "data/results/tiny/sweep-alpha-digits/study.json").write_text(json.dumps(study))
     (tmp_path / ".scratch/unavailable").mkdir(parents=True)
     (tmp_path / ".scratch/unavailable/mnist-tiny.txt").write_text(f"mnist: nobody answered {HOSTILE}\n")
     return tmp_path
@@ -168,6 +171,13 @@ def test_every_verdict_is_reached_with_its_reason(project):
     assert "mnist: nobody answered" in text
 
 
+def test_a_sweep_is_shown_with_its_statement_and_one_without_results_says_why(project):
+    _, _, reader = made(project)
+    text = "".join(reader.text)
+    assert f"Ensembles start to win at 9,000 MACs {HOSTILE}." in text
+    assert "No results, data set mnist was not to be had." in text
+
+
 def test_two_runs_give_the_same_bytes_and_name_no_place(project):
     def tree(folder):
         return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -213,7 +223,7 @@ def test_ids_are_unique_and_links_within_the_page_lead_somewhere(project):
 def test_metrics_and_points_for_dvc(project):
     folder, _, _ = made(project)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == {"alpha-digits", "beta-digits"}
+    assert set(metrics) == {"alpha-digits", "beta-digits", "sweep-alpha-digits"}
     assert metrics["beta-digits"]["single_seed"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
     rows = list(csv.DictReader((folder / "plots/figures.csv").read_text().splitlines()))
     assert rows[0] == {
@@ -266,7 +276,7 @@ def test_facts_of_the_machine_stay_out_of_the_page(project):
     assert (found["time"], found["memory"], found["hardware"]) == ("1 min 20 s", "120 MiB RAM", "Fast, 2 cores")
     assert found["latency"] == "0.5 to 2 (batch 1)"
     assert [run["name"] for run in found["runs"]] == ["seed 0", "seed 1", "seed 2", "seed 3"]
-    assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc"
+    assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc?workflowType=machine_learning"
     assert found["runs"][0]["url"] is None
 
 

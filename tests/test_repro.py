@@ -14,7 +14,10 @@ STAND_IN = """
 import json, os, pathlib, sys, time
 name, folder = sys.argv[-1], pathlib.Path({folder!r})
 facts = {{"start": time.monotonic(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}
-time.sleep(0.05)
+(folder / f"started-{{name}}").touch()
+for other in {together!r} if name in {together!r} else "":  # go on only when the other has started, too
+    while not (folder / f"started-{{other}}").exists() and time.monotonic() < facts["start"] + 20:
+        time.sleep(0.01)
 (folder / (name + ".json")).write_text(json.dumps({{**facts, "end": time.monotonic()}}))
 sys.exit(name in {failing!r})
 """
@@ -26,8 +29,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.delenv("REPRISE_WORKERS", raising=False)
     graph = networkx.DiGraph([("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")])  # an edge points to what is needed
 
-    def start(slots, todo="abcd", failing=()):
-        (tmp_path / "dvc.py").write_text(STAND_IN.format(folder=str(tmp_path), failing=list(failing)))
+    def start(slots, todo="abcd", failing=(), together=""):
+        code = STAND_IN.format(folder=str(tmp_path), failing=list(failing), together=together)
+        (tmp_path / "dvc.py").write_text(code)
         runner = Runner(graph, set(todo), slots=slots, launch=[sys.executable, str(tmp_path / "dvc.py")])
         runner.run()
         return runner, {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("?.json")}
@@ -36,7 +40,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_stage_starts_when_all_it_needs_is_done(run):
-    runner, facts = run(["", ""])
+    runner, facts = run(["", ""], together="bc")
     assert runner.done == set("abcd") and not runner.failed
     for name, needs in (("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")):
         assert facts[name]["start"] >= facts[needs]["end"]
@@ -50,7 +54,7 @@ def test_one_slot_runs_one_stage_at_a_time(run):
 
 
 def test_each_slot_has_its_device(run):
-    _, facts = run(["0", "1"])
+    _, facts = run(["0", "1"], together="bc")
     assert {facts["b"]["gpu"], facts["c"]["gpu"]} == {"0", "1"}
 
 

@@ -567,18 +567,18 @@ def test_a_mirror_whose_lock_was_deleted_leaves_the_field(base, monkeypatch):
 
 
 class Server:
-    """An MLflow server on a SQLite file and a loopback port; `kill` is kill -9 for all its processes."""
+    """An MLflow server on a database and a loopback port; `kill` is kill -9 for all its processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
+        self._folder, self._store = folder, store
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        arguments = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
+        arguments = ["--backend-store-uri", self._store]
         arguments += ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *arguments, "--host", "127.0.0.1", "--port", str(self.port)],
@@ -588,7 +588,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        until(self._answers, 120)
+        until(self._answers, 300)  # the first start makes the tables
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError):
@@ -633,9 +633,13 @@ class SlowProxy(socketserver.ThreadingTCPServer):
 
 
 @pytest.fixture
-def server(base, empty_database):
+def server(request, base, empty_database):
+    """On a SQLite file, or on PostgreSQL where the test asks for it."""
+    store = f"sqlite:///{base}/server.db"
     (base / "server.db").write_bytes(empty_database)
-    server = Server(base)
+    if getattr(request, "param", "sqlite") == "postgresql":
+        store = request.getfixturevalue("postgresql")
+    server = Server(base, store)
     yield server
     server.kill()
 
@@ -677,6 +681,7 @@ with tracking.open_record(**RUN | {{"seed": {seed}}}, params={{"lr": 0.1}}) as r
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
 def test_a_server_that_comes_late_and_is_killed_twice_gets_everything_once(base, server, start_follower):
     trainings = [slow_training(seed, steps=1000) for seed in range(2)]
     start_follower(server.uri, linger=600.0)

@@ -6,8 +6,19 @@ Only raw Philox words are drawn: numpy promises their stream, while `Generator.p
 from collections.abc import Mapping
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
+
+from lightning_modules.settings import STRICT, Count
 
 SPLITS, ORDER, AUGMENTATION = range(3)  # purposes: no two of them share random words
+
+
+class Part(TypedDict):
+    """Where a split comes from, and how many of its rows it takes; null for all of them."""
+
+    __pydantic_config__ = STRICT
+    source: str
+    rows: Count | None
 
 
 def random_words(n: int, seed: int, purpose: int, copy: int = 0, epoch: int = 0) -> np.ndarray:

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from lightning_modules.base import PaperModule, decay_groups
+from lightning_modules.base import PaperModule, ProbeRecipe, TransformerRecipe, decay_groups
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.vision import VisionTransformer, encoder_weights, load_strictly
 from lightning_modules.tasks.augmentation import Mix, Preprocess
-from lightning_modules.tasks.labelled import LabelledImages
+from lightning_modules.tasks.labelled import LabelledImages, check_images
 
 POOLS = ("mean", "cls")
 
@@ -37,6 +37,8 @@ class FineTune(PaperModule):
     Raises:
         ValueError: `pool` is unknown.
     """
+
+    recipe_form = TransformerRecipe
 
     def __init__(
         self,
@@ -61,6 +63,10 @@ class FineTune(PaperModule):
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
         self.pool, self.layer_decay = pool, layer_decay
+
+    def check_data(self, data: LabelledImages) -> None:
+        """See `check_labelled`."""
+        check_labelled(data, self.encoder, self.head)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy with mixed, smoothed labels."""
@@ -116,6 +122,8 @@ class LinearProbe(PaperModule):
         pool: `cls` or `mean`, of the normalised tokens.
     """
 
+    recipe_form = ProbeRecipe
+
     def __init__(
         self,
         *,
@@ -135,6 +143,10 @@ class LinearProbe(PaperModule):
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.pool = pool
+
+    def check_data(self, data: LabelledImages) -> None:
+        """See `check_labelled`."""
+        check_labelled(data, self.encoder.network, self.head)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of the head alone."""
@@ -166,6 +178,17 @@ class LinearProbe(PaperModule):
             ValueError: it is of another architecture.
         """
         load_strictly(self.encoder.network, encoder_weights(weights), "the pre-trained encoder")
+
+
+def check_labelled(data: LabelledImages, encoder: VisionTransformer, head: nn.Linear) -> None:
+    """Refuse data that an encoder or a head cannot read.
+
+    Raises:
+        ValueError: images of another shape, or more classes than there are logits.
+    """
+    check_images(data, encoder)
+    if data.num_classes > head.out_features:
+        raise ValueError(f"model.num_classes is {head.out_features}, but the data has {data.num_classes} classes.")
 
 
 @torch.no_grad()

@@ -378,10 +378,10 @@ def _check_logits(what: str, logits: np.ndarray, samples: int, classes: int) -> 
             f"{what}: {len(logits)} rows of logits for {samples} labels. Members must answer the same samples in the "
             "same order."
         )
-    if np.isnan(logits).any():
+    if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
         raise ValueError(
-            f"{what}: {int(np.isnan(logits).any(axis=1).sum())} rows of logits are NaN: this member's training "
-            "diverged. Lower its learning rate or remove it from the pool."
+            f"{what}: {bad} rows of logits are NaN or infinite: this member's training diverged. Lower its learning "
+            "rate or remove it from the pool."
         )
 
 

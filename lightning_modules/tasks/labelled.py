@@ -1,19 +1,22 @@
 """Labelled images for one network or a pool of members, each in its own order; a batch depends on its place alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int, UInt8
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import AUGMENTATION, ORDER, draw_splits, permutation, random_words
+from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
+from lightning_modules.settings import Count
 
 AUGMENTATIONS = ("none", "crop_flip")
 CROP_PADDING = 4  # pixels of zeros on each side before the random crop (WRN paper, section 3)
@@ -32,6 +35,9 @@ class LabelledImages(LightningDataModule):
         centre_crop: side and share of the central square that encoded images are cut and scaled to, `[600, 0.875]`;
             null for images stored raw.
         fit_to: (channels, height, width) that smaller or grey images are brought to, see `fit`; null to leave them.
+
+    Raises:
+        ValueError: a split is missing or unknown, or the augmentation or crop is none.
     """
 
     def __init__(
@@ -39,15 +45,16 @@ class LabelledImages(LightningDataModule):
         *,
         folder: Path,
         seed: int,
-        splits: dict[str, dict],
-        copies: int | None,
-        batch_size: int,
-        evaluation_batch_size: int,
+        splits: dict[str, Part],
+        copies: Count | None,
+        batch_size: Count,
+        evaluation_batch_size: Count,
         augmentation: str,
-        centre_crop: list | None,
-        fit_to: list[int] | None = None,
+        centre_crop: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None,
+        fit_to: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None,
     ):
         super().__init__()
+        _check(splits, augmentation, centre_crop)
         self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.augmentation, self.centre_crop, self.fit_to = augmentation, centre_crop, fit_to
@@ -62,8 +69,37 @@ class LabelledImages(LightningDataModule):
         """The stored splits that this seed draws from, whole."""
         return {source: storage.read(self.folder, source) for source in sorted({s for s, _ in self.rows.values()})}
 
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that a network gets.
+
+        Raises:
+            ValueError: encoded images without a crop, or raw ones with one.
+        """
+        card = storage.card(self.folder)
+        if (self.centre_crop is None) != (card["codec"] == "raw"):
+            raise ValueError(
+                f"centre_crop is {self.centre_crop}, but the images are stored as {card['codec']}: raw ones take null, "
+                "encoded ones a side and a share such as [600, 0.875]."
+            )
+        if self.fit_to is not None:
+            channels, height, width = self.fit_to
+            return height, width, channels
+        return tuple(card["image_shape"]) if self.centre_crop is None else (int(self.centre_crop[0]),) * 2 + (3,)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return storage.card(self.folder)["num_classes"]
+
     def train_dataloader(self) -> DataLoader:
-        """The training batches, the epoch set by Lightning."""
+        """The training batches, the epoch set by Lightning.
+
+        Raises:
+            ValueError: there is no split to train on.
+        """
+        if "train" not in self.rows:
+            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
         source, rows = self.rows["train"]
         columns = self.sources[source]
         batches = MemberBatches(
@@ -87,7 +123,7 @@ class LabelledImages(LightningDataModule):
     def _images(self, stored: np.ndarray) -> UInt8[Tensor, "rows channels height width"]:
         if self.centre_crop is not None:
             side, share = self.centre_crop
-            stored = np.stack([centre_square(storage.decode(image), side, share) for image in stored])
+            stored = np.stack([centre_square(storage.decode(image), int(side), share) for image in stored])
         images = torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))
         return images if self.fit_to is None else fit(images, self.fit_to)
 
@@ -107,6 +143,31 @@ def fit(
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     padded = F.pad(images, [left, width - size[1] - left, top, height - size[0] - top])
     return padded.expand(rows, channels, height, width)
+
+
+def _check(splits: Mapping[str, Part], augmentation: str, centre_crop: list[int | float] | None) -> None:
+    if not splits or not set(splits) <= {"train", "val", "test"}:
+        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"augmentation ({augmentation!r}) must be one of {', '.join(AUGMENTATIONS)}.")
+    if centre_crop is not None and not (float(centre_crop[0]).is_integer() and centre_crop[0] >= 1):
+        raise ValueError(f"centre_crop ({centre_crop}) must begin with a whole number of pixels.")
+    if centre_crop is not None and not 0 < centre_crop[1] <= 1:
+        raise ValueError(f"centre_crop ({centre_crop}) must end with a share of the shorter edge, above 0, at most 1.")
+
+
+def check_images(data: LabelledImages, encoder: nn.Module) -> None:
+    """Refuse data whose batches a vision transformer cannot read.
+
+    Raises:
+        ValueError: batches of several copies, or images of another shape.
+    """
+    if data.copies is not None:
+        raise ValueError(f"data.copies is {data.copies}, but this is one network: it must be null.")
+    height, width, channels = data.image_shape
+    expected = (encoder.channels, encoder.image_size, encoder.image_size)
+    if (channels, height, width) != expected:
+        raise ValueError(f"the encoder reads images of shape {expected}, but the data has {channels, height, width}.")
 
 
 def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int, share: float) -> UInt8[np.ndarray, "side side 3"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from lightning_modules.base import PaperModule, decay_groups
+from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.layers.encoders import make_teacher
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.transformer import Block
@@ -30,6 +30,7 @@ from lightning_modules.layers.vision import (
 )
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.tasks.labelled import LabelledImages, check_images
 
 
 class Decoder(nn.Module):
@@ -76,6 +77,8 @@ class MaskedAutoencoder(PaperModule):
         ValueError: no patch is hidden, so that there is nothing to predict; or the teacher's grid is another.
     """
 
+    recipe_form = TransformerRecipe
+
     def __init__(
         self,
         *,
@@ -114,6 +117,10 @@ class MaskedAutoencoder(PaperModule):
             out_dim=self.teacher.network.dim if features else pixels,
         )
         self.norm_pixels = norm_pixels
+
+    def check_data(self, data: LabelledImages) -> None:
+        """See `check_images`."""
+        check_images(data, self.encoder)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Hide patches, encode the rest, predict what is hidden."""

@@ -8,10 +8,12 @@ Read `Members.training_step` first, then `Members.answers`, which is all that an
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules import pretrained
@@ -20,10 +22,12 @@ from lightning_modules.layers.convolution import SmallConvNet, WideResNet
 from lightning_modules.layers.mlp import MLP
 from lightning_modules.layers.stack import Stack
 from lightning_modules.metrics.compute import count_macs, count_parameters, latency
+from lightning_modules.settings import Count, Positive
 from lightning_modules.tasks.labelled import LabelledImages
 
 TRAINED = ("mlp", "convnet", "wide_resnet")
 LATENCY_BATCHES = (1, 64)
+Size = Annotated[int, Field(ge=1, le=16_384)]  # of a layer or an image: what a mistyped zero makes of it still fits
 
 
 class Normalise(nn.Module):
@@ -75,20 +79,21 @@ class Members(PaperModule):
         self,
         *,
         family: str,
-        widths: list[int],
-        depth: int | None,
-        copies: int,
+        widths: list[Size],
+        depth: Annotated[int, Field(ge=1, le=1000)] | None,
+        copies: Annotated[int, Field(ge=1, le=1000)],
         names: list[str],
-        image_shape: list[int],
-        num_classes: int,
-        resolutions: list[int] | list[list[int]],
-        pixel_scale: int,
+        image_shape: Annotated[list[Size], Field(min_length=3, max_length=3)],
+        num_classes: Annotated[int, Field(ge=2, le=1_000_000)],
+        resolutions: list[Size] | list[list[Size]],
+        pixel_scale: Count,
         pixel_mean: list[float],
-        pixel_std: list[float],
+        pixel_std: list[Positive],
         how: str = "auto",
     ):
         super().__init__()
-        _check(family, widths, depth, copies, names, image_shape, resolutions)
+        _check(family, widths, depth, copies, names, resolutions)
+        _check_images(family, image_shape, resolutions, pixel_mean, pixel_std)
         self.family, self.depth, self.copies = family, depth, copies
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
         self.pixel_scale = pixel_scale
@@ -107,6 +112,19 @@ class Members(PaperModule):
     def _build(self, width: int) -> list[nn.Module]:
         shape = self.image_shape, self.num_classes
         return [build_network(self.family, width, self.depth, *shape) for _ in range(self.copies)]
+
+    def check_data(self, data: LabelledImages) -> None:
+        """Refuse images of another shape, more classes than logits, copies without an order, and splits left out."""
+        if not {"val", "test"} <= set(data.splits):
+            raise ValueError(f"data.splits has {list(data.splits)}, expected val, test and, to train, train.")
+        channels, height, width = self.image_shape
+        if data.image_shape != (height, width, channels):
+            height, width, channels = data.image_shape
+            raise ValueError(f"model.image_shape is {self.image_shape}, but the data has {channels, height, width}.")
+        if data.num_classes > self.num_classes:
+            raise ValueError(f"model.num_classes is {self.num_classes}, but the data has {data.num_classes} classes.")
+        if data.copies != self.copies:
+            raise ValueError(f"model.copies is {self.copies}, but data.copies is {data.copies}: they must be equal.")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Sum over the members of their mean cross-entropy, so that each gradient is that of the member alone."""
@@ -242,26 +260,41 @@ def resize(images: Float[Tensor, "batch c height width"], resolution: int) -> Fl
     return F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
 
 
-def _check(
-    family: str,
-    widths: list[int],
-    depth: int | None,
-    copies: int,
-    names: list[str],
-    image_shape: list[int],
-    resolutions: list,
-) -> None:
+def _check(family: str, widths: list[int], depth: int | None, copies: int, names: list[str], resolutions: list) -> None:
     if family not in (*TRAINED, "hub"):
         raise ValueError(f"family ({family!r}) must be one of {', '.join(TRAINED)}, hub.")
     if family == "hub":
         if widths or depth is not None or copies != 1:
             raise ValueError(f"hub members have no widths ({widths}), no depth ({depth}) and one copy ({copies}).")
+        if not names or len(set(names)) < len(names) or len(names) != len(resolutions):
+            raise ValueError(f"names ({names}) must differ and have one list of resolutions each ({resolutions}).")
+        if not all(isinstance(own, list) and own for own in resolutions):
+            raise ValueError(f"resolutions ({resolutions}) of hub members must be one list for each name.")
         return
     if names:
         raise ValueError(f"names ({names}) are for family 'hub' only; members of {family!r} are given by widths.")
+    if not widths or len(set(widths)) < len(widths):
+        raise ValueError(f"widths ({widths}) must be at least one, and each once: `copies` makes more of a width.")
     if (depth is None) != (family == "convnet"):
         raise ValueError(f"depth ({depth}) must be null for a convnet, and a number of layers for {TRAINED[::2]}.")
-    if resolutions[0] != image_shape[1]:
-        raise ValueError(f"the native resolution ({resolutions[0]}) must be the height of the images {image_shape}.")
     if family == "mlp" and len(resolutions) > 1:
         raise ValueError(f"an mlp answers at one resolution only; got {resolutions}.")
+
+
+def _check_images(family: str, image_shape: list[int], resolutions: list, mean: list[float], std: list[float]) -> None:
+    channels, height, width = image_shape
+    if not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"pixel_mean ({mean}) and pixel_std ({std}) need one number for each channel of {image_shape}."
+        )
+    if height != width:
+        raise ValueError(f"image_shape ({image_shape}) must be square: members answer at square resolutions.")
+    if family == "wide_resnet" and channels != 3:
+        raise ValueError(f"image_shape ({image_shape}) must have 3 channels for a wide_resnet.")
+    if family == "hub":
+        return
+    if not resolutions or resolutions[0] != height:
+        native = resolutions[0] if resolutions else None
+        raise ValueError(f"the native resolution ({native}) must be the height of the images {image_shape}.")
+    if len(set(map(str, resolutions))) < len(resolutions):
+        raise ValueError(f"resolutions ({resolutions}) must be listed once each.")

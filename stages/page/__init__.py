@@ -24,7 +24,7 @@ ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "
 
 @dataclass
 class Arm:
-    """One row of a paper's comparison as the page tells it; `missing` says why it has no results.
+    """One row of a paper's comparison, or a sweep with its statement; `missing` says why it has no results.
 
     `trained` names the stage and arm of every training that it reads.
     """
@@ -35,6 +35,7 @@ class Arm:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     missing: str | None = None
+    statement: str | None = None
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Paper:
     facts: Facts
     rows: list[dict[str, Any]]
     arms: list[Arm]
+    sweeps: list[Arm] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -54,7 +56,8 @@ class Paper:
     def runs(self) -> list[tuple[str, str]]:
         """(stage, arm) of everything that was computed for this paper, each once."""
         trained = [pair for arm in self.arms for pair in arm.trained]
-        return list(dict.fromkeys(trained + [("evaluate", arm.name) for arm in self.arms]))
+        measured = [("evaluate", arm.name) for arm in self.arms] + [("sweep", arm.name) for arm in self.sweeps]
+        return list(dict.fromkeys(trained + measured))
 
     def note(self, row: Mapping[str, Any]) -> str | None:
         """What the facts file adds to a claim."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `make ui` shows a store that is a file
+TRAINING = "?workflowType=machine_learning"  # without it MLflow opens on its pages for chat traces
 LATENCY = "milliseconds_per_image@batch_"
 Record = dict[str, dict[str, Any]]
 
@@ -83,7 +84,7 @@ def _link(sent: dict[str, Any]) -> str | None:
     if not {"uri", "experiment_id", "run_id"} <= sent.keys():
         return None
     server = sent["uri"].rstrip("/") if sent["uri"].startswith("http") else LOCAL_SERVER
-    return f"{server}/#/experiments/{sent['experiment_id']}/runs/{sent['run_id']}"
+    return f"{server}/#/experiments/{sent['experiment_id']}/runs/{sent['run_id']}{TRAINING}"
 
 
 def duration(seconds: float) -> str:

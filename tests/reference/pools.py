@@ -60,12 +60,13 @@ def write_run(
         "members": members,
         "answers_sha256": sha256(folder / "answers.safetensors"),
     }
-    (folder / "facts.json").write_text(json.dumps(facts))
     if weights:
         tensors = {
             f"members.{m['name']}.weight": rng.normal(size=(classes, m["width"])).astype(np.float32) for m in members
         }
         save_file(tensors, folder / "weights.safetensors")
+        facts["weights_sha256"] = sha256(folder / "weights.safetensors")
+    (folder / "facts.json").write_text(json.dumps(facts))
     return Run(folder, seed)
 
 

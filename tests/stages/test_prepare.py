@@ -20,7 +20,15 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "scratch", lambda: tmp_path / ".scratch")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
-    plan = {"preset": "tiny", "plan": "", "root": ".", "seeds": [0], "pretrain": {}, "evaluate": {}}
+    plan = {
+        "preset": "tiny",
+        "plan": "params.yaml",
+        "root": ".",
+        "seeds": [0],
+        "pretrain": {},
+        "evaluate": {},
+        "sweep": {},
+    }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({**plan, "datasets": {name: {} for name in NAMES}}))
 
     def start(name):

@@ -1,0 +1,115 @@
+"""Checks the values of `conf/` against the signature that takes them, before anything is called.
+
+A value of the wrong kind would otherwise surface as an error somewhere inside torch. Types and bounds stand where a
+reader looks for them: in the signature of the class or function that a `_target_` names (`copies: Count`). Nothing is
+converted but a whole number where a fraction is asked for: a quoted number is no number.
+"""
+
+import difflib
+import importlib
+import inspect
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Natural = Annotated[int, Field(ge=0, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def bind(block: Mapping[str, Any], where: str, **given: Any) -> Callable[..., Any]:
+    """What `_target_` names, with the block's other values and `given` filled in; call it.
+
+    Args:
+        block: a block of a composed configuration.
+        where: its file and name, such as `conf/system/committees/tiny.yaml: model`.
+        given: arguments that come from the stage and not from `conf/`.
+
+    Raises:
+        ValueError: there is no such target, or a value is unknown, missing or not of the kind that it asks for.
+    """
+    target = _located(block["_target_"], where)
+    values = {name: value for name, value in block.items() if name != "_target_"}
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if name not in given and parameter.kind is parameter.KEYWORD_ONLY
+    }
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    checked = _checked(values, {name: hints[name] for name in parameters}, required, where)
+    return partial(target, **checked, **given)
+
+
+def check(values: Mapping[str, Any], form: type, where: str) -> dict[str, Any]:
+    """The values, held against a TypedDict.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is not of its kind.
+    """
+    return _checked(values, get_type_hints(form, include_extras=True), form.__required_keys__, where)
+
+
+def meant(given: object, known: Iterable[object]) -> str:
+    """The end of a message about an unknown name: the known one that is close to it, or all that are known."""
+    names = [str(name) for name in known]
+    close = difflib.get_close_matches(str(given), names, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
+
+
+def _located(name: str, where: str) -> Callable[..., Any]:
+    """The class or function of this project that a dotted name names."""
+    module, _, attribute = name.rpartition(".")
+    if not module.startswith("lightning_modules."):
+        raise ValueError(f"{where}._target_ is {name!r}, expected a class or function of lightning_modules")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and a package that it needs is not
+        found = None
+    if not callable(found):
+        raise ValueError(f"{where}._target_ is {name!r}, but there is no such class or function")
+    return found
+
+
+def _checked(
+    values: Mapping[str, Any], hints: Mapping[str, Any], required: Collection[str], where: str
+) -> dict[str, Any]:
+    for name in values:
+        if name not in hints:
+            raise ValueError(f"{where}: unknown key {name!r}{meant(name, hints)}")
+    for name in required:
+        if name not in values:
+            raise ValueError(f"{where}: the key {name!r} is missing; expected {', '.join(required)}")
+    checked = {}
+    for name, value in values.items():
+        try:
+            checked[name] = TypeAdapter(hints[name], config=STRICT).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{where}.{_complaint(name, value, error.errors()[0])}") from None
+    return checked
+
+
+def _complaint(name: str, value: Any, problem: Mapping[str, Any]) -> str:
+    """One problem that pydantic found: place, value, what was expected. Its place also names parts of a union."""
+    for part in problem["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if problem["type"] == "missing":
+                name = f"{name}.{part}"
+            continue
+        name = f"{name}.{part}"
+    if problem["type"] == "missing":
+        return f"{name}: missing, expected a value"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: unknown key"
+    return f"{name} is {reprlib.repr(value)}, {problem['msg'].replace('Input should be', 'expected')}"

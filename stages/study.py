@@ -1,0 +1,127 @@
+"""A study that workers on one machine or many share, until it has its trials: `make sweep`.
+
+Started again, it continues; a killed worker's trial is taken over (`tasks/studies.py`). Results, with the statement,
+go to `.scratch/sweeps/<study>/`. The same search with a fixed seed, as an output of the pipeline, is `stages/sweep.py`.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.files import replace_folder, scratch
+from lightning_modules.runs import find_runs
+from stages.evaluate import write_evaluation
+from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage
+from stages.sweep import cached_search, track
+
+
+def parse() -> argparse.Namespace:
+    """The command line; what is not given comes from conf/sweep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arm", help="a row of `sweep` in the plan")
+    parser.add_argument("--plan", default="params.yaml")
+    parser.add_argument("--setting", default="cached", help="conf/sweep/<setting>.yaml: cached (default) or training")
+    parser.add_argument("--machines", default="local", help="conf/sweep/machines/<name>.yaml: local, database or slurm")
+    parser.add_argument("--study", help="its name; <arm>-<setting> by default")
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--workers", type=int, help="processes on this machine")
+    parser.add_argument("--storage", help="postgresql://... in place of a journal file")
+    parser.add_argument("--dry-run", action="store_true", help="print the command of each machine and stop")
+    return parser.parse_args()
+
+
+def search_of(plan: Plan, row: Row, setting: str, settings: dict) -> Any:
+    """The search that a setting describes."""
+    if setting == "cached":
+        return cached_search(plan, row, find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain"), settings)
+    from hydra.utils import instantiate
+
+    trained = plan.row("pretrain", row.runs)
+    system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
+    dataset = ROOT / "data/datasets" / row.dataset / plan.preset
+    return instantiate(settings["search"], _partial_=True, _convert_="all")(system, dataset)
+
+
+def devices(given: str | None, setting: str) -> list[str]:
+    """The GPUs that workers take in turn; none where nothing is trained."""
+    visible = given or os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible or setting == "cached":
+        return visible.split(",") if visible else []
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def command(arguments: argparse.Namespace, machines: dict) -> list[str]:
+    """What one machine runs to take part in the study."""
+    line = [sys.executable, "-m", "stages.study", arguments.arm, "--plan", arguments.plan]
+    given = {"setting": arguments.setting, "study": arguments.study, "trials": arguments.trials}
+    given |= {"workers": machines["workers"], "storage": arguments.storage}  # REPRISE_STORAGE is inherited instead
+    return line + [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def submit(line: list[str], slurm: dict, folder: Path, dry_run: bool) -> None:
+    """Send one job for each machine to SLURM, through submitit.
+
+    Raises:
+        ValueError: this machine cannot submit.
+    """
+    resources = {name: value for name, value in slurm.items() if name != "jobs"}
+    if dry_run:
+        print(f"{slurm['jobs']} jobs of {resources}, each: {shlex.join(line)}")
+        return
+    if shutil.which("sbatch") is None:
+        raise ValueError("sbatch (SLURM) was not found on this machine; run this on a login node, or MACHINES=database")
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    executor.update_parameters(**resources)
+    for _ in range(slurm["jobs"]):
+        print(executor.submit(submitit.helpers.CommandFunction(line, cwd=ROOT)).job_id)
+
+
+def main() -> None:
+    """Work on the study with this machine's workers, or send its jobs, and tell the result."""
+    arguments = parse()
+    plan = load_plan(arguments.plan)
+    row = plan.row("sweep", arguments.arm)
+    overrides = row.overrides if arguments.setting == "cached" else None
+    settings = compose(plan.preset, sweep=arguments.setting, machines=arguments.machines, overrides=overrides)["sweep"]
+    machines = settings.pop("machines")
+    machines |= {name: value for name in ("workers", "storage") if (value := getattr(arguments, name)) is not None}
+    arguments.study = arguments.study or f"{row.arm}-{arguments.setting}"
+    settings["trials"] = settings["trials"] if arguments.trials is None else arguments.trials
+    folder = scratch() / "sweeps"
+    if machines["slurm"]:
+        return submit(command(arguments, machines), machines["slurm"], folder / "slurm", arguments.dry_run)
+    if arguments.dry_run:
+        return print(f"on each machine, in {ROOT}: {shlex.join(command(arguments, machines))}")
+    search = search_of(plan, row, arguments.setting, settings)
+
+    from lightning_modules.tasks.studies import SharedStudy, WorkersEnded, run_workers
+
+    def joined() -> SharedStudy:
+        where = {"storage": machines["storage"], "folder": folder}
+        return SharedStudy(arguments.study, search, trials=settings["trials"], **where)
+
+    joined().close()  # a study that cannot be used says so once, before there are workers
+    try:
+        run_workers(lambda: joined().work(), machines["workers"], devices(machines["devices"], arguments.setting))
+    except WorkersEnded as error:
+        raise SystemExit(f"error: {error}") from None
+    study = joined()
+    trials = study.finished()
+    evaluation = search.report(trials, row.dataset, settings)
+    with replace_folder(folder / arguments.study) as out:
+        write_evaluation(out, evaluation)
+    if study.first("reported"):
+        track(arguments.study, row, plan.preset, settings, evaluation, trials)
+    print(f"{study.summary()}; results are in {folder / arguments.study}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,102 @@
+"""Search singles, ensembles and cascades of one arm's trained seeds: data/runs -> data/results/<preset>/sweep-<arm>/.
+
+The trials are the same with any number of workers (REPRISE_WORKERS) and after a kill: see `tasks/batches.py`. For a
+study that many machines share, and that is not an output of the pipeline, see `stages/study.py`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules import tracking
+from lightning_modules.files import digest, replace_folder, scratch
+from lightning_modules.runs import Evaluation, Run, find_runs
+from stages.evaluate import write_evaluation
+from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
+
+if TYPE_CHECKING:
+    from lightning_modules.tasks.sweeping import Finished
+
+BEST = 5  # trials of each front that are tracked, the most accurate ones
+
+
+def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> Any:
+    """The search over the answers of an arm's seeds."""
+    from hydra.utils import instantiate
+
+    from lightning_modules.tasks import ensembling, sweeping
+
+    trained = plan.row("pretrain", row.runs)
+    system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
+    return instantiate(settings["search"], _partial_=True, _convert_="all")(
+        ensembling.read_pools(runs),
+        training_images=sweeping.training_images(system),
+        latency=latencies(trained.system, f"{plan.preset}--{row.runs}--pretrain"),
+    )
+
+
+def latencies(system: str, key: str) -> dict[str, float]:
+    """Milliseconds per image of each architecture, alone, as the latest training on this machine measured them."""
+    what, found = "/milliseconds_per_image@batch_1", {}
+    for path in sorted((scratch() / "runs" / system).glob(f"{key}--*/machine.json"), key=lambda p: p.stat().st_mtime):
+        facts = json.loads(path.read_text())
+        found |= {name.removesuffix(what): value for name, value in facts.items() if name.endswith(what)}
+    return found
+
+
+def track(
+    name: str, row: Row, preset: str, settings: dict, evaluation: Evaluation, trials: Sequence["Finished"]
+) -> None:
+    """The study as a record with its pictures, and the best trials of each front, under one parent run."""
+    from stages.page import figures
+
+    study, fronts = (json.loads(evaluation.files[file]) for file in ("study.json", "pareto.json"))
+    common = {"experiment": row.system, "arm": name, "preset": preset, "seed": None}
+    common["key_suffix"] = digest(settings, study["space"])
+    what = "worst_case_milliseconds_per_image"
+    latency = {t.number: {what: t.outcome.facts[what]} for t in trials if what in t.outcome.facts}
+    tags = tracking.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
+    with tracking.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
+        for file, content in evaluation.files.items():
+            record.artifact(file, content)
+        for figure in evaluation.figures:
+            record.artifact(f"{figure.id}.png", figures.png(figure))
+    for point in (point for front in fronts.values() for point in front[-BEST:]):
+        with tracking.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
+            record.summary({key: value for key, value in point.items() if isinstance(value, int | float)})
+            record.machine(latency.get(point["trial"], {}))
+
+
+def main() -> None:
+    """Run the study in batches and write what came out."""
+    arguments = stage_arguments("arm")
+    plan = load_plan(arguments.plan)
+    row = plan.row("sweep", arguments.arm)
+    name = f"sweep-{row.arm}"
+    settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
+    runs = find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
+
+    from lightning_modules.tasks import batches
+
+    sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
+    fingerprint = digest(settings["search"], [run.facts["answers_sha256"] for run in runs], sources)
+    search = cached_search(plan, row, runs, settings)
+    memory = scratch() / "sweeps" / f"{row.arm}-{fingerprint}"
+    study, trials = batches.run(
+        search,
+        **{name: settings[name] for name in ("trials", "batch", "seed")},
+        workers=int(os.environ.get("REPRISE_WORKERS", "1")),
+        memory=memory,
+    )
+    evaluation = search.report(trials, row.dataset, settings)
+    with replace_folder(ROOT / "data/results" / plan.preset / name) as out:
+        write_evaluation(out, evaluation)
+    shutil.rmtree(memory)  # a forced rerun evaluates again
+    batches.publish(study, scratch() / "sweeps", name)
+    track(name, row, plan.preset, settings, evaluation, trials)
+
+
+if __name__ == "__main__":
+    run_stage(main)
