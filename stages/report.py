@@ -75,7 +75,7 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
         with (out / "plots/figures.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, figures.COLUMNS, lineterminator="\n")
             table.writeheader()
-            table.writerows(figures.table({arm.name: arm.figures for arm in arms}))
+            table.writerows(figures.table({arm.name: arm.figures[:1] for arm in arms}))
         (out / "index.html").write_text(page.render(papers, preset, unavailable), encoding="utf-8")
         (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
 

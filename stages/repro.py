@@ -104,7 +104,8 @@ class Runner:
     def run_one(self, name: str, slot: str) -> None:
         """Run one stage in a slot, and wake the loop."""
         started = time.monotonic()
-        environment = {"REPRISE_WORKERS": str(self.workers), **os.environ}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the `python` of the stages' commands
+        environment = {"REPRISE_WORKERS": str(self.workers), **os.environ, "PATH": path}
         if slot:
             environment["CUDA_VISIBLE_DEVICES"] = slot
         command = [*self.launch, sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-q", "-s", name]

@@ -20,7 +20,7 @@ def finished(tmp_path_factory):
     """A small project whose pipeline has run, and whose runs are in its own `mlflow.db`. Read, never changed."""
     from tests.pipeline import Copy
 
-    copy = Copy(tmp_path_factory.mktemp("finished"), seeds=(0, 1, 2))
+    copy = Copy(tmp_path_factory.mktemp("finished"), seeds=range(5))  # as many as the claims ask for
     copy.environment["REPRISE_TRACKING"] = "local"  # sent below, at once
     copy.dvc("repro")
     copy.python("-m", "lightning_modules.mirror", "--flush")

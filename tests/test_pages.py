@@ -99,7 +99,7 @@ def test_mlflow_lists_the_experiments_and_the_arms(finished, server, see):
 
 
 def test_mlflow_compares_two_seeds_metric_by_metric(finished, server, see):
-    first, second, _ = sent(finished, "committees-digits", "evaluate")
+    first, second, *_ = sent(finished, "committees-digits", "evaluate")
     ids = json.dumps([first["run_id"], second["run_id"]], separators=(",", ":"))
     experiments = json.dumps([first["experiment_id"]])
     dom = see("comparison", f"{server}/#/compare-runs?runs={ids}&experiments={experiments}&{TRAINING}")

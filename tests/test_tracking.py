@@ -70,7 +70,7 @@ def points(record: tracking.RunRecord) -> list[tuple[int, str, float]]:
     return [(line["step"], name, value) for _, line in lines for name, value in line["m"].items()]
 
 
-def until(condition, seconds: float = 60.0) -> None:
+def until(condition, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"

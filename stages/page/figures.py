@@ -91,7 +91,7 @@ def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
 
 
 def table(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
-    """The points of all figures as rows with the keys `COLUMNS`, for `dvc plots`."""
+    """The points of figures as rows with the keys `COLUMNS`, for `dvc plots`."""
     return [
         dict(zip(COLUMNS, (arm, figure.id, series.name, *point), strict=True))
         for arm, drawn in figures.items()
