@@ -4,17 +4,18 @@ import argparse
 import copy
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from hydra.utils import instantiate
 from pytorch_lightning import Trainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from lightning_modules import settings
 from lightning_modules.layers.vision import VisionTransformer, take_with_cls
 from lightning_modules.maskalign import (
     DynamicAlignment,
@@ -396,13 +397,25 @@ def test_every_arm_builds(preset):
     plan = PLANS[preset]
     for row in plan.finetune.values():
         start = plan.pretrain[row.start]
-        with torch.device("meta"):
-            module = instantiate(
-                compose(preset, system=start.system, overrides=start.overrides)["system"]["model"], _convert_="all"
+        encoder = bound(compose(preset, system=start.system, overrides=start.overrides)["system"], "pretrain")
+        blocks = compose(preset, system=row.system, overrides=row.overrides, stage="finetune")["system"]
+        for protocol in PROTOCOLS:
+            bound({**blocks[protocol], protocol: without_parts(blocks[protocol])}, protocol).start_from(
+                encoder.export()
             )
-            blocks = compose(preset, system=row.system, overrides=row.overrides)["system"]
-            for protocol in PROTOCOLS:
-                instantiate(blocks[protocol]["model"], _convert_="all").start_from(module.export())
+
+
+def bound(blocks, recipe):
+    """The module of some blocks on the meta device, after its settings were held against what takes them."""
+    with torch.device("meta"):
+        module = settings.bind(blocks["model"], "model")()
+    settings.check(blocks[recipe], module.recipe_form, recipe)
+    settings.bind(blocks["data"], "data", folder=Path(), seed=0)
+    return module
+
+
+def without_parts(block):
+    return {key: value for key, value in block.items() if key not in ("model", "data")}
 
 
 def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
