@@ -1,4 +1,4 @@
-"""What a person sees, in a headless browser: the report, and MLflow's run list, comparison and run page.
+"""What a person sees, in a headless browser: the report, MLflow's pages, and the Pareto plot of Optuna's dashboard.
 
 Screenshots are kept beside the project's copy, in pytest's temporary folder (`shots/`).
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from html import unescape
 
 import pytest
@@ -46,25 +47,33 @@ def see(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(finished):
     """The address of MLflow's pages, served as `make ui` does."""
+    with served(finished) as (address, said):
+        assert said == f"{address}/#/experiments?{TRAINING}"
+        yield address
+
+
+@contextmanager
+def served(finished, *arguments: str):
+    """The address of `stages.ui` once it answers, and the line that it printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "stages.ui", "--port", str(port)]
+    command = [sys.executable, "-m", "stages.ui", "--port", str(port), *arguments]
     address = f"http://127.0.0.1:{port}"
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, cwd=finished.folder, env=finished.environment, **quiet) as process:
-        assert process.stdout.readline().strip() == f"{address}/#/experiments?{TRAINING}"
-        deadline = time.monotonic() + 120
+        said = process.stdout.readline().strip()
+        deadline = time.monotonic() + 240
         while not _answers(address):
             assert process.poll() is None and time.monotonic() < deadline, "the server does not start"
             time.sleep(0.5)
-        yield address
+        yield address, said
         process.terminate()
 
 
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=5) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -123,3 +132,12 @@ def test_mlflow_shows_the_figures_of_an_arm(finished, server, see):
     dom = see("figure", f"{artifacts}/figures/digits-accuracy-macs.png?{TRAINING}")
     assert "figures/digits-accuracy-macs.png" in dom
     assert re.search(r'<img[^>]+src="(blob:|data:|[^"]*get-artifact)', dom)
+
+
+def test_the_dashboard_shows_the_pareto_front_of_the_sweep(finished, see):
+    with served(finished, "--study", "sweep-committees-digits") as (address, said):
+        assert said == address
+        dom = see("dashboard", f"{address}/dashboard/studies/0")
+    assert "sweep-committees-digits" in dom
+    assert "Pareto Front" in dom
+    assert "validation" in dom.lower() or "macs" in dom.lower()  # the axes are the study's objectives
