@@ -172,7 +172,10 @@ def main() -> None:
     slots = arguments.gpus.split(",") if arguments.gpus else [""] * arguments.jobs
     print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
     runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=partial(show_claims, plan))
-    runner.run()
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoints")
     sort_lock(plan)
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():
