@@ -54,7 +54,20 @@ def postgresql():
         environment = {"PATH": os.environ["PATH"]}  # a test that looks for processes of its own must not find this one
         subprocess.run([*user, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    run(initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "reprise", "--no-sync")
+    run(
+        initdb,
+        "-D",
+        str(folder / "data"),
+        "-A",
+        "trust",
+        "-U",
+        "reprise",
+        "--no-sync",
+        "--encoding",
+        "UTF8",
+        "--locale",
+        "C",
+    )
     run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
     yield f"postgresql://reprise@127.0.0.1:{port}/postgres"
     run(pg_ctl, "-D", str(folder / "data"), "-m", "immediate", "stop")
