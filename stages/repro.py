@@ -86,13 +86,15 @@ class Runner:
     def run(self) -> None:
         """Run until nothing is left that can run."""
         with self.changed:
-            while ready := self.ready() or self.running:
-                for name in ready if ready is not self.running else ():
+            while True:
+                for name in self.ready():
                     if self.slots.empty():
                         break
                     self.waiting.discard(name)
                     self.running.add(name)
                     threading.Thread(target=self.run_one, args=(name, self.slots.get()), daemon=True).start()
+                if not self.running:
+                    return
                 self.changed.wait()
 
     def ready(self) -> list[str]:
