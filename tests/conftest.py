@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,19 @@ def finished(tmp_path_factory):
     return copy
 
 
+@pytest.fixture
+def postgresql(postgresql_server):
+    """The URL of an empty PostgreSQL database on loopback: Optuna and MLflow cannot share one (`alembic_version`)."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgresql_server}/{name}"
+
+
 @pytest.fixture(scope="session")
-def postgresql():
+def postgresql_server():
     """The URL of a PostgreSQL server of the tests' own, on loopback."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [None]
     for missing, why in (
@@ -54,21 +66,8 @@ def postgresql():
         environment = {"PATH": os.environ["PATH"]}  # a test that looks for processes of its own must not find this one
         subprocess.run([*user, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    run(
-        initdb,
-        "-D",
-        str(folder / "data"),
-        "-A",
-        "trust",
-        "-U",
-        "reprise",
-        "--no-sync",
-        "--encoding",
-        "UTF8",
-        "--locale",
-        "C",
-    )
+    run(initdb, "-D", f"{folder}/data", *"-A trust -U reprise --no-sync --encoding UTF8 --locale C".split())
     run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    yield f"postgresql://reprise@127.0.0.1:{port}/postgres"
+    yield f"postgresql://reprise@127.0.0.1:{port}"
     run(pg_ctl, "-D", str(folder / "data"), "-m", "immediate", "stop")
     shutil.rmtree(folder)

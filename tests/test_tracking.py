@@ -574,30 +574,33 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder, self._store = folder, store
+        self._folder, self._store, self._log = folder, store, folder / "server.log"
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
         arguments = ["--backend-store-uri", self._store]
         arguments += ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--host", "127.0.0.1", "--port", str(self.port)],
-            cwd=self._folder,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *arguments, "--host", "127.0.0.1", "--port", str(self.port)],
+                cwd=self._folder,
+                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
         until(self._answers, 300)  # the first start makes the tables
 
     def _answers(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text()
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"{self.uri}/health", timeout=5).status == 200
         return False
 
     def kill(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
