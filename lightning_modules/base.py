@@ -1,40 +1,65 @@
 """What all papers' LightningModules share: the optimiser and its schedule, read from the recipe."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Annotated, Literal, TypedDict
 
 import torch
 from pydantic import Field
 from pytorch_lightning import LightningDataModule, LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_modules.layers.lars import LARS
 from lightning_modules.settings import Natural, NonNegative, Share
 
 Schedule = Callable[[int], float]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Recipe(TypedDict):
-    """The training block of a config; a paper that reads further keys extends it."""
+class AnyRecipe(TypedDict):
+    """What the training block of every config says; each form below adds what its optimiser and schedule read."""
 
     epochs: Natural
-    optimizer: Literal["adamw", "sgd"]
     lr: NonNegative
-    momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
-    schedule: Literal["cosine", "one_cycle", "steps"]
     warmup: Share  # of all steps
+
+
+class Recipe(AnyRecipe):
+    """The form for small networks trained on labels; a paper that reads further keys extends it."""
+
+    optimizer: Literal["adamw", "sgd"]
+    momentum: Momentum
+    schedule: Literal["cosine", "one_cycle", "steps"]
     milestones: list[Share]  # of all steps, for the schedule `steps`
     decay: Share  # factor at each milestone
 
 
-class PaperModule(LightningModule):
-    """Base of every system. `recipe` is the training block of its config, of the form `Recipe`, set before `fit`.
+class TransformerRecipe(AnyRecipe):
+    """The form for vision transformers, as MAE trains them."""
 
-    Weight decay is on every parameter, norms and biases included.
+    optimizer: Literal["adamw"]
+    betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
+    schedule: Literal["cosine_to_min"]
+    min_lr: NonNegative
+
+
+class ProbeRecipe(AnyRecipe):
+    """The form for a linear probe, as MAE trains it."""
+
+    optimizer: Literal["lars"]
+    momentum: Momentum
+    schedule: Literal["cosine_to_min"]
+    min_lr: NonNegative
+
+
+class PaperModule(LightningModule):
+    """Base of every system. `recipe` is the training block of its config, of the form `recipe_form`, set before `fit`.
+
+    Weight decay is on every parameter, norms and biases included, unless `parameter_groups` says otherwise.
     """
 
     recipe_form: type = Recipe
@@ -46,6 +71,12 @@ class PaperModule(LightningModule):
         Raises:
             ValueError: what does not fit, with both values.
         """
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights that the arm named by `from` in the plan has exported."""
+        raise NotImplementedError(
+            f"{type(self).__name__} starts from no other arm: remove `from`, or write the method."
+        )
 
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Arrays on the evaluation splits that the evaluation stage reads."""
@@ -63,8 +94,13 @@ class PaperModule(LightningModule):
         """What this machine measured; tracked, never part of an output."""
         return {}
 
+    def log_terms(self, terms: dict[str, Tensor]) -> None:
+        """Log the terms of the loss, while a trainer is fitting; a plain loop has nowhere to log to."""
+        if self._trainer is not None and self.trainer.training:
+            self.log_dict({name: term.detach() for name, term in terms.items()})
+
     def configure_optimizers(self) -> dict:
-        """AdamW or SGD over all parameters that learn, and the schedule over the steps of the whole training."""
+        """The recipe's optimiser over all parameters that learn, and its schedule over all steps of the training."""
         optimizer = self._optimizer()
         schedule = learning_rate_schedule(self.recipe, int(self.trainer.estimated_stepping_batches))
         return {
@@ -72,15 +108,22 @@ class PaperModule(LightningModule):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
         }
 
+    def parameter_groups(self) -> list[nn.Parameter] | list[dict]:
+        """What is trained, as one group or with rates and decays of its own for each group."""
+        return [p for p in self.parameters() if p.requires_grad]
+
     def _optimizer(self) -> Optimizer:
         name, lr, decay = (self.recipe[key] for key in ("optimizer", "lr", "weight_decay"))
-        parameters = [p for p in self.parameters() if p.requires_grad]
+        parameters = self.parameter_groups()
         if name == "adamw":
-            return AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
+            betas = tuple(self.recipe.get("betas", (0.9, 0.999)))
+            return AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+        if name == "lars":
+            return LARS(parameters, lr=lr, weight_decay=decay, momentum=self.recipe["momentum"])
         if name == "sgd":
             momentum = self.recipe["momentum"]
             return SGD(parameters, lr=lr, weight_decay=decay, momentum=momentum, nesterov=momentum > 0, fused=True)
-        raise ValueError(f"optimizer ({name!r}) must be adamw or sgd.")
+        raise ValueError(f"optimizer ({name!r}) must be adamw, sgd or lars.")
 
 
 def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
@@ -92,12 +135,15 @@ def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
     warmup_steps = round(recipe["warmup"] * total_steps)
     if recipe["schedule"] == "cosine":
         return partial(cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+    if recipe["schedule"] == "cosine_to_min":
+        floor = recipe["min_lr"] / recipe["lr"]
+        return partial(cosine_to_min, warmup_steps=warmup_steps, total_steps=total_steps, floor=floor)
     if recipe["schedule"] == "one_cycle":
         return partial(one_cycle, warmup_steps=warmup_steps, total_steps=total_steps)
     if recipe["schedule"] == "steps":
         milestones = [round(share * total_steps) for share in recipe["milestones"]]
         return partial(steps, milestones=milestones, decay=recipe["decay"])
-    raise ValueError(f"schedule ({recipe['schedule']!r}) must be cosine, one_cycle or steps.")
+    raise ValueError(f"schedule ({recipe['schedule']!r}) must be cosine, cosine_to_min, one_cycle or steps.")
 
 
 def cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
@@ -105,6 +151,13 @@ def cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return _half_cosine((step - warmup_steps) / max(1, total_steps - warmup_steps))
+
+
+def cosine_to_min(step: int, *, warmup_steps: int, total_steps: int, floor: float) -> float:
+    """MAE's schedule: linear from 0 (a first step of rate 0) to 1, then half a cosine to `floor`."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    return floor + (1 - floor) * _half_cosine((step - warmup_steps) / max(1, total_steps - warmup_steps))
 
 
 def one_cycle(step: int, *, warmup_steps: int, total_steps: int) -> float:
@@ -121,3 +174,16 @@ def steps(step: int, *, milestones: list[int], decay: float) -> float:
 
 def _half_cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def decay_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Iterable[str] = (), **options: float
+) -> list[dict]:
+    """Two groups: matrices, decayed as the recipe says; vectors and the names `undecayed`, which never are."""
+    undecayed = set(undecayed)
+    matrices, others = [], []
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            (others if parameter.ndim == 1 or name in undecayed else matrices).append(parameter)
+    groups = [{"params": matrices, **options}, {"params": others, **options, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

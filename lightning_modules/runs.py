@@ -1,5 +1,6 @@
 """What a finished run left on disk, and what an evaluation of such runs gives back. Imports no torch."""
 
+import csv
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +16,14 @@ WAY_OUT = "Run `dvc checkout` to restore it, or `dvc repro` to make it again."
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of one trained arm: `data/runs/<preset>/<arm>/<stage>/seed-<seed>/`."""
+    """One seed of one trained arm: `data/runs/<preset>/<runs>/<stage>/[<name>/]seed-<seed>/`.
+
+    `name` tells the trainings of one comparison apart, such as `maskalign-mae/probe`; empty where there is only one.
+    """
 
     folder: Path
     seed: int
+    name: str = ""
 
     @cached_property
     def facts(self) -> dict:
@@ -57,6 +62,22 @@ class Run:
                 f"{WAY_OUT}"
             )
         return load_file(path)
+
+    def history(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The steps at which a metric was logged, and its values (`history.csv`)."""
+        with (self.folder / "history.csv").open(newline="") as file:
+            logged = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
+        steps, values = zip(*logged, strict=True)
+        return np.array(steps, dtype=float), np.array(values)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """The finished runs in the folder of a stage, by name and then by seed."""
+    runs = (
+        Run(path, int(path.name.removeprefix("seed-")), path.parent.relative_to(folder).as_posix().removeprefix("."))
+        for path in folder.rglob("seed-*")
+    )
+    return sorted(runs, key=lambda run: (run.name, run.seed))
 
 
 @dataclass

@@ -28,7 +28,7 @@ from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from lightning_modules import settings, tracking
 from lightning_modules.base import PaperModule
@@ -67,11 +67,31 @@ class Job:
     seed: int
     dataset: Path
     sources: Path
+    start: Path | None = None
+
+    @property
+    def upstream(self) -> Path | None:
+        """The run whose weights this job begins with: that of its own seed, or the only one where one serves all.
+
+        Raises:
+            ValueError: there are several runs, and none is of this seed.
+        """
+        if self.start is None:
+            return None
+        runs = sorted(self.start.glob("seed-*"))
+        own = self.start / f"seed-{self.seed}"
+        if own not in runs and len(runs) != 1:
+            raise ValueError(
+                f"{self.start} has {[run.name for run in runs]}, expected seed-{self.seed} or a single one"
+            )
+        return own if own in runs else runs[0]
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that can change the result: configuration, seed, data and code."""
-        inputs = storage.card(self.dataset), json.loads(self.sources.read_text())
+        """Digest of all that can change the result: configuration, seed, data, code and the weights at the start."""
+        inputs = [storage.card(self.dataset), json.loads(self.sources.read_text())]
+        if self.upstream is not None:
+            inputs.append(sha256(self.upstream / "weights.safetensors"))
         return digest(self.stage, self.seed, self.config["system"], *inputs)
 
     @property
@@ -89,7 +109,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
     """Train each seed of an arm and put their outputs into `out/seed-<seed>/`.
 
     Args:
-        config: resolved `system` (blocks model, data, pretrain) and `trainer`.
+        config: resolved `system` (blocks model, data, and the recipe named as the stage) and `trainer`.
         seeds: what `Job.seed` runs over.
         out: the stage's output folder; it appears whole, when the last seed is done.
         job: the other fields of `Job`.
@@ -130,10 +150,13 @@ def train_seed(job: Job, position: int) -> None:
         return
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = settings.bind(system["model"], f"{job.conf}: model")()
     module.recipe = settings.check(system[job.stage], module.recipe_form, f"{job.conf}: {job.stage}")
+    if job.upstream is not None:
+        module.start_from(load_file(job.upstream / "weights.safetensors"))
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
     module.check_data(data)
     with tracking.open_record(
@@ -271,7 +294,10 @@ def _write_outputs(
             path = out / f"{name}.safetensors"
             path.write_bytes(save(tensors))
             digests[f"{name}_sha256"] = sha256(path)
-        write_json(out / "facts.json", {**module.facts(), "seed": job.seed, **digests})
+        facts = {**module.facts(), "seed": job.seed, **digests}
+        if job.upstream is not None:
+            facts["from"] = json.loads((job.upstream / "facts.json").read_text())
+        write_json(out / "facts.json", facts)
         write_json(out / "metrics.json", metrics)
         rows = _history(record)
         columns = sorted({name for row in rows for name in row} - {"step"})

@@ -1,18 +1,12 @@
-"""Evaluate the trained seeds of one arm: data/runs/<preset>/<arm>/pretrain -> data/results/<preset>/<arm>/."""
+"""Evaluate trained seeds: data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<arm>/."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from lightning_modules import settings, tracking
 from lightning_modules.files import digest, replace_folder, write_json
-from lightning_modules.runs import Evaluation, Run
+from lightning_modules.runs import Evaluation, find_runs
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
-
-
-def read_runs(folder: Path) -> list[Run]:
-    """The trained seeds of an arm, in order."""
-    runs = (Run(path, int(path.name.removeprefix("seed-"))) for path in folder.glob("seed-*"))
-    return sorted(runs, key=lambda run: run.seed)
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
@@ -33,10 +27,10 @@ def main() -> None:
     arguments = stage_arguments("arm")
     plan = load_plan(arguments.plan)
     row = plan.row("evaluate", arguments.arm)
-    config = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]["evaluate"]
-    folder = ROOT / "data/runs" / plan.preset / row.runs / "pretrain"
+    config = compose(plan.preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]["evaluate"]
+    folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
     where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
-    evaluation = settings.bind(config, where)(read_runs(folder), row.dataset)
+    evaluation = settings.bind(config, where)(find_runs(folder), row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():

@@ -13,13 +13,29 @@ from lightning_modules.settings import meant
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tiny", "paper")
-PLAN_KEYS = ("preset", "plan", "root", "seeds", "datasets", "pretrain", "evaluate", "sweep")
+PROTOCOLS = ("finetune", "probe")  # what the finetune stage does with an encoder: blocks of its system's file
+PLAN_KEYS = (
+    "preset",
+    "plan",
+    "root",
+    "seeds",
+    "datasets",
+    "pretrain",
+    "pretrain_from",
+    "finetune",
+    "evaluate",
+    "sweep",
+)
 ROW_KEYS = {
     "pretrain": ("system", "dataset", "overrides"),
-    "evaluate": ("system", "runs", "overrides"),
+    "pretrain_from": ("system", "dataset", "from", "overrides"),
+    "finetune": ("system", "dataset", "from", "overrides"),
+    "evaluate": ("system", "stage", "runs", "overrides"),
     "sweep": ("system", "runs", "overrides"),
 }
-SYSTEM_BLOCKS = ("model", "data", "pretrain", "evaluate")
+TRAINING = ("pretrain", "pretrain_from", "finetune")
+SYSTEM_BLOCKS = ("model", "data", "pretrain")
+FURTHER_BLOCKS = {"finetune": PROTOCOLS, "evaluate": ("evaluate",)}  # what a stage needs besides, of its own systems
 CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
 
@@ -30,25 +46,33 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in one stage."""
+    """One arm in one stage. `start` is the pre-trained arm whose weights it begins with, or empty."""
 
     arm: str
     system: str
     overrides: dict
-    dataset: str
-    runs: str
+    dataset: str = ""
+    start: str = ""
+    stage: str = "pretrain"
+    runs: str = ""
     max_seeds: int | None = None
+
+    @property
+    def comparison(self) -> str:
+        """What fine-tuned arms are compared in: all of one system on one data set."""
+        return f"{self.system}-{self.dataset}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`params.yaml`, checked."""
+    """`params.yaml`, checked. `pretrain` holds the rows of `pretrain_from` too."""
 
     path: Path
     preset: str
     seeds: list[int]
     datasets: list[str]
     pretrain: dict[str, Row]
+    finetune: dict[str, Row]
     evaluate: dict[str, Row]
     sweep: dict[str, Row]
 
@@ -66,6 +90,18 @@ class Plan:
     def seeds_of(self, row: Row) -> list[int]:
         """The seeds that this arm trains: the plan's, or the first few of them."""
         return self.seeds[: row.max_seeds]
+
+    def trained(self, row: Row) -> list[tuple[str, str]]:
+        """(stage, arm) of every training whose results a row of `evaluate` reads, with those that they start from."""
+        if row.stage == "pretrain":
+            return self._with_upstream(row.runs)
+        compared = [each for each in self.finetune.values() if each.comparison == row.runs]
+        upstream = [pair for each in compared for pair in self._with_upstream(each.start)]
+        return list(dict.fromkeys(upstream)) + [(stage, each.arm) for each in compared for stage in PROTOCOLS]
+
+    def _with_upstream(self, arm: str) -> list[tuple[str, str]]:
+        start = self.pretrain[arm].start
+        return [*(self._with_upstream(start) if start else ()), ("pretrain", arm)]
 
 
 def load_plan(path: str | Path = "params.yaml") -> Plan:
@@ -93,19 +129,64 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
     for name, given in datasets.items():
         if given not in ({}, None):
             raise PlanError(f"{path}: datasets.{name} is {given!r}, expected {{}}: its settings lie in conf/dataset/")
-    pretrain = {arm: _row("pretrain", arm, row, path) for arm, row in _mapping(raw, "pretrain", path).items()}
-    evaluate, sweep = (
-        {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()}
-        for stage in ("evaluate", "sweep")
+    first, later, finetune, evaluate, sweep = (
+        {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()} for stage in ROW_KEYS
     )
-    for row in pretrain.values():
-        if row.dataset not in datasets:
-            raise PlanError(f"{path}: pretrain.{row.arm}.dataset is {row.dataset!r}{meant(row.dataset, datasets)}")
+    if twice := sorted(first.keys() & later.keys()):
+        raise PlanError(f"{path}: {', '.join(twice)} is in `pretrain` and in `pretrain_from`; an arm is in one of them")
+    pretrain = first | later
+    plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate, sweep)
+    for stage, rows, upstream in (
+        ("pretrain", first, {}),
+        ("pretrain_from", later, first),
+        ("finetune", finetune, pretrain),
+    ):
+        for row in rows.values():
+            _check_training(plan, stage, row, upstream)
+    _check_comparisons(plan)
     evaluate, sweep = (
-        {arm: _with_runs(stage, row, pretrain, path) for arm, row in rows.items()}
+        {arm: _with_dataset(plan, stage, row) for arm, row in rows.items()}
         for stage, rows in (("evaluate", evaluate), ("sweep", sweep))
     )
-    return Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, evaluate, sweep)
+    return replace(plan, evaluate=evaluate, sweep=sweep)
+
+
+def _check_training(plan: Plan, stage: str, row: Row, upstream: dict[str, Row]) -> None:
+    where = f"{plan.path}: {stage}.{row.arm}"
+    if row.dataset not in plan.datasets:
+        raise PlanError(f"{where}.dataset is {row.dataset!r}{meant(row.dataset, plan.datasets)}")
+    if stage == "pretrain":
+        return
+    if row.start not in upstream:
+        raise PlanError(f"{where}.from is {row.start!r}{meant(row.start, upstream)}")
+    seeds, available = plan.seeds_of(row), plan.seeds_of(upstream[row.start])
+    if len(available) > 1 and not set(seeds) <= set(available):
+        raise PlanError(
+            f"{where} trains the seeds {seeds}, but {row.start} has {available}: give both the same max_seeds, or "
+            f"{row.start} a single seed that serves all"
+        )
+
+
+def _check_comparisons(plan: Plan) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for row in plan.finetune.values():
+        other = seen.setdefault((row.comparison, row.start), row.arm)
+        if other != row.arm:
+            raise PlanError(
+                f"{plan.path}: finetune.{row.arm} and finetune.{other} have the same system, dataset and `from`; "
+                "a comparison has an arm once"
+            )
+
+
+def _with_dataset(plan: Plan, stage: str, row: Row) -> Row:
+    """A row that measures trained runs, with the data set of these."""
+    known = {"pretrain": plan.pretrain, "finetune": {each.comparison: each for each in plan.finetune.values()}}
+    where = f"{plan.path}: {stage}.{row.arm}"
+    if row.stage not in known:
+        raise PlanError(f"{where}.stage is {row.stage!r}{meant(row.stage, known)}")
+    if row.runs not in known[row.stage]:
+        raise PlanError(f"{where}.runs is {row.runs!r}{meant(row.runs, known[row.stage])}")
+    return replace(row, dataset=known[row.stage][row.runs].dataset)
 
 
 def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
@@ -142,7 +223,7 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
     where = f"{path}: {stage}.{arm}"
     if not isinstance(row, dict):
         raise PlanError(f"{where} must have the keys {', '.join(ROW_KEYS[stage])}; got {row!r}")
-    _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage == "pretrain" else (), where)
+    _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage in TRAINING else (), where)
     for key in ROW_KEYS[stage][:-1]:
         _name(row[key], f"{where}.{key}")
     most = row.get("max_seeds")
@@ -150,14 +231,8 @@ def _row(stage: str, arm: str, row: object, path: Path) -> Row:
         raise PlanError(f"{where}.max_seeds must be a positive whole number; got {most!r}")
     if not isinstance(row["overrides"], dict):
         raise PlanError(f"{where}.overrides must map keys of conf/system to values; got {row['overrides']!r}")
-    return Row(arm, row["system"], row["overrides"], row.get("dataset", ""), row.get("runs", arm), most)
-
-
-def _with_runs(stage: str, row: Row, pretrain: dict[str, Row], path: Path) -> Row:
-    """The row of an arm that measures trained runs, with their data set."""
-    if row.runs not in pretrain:
-        raise PlanError(f"{path}: {stage}.{row.arm}.runs is {row.runs!r}{meant(row.runs, pretrain)}")
-    return replace(row, dataset=pretrain[row.runs].dataset)
+    fields = {"start" if key == "from" else key: value for key, value in row.items()}
+    return Row(arm=arm, **fields)
 
 
 def _seeds(seeds: object, path: Path) -> list[int]:
@@ -182,14 +257,17 @@ def compose(
     sweep: str = "",
     machines: str = "",
     overrides: dict | None = None,
+    stage: str = "",
 ) -> dict:
     """The resolved configuration of one stage: any of the groups of `conf/`.
 
     `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
     `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
 
+    `stage` is the one that it is for, so that what this stage needs of a system must be there.
+
     Raises:
-        PlanError: no such file, or a key that it does not have.
+        PlanError: no such file, a key that it does not have, or a missing one.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -226,20 +304,26 @@ def compose(
         raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
     for group, choice in choices.items():
         if choice and group in composed:  # the settings of machines are a part of those of the sweep
-            _blocks(group, composed[group], f"conf/{group}/{choice}.yaml")
+            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage, ()), f"conf/{group}/{choice}.yaml")
     return composed
 
 
-def _blocks(group: str, tree: object, where: str) -> None:
+def _blocks(group: str, tree: object, further: Iterable[str], where: str) -> None:
     """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
     if not isinstance(tree, dict):
         raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
     called = {"": tree} if group == "dataset" else {}
     if group == "system":
-        _keys(tree, SYSTEM_BLOCKS, (), where)
-        called = {name: tree[name] for name in CALLED_BLOCKS}
-        if not isinstance(tree["pretrain"], dict):
-            raise PlanError(f"{where}: `pretrain` must map keys to values; got {tree['pretrain']!r}")
+        known = {block for blocks in FURTHER_BLOCKS.values() for block in blocks}
+        _keys(tree, (*SYSTEM_BLOCKS, *further), known, where)
+        recipes = {name: tree[name] for name in ("pretrain", *PROTOCOLS) if name in tree}
+        for name, recipe in recipes.items():
+            if not isinstance(recipe, dict):
+                raise PlanError(f"{where}: `{name}` must map keys to values; got {recipe!r}")
+        called = {name: tree[name] for name in CALLED_BLOCKS if name in tree}
+        called |= {
+            f"{n}.{part}": r.get(part) for n, r in recipes.items() if n in PROTOCOLS for part in ("model", "data")
+        }
     for name, block in called.items():
         if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
             raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
@@ -261,11 +345,11 @@ def check(plan: Plan) -> None:
     """
     for dataset in plan.datasets:
         compose(plan.preset, dataset=dataset)
-    for stage in ("pretrain", "evaluate", "sweep"):
+    for stage in ("pretrain", "finetune", "evaluate", "sweep"):
         for row in getattr(plan, stage).values():
             try:
                 sweep = "cached" if stage == "sweep" else ""
-                compose(plan.preset, system=row.system, sweep=sweep, overrides=row.overrides)
+                compose(plan.preset, system=row.system, sweep=sweep, overrides=row.overrides, stage=stage)
             except PlanError as error:
                 raise PlanError(f"{plan.path}: {stage}.{row.arm}: {error}") from None
     compose(plan.preset, trainer=trainer_name())

@@ -14,6 +14,7 @@ def main() -> None:
 
     from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
 
+    runs = ROOT / "data/runs" / plan.preset
     training.train_arm(
         config,
         stage="pretrain",
@@ -23,7 +24,8 @@ def main() -> None:
         seeds=plan.seeds_of(row),
         dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
         sources=ROOT / "data/sources" / plan.preset / f"pretrain.{row.system}.json",
-        out=ROOT / "data/runs" / plan.preset / row.arm / "pretrain",
+        start=runs / row.start / "pretrain" if row.start else None,
+        out=runs / row.arm / "pretrain",
     )
 
 

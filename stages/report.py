@@ -17,20 +17,23 @@ from stages.page import figures, machine
 from stages.plan import Plan, Row, load_plan, run_stage
 
 
-def read_arm(row: Row, folder: Path, unavailable: dict[str, str]) -> tuple[page.Arm, dict[int, dict[str, float]]]:
+def read_arm(
+    plan: Plan, row: Row, folder: Path, unavailable: dict[str, str]
+) -> tuple[page.Arm, dict[int, dict[str, float]]]:
     """An arm as the page shows it and its metrics by seed; an arm without results says why."""
     if not (folder / "metrics.json").exists():
         why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
-        return page.Arm(row.arm, row.runs, missing=f"no results{why}"), {}
+        return page.Arm(row.arm, plan.trained(row), missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
     drawn = figures.load(folder / "figures.json")
-    return page.Arm(row.arm, row.runs, sorted(by_seed), claims.summary({row.arm: by_seed})[row.arm], drawn), by_seed
+    summary = claims.summary({row.arm: by_seed})[row.arm]
+    return page.Arm(row.arm, plan.trained(row), sorted(by_seed), summary, drawn), by_seed
 
 
-def read_sweep(row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:
+def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:
     """A sweep as the page shows it, with its statement."""
     name = f"sweep-{row.arm}"
-    shown, _ = read_arm(replace(row, arm=name), results / name, unavailable)
+    shown, _ = read_arm(plan, replace(row, arm=name), results / name, unavailable)
     if not shown.missing:
         shown.statement = json.loads((results / name / "study.json").read_text())["statement"]
     return shown
@@ -39,7 +42,8 @@ def read_sweep(row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm
 def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[page.Paper]:
     """Facts, verdicts and arms of every paper of the plan, in its order."""
     read = {
-        arm: read_arm(row, root / "data/results" / plan.preset / arm, unavailable) for arm, row in plan.evaluate.items()
+        arm: read_arm(plan, row, root / "data/results" / plan.preset / arm, unavailable)
+        for arm, row in plan.evaluate.items()
     }
     results = {arm: by_seed for arm, (_, by_seed) in read.items() if by_seed}
     missing = {arm: shown.missing for arm, (shown, _) in read.items() if shown.missing}
@@ -48,7 +52,7 @@ def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[pag
         facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
         arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
         sweeps = [
-            read_sweep(row, root / "data/results" / plan.preset, unavailable)
+            read_sweep(plan, row, root / "data/results" / plan.preset, unavailable)
             for row in plan.sweep.values()
             if row.system == stem
         ]

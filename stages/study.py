@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.files import replace_folder, scratch
-from stages.evaluate import read_runs, write_evaluation
+from lightning_modules.runs import find_runs
+from stages.evaluate import write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage
 from stages.sweep import cached_search, track
 
@@ -36,7 +37,7 @@ def parse() -> argparse.Namespace:
 def search_of(plan: Plan, row: Row, setting: str, settings: dict) -> Any:
     """The search that a setting describes."""
     if setting == "cached":
-        return cached_search(plan, row, read_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain"), settings)
+        return cached_search(plan, row, find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain"), settings)
     from hydra.utils import instantiate
 
     trained = plan.row("pretrain", row.runs)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_modules import tracking
 from lightning_modules.files import digest, replace_folder, scratch
-from lightning_modules.runs import Evaluation, Run
-from stages.evaluate import read_runs, write_evaluation
+from lightning_modules.runs import Evaluation, Run, find_runs
+from stages.evaluate import write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def main() -> None:
     row = plan.row("sweep", arguments.arm)
     name = f"sweep-{row.arm}"
     settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
-    runs = read_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
+    runs = find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
 
     from lightning_modules.tasks import batches
 

@@ -42,8 +42,10 @@ class Copy:
         plan = yaml.safe_load((folder / "params.yaml").read_text())
         plan["seeds"] = list(seeds)
         plan["datasets"] = {name: {} for name in datasets}
-        for stage, key in (("pretrain", "dataset"), ("evaluate", "runs"), ("sweep", "runs")):
-            plan[stage] = {a: r for a, r in plan[stage].items() if any(d in r[key] for d in datasets)}
+        plan["pretrain"] = {a: r for a, r in plan["pretrain"].items() if r["dataset"] in datasets}
+        plan |= {"pretrain_from": {}, "finetune": {}}
+        for stage in ("evaluate", "sweep"):
+            plan[stage] = {a: r for a, r in plan[stage].items() if r["runs"] in plan["pretrain"]}
         for row in plan["pretrain"].values():
             row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
         (folder / "params.yaml").write_text(yaml.safe_dump(plan))

@@ -49,6 +49,7 @@ def small_plan() -> dict:
     """One arm, one seed."""
     given = yaml.safe_load((ROOT / "params.yaml").read_text())
     given |= {"seeds": [0], "datasets": {"digits": {}}}
+    given |= {"pretrain_from": {}, "finetune": {}}
     for stage in ("pretrain", "evaluate", "sweep"):
         given[stage] = {"committees-digits": given[stage]["committees-digits"]}
     given["pretrain"]["committees-digits"]["overrides"] = {"data": {"batch_size": 30}}

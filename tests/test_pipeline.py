@@ -11,6 +11,7 @@ import time
 import pytest
 import yaml
 
+from stages.plan import ROW_KEYS
 from tests.pipeline import REALDATA, ROOT, Copy
 
 
@@ -23,7 +24,7 @@ def test_dvc_yaml_covers_every_arm_of_both_plans():
         ).stdout.split()  # fmt: skip
         listed = {name.rpartition(":")[2] for name in names}
         expected = {"sources", "report"} | {f"prepare@{name}" for name in rows["datasets"]}
-        expected |= {f"{stage}@{arm}" for stage in ("pretrain", "evaluate", "sweep") for arm in rows[stage]}
+        expected |= {f"{stage}@{arm}" for stage in ROW_KEYS for arm in rows[stage]}
         assert expected <= listed
 
 

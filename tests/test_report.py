@@ -86,7 +86,8 @@ def project(tmp_path, monkeypatch):
         "preset": "tiny", "plan": "params.yaml", "root": ".", "seeds": [0, 1, 2, 3],
         "datasets": {"digits": {}, "mnist": {}},
         "pretrain": {arm: row(arm, dataset=data) for arm, data in ARMS.items()},
-        "evaluate": {arm: row(arm, runs=arm) for arm in ARMS},
+        "pretrain_from": {}, "finetune": {},
+        "evaluate": {arm: row(arm, stage="pretrain", runs=arm) for arm in ARMS},
         "sweep": {arm: row(arm, runs=arm) for arm in ("alpha-digits", "alpha-mnist")},
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(plan))

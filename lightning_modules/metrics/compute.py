@@ -2,11 +2,12 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 FLOPS_PER_MAC = 2
@@ -32,6 +33,18 @@ def count_macs(module: nn.Module, image_shape: Sequence[int]) -> int:
             twin(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+    return counter.get_total_flops() // FLOPS_PER_MAC
+
+
+def count_training_macs(module: nn.Module, batch: Mapping[str, Tensor]) -> int:
+    """Multiply-accumulates of one training step on `batch`, forward and backward, frozen networks included.
+
+    Counted as `count_macs` does. `module` has a `training_step(batch)` that returns the loss.
+    """
+    trainer = getattr(module, "_trainer", None)
+    twin = copy.deepcopy(module, {id(trainer): None}).to("meta").train()  # not the trainer, which holds the data
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        twin.training_step({name: x.to("meta") for name, x in batch.items()}).backward()
     return counter.get_total_flops() // FLOPS_PER_MAC
 
 

@@ -1,6 +1,6 @@
-"""Labelled images for a pool of members: every copy in its own order, every batch a pure function of its place."""
+"""Labelled images for one network or a pool of members, each in its own order; a batch depends on its place alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_modules.datasets import storage
@@ -23,16 +23,18 @@ CROP_PADDING = 4  # pixels of zeros on each side before the random crop (WRN pap
 
 
 class LabelledImages(LightningDataModule):
-    """Resident uint8 images; training batches for K copies, evaluation batches shared by all members.
+    """Resident uint8 images; training batches for one network or K copies, evaluation batches shared by all members.
 
     Args:
         folder: a prepared data set with integer labels.
         seed: decides the rows of the splits and, with copy and epoch, every order and augmentation.
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
-        copies: number of members of one width, K; each has its own order.
+        copies: number of members of one width, K; each has its own order, and training batches a leading axis K. Null
+            for one network, whose batches have no such axis.
         augmentation: `none`, or `crop_flip`: random crop after padding by 4, and horizontal flip.
         centre_crop: side and share of the central square that encoded images are cut and scaled to, `[600, 0.875]`;
             null for images stored raw.
+        fit_to: (channels, height, width) that smaller or grey images are brought to, see `fit`; null to leave them.
 
     Raises:
         ValueError: a split is missing or unknown, or the augmentation or crop is none.
@@ -44,17 +46,18 @@ class LabelledImages(LightningDataModule):
         folder: Path,
         seed: int,
         splits: dict[str, Part],
-        copies: Count,
+        copies: Count | None,
         batch_size: Count,
         evaluation_batch_size: Count,
         augmentation: str,
         centre_crop: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None,
+        fit_to: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None,
     ):
         super().__init__()
         _check(splits, augmentation, centre_crop)
         self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.augmentation, self.centre_crop = augmentation, centre_crop
+        self.augmentation, self.centre_crop, self.fit_to = augmentation, centre_crop, fit_to
 
     @cached_property
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:
@@ -79,6 +82,9 @@ class LabelledImages(LightningDataModule):
                 f"centre_crop is {self.centre_crop}, but the images are stored as {card['codec']}: raw ones take null, "
                 "encoded ones a side and a share such as [600, 0.875]."
             )
+        if self.fit_to is not None:
+            channels, height, width = self.fit_to
+            return height, width, channels
         return tuple(card["image_shape"]) if self.centre_crop is None else (int(self.centre_crop[0]),) * 2 + (3,)
 
     @property
@@ -87,7 +93,7 @@ class LabelledImages(LightningDataModule):
         return storage.card(self.folder)["num_classes"]
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of K copies, the epoch set by Lightning.
+        """The training batches, the epoch set by Lightning.
 
         Raises:
             ValueError: there is no split to train on.
@@ -118,18 +124,50 @@ class LabelledImages(LightningDataModule):
         if self.centre_crop is not None:
             side, share = self.centre_crop
             stored = np.stack([centre_square(storage.decode(image), int(side), share) for image in stored])
-        return torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))
+        images = torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))
+        return images if self.fit_to is None else fit(images, self.fit_to)
+
+
+def fit(
+    images: UInt8[Tensor, "rows c height width"], shape: Sequence[int]
+) -> UInt8[Tensor, "rows channels new_height new_width"]:
+    """Images in the centre of larger black ones, grey repeated in every channel: what an encoder of `shape` can read.
+
+    Raises:
+        ValueError: the images are larger, or have other colours.
+    """
+    channels, height, width = shape
+    rows, own, *size = images.shape
+    if own not in (1, channels) or size[0] > height or size[1] > width:
+        raise ValueError(f"images of shape {(own, *size)} cannot be brought to fit_to ({channels}, {height}, {width}).")
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    padded = F.pad(images, [left, width - size[1] - left, top, height - size[0] - top])
+    return padded.expand(rows, channels, height, width)
 
 
 def _check(splits: Mapping[str, Part], augmentation: str, centre_crop: list[int | float] | None) -> None:
-    if not {"val", "test"} <= set(splits) <= {"train", "val", "test"}:
-        raise ValueError(f"splits has {list(splits)}, expected val, test and, where something is trained, train.")
+    if not splits or not set(splits) <= {"train", "val", "test"}:
+        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
     if augmentation not in AUGMENTATIONS:
         raise ValueError(f"augmentation ({augmentation!r}) must be one of {', '.join(AUGMENTATIONS)}.")
     if centre_crop is not None and not (float(centre_crop[0]).is_integer() and centre_crop[0] >= 1):
         raise ValueError(f"centre_crop ({centre_crop}) must begin with a whole number of pixels.")
     if centre_crop is not None and not 0 < centre_crop[1] <= 1:
         raise ValueError(f"centre_crop ({centre_crop}) must end with a share of the shorter edge, above 0, at most 1.")
+
+
+def check_images(data: LabelledImages, encoder: nn.Module) -> None:
+    """Refuse data whose batches a vision transformer cannot read.
+
+    Raises:
+        ValueError: batches of several copies, or images of another shape.
+    """
+    if data.copies is not None:
+        raise ValueError(f"data.copies is {data.copies}, but this is one network: it must be null.")
+    height, width, channels = data.image_shape
+    expected = (encoder.channels, encoder.image_size, encoder.image_size)
+    if (channels, height, width) != expected:
+        raise ValueError(f"the encoder reads images of shape {expected}, but the data has {channels, height, width}.")
 
 
 def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int, share: float) -> UInt8[np.ndarray, "side side 3"]:
@@ -143,7 +181,7 @@ def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int, share: float) ->
 
 
 class MemberBatches(Dataset):
-    """Training batches of K copies; item `(epoch, step)` depends on the seed and on that pair only.
+    """Training batches of one network or K copies; item `(epoch, step)` depends on the seed and on that pair only.
 
     So a resumed run sees what the unbroken one would have seen, and no two copies see the same order. The rows that do
     not fill a batch are left out of that epoch.
@@ -158,7 +196,7 @@ class MemberBatches(Dataset):
         labels: Int[Tensor, " rows"],
         *,
         seed: int,
-        copies: int,
+        copies: int | None,
         batch_size: int,
         augmentation: str = "none",
     ):
@@ -182,15 +220,18 @@ class MemberBatches(Dataset):
         images = self.images[rows]
         if self.augmentation == "crop_flip":
             images = self._crop_flip(images, epoch, window)
-        return {"images": images, "labels": self.labels[rows]}
+        batch = {"images": images, "labels": self.labels[rows]}
+        return {name: x[0] for name, x in batch.items()} if self.copies is None else batch
 
     def epoch_order(self, epoch: int) -> Int[Tensor, "copies rows"]:
         """The order in which each copy sees the rows in an epoch."""
-        orders = [permutation(len(self.images), self.seed, ORDER, k, epoch) for k in range(self.copies)]
+        orders = [permutation(len(self.images), self.seed, ORDER, k, epoch) for k in range(self.copies or 1)]
         return torch.from_numpy(np.stack(orders))
 
     def _crop_flip(self, images: Tensor, epoch: int, window: slice) -> Tensor:
-        words = [random_words(len(self.images), self.seed, AUGMENTATION, k, epoch)[window] for k in range(self.copies)]
+        words = [
+            random_words(len(self.images), self.seed, AUGMENTATION, k, epoch)[window] for k in range(self.copies or 1)
+        ]
         words = np.stack(words)
         places = 2 * CROP_PADDING + 1
         top, left, flip = (torch.from_numpy((words >> shift) % n) for shift, n in ((0, places), (20, places), (40, 2)))

@@ -114,7 +114,9 @@ class Members(PaperModule):
         return [build_network(self.family, width, self.depth, *shape) for _ in range(self.copies)]
 
     def check_data(self, data: LabelledImages) -> None:
-        """Refuse images of another shape, more classes than there are logits, and copies without an order."""
+        """Refuse images of another shape, more classes than logits, copies without an order, and splits left out."""
+        if not {"val", "test"} <= set(data.splits):
+            raise ValueError(f"data.splits has {list(data.splits)}, expected val, test and, to train, train.")
         channels, height, width = self.image_shape
         if data.image_shape != (height, width, channels):
             height, width, channels = data.image_shape

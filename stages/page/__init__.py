@@ -24,10 +24,13 @@ ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "
 
 @dataclass
 class Arm:
-    """One row of a paper's comparison, or a sweep with its statement; `missing` says why it has no results."""
+    """One row of a paper's comparison, or a sweep with its statement; `missing` says why it has no results.
+
+    `trained` names the stage and arm of every training that it reads.
+    """
 
     name: str
-    runs: str
+    trained: list[tuple[str, str]]
     seeds: list[int] = field(default_factory=list)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
@@ -52,7 +55,7 @@ class Paper:
     @property
     def runs(self) -> list[tuple[str, str]]:
         """(stage, arm) of everything that was computed for this paper, each once."""
-        trained = [("pretrain", arm.runs) for arm in self.arms]
+        trained = [pair for arm in self.arms for pair in arm.trained]
         measured = [("evaluate", arm.name) for arm in self.arms] + [("sweep", arm.name) for arm in self.sweeps]
         return list(dict.fromkeys(trained + measured))
 

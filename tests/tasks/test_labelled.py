@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.datasets import storage
-from lightning_modules.tasks.labelled import EpochSteps, LabelledImages, MemberBatches, centre_square, crop_flip
+from lightning_modules.tasks.labelled import EpochSteps, LabelledImages, MemberBatches, centre_square, crop_flip, fit
 
 ROWS, COPIES, BATCH = 23, 3, 4
 
@@ -49,6 +49,23 @@ def test_sampler_gives_the_places_of_the_epoch_it_was_told():
     steps = EpochSteps(3)
     steps.set_epoch(5)
     assert list(steps) == [(5, 0), (5, 1), (5, 2)]
+
+
+def test_one_network_gets_batches_without_a_leading_axis():
+    several = member_batches()
+    one = MemberBatches(several.images, several.labels, seed=0, copies=None, batch_size=BATCH)
+    assert one[1, 2]["labels"].equal(several[1, 2]["labels"][0])
+    assert one[1, 2]["images"].equal(several[1, 2]["images"][0])
+
+
+def test_small_grey_images_are_fitted_to_what_an_encoder_reads():
+    images = torch.arange(1, 5, dtype=torch.uint8).view(1, 1, 2, 2)
+    found = fit(images, [3, 5, 4])
+    assert found.shape == (1, 3, 5, 4)
+    assert found[:, :, 1:3, 1:3].equal(images.expand(1, 3, 2, 2))
+    assert found.sum() == 3 * images.sum()
+    with pytest.raises(ValueError, match=r"images of shape \(1, 2, 2\) cannot be brought to fit_to \(3, 1, 4\)"):
+        fit(images, [3, 1, 4])
 
 
 def test_crop_and_flip():

@@ -1,0 +1,111 @@
+"""How pre-trained encoders compare: every arm of a comparison fine-tuned and probed alike, on one data set.
+
+Not in a paper's own file, because the second paper that pre-trains an encoder needs it too, and because it reads stored
+answers only: judging them is not to cost the import of torch.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lightning_modules.metrics import classification
+from lightning_modules.runs import Evaluation, Figure, Run, Series
+from lightning_modules.tasks.ensembling import over_seeds, seed_series
+
+Metrics = dict[str, float]
+PROTOCOLS = {"finetune": "fine-tuned", "probe": "linear probe"}
+
+
+def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
+    """Accuracy on test data of every arm and protocol, and what a step of its pre-training costs, per seed.
+
+    Args:
+        runs: named `<arm>/<protocol>`, the same seeds of each.
+        dataset: first part of every metric's name; the last is the arm: `<dataset>/probe/top1_percent@<arm>`.
+
+    Raises:
+        ValueError: there is no run, or two runs of one seed were judged on different rows.
+    """
+    if not runs:
+        raise ValueError("there is no fine-tuned encoder to compare: `dvc repro finetune` trains them.")
+    metrics: dict[int, Metrics] = defaultdict(dict)
+    labels: dict[int, np.ndarray] = {}
+    for run in runs:
+        answers = run.answers()
+        if not np.array_equal(labels.setdefault(run.seed, answers["labels/test"]), answers["labels/test"]):
+            raise ValueError(
+                f"{run.folder} was judged on other test rows than {runs[0].folder}: give all arms one split."
+            )
+        metrics[run.seed] |= _measured(run, dataset, answers["logits/test"], answers["labels/test"])
+    arms = list(dict.fromkeys(run.name.partition("/")[0] for run in runs))
+    return Evaluation(
+        metrics=dict(metrics),
+        figures=[_accuracies(metrics, dataset, arms), _costs(metrics, dataset, arms), _losses(runs, dataset, arms)],
+    )
+
+
+def _measured(run: Run, dataset: str, logits: np.ndarray, labels: np.ndarray) -> Metrics:
+    arm, _, protocol = run.name.partition("/")
+    found = {
+        f"{dataset}/{protocol}/top1_percent@{arm}": 100 * classification.accuracy(logits, labels),
+        f"{dataset}/{protocol}/nll_nats@{arm}": classification.negative_log_likelihood(logits, labels),
+    }
+    if "pretrain_macs_per_image" in run.facts["from"]:  # absent where nothing was pre-trained
+        found[f"{dataset}/pretrain/macs_per_image@{arm}"] = float(run.facts["from"]["pretrain_macs_per_image"])
+    return found
+
+
+def _accuracies(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) -> Figure:
+    series = []
+    for protocol, name in PROTOCOLS.items():
+        values = np.stack([over_seeds(metrics, f"{dataset}/{protocol}/top1_percent@{arm}") for arm in arms], axis=1)
+        series.append(seed_series(name, "bars", range(len(arms)), values, arms))
+    return Figure(
+        id="accuracy",
+        title=f"What each pre-training is worth ({dataset})",
+        caption="Test accuracy after fine-tuning on few labels, and of a linear classifier on the frozen encoder.",
+        x_label="arm",
+        y_label="top-1 accuracy, %",
+        series=series,
+    )
+
+
+def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) -> Figure:
+    first = metrics[min(metrics)]
+    cost = {arm: first.get(f"{dataset}/pretrain/macs_per_image@{arm}") for arm in arms}
+    return Figure(
+        id="cost",
+        title=f"Accuracy against the cost of a step ({dataset})",
+        caption="Multiply-adds of one image in a training step, forward and backward, with the teacher's forward pass "
+        "where there is one; all arms take the same number of steps.",
+        x_label="MMACs per image",
+        y_label="top-1 accuracy after fine-tuning, %",
+        series=[
+            seed_series(
+                arm, "points", [macs / 1e6], over_seeds(metrics, f"{dataset}/finetune/top1_percent@{arm}")[:, None]
+            )
+            for arm, macs in cost.items()
+            if macs is not None
+        ],
+    )
+
+
+def _losses(runs: Sequence[Run], dataset: str, arms: Sequence[str]) -> Figure:
+    curves = defaultdict(list)
+    for run in runs:
+        arm, _, protocol = run.name.partition("/")
+        if protocol == "finetune":
+            curves[arm].append(run.history("finetune/loss"))
+    series = []
+    for arm in arms:
+        steps, losses = curves[arm][0][0], np.mean([losses for _, losses in curves[arm]], axis=0)
+        series.append(Series(arm, "line", steps.tolist(), losses.round(6).tolist()))
+    return Figure(
+        id="loss",
+        title=f"Loss while fine-tuning ({dataset})",
+        caption="Mean over seeds of the loss on training batches, from equal labels.",
+        x_label="step",
+        y_label="cross-entropy, nats",
+        series=series,
+    )

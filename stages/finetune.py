@@ -1,0 +1,44 @@
+"""Fine-tune and probe the encoder of one pre-trained arm, every seed.
+
+data/runs/<preset>/<from>/pretrain + data/datasets -> data/runs/<preset>/<system>-<dataset>/finetune/<from>/<protocol>/.
+"""
+
+from stages.plan import PROTOCOLS, ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
+
+
+def main() -> None:
+    """Compose, then hand each protocol over to `training.train_arm`."""
+    arguments = stage_arguments("arm")
+    plan = load_plan(arguments.plan)
+    row = plan.row("finetune", arguments.arm)
+    config = compose(
+        plan.preset,
+        system=row.system,
+        dataset=row.dataset,
+        trainer=trainer_name(),
+        overrides=row.overrides,
+        stage="finetune",
+    )
+
+    from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
+
+    runs = ROOT / "data/runs" / plan.preset
+    for protocol in PROTOCOLS:
+        recipe = config["system"][protocol]
+        system = {"model": recipe.pop("model"), "data": recipe.pop("data"), protocol: recipe}
+        training.train_arm(
+            {"system": system, "trainer": config["trainer"]},
+            stage=protocol,
+            arm=row.arm,
+            system=row.system,
+            preset=plan.preset,
+            seeds=plan.seeds_of(row),
+            dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
+            sources=ROOT / "data/sources" / plan.preset / f"finetune.{row.system}.json",
+            start=runs / row.start / "pretrain",
+            out=runs / row.comparison / "finetune" / row.start / protocol,
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)
