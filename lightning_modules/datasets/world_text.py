@@ -34,6 +34,15 @@ SPOKEN = ("stays there", "goes left", "goes right", "goes up", "drops down", "tu
 FILLERS = ("okay so", "um", "you know", "right", "well", "now", "so", "alright")
 CHAT = ("let me show you", "watch this", "here we go", "do not forget to subscribe", "as i said before", "look at that",
         "i really like this part")  # fmt: skip
+# What the sentences below say between the words of the scene, the moving, the spoken and the chat.
+GRAMMAR = "a an the and at in on of by near with there is scene background picture showing thing ,"
+
+
+def vocabulary() -> list[str]:
+    """Every word that a sentence of any of the languages can contain, and the comma, in alphabetical order."""
+    scene = (*COLORS, *SHAPES, *TEXTURES, *SIZES, *PLACES, *ROWS, *COLUMNS)
+    said = " ".join((*scene, *TRANSLATION.values(), *MOVING, *SPOKEN, *FILLERS, *CHAT, GRAMMAR))
+    return sorted(set(said.split()))
 
 
 def region_phrases(scenes: Scenes) -> list[list[str]]:
