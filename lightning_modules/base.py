@@ -116,8 +116,8 @@ class PaperModule(LightningModule):
         name, lr, decay = (self.recipe[key] for key in ("optimizer", "lr", "weight_decay"))
         parameters = self.parameter_groups()
         if name == "adamw":
-            betas = tuple(self.recipe.get("betas", (0.9, 0.999)))
-            return AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+            betas, eps = tuple(self.recipe.get("betas", (0.9, 0.999))), self.recipe.get("eps", 1e-8)
+            return AdamW(parameters, lr=lr, betas=betas, eps=eps, weight_decay=decay, fused=True)
         if name == "lars":
             return LARS(parameters, lr=lr, weight_decay=decay, momentum=self.recipe["momentum"])
         if name == "sgd":
@@ -135,6 +135,10 @@ def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
     warmup_steps = round(recipe["warmup"] * total_steps)
     if recipe["schedule"] == "cosine":
         return partial(cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+    if recipe["schedule"] == "cosine_guarded":
+        guard = recipe["guard_lr"] / recipe["lr"]
+        warmup_steps = int(recipe["warmup"] * total_steps)
+        return partial(cosine_guarded, warmup_steps=warmup_steps, total_steps=total_steps, guard=guard)
     if recipe["schedule"] == "cosine_to_min":
         floor = recipe["min_lr"] / recipe["lr"]
         return partial(cosine_to_min, warmup_steps=warmup_steps, total_steps=total_steps, floor=floor)
@@ -143,7 +147,9 @@ def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
     if recipe["schedule"] == "steps":
         milestones = [round(share * total_steps) for share in recipe["milestones"]]
         return partial(steps, milestones=milestones, decay=recipe["decay"])
-    raise ValueError(f"schedule ({recipe['schedule']!r}) must be cosine, cosine_to_min, one_cycle or steps.")
+    raise ValueError(
+        f"schedule ({recipe['schedule']!r}) must be cosine, cosine_guarded, cosine_to_min, one_cycle or steps."
+    )
 
 
 def cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
@@ -151,6 +157,13 @@ def cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return _half_cosine((step - warmup_steps) / max(1, total_steps - warmup_steps))
+
+
+def cosine_guarded(step: int, *, warmup_steps: int, total_steps: int, guard: float) -> float:
+    """Schedule of ClipBERT and XPretrain: steps from 1, `guard` where the cosine is down to 0."""
+    if step + 1 < warmup_steps:
+        return (step + 1) / warmup_steps
+    return _half_cosine((step + 1 - warmup_steps) / max(1, total_steps - warmup_steps)) or guard
 
 
 def cosine_to_min(step: int, *, warmup_steps: int, total_steps: int, floor: float) -> float:
