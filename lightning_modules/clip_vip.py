@@ -107,8 +107,9 @@ def make_clip(
     if odd:
         raise ValueError(f"clip.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
     if hub is None:
-        sizes = CLIPConfig(text_config=dict(text), vision_config=dict(vision), projection_dim=projection_dim)
-        return CLIPModel(sizes)
+        no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # for generating, which CLIP does not
+        sizes = {"text_config": {**no_ids, **text}, "vision_config": dict(vision), "projection_dim": projection_dim}
+        return CLIPModel(CLIPConfig(**sizes))
     if torch.get_default_device().type == "meta":
         if hub not in PUBLISHED:
             raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
@@ -217,7 +218,7 @@ class VideoClip(nn.Module):
         each = self._project(self._read_out(rearrange(video, "b c t h w -> (b t) c 1 h w")))
         return F.normalize(rearrange(each, "(b t) d -> b t d", b=len(video)).mean(1), dim=-1)
 
-    def _read_out(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch width"]:
+    def _read_out(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch dim"]:
         """The first proxy after the last layer."""
         vision, frames = self.clip.vision_model, video.shape[2]
         attend = attend_to_all
@@ -226,10 +227,10 @@ class VideoClip(nn.Module):
         x = run_layers(vision, vision.pre_layrnorm(self.embed(video)), attend)
         return vision.post_layernorm(x[:, 0])
 
-    def _project(self, x: Float[Tensor, "batch width"]) -> Float[Tensor, "batch dim"]:
+    def _project(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch projected"]:
         return F.normalize(self.clip.visual_projection(x).float(), dim=-1)
 
-    def embed(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch tokens width"]:
+    def embed(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch tokens dim"]:
         """Proxies, then the patches of each frame, with their positions; time is told to patches only."""
         embeddings = self.clip.vision_model.embeddings
         size = embeddings.image_size
