@@ -24,9 +24,11 @@ because pads stand behind the token that is read out and the text tower is causa
 because `from_pretrained` of transformers 5 leaves parameters that it does not know as uninitialised memory.
 """
 
+import copy
 import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,6 +48,7 @@ from lightning_modules.losses.contrastive import gather, info_nce, joint_info_nc
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.settings import Count, NonNegative, Positive
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.tasks.video_texts import VideoTexts
 
 PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those of ViT-B/32
     "openai/clip-vit-base-patch32": {"patch_size": 32},
@@ -189,12 +192,14 @@ class VideoClip(nn.Module):
         num_proxies: CLIP's CLS and the new tokens (the paper's M).
         frames: frames of a video, so the number of temporal embeddings, which other lengths get interpolated; `mean`
             has none.
+        temporal_std: deviation of the temporal embeddings at the start; the official code begins with zeros, which
+            order-blind gradients take many steps to leave.
 
     Raises:
         ValueError: an attention is unknown, or has no use for more proxies.
     """
 
-    def __init__(self, clip: CLIPModel, *, attention: str, num_proxies: int, frames: int):
+    def __init__(self, clip: CLIPModel, *, attention: str, num_proxies: int, frames: int, temporal_std: float):
         super().__init__()
         if attention not in ATTENTIONS:
             raise ValueError(f"attention ({attention!r}) must be one of {', '.join(ATTENTIONS)}.")
@@ -205,7 +210,7 @@ class VideoClip(nn.Module):
         if num_proxies > 1:
             embeddings.added_cls = nn.Parameter(torch.randn(num_proxies - 1, embeddings.embed_dim))
         if attention != "mean":
-            embeddings.temporal_embedding = nn.Parameter(torch.zeros(1, frames, embeddings.embed_dim))
+            embeddings.temporal_embedding = nn.Parameter(temporal_std * torch.randn(1, frames, embeddings.embed_dim))
 
     def encode_videos(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch dim"]:
         """Unit features of normalised videos.
@@ -294,12 +299,14 @@ class ClipViP(PaperModule):
 
     Args:
         clip: arguments of `make_clip`.
-        attention: see `VideoClip`, also for `num_proxies` and `frames`.
+        attention: see `VideoClip`, also for `num_proxies`, `frames` and `temporal_std`.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`; the official code augments nothing.
         loss: a name in `LOSSES`: which of video V, its middle frame F, subtitle S and caption C are to agree.
-        sources: the kind of text in a batch that S and C of the loss stand for, such as `{S: subtitle, C: auxiliary}`.
+        sources: the kind of text in a batch that S and C of the loss stand for, such as `{S: subtitle, C: auxiliary}`;
+            null for one that the loss does not speak of.
         logit_scale: logarithm of the inverse temperature at the start; weights that are loaded bring their own.
         max_scale: the largest inverse temperature.
+        also_at: further numbers of frames at which the answers read the videos.
         stage: first part of the name that the loss is logged under.
 
     Raises:
@@ -316,26 +323,63 @@ class ClipViP(PaperModule):
         attention: str = "proxy",
         num_proxies: Count = 4,
         frames: Count = 12,
+        temporal_std: NonNegative = 0.0,
         loss: str = "V-S,C + F-C",
-        sources: dict[str, str],
+        sources: dict[str, str | None],
         logit_scale: NonNegative = 4.6,
         max_scale: Positive = 200.0,
+        also_at: Sequence[Count] = (),
         stage: Literal["pretrain", "finetune", "zero_shot"] = "pretrain",
     ):
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"loss ({loss!r}) must be one of: {'; '.join(LOSSES)}.")
+        sources = {letter: source for letter, source in sources.items() if source is not None}
         if needed := {letter for letter in loss if letter in "SC"} ^ set(sources):
             raise ValueError(
                 f"loss {loss!r} and sources {sources} do not fit: {', '.join(sorted(needed))} is in one of them only."
             )
         self.preprocess = Preprocess(**preprocess)
-        clip = make_clip(**clip)
-        self.network = VideoClip(clip, attention=attention, num_proxies=num_proxies, frames=frames)
+        self.network = VideoClip(
+            make_clip(**clip),
+            attention=attention,
+            num_proxies=num_proxies,
+            frames=frames,
+            temporal_std=temporal_std,
+        )
         with torch.no_grad():
             self.network.clip.logit_scale.fill_(logit_scale)
         self.terms, self.sources, self.max_scale = LOSSES[loss], sources, max_scale
-        self.frames, self.stage = frames, stage
+        self.frames, self.also_at, self.stage = frames, also_at, stage
+
+    def check_data(self, data: VideoTexts) -> None:
+        """Refuse videos and texts that the towers cannot read, and sources that the batches do not have.
+
+        Raises:
+            ValueError: what does not fit, with both values.
+        """
+        config = self.network.clip.config
+        vision, text = config.vision_config, config.text_config
+        channels, _, *size = data.video_shape
+        if (channels, *size) != (vision.num_channels, vision.image_size, vision.image_size):
+            raise ValueError(
+                f"the data has frames of {channels, *size} (channels, height, width), but model.clip reads "
+                f"{vision.num_channels, vision.image_size, vision.image_size}."
+            )
+        if data.text_length > text.max_position_embeddings:
+            raise ValueError(
+                f"data.text_length ({data.text_length}) is more than the {text.max_position_embeddings} positions of "
+                "model.clip."
+            )
+        if len(data.tokenizer) > text.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(data.tokenizer)} ids, but model.clip.text knows {text.vocab_size}: set its "
+                "vocab_size."
+            )
+        if missing := sorted({*self.sources.values()} - {*data.sources}):
+            raise ValueError(
+                f"data.sources ({', '.join(data.sources)}) lacks {', '.join(missing)}, which the loss needs."
+            )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Encode what the loss speaks of, gather it over all processes, let the pairs agree."""
@@ -368,6 +412,36 @@ class ClipViP(PaperModule):
         """Unit features of videos as stored pixels."""
         frames = self.preprocess(rearrange(video, "b c t h w -> (b t) c h w"))
         return self.network.encode_videos(rearrange(frames, "(b t) c h w -> b c t h w", b=len(video)))
+
+    @torch.no_grad()
+    def answers(self, data: VideoTexts, device: torch.device) -> dict[str, Tensor]:
+        """Features of `videos`, also `videos@<frames>`, and of the different captions, `texts`, of splits but `train`.
+
+        `belongs` says which text is a video's own; `labels` are the data's, where it has any.
+        """
+        self.to(device).eval()
+        found = {}
+        for split in data.rows:
+            if split == "train" or "caption" not in data.sources:
+                continue
+            columns = self._read(data, split, device)
+            texts, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
+            columns["texts"] = torch.cat([self.network.encode_texts(x.to(device)).cpu() for x in texts.split(256)])
+            for count in self.also_at:
+                other = copy.copy(data)
+                other.frames = count
+                columns[f"videos@{count}"] = self._read(other, split, device)["videos"]
+            found |= {f"{name}/{split}": x for name, x in columns.items()}
+        return found
+
+    def _read(self, data: VideoTexts, split: str, device: torch.device) -> dict[str, Tensor]:
+        parts = defaultdict(list)
+        for batch in data.evaluation_batches(split):
+            parts["videos"].append(self(batch["video"].to(device)).cpu())
+            parts["token_ids"].append(batch["caption_token_ids"])
+            if "labels" in batch:
+                parts["labels"].append(batch["labels"])
+        return {name: torch.cat(part) for name, part in parts.items()}
 
     def facts(self) -> dict:
         """What it costs to read a video, and how large the network is."""

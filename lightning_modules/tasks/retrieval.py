@@ -1,0 +1,207 @@
+"""How text-video models compare: every arm of a comparison asked for videos by text and for texts by video.
+
+Reads stored features only (`videos`, `texts` and `belongs` of each run), without torch. Read `measured` first.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lightning_modules.metrics.retrieval import blind_ceiling, dual_softmax, ranks, retrieval
+from lightning_modules.runs import Evaluation, Figure, Run, Series
+from lightning_modules.settings import Count
+from lightning_modules.tasks.ensembling import over_seeds, seed_series
+
+Metrics = dict[str, float]
+FIRST = "text_to_video/recall_at_1_percent"
+BACK = "video_to_text/recall_at_1_percent"
+
+
+def evaluate(
+    runs: Sequence[Run], dataset: str, *, alike: Count | None, reversed_pairs: bool, split: str = "test"
+) -> Evaluation:
+    """Retrieval in both directions of every arm and protocol, with and without dual softmax, per seed.
+
+    Args:
+        runs: named `<arm>/<protocol>`, the same seeds of each.
+        dataset: first part of every metric's name; the last is the arm.
+        alike: captions whose labels agree when divided by this differ in motion only; null where labels say no such
+            thing.
+        reversed_pairs: whether the clips of labels 2 i and 2 i + 1 are each other in reverse, so that what a model can
+            reach that is blind to order is known.
+        split: rows that are judged.
+
+    Raises:
+        ValueError: there is no run, or two runs of one seed were judged on other rows.
+    """
+    if not runs:
+        raise ValueError("there is no trained model to compare: `dvc repro finetune` trains them.")
+    metrics: dict[int, Metrics] = defaultdict(dict)
+    asked: dict[int, np.ndarray] = {}
+    for run in runs:
+        answers = {name.removesuffix(f"/{split}"): x for name, x in run.answers().items() if name.endswith(f"/{split}")}
+        if not np.array_equal(asked.setdefault(run.seed, answers["belongs"]), answers["belongs"]):
+            raise ValueError(
+                f"{run.folder} was judged on other test rows than {runs[0].folder}: give all arms one split."
+            )
+        arm, _, protocol = run.name.partition("/")
+        found = measured(answers, alike) | {"macs_per_video": float(run.facts["macs_per_video"])}
+        if reversed_pairs:
+            found |= ceiling(answers["labels"])
+        metrics[run.seed] |= {f"{dataset}/{protocol}/{name}@{arm}": value for name, value in found.items()}
+    arms = list(dict.fromkeys(run.name.partition("/")[0] for run in runs))
+    protocols = sorted({run.name.partition("/")[2] for run in runs}, reverse=True)  # zero_shot before finetune
+    return Evaluation(
+        metrics=dict(metrics),
+        figures=[
+            _recalls(metrics, dataset, arms, protocols),
+            _dual_softmax(metrics, dataset, arms),
+            _costs(metrics, dataset, arms),
+            _losses(runs, dataset, arms),
+        ],
+    )
+
+
+def measured(answers: Mapping[str, np.ndarray], alike: int | None) -> Metrics:
+    """All that is said of one run: features of `videos` and `texts`, and the text that each video `belongs` to.
+
+    `videos@<n>` are features of the same videos seen at n frames. `one_to_one` is the mean over disjoint parts of the
+    rows in which each text has one video: what dual softmax is made for.
+    """
+    texts, belongs = answers["texts"], answers["belongs"]
+    numbers = np.arange(len(texts))
+    found = {}
+    for name, videos in answers.items():
+        if name.startswith("videos"):
+            shown = name.removeprefix("videos")  # nothing, or @ and a number of frames
+            both = retrieval(texts @ videos.T, numbers, belongs)
+            found |= {f"{direction}{shown.replace('@', '_at_')}": value for direction, value in both.items()}
+    similarity = texts @ answers["videos"].T
+    found |= {f"dual_softmax/{name}": value for name, value in with_dual_softmax(similarity, belongs).items()}
+    plain, dual = (np.array(values) for values in zip(*one_to_one(similarity, belongs), strict=True))
+    found |= {f"one_to_one/{FIRST}": plain.mean(), f"one_to_one/dual_softmax/{FIRST}": dual.mean()}
+    found["one_to_one/dual_softmax_gain_points"] = (dual - plain).mean()
+    found["dual_softmax_gain_points"] = found[f"dual_softmax/{FIRST}"] - found[FIRST]
+    if alike is not None:
+        found["motion_percent"] = 100 * motion_accuracy(similarity, answers["labels"], belongs, alike)
+    return found
+
+
+def with_dual_softmax(similarity: Float[np.ndarray, "texts videos"], belongs: Int[np.ndarray, " videos"]) -> Metrics:
+    """R@1 of both directions from one matrix, softmaxed over texts, as the official code of CLIP-ViP reports them."""
+    both = retrieval(dual_softmax(similarity), np.arange(len(similarity)), belongs)
+    return {name: both[name] for name in (FIRST, BACK)}
+
+
+def one_to_one(
+    similarity: Float[np.ndarray, "texts videos"], belongs: Int[np.ndarray, " videos"]
+) -> Iterator[tuple[float, float]]:
+    """Text-to-video R@1 in percent, plain and with dual softmax, of parts of the rows with one video of each text."""
+    videos_of = [np.flatnonzero(belongs == text) for text in range(len(similarity))]
+    numbers = np.arange(len(similarity))
+    for part in range(min(map(len, videos_of))):
+        square = similarity[:, [videos[part] for videos in videos_of]]
+        yield tuple(100 * float((ranks(x, numbers, numbers) <= 1).mean()) for x in (square, dual_softmax(square)))
+
+
+def motion_accuracy(
+    similarity: Float[np.ndarray, "texts videos"],
+    labels: Int[np.ndarray, " videos"],
+    belongs: Int[np.ndarray, " videos"],
+    alike: int,
+) -> float:
+    """Share of the videos whose own caption is ahead of those that differ from it in motion only."""
+    label_of = np.empty(len(similarity), np.int64)
+    label_of[belongs] = labels
+    candidates = label_of[:, None] // alike == labels // alike
+    return float((np.where(candidates, similarity, -np.inf).argmax(axis=0) == belongs).mean())
+
+
+def ceiling(labels: Int[np.ndarray, " videos"]) -> Metrics:
+    """What a model can reach that is blind to the order of frames: it tells the pairs of labels apart, and no more."""
+    return {f"order_blind_ceiling/{BACK}": 100 * blind_ceiling(labels // 2, labels)}
+
+
+def _recalls(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str], protocols: Sequence[str]) -> Figure:
+    series = [
+        seed_series(
+            protocol.replace("_", " "), "bars", range(len(arms)), _values(metrics, dataset, protocol, arms, BACK), arms
+        )
+        for protocol in protocols
+    ]
+    blind = f"{dataset}/{protocols[0]}/order_blind_ceiling/{BACK}@{arms[0]}"
+    first = metrics[min(metrics)]
+    if blind in first:
+        series.append(Series("blind to the order of frames", "dashed", [0, len(arms) - 1], [first[blind]] * 2))
+    return Figure(
+        id="recall",
+        title=f"Which text belongs to a video ({dataset})",
+        caption="Share of the test videos whose own caption comes first, before and after fine-tuning on captions.",
+        x_label="arm",
+        y_label="video-to-text R@1, %",
+        series=series,
+    )
+
+
+def _dual_softmax(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) -> Figure:
+    names = {
+        "one video for each text": f"one_to_one/{FIRST}",
+        "the same, dual softmax": f"one_to_one/dual_softmax/{FIRST}",
+        "many videos for each text": FIRST,
+        "the same, dual softmax ": f"dual_softmax/{FIRST}",
+    }
+    return Figure(
+        id="dual_softmax",
+        title=f"What dual softmax adds ({dataset})",
+        caption="Text-to-video recall after fine-tuning. Dual softmax lets texts compete for each video: it looks at "
+        "all queries together to answer one.",
+        x_label="arm",
+        y_label="text-to-video R@1, %",
+        series=[
+            seed_series(name, "bars", range(len(arms)), _values(metrics, dataset, "finetune", arms, metric), arms)
+            for name, metric in names.items()
+        ],
+    )
+
+
+def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) -> Figure:
+    series = []
+    for arm in arms:
+        macs = metrics[min(metrics)][f"{dataset}/finetune/macs_per_video@{arm}"]
+        series.append(seed_series(arm, "points", [macs / 1e6], _values(metrics, dataset, "finetune", [arm], BACK)))
+    return Figure(
+        id="cost",
+        title=f"Recall against the cost of reading a video ({dataset})",
+        caption="Multiply-adds of the video tower for one video, after fine-tuning.",
+        x_label="MMACs per video",
+        y_label="video-to-text R@1, %",
+        series=series,
+    )
+
+
+def _losses(runs: Sequence[Run], dataset: str, arms: Sequence[str]) -> Figure:
+    curves = defaultdict(list)
+    for run in runs:
+        arm, _, protocol = run.name.partition("/")
+        if protocol == "finetune":
+            curves[arm].append(run.history("finetune/loss"))
+    series = []
+    for arm in arms:
+        losses = np.mean([losses for _, losses in curves[arm]], axis=0)
+        series.append(Series(arm, "line", curves[arm][0][0].tolist(), losses.round(6).tolist()))
+    return Figure(
+        id="loss",
+        title=f"Loss while fine-tuning ({dataset})",
+        caption="Mean over seeds of the loss on training batches: both directions of InfoNCE, added.",
+        x_label="step",
+        y_label="loss, nats",
+        series=series,
+    )
+
+
+def _values(
+    metrics: Mapping[int, Metrics], dataset: str, protocol: str, arms: Sequence[str], name: str
+) -> Float[np.ndarray, "seeds arms"]:
+    return np.stack([over_seeds(metrics, f"{dataset}/{protocol}/{name}@{arm}") for arm in arms], axis=1)
