@@ -449,7 +449,7 @@ class ClipViP(PaperModule):
         shape = (vision.num_channels, self.frames, vision.image_size, vision.image_size)
         return {"parameters": count_parameters(self), "macs_per_video": count_macs(self, shape)}
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: object) -> None:
+    def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """The norm of the whole gradient is kept within the recipe's `clip`."""
         self.clip_gradients(optimizer, gradient_clip_val=self.recipe["clip"], gradient_clip_algorithm="norm")
 
