@@ -1,6 +1,6 @@
 """Resident clips with sentences from several sources of language, as batches for one network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,8 +28,9 @@ Batch = dict[str, Tensor]
 class VideoTexts(LightningDataModule):
     """Batches of `video`, uint8 (batch channels frames height width), and of each source its ids and attention mask.
 
-    A batch has `<source>_token_ids` and `<source>_attention_mask` (batch length) for each of `sources`, and `labels`
-    where the data set has classes. A picture is a video of one frame.
+    A batch has `<source>_token_ids` and `<source>_attention_mask` (batch length) for each of `sources`; `images`, the
+    middle frames, if one source is `auxiliary`; and `labels` where the data set has classes. A video of one frame is a
+    picture.
 
     Args:
         folder: a prepared data set of raw clips with text columns.
@@ -62,10 +63,7 @@ class VideoTexts(LightningDataModule):
         evaluation_batch_size: Count,
     ):
         super().__init__()
-        if not splits or not set(splits) <= {"train", "val", "test"}:
-            raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
-        if len(set(sources)) < len(sources) or not set(sources) <= set(COLUMNS):
-            raise ValueError(f"sources ({', '.join(sources)}) must be some of {', '.join(COLUMNS)}, each once.")
+        check_splits_and_sources(splits, sources)
         self.folder, self.seed, self.splits, self.sources = folder, seed, splits, sources
         self.tokenizer_name, self.text_length, self.frames = tokenizer, text_length, frames
         self.batches, self.batch_size, self.evaluation_batch_size = batches, batch_size, evaluation_batch_size
@@ -136,6 +134,9 @@ class VideoTexts(LightningDataModule):
         shown = shown_frames(columns["video"].shape[1], self.frames)
         video = columns["video"][rows] if self.frames is None else columns["video"][rows[:, None], shown]
         found = {"video": torch.from_numpy(video)}
+        if "auxiliary" in self.sources:
+            middle = columns["video"].shape[1] // 2
+            found["images"] = torch.from_numpy(columns["video"][rows, middle])
         for source in self.sources:
             if COLUMNS[source] not in columns:
                 raise ValueError(f"{self.folder} has no column {COLUMNS[source]!r}, so {source!r} is no source here.")
@@ -154,10 +155,22 @@ class VideoTexts(LightningDataModule):
         return deal(order, labels)[np.argsort(order)[rows]]
 
 
+def check_splits_and_sources(splits: Mapping[str, Part], sources: Sequence[str]) -> None:
+    """Refuse what there is not.
+
+    Raises:
+        ValueError: a split or source is unknown or named twice.
+    """
+    if not splits or not set(splits) <= {"train", "val", "test"}:
+        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+    if len(set(sources)) < len(sources) or not set(sources) <= set(COLUMNS):
+        raise ValueError(f"sources ({', '.join(sources)}) must be some of {', '.join(COLUMNS)}, each once.")
+
+
 def shown_frames(stored: int, shown: int | None) -> Int[np.ndarray, " shown"]:
     """Which frames of a clip are shown: all, the middle one, or the first, the last and others evenly between.
 
-    The middle one is number `stored // 2`, of which auxiliary captions speak; see also `video_files.evenly`.
+    The middle one is number `stored // 2`, as in CLIP-ViP's official code; see also `video_files.evenly`.
 
     Raises:
         ValueError: there are not that many.
@@ -227,4 +240,7 @@ class VideoTextBatches(Dataset):
 
 def _batch(columns: dict[str, Tensor], rows: Tensor | slice) -> Batch:
     batch = {name: values[rows] for name, values in columns.items()}
-    return batch | {"video": rearrange(batch["video"], "b t h w c -> b c t h w").contiguous()}
+    batch["video"] = rearrange(batch["video"], "b t h w c -> b c t h w").contiguous()
+    if "images" in batch:
+        batch["images"] = rearrange(batch["images"], "b h w c -> b c h w").contiguous()
+    return batch

@@ -52,8 +52,9 @@ def test_a_batch_has_clips_sentences_and_labels(folder):
     assert found.video_shape == (3, 5, 16, 16)
     assert batch["video"].shape == (8, 3, 5, 16, 16) and batch["video"].dtype == torch.uint8
     assert batch["video"].is_contiguous()
+    assert batch["images"].equal(batch["video"][:, :, 2])
     assert sorted(batch) == sorted([
-        "video", "labels", *(f"{source}_{part}" for source in ("subtitle", "auxiliary", "caption")
+        "video", "images", "labels", *(f"{source}_{part}" for source in ("subtitle", "auxiliary", "caption")
                              for part in ("token_ids", "attention_mask"))
     ])  # fmt: skip
     assert batch["caption_token_ids"].shape == batch["caption_attention_mask"].shape == (8, 10)
@@ -141,6 +142,7 @@ def test_fewer_frames_are_shown_evenly(folder, frames, expected):
     stored = storage.read(folder, "test")["video"][:30, expected]
     np.testing.assert_array_equal(first["video"].numpy().transpose(0, 2, 3, 4, 1), stored)
     assert found.video_shape == (3, len(expected), 16, 16)
+    assert "images" not in first
     assert shown_frames(6, 1).tolist() == [3]
 
 
