@@ -5,6 +5,7 @@ training, one of a later step takes its place, so that all ranks keep batches of
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,8 +25,8 @@ from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_sp
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video_corpora import read_index
 from lightning_modules.datasets.video_files import BrokenVideo, Skipped, evenly, jittered, read_frames
-from lightning_modules.settings import Count, Natural, Share
-from lightning_modules.tasks.labelled import EpochSteps
+from lightning_modules.settings import Count, Share
+from lightning_modules.tasks.labelled import WHOLE, EpochSteps, Portion, portion
 from lightning_modules.tasks.video_texts import COLUMNS, Batch, Source, check_splits_and_sources
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
@@ -46,8 +47,7 @@ class VideoFileTexts(LightningDataModule):
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
         image_size: side to which they are brought, see `video_files.read_frames`.
-        batch_size: videos of a batch on each rank.
-        workers: processes that decode; 0 for none but the one that trains.
+        batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
         max_broken: largest share of broken videos, see `video_files.Skipped`.
 
@@ -68,7 +68,6 @@ class VideoFileTexts(LightningDataModule):
         image_size: Count,
         batch_size: Count,
         evaluation_batch_size: Count,
-        workers: Natural,
         mirror: str | None,
         max_broken: Share,
     ):
@@ -78,7 +77,7 @@ class VideoFileTexts(LightningDataModule):
         self.tokenizer_name, self.text_length = tokenizer, text_length
         self.frames, self.image_size = frames, image_size
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.workers, self.mirror, self.max_broken = workers, mirror, max_broken
+        self.mirror, self.max_broken = mirror, max_broken
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -122,23 +121,29 @@ class VideoFileTexts(LightningDataModule):
         return Clips(videos, index["file"][rows], texts, self.tokenizer, self.text_length, self.image_size)
 
     def train_dataloader(self) -> DataLoader:
-        """The training batches of this rank, the epoch set by Lightning.
+        """The training batches of this process, the epoch set by Lightning; they are decoded by processes of its own.
 
         Raises:
             ValueError: there is no split to train on.
         """
         if "train" not in self.rows:
             raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
+        mine = portion(self)
         batches = VideoFileBatches(
             self.clips("train"),
             seed=self.seed,
             frames=self.frames,
             batch_size=self.batch_size,
             max_broken=self.max_broken,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
+            portion=mine,
         )
-        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None, num_workers=self.workers)
+        return DataLoader(
+            batches,
+            sampler=EpochSteps(len(batches)),
+            batch_size=None,
+            num_workers=len(os.sched_getaffinity(0)) // mine.processes,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def evaluation_batches(self, split: str) -> Iterator[Batch]:
         """One pass over a split in the order of its rows, broken videos left out.
@@ -199,10 +204,10 @@ class Clips(NamedTuple):
 
 
 class VideoFileBatches(Dataset):
-    """Training batches; item `(epoch, step)` depends on the seed, on that pair, and on which files are broken.
+    """Training batches; item `(epoch, place)` depends on the seed, on that pair, and on which files are broken.
 
-    All ranks cut one order: together they take `batch_size` x `world_size` videos at a step. Each process that decodes
-    counts on its own how many it found broken.
+    A step has one place for each accumulated batch. Each process that decodes counts on its own how many videos it
+    found broken.
 
     Raises:
         ValueError: there are too few videos for a step.
@@ -216,45 +221,44 @@ class VideoFileBatches(Dataset):
         frames: int,
         batch_size: int,
         max_broken: float,
-        rank: int = 0,
-        world_size: int = 1,
+        portion: Portion = WHOLE,
     ):
-        if not 0 < batch_size * world_size <= len(clips.files):
+        if not 0 < batch_size <= len(clips.files):
             raise ValueError(
-                f"batch_size ({batch_size}) x {world_size} ranks must be between 1 and the {len(clips.files)} videos."
+                f"batch_size ({batch_size}) must be between 1 and the number of videos ({len(clips.files)})."
             )
         self.clips, self.seed, self.frames, self.batch_size = clips, seed, frames, batch_size
-        self.rank, self.world_size = rank, world_size
+        self.portion, self.part = portion, portion.rows(batch_size)
         self.skipped, self.epoch = Skipped(max_broken), -1
 
     def __len__(self) -> int:
-        return len(self.clips.files) // (self.batch_size * self.world_size)
+        return len(self.clips.files) // self.batch_size * self.portion.accumulated
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
-        epoch, step = at
+        epoch, place = at
         if epoch != self.epoch:
             rows = len(self.clips.files)
             self.order = permutation(rows, self.seed, ORDER, epoch=epoch)
             self.words = np.stack([random_words(rows, self.seed, AUGMENTATION, copy, epoch) for copy in range(3)])
             self.epoch = epoch
         found, broken = [], self.skipped.broken
-        for row in self._candidates(step):
+        for row in self._candidates(place):
             try:
                 found.append(self._read(row))
                 self.skipped.read()
             except BrokenVideo as error:
                 self.skipped.skip(error)
-            if len(found) == self.batch_size:
+            if len(found) == self.part:
                 return _batch(found, self.skipped.broken - broken)
-        raise ValueError(f"only {len(found)} videos can be read, too few for batch_size ({self.batch_size}).")
+        raise ValueError(f"only {len(found)} videos can be read, too few for a batch of {self.part}.")
 
-    def _candidates(self, step: int) -> Iterator[int]:
-        """The rows of a batch; then, for the broken among them, rows of later steps that no other rank takes now."""
-        together = self.batch_size * self.world_size
-        start = step * together + self.rank * self.batch_size
-        yield from self.order[start : start + self.batch_size].tolist()
-        later = np.roll(self.order, -(step + 1) * together)[:-together]
-        yield from later[self.rank :: self.world_size].tolist()
+    def _candidates(self, place: int) -> Iterator[int]:
+        """The rows of a batch; then, for the broken among them, those of later places that no other process takes."""
+        together = self.part * self.portion.processes
+        start = place * together + self.portion.rank * self.part
+        yield from self.order[start : start + self.part].tolist()
+        later = np.roll(self.order, -(place + 1) * together)[:-together]
+        yield from later[self.portion.rank :: self.portion.processes].tolist()
 
     def _read(self, row: int) -> Batch:
         first, last, sentence = (int(word) for word in self.words[:, row])

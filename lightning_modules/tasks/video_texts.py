@@ -18,7 +18,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, SPLITS, Part, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
-from lightning_modules.tasks.labelled import EpochSteps
+from lightning_modules.tasks.labelled import WHOLE, EpochSteps, Portion, portion
 
 COLUMNS = {"subtitle": "subtitle", "auxiliary": "auxiliary_caption", "caption": "caption"}
 Source = Literal["subtitle", "auxiliary", "caption"]
@@ -43,6 +43,7 @@ class VideoTexts(LightningDataModule):
         frames: of a clip that are shown, see `shown_frames`; null for all.
         batches: `shuffled`: an epoch shows every row once. `classes`: every batch has each class once, so that no row
             is a false negative of another.
+        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
 
     Raises:
         ValueError: a split or source is unknown or named twice.
@@ -117,7 +118,11 @@ class VideoTexts(LightningDataModule):
         if "train" not in self.rows:
             raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
         batches = VideoTextBatches(
-            self._columns("train"), seed=self.seed, batches=self.batches, batch_size=self.batch_size
+            self._columns("train"),
+            seed=self.seed,
+            batches=self.batches,
+            batch_size=self.batch_size,
+            portion=portion(self),
         )
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
@@ -192,44 +197,53 @@ def deal(order: Int[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> I
 
 
 class VideoTextBatches(Dataset):
-    """Training batches; item `(epoch, step)` depends on the seed and on that pair only. A last part is left out.
+    """Training batches; item `(epoch, place)` depends on the seed and on that pair only. A last part is left out.
 
     Args:
         columns: of all rows, with `labels` if batches are of classes.
         seed: of the order.
         batches: see `VideoTexts`. Of `classes`, an epoch has rows // classes batches; a class with fewer rows than that
             shows them again, one with more keeps some for another epoch.
-        batch_size: rows of a batch.
+        batch_size: rows of a step.
+        portion: what this process takes of each step, which has one place for each accumulated batch.
 
     Raises:
         ValueError: the batch is larger than the data, or is not of as many rows as there are classes.
     """
 
-    def __init__(self, columns: dict[str, Tensor], *, seed: int, batches: str, batch_size: int):
+    def __init__(
+        self, columns: dict[str, Tensor], *, seed: int, batches: str, batch_size: int, portion: Portion = WHOLE
+    ):
         rows = len(columns["video"])
         if not 0 < batch_size <= rows:
             raise ValueError(f"batch_size ({batch_size}) must be between 1 and the number of clips ({rows}).")
         self.columns, self.seed, self.batches, self.batch_size = columns, seed, batches, batch_size
+        self.portion, self.part = portion, portion.rows(batch_size)
         self.epoch, self.order = -1, torch.empty(0)
         if batches == "classes" and (found := len(self._classes())) != batch_size:
             raise ValueError(f"batch_size ({batch_size}) must be {found}: each of the classes once, as batches says.")
 
     def __len__(self) -> int:
+        return self._steps * self.portion.accumulated
+
+    @property
+    def _steps(self) -> int:
         return len(self.columns["video"]) // self.batch_size
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
-        epoch, step = at
+        epoch, place = at
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, self.epoch_order(epoch)
-        return _batch(self.columns, self.order[step])
+            self.epoch, self.order = epoch, self.epoch_order(epoch).flatten()
+        start = (place * self.portion.processes + self.portion.rank) * self.part
+        return _batch(self.columns, self.order[start : start + self.part])
 
     def epoch_order(self, epoch: int) -> Int[Tensor, "steps batch"]:
-        """The rows of each batch of an epoch."""
+        """The rows of each step of an epoch."""
         order = permutation(len(self.columns["video"]), self.seed, ORDER, epoch=epoch)
         if self.batches == "shuffled":
-            return torch.from_numpy(order[: len(self) * self.batch_size].reshape(len(self), self.batch_size))
+            return torch.from_numpy(order[: self._steps * self.batch_size].reshape(-1, self.batch_size))
         labels = self.columns["labels"].numpy()[order]
-        rows = [np.resize(order[labels == label], len(self)) for label in self._classes()]
+        rows = [np.resize(order[labels == label], self._steps) for label in self._classes()]
         return torch.from_numpy(np.stack(rows, axis=1))
 
     def _classes(self) -> Int[np.ndarray, " classes"]:

@@ -193,7 +193,8 @@ def test_configurations_are_taken_and_their_lists_are_the_published_ones(tmp_pat
     (copy / config["name"] / config["videos"]).mkdir(parents=True)
     files = {}
     for split in config["splits"].values():
-        listed = read_list(LISTS / split["videos"]) if split["videos"] else ["Ab.0.mp4"]
+        made_up = ["Ab.0.mp4"] * (split["rows"] or 1)
+        listed = read_list(LISTS / split["videos"]) if split["videos"] else made_up
         files.setdefault(split["annotations"], []).extend(listed)
         if split["auxiliary"]:
             write(copy / config["name"] / split["auxiliary"], [{"image_id": "Ab.0.mp4", "caption": "a road"}])
@@ -218,6 +219,6 @@ def annotations(corpus: str, file: str, videos: list[str]) -> object:
         "msr_vtt": {"sentences": [{"video_id": video, "caption": "a dog"} for video in videos]},
         "didemo": [{"video": video, "description": "a dog"} for video in videos],
         "activitynet": {video: {"sentences": ["a dog"]} for video in videos},
-        "lsmdc": LSMDC,
+        "lsmdc": "".join(LSMDC.replace("0001", f"{n:04}") for n in range(len(videos))),
         "hd_vila": "".join(json.dumps({"clip_id": video, "text": "so"}) + "\n" for video in videos),
     }[corpus]

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from lightning_modules import settings
 from lightning_modules.datasets import video_corpora
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
+from lightning_modules.tasks.labelled import Portion
 from lightning_modules.tasks.video_file_texts import VideoFileBatches
 from tests.datasets.test_tokenizers import bert_folder
 from tests.datasets.videos import encode, numbers
@@ -49,6 +51,7 @@ def home(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: [])  # no workers, unless a test wants them
 
 
 def data(home, seed=3, **changes):
@@ -61,7 +64,6 @@ def data(home, seed=3, **changes):
         "image_size": 16,
         "batch_size": 4,
         "evaluation_batch_size": 5,
-        "workers": 0,
         "mirror": str(home / "mirror"),
         "max_broken": 0.02,
     } | changes
@@ -99,8 +101,11 @@ def test_training_batches_depend_on_seed_epoch_and_step_alone(home):
     assert data(home).train_dataloader().dataset[1, 2]["video"].equal(later[2]["video"])
 
 
-def test_workers_change_nothing(home):
-    assert same(loaded(data(home)), loaded(data(home, workers=2)))
+def test_workers_change_nothing(home, monkeypatch):
+    alone = loaded(data(home))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: [0, 1])
+    assert data(home).train_dataloader().num_workers == 2
+    assert same(alone, loaded(data(home)))
 
 
 def test_training_frames_are_jittered_and_sentences_drawn(home):
@@ -112,14 +117,26 @@ def test_training_frames_are_jittered_and_sentences_drawn(home):
     assert 0.25 < (lengths == 3).float().mean() < 0.75  # the second sentence is one word
 
 
-def test_ranks_share_one_order(home):
-    clips = data(home).clips("train")
-    settings = {"seed": 3, "frames": 2, "max_broken": 0.0}
-    whole = VideoFileBatches(clips, batch_size=6, **settings)[0, 1]
-    halves = [VideoFileBatches(clips, batch_size=3, rank=rank, world_size=2, **settings)[0, 1] for rank in range(2)]
-    assert torch.cat([half["video"] for half in halves]).equal(whole["video"])
-    with pytest.raises(ValueError, match=r"batch_size \(7\) x 2 ranks must be between 1 and the 13 videos"):
-        VideoFileBatches(clips, batch_size=7, world_size=2, **settings)
+def test_processes_and_accumulated_batches_share_a_step(home):
+    settings = {"seed": 3, "frames": 2, "batch_size": 6, "max_broken": 0.0}
+    whole, *parts = (VideoFileBatches(data(home).clips("train"), portion=Portion(*of), **settings)
+                     for of in ((0, 1, 1), (0, 2, 1), (1, 2, 1), (0, 1, 3)))  # fmt: skip
+    assert [len(batches) for batches in (whole, *parts)] == [2, 2, 2, 6]
+    halves, thirds = [parts[rank][0, 1] for rank in range(2)], [parts[2][0, 3 + place] for place in range(3)]
+    for batches in (halves, thirds):
+        assert torch.cat([batch["video"] for batch in batches]).equal(whole[0, 1]["video"])
+    with pytest.raises(ValueError, match=r"batch_size \(14\) must be between 1 and the number of videos \(13\)"):
+        VideoFileBatches(data(home).clips("train"), **settings | {"batch_size": 14})
+
+
+def test_what_replaces_a_broken_video_is_in_no_other_batch_of_the_step(home):
+    batches = [VideoFileBatches(data(home).clips("train"), seed=3, frames=2, batch_size=4, max_broken=0.0,
+                                portion=Portion(rank, 2)) for rank in range(2)]  # fmt: skip
+    for each in batches:
+        each[0, 1]
+    candidates = [list(each._candidates(1)) for each in batches]
+    assert [len(rows) for rows in candidates] == [2 + 5, 2 + 4]
+    assert sorted(candidates[0] + candidates[1]) == list(range(VIDEOS))
 
 
 @pytest.fixture
