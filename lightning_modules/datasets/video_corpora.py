@@ -242,10 +242,10 @@ def read_lsmdc(path: Path) -> dict[str, Texts]:
     """Lines of clip, four times and sentence between tabs; clips lie in folders named after their movies."""
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        clip, *times, sentence = line.split("\t")
-        if len(times) != 4 or not LSMDC_TIMES.search(clip):
+        fields = line.split("\t")
+        if len(fields) != 6 or not LSMDC_TIMES.search(fields[0]):
             raise ValueError(f"{path}, line {number}: expected a clip, four times and a sentence between tabs.")
-        found[f"{LSMDC_TIMES.sub('', clip)}/{clip}"] = Texts((sentence,))
+        found[f"{LSMDC_TIMES.sub('', fields[0])}/{fields[0]}"] = Texts((fields[-1],))
     return found
 
 

@@ -90,7 +90,7 @@ def read_frames(
 
     Args:
         path: of the file.
-        choose: from the number of its frames, which are wanted, in ascending order; the same may come again.
+        choose: from the number of its frames, which are wanted, in any order; the same may come again.
         size: side in pixels.
 
     Raises:

@@ -1,6 +1,6 @@
 """Resident clips with sentences from several sources of language, as batches for one network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, SPLITS, Part, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
-from lightning_modules.tasks.labelled import EpochSteps
+from lightning_modules.tasks.labelled import WHOLE, EpochSteps, Portion, portion
 
 COLUMNS = {"subtitle": "subtitle", "auxiliary": "auxiliary_caption", "caption": "caption"}
 Source = Literal["subtitle", "auxiliary", "caption"]
@@ -28,8 +28,9 @@ Batch = dict[str, Tensor]
 class VideoTexts(LightningDataModule):
     """Batches of `video`, uint8 (batch channels frames height width), and of each source its ids and attention mask.
 
-    A batch has `<source>_token_ids` and `<source>_attention_mask` (batch length) for each of `sources`, and `labels`
-    where the data set has classes. A picture is a video of one frame.
+    A batch has `<source>_token_ids` and `<source>_attention_mask` (batch length) for each of `sources`; `images`, the
+    middle frames, if one source is `auxiliary`; and `labels` where the data set has classes. A video of one frame is a
+    picture.
 
     Args:
         folder: a prepared data set of raw clips with text columns.
@@ -42,6 +43,7 @@ class VideoTexts(LightningDataModule):
         frames: of a clip that are shown, see `shown_frames`; null for all.
         batches: `shuffled`: an epoch shows every row once. `classes`: every batch has each class once, so that no row
             is a false negative of another.
+        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
 
     Raises:
         ValueError: a split or source is unknown or named twice.
@@ -62,10 +64,7 @@ class VideoTexts(LightningDataModule):
         evaluation_batch_size: Count,
     ):
         super().__init__()
-        if not splits or not set(splits) <= {"train", "val", "test"}:
-            raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
-        if len(set(sources)) < len(sources) or not set(sources) <= set(COLUMNS):
-            raise ValueError(f"sources ({', '.join(sources)}) must be some of {', '.join(COLUMNS)}, each once.")
+        check_splits_and_sources(splits, sources)
         self.folder, self.seed, self.splits, self.sources = folder, seed, splits, sources
         self.tokenizer_name, self.text_length, self.frames = tokenizer, text_length, frames
         self.batches, self.batch_size, self.evaluation_batch_size = batches, batch_size, evaluation_batch_size
@@ -119,7 +118,11 @@ class VideoTexts(LightningDataModule):
         if "train" not in self.rows:
             raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
         batches = VideoTextBatches(
-            self._columns("train"), seed=self.seed, batches=self.batches, batch_size=self.batch_size
+            self._columns("train"),
+            seed=self.seed,
+            batches=self.batches,
+            batch_size=self.batch_size,
+            portion=portion(self),
         )
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
@@ -136,6 +139,9 @@ class VideoTexts(LightningDataModule):
         shown = shown_frames(columns["video"].shape[1], self.frames)
         video = columns["video"][rows] if self.frames is None else columns["video"][rows[:, None], shown]
         found = {"video": torch.from_numpy(video)}
+        if "auxiliary" in self.sources:
+            middle = columns["video"].shape[1] // 2
+            found["images"] = torch.from_numpy(columns["video"][rows, middle])
         for source in self.sources:
             if COLUMNS[source] not in columns:
                 raise ValueError(f"{self.folder} has no column {COLUMNS[source]!r}, so {source!r} is no source here.")
@@ -154,10 +160,22 @@ class VideoTexts(LightningDataModule):
         return deal(order, labels)[np.argsort(order)[rows]]
 
 
+def check_splits_and_sources(splits: Mapping[str, Part], sources: Sequence[str]) -> None:
+    """Refuse what there is not.
+
+    Raises:
+        ValueError: a split or source is unknown or named twice.
+    """
+    if not splits or not set(splits) <= {"train", "val", "test"}:
+        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+    if len(set(sources)) < len(sources) or not set(sources) <= set(COLUMNS):
+        raise ValueError(f"sources ({', '.join(sources)}) must be some of {', '.join(COLUMNS)}, each once.")
+
+
 def shown_frames(stored: int, shown: int | None) -> Int[np.ndarray, " shown"]:
     """Which frames of a clip are shown: all, the middle one, or the first, the last and others evenly between.
 
-    The middle one is number `stored // 2`, of which auxiliary captions speak; see also `video_files.evenly`.
+    The middle one is number `stored // 2`, as in CLIP-ViP's official code; see also `video_files.evenly`.
 
     Raises:
         ValueError: there are not that many.
@@ -179,44 +197,53 @@ def deal(order: Int[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> I
 
 
 class VideoTextBatches(Dataset):
-    """Training batches; item `(epoch, step)` depends on the seed and on that pair only. A last part is left out.
+    """Training batches; item `(epoch, place)` depends on the seed and on that pair only. A last part is left out.
 
     Args:
         columns: of all rows, with `labels` if batches are of classes.
         seed: of the order.
         batches: see `VideoTexts`. Of `classes`, an epoch has rows // classes batches; a class with fewer rows than that
             shows them again, one with more keeps some for another epoch.
-        batch_size: rows of a batch.
+        batch_size: rows of a step.
+        portion: what this process takes of each step, which has one place for each accumulated batch.
 
     Raises:
         ValueError: the batch is larger than the data, or is not of as many rows as there are classes.
     """
 
-    def __init__(self, columns: dict[str, Tensor], *, seed: int, batches: str, batch_size: int):
+    def __init__(
+        self, columns: dict[str, Tensor], *, seed: int, batches: str, batch_size: int, portion: Portion = WHOLE
+    ):
         rows = len(columns["video"])
         if not 0 < batch_size <= rows:
             raise ValueError(f"batch_size ({batch_size}) must be between 1 and the number of clips ({rows}).")
         self.columns, self.seed, self.batches, self.batch_size = columns, seed, batches, batch_size
+        self.portion, self.part = portion, portion.rows(batch_size)
         self.epoch, self.order = -1, torch.empty(0)
         if batches == "classes" and (found := len(self._classes())) != batch_size:
             raise ValueError(f"batch_size ({batch_size}) must be {found}: each of the classes once, as batches says.")
 
     def __len__(self) -> int:
+        return self._steps * self.portion.accumulated
+
+    @property
+    def _steps(self) -> int:
         return len(self.columns["video"]) // self.batch_size
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
-        epoch, step = at
+        epoch, place = at
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, self.epoch_order(epoch)
-        return _batch(self.columns, self.order[step])
+            self.epoch, self.order = epoch, self.epoch_order(epoch).flatten()
+        start = (place * self.portion.processes + self.portion.rank) * self.part
+        return _batch(self.columns, self.order[start : start + self.part])
 
     def epoch_order(self, epoch: int) -> Int[Tensor, "steps batch"]:
-        """The rows of each batch of an epoch."""
+        """The rows of each step of an epoch."""
         order = permutation(len(self.columns["video"]), self.seed, ORDER, epoch=epoch)
         if self.batches == "shuffled":
-            return torch.from_numpy(order[: len(self) * self.batch_size].reshape(len(self), self.batch_size))
+            return torch.from_numpy(order[: self._steps * self.batch_size].reshape(-1, self.batch_size))
         labels = self.columns["labels"].numpy()[order]
-        rows = [np.resize(order[labels == label], len(self)) for label in self._classes()]
+        rows = [np.resize(order[labels == label], self._steps) for label in self._classes()]
         return torch.from_numpy(np.stack(rows, axis=1))
 
     def _classes(self) -> Int[np.ndarray, " classes"]:
@@ -227,4 +254,7 @@ class VideoTextBatches(Dataset):
 
 def _batch(columns: dict[str, Tensor], rows: Tensor | slice) -> Batch:
     batch = {name: values[rows] for name, values in columns.items()}
-    return batch | {"video": rearrange(batch["video"], "b t h w c -> b c t h w").contiguous()}
+    batch["video"] = rearrange(batch["video"], "b t h w c -> b c t h w").contiguous()
+    if "images" in batch:
+        batch["images"] = rearrange(batch["images"], "b h w c -> b c h w").contiguous()
+    return batch

@@ -4,6 +4,7 @@ import torch
 
 from lightning_modules import settings
 from lightning_modules.datasets import storage, world
+from lightning_modules.tasks.labelled import Portion
 from lightning_modules.tasks.video_texts import VideoTextBatches, deal, shown_frames
 
 OPTIONS = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
@@ -52,8 +53,9 @@ def test_a_batch_has_clips_sentences_and_labels(folder):
     assert found.video_shape == (3, 5, 16, 16)
     assert batch["video"].shape == (8, 3, 5, 16, 16) and batch["video"].dtype == torch.uint8
     assert batch["video"].is_contiguous()
+    assert batch["images"].equal(batch["video"][:, :, 2])
     assert sorted(batch) == sorted([
-        "video", "labels", *(f"{source}_{part}" for source in ("subtitle", "auxiliary", "caption")
+        "video", "images", "labels", *(f"{source}_{part}" for source in ("subtitle", "auxiliary", "caption")
                              for part in ("token_ids", "attention_mask"))
     ])  # fmt: skip
     assert batch["caption_token_ids"].shape == batch["caption_attention_mask"].shape == (8, 10)
@@ -96,6 +98,19 @@ def test_batches_of_classes_have_each_once(folder):
         for batch in batches:
             assert batch["labels"].tolist() == list(range(CLASSES))
     assert len(torch.cat([batch["video"] for batch in batches]).flatten(1).unique(dim=0)) > 190
+
+
+def test_processes_and_accumulated_batches_share_a_step():
+    columns = {"video": torch.arange(13).view(13, 1, 1, 1, 1)}
+    settings = {"seed": 0, "batches": "shuffled", "batch_size": 6}
+    whole = VideoTextBatches(columns, **settings)[2, 1]["video"]
+    halves = [VideoTextBatches(columns, **settings, portion=Portion(rank, 2))[2, 1] for rank in range(2)]
+    accumulated = VideoTextBatches(columns, **settings, portion=Portion(0, 1, 3))
+    assert len(accumulated) == 6
+    for batches in (halves, [accumulated[2, place] for place in (3, 4, 5)]):
+        assert torch.cat([batch["video"] for batch in batches]).equal(whole)
+    with pytest.raises(ValueError, match=r"data.batch_size \(6\) must be a multiple of 4"):
+        VideoTextBatches(columns, **settings, portion=Portion(0, 4))
 
 
 def test_rare_classes_come_again():
@@ -141,6 +156,7 @@ def test_fewer_frames_are_shown_evenly(folder, frames, expected):
     stored = storage.read(folder, "test")["video"][:30, expected]
     np.testing.assert_array_equal(first["video"].numpy().transpose(0, 2, 3, 4, 1), stored)
     assert found.video_shape == (3, len(expected), 16, 16)
+    assert "images" not in first
     assert shown_frames(6, 1).tolist() == [3]
 
 
