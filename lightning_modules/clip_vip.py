@@ -40,9 +40,10 @@ from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
+from lightning_modules.layers.clip import make_clip, sizes_of
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.losses.contrastive import gather, info_nce, joint_info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
@@ -50,10 +51,6 @@ from lightning_modules.settings import Count, NonNegative, Positive
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.tasks.video_texts import VideoTexts
 
-PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those of ViT-B/32
-    "openai/clip-vit-base-patch32": {"patch_size": 32},
-    "openai/clip-vit-base-patch16": {"patch_size": 16},
-}
 ATTENTIONS = ("proxy", "joint", "mean")
 # V video, F its middle frame, S subtitle, C caption. Between them `-` means both directions of InfoNCE.
 LOSSES = {
@@ -80,50 +77,6 @@ class ClipViPRecipe(AnyRecipe):
     guard_lr: NonNegative  # the rate where the cosine has come down to 0
     clip: Positive  # largest norm of the gradient
     logit_scale_rate: Positive  # rate of the logit scale, in units of `lr`
-
-
-def make_clip(
-    *,
-    hub: str | None,
-    vision: Mapping[str, object] | None,
-    text: Mapping[str, object] | None,
-    projection_dim: Count | None,
-) -> CLIPModel:
-    """A CLIP of `transformers`: a published or saved one, or one of given sizes with fresh weights.
-
-    Under `torch.device("meta")` a published one is its architecture only, without network.
-
-    Args:
-        hub: a name of the Hugging Face hub or a folder in its format; null for fresh weights.
-        vision: settings of `CLIPVisionConfig`, for fresh weights only.
-        text: settings of `CLIPTextConfig`, likewise.
-        projection_dim: size of the features, likewise.
-
-    Raises:
-        ValueError: sizes are given for a published one, which has its own, or missing for a fresh one.
-        ConnectionError: the hub cannot be reached and the weights are not in its cache.
-    """
-    given = {"vision": vision, "text": text, "projection_dim": projection_dim}
-    odd = [name for name, value in given.items() if (value is None) == (hub is None)]
-    if odd and hub is None:
-        raise ValueError(f"clip.hub is null, so clip.{odd[0]} must say how large the fresh CLIP is.")
-    if odd:
-        raise ValueError(f"clip.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
-    if hub is None:
-        no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # for generating, which CLIP does not
-        sizes = {"text_config": {**no_ids, **text}, "vision_config": dict(vision), "projection_dim": projection_dim}
-        return CLIPModel(CLIPConfig(**sizes))
-    if torch.get_default_device().type == "meta":
-        if hub not in PUBLISHED:
-            raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
-        return CLIPModel(CLIPConfig(vision_config=PUBLISHED[hub]))
-    try:
-        return CLIPModel.from_pretrained(hub, use_safetensors=True)
-    except OSError as error:
-        raise ConnectionError(
-            f"the weights of {hub} could not be fetched from huggingface.co, nor found in its cache. Connect this "
-            f"machine, or run `hf download {hub}` on one that is connected and copy its cache (HF_HOME) here."
-        ) from error
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # queries, keys, values (batch heads tokens d), dropout
@@ -351,6 +304,16 @@ class ClipViP(PaperModule):
             self.network.clip.logit_scale.fill_(logit_scale)
         self.terms, self.sources, self.max_scale = LOSSES[loss], sources, max_scale
         self.frames, self.also_at, self.stage = frames, also_at, stage
+        self.record = {
+            "_target_": "lightning_modules.clip_vip.ClipViP",
+            "clip": sizes_of(self.network.clip),
+            "preprocess": preprocess,
+            "attention": attention,
+            "num_proxies": num_proxies,
+            "frames": frames,
+            "loss": loss,
+            "sources": sources,
+        }
 
     def check_data(self, data: VideoTexts) -> None:
         """Refuse videos and texts that the towers cannot read, and sources that the batches do not have.
@@ -376,7 +339,8 @@ class ClipViP(PaperModule):
                 f"the tokenizer has {len(data.tokenizer)} ids, but model.clip.text knows {text.vocab_size}: set its "
                 "vocab_size."
             )
-        if missing := sorted({*self.sources.values()} - {*data.sources}):
+        frames_too = {"auxiliary"} if any("F" in term for term in self.terms) else set()  # batches with middle frames
+        if missing := sorted({*self.sources.values(), *frames_too} - {*data.sources}):
             raise ValueError(
                 f"data.sources ({', '.join(data.sources)}) lacks {', '.join(missing)}, which the loss needs."
             )
@@ -397,15 +361,11 @@ class ClipViP(PaperModule):
     def features(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, "batch dim"]]:
         """Unit features of all that the loss speaks of, by letter."""
         letters = {letter for term in self.terms for letter in term if letter.isalpha()}
-        video = batch["video"]
-        found = {}
+        found = {letter: self.encode_texts(batch[f"{source}_token_ids"]) for letter, source in self.sources.items()}
         if "V" in letters:
-            found["V"] = self(video)
+            found["V"] = self(batch["video"])
         if "F" in letters:
-            middle = video.shape[2] // 2
-            found["F"] = self(video[:, :, middle : middle + 1])
-        for letter, source in self.sources.items():
-            found[letter] = self.network.encode_texts(batch[f"{source}_token_ids"])
+            found["F"] = self(rearrange(batch["images"], "b c h w -> b c 1 h w"))
         return found
 
     def forward(self, video: Shaped[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch dim"]:
@@ -426,7 +386,7 @@ class ClipViP(PaperModule):
                 continue
             columns = self._read(data, split, device)
             texts, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
-            columns["texts"] = torch.cat([self.network.encode_texts(x.to(device)).cpu() for x in texts.split(256)])
+            columns["texts"] = torch.cat([self.encode_texts(x.to(device)).cpu() for x in texts.split(256)])
             for count in self.also_at:
                 other = copy.copy(data)
                 other.frames = count
@@ -444,10 +404,14 @@ class ClipViP(PaperModule):
         return {name: torch.cat(part) for name, part in parts.items()}
 
     def facts(self) -> dict:
-        """What it costs to read a video, and how large the network is."""
+        """What it costs to read a video, how large the network is, and all that is needed to build it again."""
         vision = self.network.clip.config.vision_config
         shape = (vision.num_channels, self.frames, vision.image_size, vision.image_size)
-        return {"parameters": count_parameters(self), "macs_per_video": count_macs(self, shape)}
+        return {"parameters": count_parameters(self), "macs_per_video": count_macs(self, shape), "model": self.record}
+
+    def encode_texts(self, token_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
+        """Unit features of texts, see `VideoClip.encode_texts`."""
+        return self.network.encode_texts(token_ids)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
         """The norm of the whole gradient is kept within the recipe's `clip`."""

@@ -1,5 +1,6 @@
 """Sentences of the paper, the official checkpoint layout, and what a user may get wrong."""
 
+import json
 import os
 from functools import partial
 
@@ -11,16 +12,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPConfig, CLIPModel
 
+from lightning_modules import settings
 from lightning_modules.clip_vip import (
     LOSSES,
     ClipViP,
     contrast,
-    make_clip,
     proxy_guided_attention,
     read_official,
     resize_times,
     run_layers,
 )
+from lightning_modules.layers.clip import make_clip
 from tests.reference import clip_vip as reference
 
 VISION = dict(hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, image_size=8)
@@ -67,7 +69,8 @@ def texts(batch: int = 4, length: int = 7, seed: int = 0) -> torch.Tensor:
 def batch_of(rows: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     names = ("subtitle", "auxiliary", "caption")
     ids = {f"{name}_token_ids": texts(rows, seed=10 * seed + i) for i, name in enumerate(names)}
-    return {"video": videos(rows, seed=seed), **ids}
+    video = videos(rows, seed=seed)
+    return {"video": video, "images": video[:, :, 1], **ids}
 
 
 def plain_features(clip: CLIPModel, images: torch.Tensor) -> torch.Tensor:
@@ -215,13 +218,12 @@ def test_the_scale_stays_between_1_and_200():
     assert build().network.clip.logit_scale.exp().item() == pytest.approx(99.484, abs=1e-3)
 
 
-def test_the_middle_frame_is_a_video_of_one_frame():
-    module = build(loss="F-C", sources={"C": "auxiliary"})
-    batch = batch_of()
-    alone = {**batch, "video": batch["video"][:, :, 1:2]}
-    torch.testing.assert_close(module.training_step(batch), module.training_step(alone))
+def test_a_frame_is_a_video_of_one_frame():
+    module, batch = build(), batch_of()
     found = module.features(batch)
-    assert found.keys() == {"F", "C"}
+    assert found.keys() == {"V", "F", "S", "C"}
+    torch.testing.assert_close(found["F"], module(batch["video"][:, :, 1:2]))
+    assert not torch.allclose(found["F"], found["V"], atol=1e-3)
 
 
 def test_under_autocast_features_and_similarities_are_in_float32():
@@ -324,7 +326,7 @@ def test_no_code_in_a_file_is_run(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"bad.pt holds more than tensors"):
         read_official(tmp_path / "bad.pt")
     torch.save({"logit_scale": torch.ones(())}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="keys begin with 'clipmodel.'"):
+    with pytest.raises(ValueError, match=r"keys begin with 'clipmodel.'"):
         read_official(tmp_path / "other.pt")
     assert "never" not in capsys.readouterr().out
 
@@ -358,6 +360,15 @@ def test_it_starts_from_a_clip_and_from_a_vip():
     assert torch.equal(second(videos()), first(videos()))
     with pytest.raises(ValueError, match=r"added_cls: \(3, 24\), expected \(1, 24\)"):
         build(num_proxies=2).start_from(first.export())
+
+
+def test_it_is_built_again_from_its_facts():
+    module = build(clip={"text": {**CLIP["text"], "eos_token_id": None}})
+    record = json.loads(json.dumps(module.facts()["model"]))
+    other = settings.bind(record, "model")()
+    other.start_from(module.export())
+    assert torch.equal(other.eval()(videos()), module(videos()))
+    assert torch.equal(other.encode_texts(texts()), module.encode_texts(texts()))
 
 
 # Mistakes

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from lightning_modules.base import learning_rate_schedule
-from lightning_modules.clip_vip import PUBLISHED, ClipViP
+from lightning_modules.clip_vip import ClipViP
+from lightning_modules.layers.clip import PUBLISHED
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from stages.plan import compose
 from tests.reference.clip_vip import allowed

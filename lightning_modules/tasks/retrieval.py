@@ -3,6 +3,7 @@
 Reads stored features only (`videos`, `texts` and `belongs` of each run), without torch. Read `measured` first.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +21,14 @@ BACK = "video_to_text/recall_at_1_percent"
 
 
 def evaluate(
-    runs: Sequence[Run], dataset: str, *, alike: Count | None, reversed_pairs: bool, split: str = "test"
+    runs: Sequence[Run],
+    dataset: str,
+    *,
+    alike: Count | None,
+    reversed_pairs: bool,
+    split: str,
+    export: str | None,
+    tokenizer: str | None,
 ) -> Evaluation:
     """Retrieval in both directions of every arm and protocol, with and without dual softmax, per seed.
 
@@ -32,9 +40,11 @@ def evaluate(
         reversed_pairs: whether the clips of labels 2 i and 2 i + 1 are each other in reverse, so that what a model can
             reach that is blind to order is known.
         split: rows that are judged.
+        export: the arm whose fine-tuned model of the first seed is written for `tasks.retriever`; null for none.
+        tokenizer: that of its texts, see `published_tokenizer`; null for the captioned world's words.
 
     Raises:
-        ValueError: there is no run, or two runs of one seed were judged on other rows.
+        ValueError: there is no run, none of the arm to be exported, or two runs of one seed were judged on other rows.
     """
     if not runs:
         raise ValueError("there is no trained model to compare: `dvc repro finetune` trains them.")
@@ -61,7 +71,25 @@ def evaluate(
             _costs(metrics, dataset, arms),
             _losses(runs, dataset, arms),
         ],
+        files={} if export is None else exported(runs, export, tokenizer),
     )
+
+
+def exported(runs: Sequence[Run], arm: str, tokenizer: str | None) -> dict[str, bytes]:
+    """The files that `tasks.retriever.Retriever.load` reads."""
+    from safetensors.numpy import save
+
+    trained = [run for run in runs if run.name == f"{arm}/finetune"]
+    if not trained:
+        raise ValueError(
+            f"evaluate.export is {arm!r}, expected one of {', '.join(sorted({run.name for run in runs}))}."
+        )
+    run = min(trained, key=lambda run: run.seed)
+    record = {"arm": arm, "seed": run.seed, "tokenizer": tokenizer, "model": run.facts["model"]}
+    return {
+        "retriever.json": (json.dumps(record, indent=1, sort_keys=True) + "\n").encode(),
+        "retriever.safetensors": save(run.weights()),
+    }
 
 
 def measured(answers: Mapping[str, np.ndarray], alike: int | None) -> Metrics:

@@ -1,0 +1,76 @@
+"""CLIP as `transformers` has it: published, saved, or of given sizes with fresh weights."""
+
+from collections.abc import Mapping
+
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from lightning_modules.settings import Count
+
+PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those of ViT-B/32
+    "openai/clip-vit-base-patch32": {"patch_size": 32},
+    "openai/clip-vit-base-patch16": {"patch_size": 16},
+}
+
+
+def make_clip(
+    *,
+    hub: str | None,
+    vision: Mapping[str, object] | None,
+    text: Mapping[str, object] | None,
+    projection_dim: Count | None,
+) -> CLIPModel:
+    """A CLIP of `transformers`: a published or saved one, or one of given sizes with fresh weights.
+
+    Under `torch.device("meta")` a published one is its architecture only, without network.
+
+    Args:
+        hub: a name of the Hugging Face hub or a folder in its format; null for fresh weights.
+        vision: settings of `CLIPVisionConfig`, for fresh weights only.
+        text: settings of `CLIPTextConfig`, likewise.
+        projection_dim: size of the features, likewise.
+
+    Raises:
+        ValueError: sizes are given for a published one, which has its own, or missing for a fresh one.
+        ConnectionError: the hub cannot be reached and the weights are not in its cache.
+    """
+    given = {"vision": vision, "text": text, "projection_dim": projection_dim}
+    odd = [name for name, value in given.items() if (value is None) == (hub is None)]
+    if odd and hub is None:
+        raise ValueError(f"clip.hub is null, so clip.{odd[0]} must say how large the fresh CLIP is.")
+    if odd:
+        raise ValueError(f"clip.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
+    if hub is None:
+        no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # for generating, which CLIP does not
+        sizes = {"text_config": {**no_ids, **text}, "vision_config": dict(vision), "projection_dim": projection_dim}
+        return CLIPModel(CLIPConfig(**sizes))
+    if torch.get_default_device().type == "meta":
+        if hub not in PUBLISHED:
+            raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
+        return CLIPModel(CLIPConfig(vision_config=PUBLISHED[hub]))
+    try:
+        return CLIPModel.from_pretrained(hub, use_safetensors=True)
+    except OSError as error:
+        raise ConnectionError(
+            f"the weights of {hub} could not be fetched from huggingface.co, nor found in its cache. Connect this "
+            f"machine, or run `hf download {hub}` on one that is connected and copy its cache (HF_HOME) here."
+        ) from error
+
+
+def sizes_of(clip: CLIPModel) -> dict:
+    """Arguments of `make_clip` that build an architecture without its weights."""
+    both = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_act",
+        "layer_norm_eps",
+    )
+    vision, text = clip.config.vision_config, clip.config.text_config
+    return {
+        "hub": None,
+        "vision": {name: getattr(vision, name) for name in (*both, "image_size", "patch_size", "num_channels")},
+        "text": {name: getattr(text, name) for name in (*both, "vocab_size", "max_position_embeddings")},
+        "projection_dim": clip.config.projection_dim,
+    }
