@@ -1,13 +1,18 @@
-"""Classify image files or arrays with an exported committee, and say which member answered and at what cost.
+"""Use an exported model: a committee classifies images, a retriever ranks sentences for videos.
 
     python -m stages.predict data/results/tiny/committees-digits three.png rows.npy
+    python -m stages.predict data/results/tiny/clip_vip-world_video_text folder-of-videos sentences.txt
 
-An array file holds images as the data set stores them: (rows, height, width) or (rows, height, width, channels). Image
-files are read in the committee's colours and size.
+A committee says which member answered and at what cost. An array file holds images as the data set stores them: (rows,
+height, width) or (rows, height, width, channels). Image files are read in the committee's colours and size.
+
+A retriever takes video files and folders of them, and one text file with a sentence in each line; of each video it
+prints the best sentences.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,26 +44,16 @@ def read_images(path: Path, shape: tuple[int, int, int], scale: float) -> np.nda
     return pixels.reshape(1, height, width, channels).transpose(0, 3, 1, 2) * (scale / 255)
 
 
-def main() -> None:
-    """Load the committee, answer each image, print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("committee", type=Path, help="folder with committee.json and committee.safetensors")
-    parser.add_argument("inputs", type=Path, nargs="+", help="image files, or .npy files of many images")
-    parser.add_argument("--json", action="store_true", help="one JSON object per image")
-    arguments = parser.parse_args()
-    if not (arguments.committee / "committee.json").is_file():
-        raise ValueError(
-            f"{arguments.committee} holds no committee.json; `make repro` writes data/results/tiny/committees-*"
-        )
-
+def classify(folder: Path, inputs: list[Path]) -> Iterator[dict]:
+    """What a committee says of each image."""
     import torch
 
     from lightning_modules.layers.committee import Committee
     from lightning_modules.tasks.members import rebuild
 
-    record = json.loads((arguments.committee / "committee.json").read_text())
-    committee = Committee.load(arguments.committee, rebuild(record))
-    for path in arguments.inputs:
+    record = json.loads((folder / "committee.json").read_text())
+    committee = Committee.load(folder, rebuild(record))
+    for path in inputs:
         images = torch.from_numpy(read_images(path, tuple(record["images"]["shape"]), record["images"]["scale"]))
         with torch.inference_mode():
             answer = committee(images)
@@ -66,8 +61,53 @@ def main() -> None:
             best = int(np.argmax(shares))
             name = record["members"][stage]["name"]
             line = {"input": str(path), "row": row, "class": best, "probability": round(shares[best], 6)}
-            line |= {"answered_by": name, "members_asked": stage + 1, "macs": macs}
-            print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))
+            yield line | {"answered_by": name, "members_asked": stage + 1, "macs": macs}
+
+
+def retrieve(folder: Path, inputs: list[Path], top: int) -> Iterator[dict]:
+    """The best sentences of each video.
+
+    Raises:
+        ValueError: there is not one text file with sentences, or no video.
+    """
+    lists = [path for path in inputs if path.suffix == ".txt"]
+    sentences = [line for path in lists for line in map(str.strip, path.read_text().splitlines()) if line]
+    found = (sorted(path.iterdir()) if path.is_dir() else [path] for path in inputs if path not in lists)
+    videos = [path for paths in found for path in paths if path.is_file() and path.suffix != ".txt"]
+    if len(lists) != 1 or not sentences or not videos:
+        raise ValueError(
+            f"got {len(videos)} videos, {len(lists)} text files and {len(sentences)} sentences; expected videos or a "
+            "folder of them, and one .txt file with a sentence in each line"
+        )
+    from lightning_modules.tasks.retriever import Retriever
+
+    retriever = Retriever.load(folder)
+    for path in videos:
+        for rank, (sentence, similarity) in enumerate(retriever.rank(path, sentences)[:top], start=1):
+            yield {"input": str(path), "rank": rank, "similarity": round(similarity, 6), "sentence": sentence}
+
+
+def main() -> None:
+    """Load the model, answer each input, print a line for each answer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "model", type=Path, help="folder with committee.json or retriever.json, and the weights beside it"
+    )
+    parser.add_argument("inputs", type=Path, nargs="+", help="images or .npy files; or videos, folders and a .txt file")
+    parser.add_argument("--top", type=int, default=3, help="sentences for each video (3)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per answer")
+    arguments = parser.parse_args()
+    if (arguments.model / "retriever.json").is_file():
+        answers = retrieve(arguments.model, arguments.inputs, arguments.top)
+    elif (arguments.model / "committee.json").is_file():
+        answers = classify(arguments.model, arguments.inputs)
+    else:
+        raise ValueError(
+            f"{arguments.model} holds no committee.json and no retriever.json; `make repro` writes "
+            "data/results/tiny/committees-* and clip_vip-*"
+        )
+    for line in answers:
+        print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))
 
 
 if __name__ == "__main__":

@@ -81,9 +81,8 @@ def exported(runs: Sequence[Run], arm: str, tokenizer: str | None) -> dict[str, 
 
     trained = [run for run in runs if run.name == f"{arm}/finetune"]
     if not trained:
-        raise ValueError(
-            f"evaluate.export is {arm!r}, expected one of {', '.join(sorted({run.name for run in runs}))}."
-        )
+        known = sorted({run.name.partition("/")[0] for run in runs})
+        raise ValueError(f"evaluate.export is {arm!r}, expected one of {', '.join(known)}.")
     run = min(trained, key=lambda run: run.seed)
     record = {"arm": arm, "seed": run.seed, "tokenizer": tokenizer, "model": run.facts["model"]}
     return {
@@ -103,9 +102,9 @@ def measured(answers: Mapping[str, np.ndarray], alike: int | None) -> Metrics:
     found = {}
     for name, videos in answers.items():
         if name.startswith("videos"):
-            shown = name.removeprefix("videos")  # nothing, or @ and a number of frames
+            shown = name.removeprefix("videos").replace("@", "at_")
             both = retrieval(texts @ videos.T, numbers, belongs)
-            found |= {f"{direction}{shown.replace('@', '_at_')}": value for direction, value in both.items()}
+            found |= {f"{shown}/{metric}".removeprefix("/"): value for metric, value in both.items()}
     similarity = texts @ answers["videos"].T
     found |= {f"dual_softmax/{name}": value for name, value in with_dual_softmax(similarity, belongs).items()}
     plain, dual = (np.array(values) for values in zip(*one_to_one(similarity, belongs), strict=True))
@@ -141,7 +140,7 @@ def motion_accuracy(
     alike: int,
 ) -> float:
     """Share of the videos whose own caption is ahead of those that differ from it in motion only."""
-    label_of = np.empty(len(similarity), np.int64)
+    label_of = np.empty(len(similarity), np.int64)  # every text has a video
     label_of[belongs] = labels
     candidates = label_of[:, None] // alike == labels // alike
     return float((np.where(candidates, similarity, -np.inf).argmax(axis=0) == belongs).mean())
@@ -162,7 +161,7 @@ def _recalls(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str], 
     blind = f"{dataset}/{protocols[0]}/order_blind_ceiling/{BACK}@{arms[0]}"
     first = metrics[min(metrics)]
     if blind in first:
-        series.append(Series("blind to the order of frames", "dashed", [0, len(arms) - 1], [first[blind]] * 2))
+        series.append(Series("blind to the order of frames", "dashed", [0.0, len(arms) - 1.0], [first[blind]] * 2))
     return Figure(
         id="recall",
         title=f"Which text belongs to a video ({dataset})",

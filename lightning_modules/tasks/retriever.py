@@ -7,10 +7,9 @@ for sentence, similarity in retriever.rank("cat.mp4", ["a cat jumps", "a dog sle
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ class Retriever:
         self.frames, self.image_size, self.text_length = frames, image_size, text_length
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Retriever":
         """The model that an evaluation has written: `retriever.json` and `retriever.safetensors`.
 
         Raises:
@@ -76,15 +75,16 @@ class Retriever:
         return torch.cat([self.encode_frames(read_frames(Path(path), choose, self.image_size)) for path in paths])
 
     @torch.inference_mode()
-    def encode_frames(self, frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Float[Tensor, "1 dim"]:
+    def encode_frames(self, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Float[Tensor, "1 dim"]:
         """Features of one video, given as its frames.
 
         Raises:
             ValueError: they differ in size, or are of another than the model reads.
         """
+        frames = list(frames)
         if len(sizes := {frame.shape for frame in frames}) != 1:
             raise ValueError(f"the frames of a video must be of one size; got {sorted(sizes)}.")
-        video = rearrange(torch.from_numpy(np.stack(list(frames))), "t h w c -> 1 c t h w")
+        video = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> 1 c t h w")
         return self.model(video.to(self.model.device)).cpu()
 
     @torch.inference_mode()
