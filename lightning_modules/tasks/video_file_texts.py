@@ -4,7 +4,6 @@ A video that cannot be read is left out, counted in the batch (`broken`) and log
 training, one of a later step takes its place, so that all ranks keep batches of one size.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
+from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video_corpora import read_index
 from lightning_modules.datasets.video_files import BrokenVideo, Skipped, evenly, jittered, read_frames
@@ -87,7 +87,7 @@ class VideoFileTexts(LightningDataModule):
     @cached_property
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:
         """Prepared split and row numbers of each split."""
-        written = json.loads((self.folder / "card.json").read_text())["splits"]
+        written = card(self.folder)["splits"]
         return draw_splits({split: facts["rows"] for split, facts in written.items()}, self.splits, self.seed)
 
     @property
@@ -107,7 +107,7 @@ class VideoFileTexts(LightningDataModule):
             ValueError: a video has no sentence of a source.
             DataUnavailable: there is no folder of videos.
         """
-        facts = json.loads((self.folder / "card.json").read_text())
+        facts = card(self.folder)
         videos = find(facts["name"], facts["videos"], mirror=self.mirror, cache=Path(facts["cache"]))
         prepared, rows = self.rows[split]
         index = read_index(self.folder, prepared)
