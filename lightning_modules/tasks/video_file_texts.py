@@ -178,7 +178,7 @@ class Clips(NamedTuple):
     image_size: int
 
     def read(self, row: int, choose: Callable[[int], np.ndarray], sentence: int) -> Batch:
-        """Decode a video, and cut one of its sentences of each source; `images` is its middle frame.
+        """Decode a video, and cut one of its sentences of each source; with auxiliary captions, its middle frame too.
 
         Args:
             row: of the video.
@@ -192,10 +192,12 @@ class Clips(NamedTuple):
         def with_middle(total: int) -> Int[np.ndarray, " shown_and_middle"]:
             return np.append(choose(total), total // 2)
 
-        frames = read_frames(self.folder / self.files[row], with_middle, self.image_size)
-        found = {"video": torch.from_numpy(frames[:-1])}
+        path = self.folder / self.files[row]
         if "auxiliary" in self.texts:
-            found["images"] = torch.from_numpy(frames[-1])
+            frames = torch.from_numpy(read_frames(path, with_middle, self.image_size))
+            found = {"video": frames[:-1], "images": frames[-1]}
+        else:
+            found = {"video": torch.from_numpy(read_frames(path, choose, self.image_size))}
         for source, said in self.texts.items():
             token_ids, attention_mask = self.tokenizer([said[row][sentence % len(said[row])]], self.text_length)
             found[f"{source}_token_ids"] = torch.from_numpy(token_ids[0])
