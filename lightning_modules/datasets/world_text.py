@@ -34,6 +34,15 @@ SPOKEN = ("stays there", "goes left", "goes right", "goes up", "drops down", "tu
 FILLERS = ("okay so", "um", "you know", "right", "well", "now", "so", "alright")
 CHAT = ("let me show you", "watch this", "here we go", "do not forget to subscribe", "as i said before", "look at that",
         "i really like this part")  # fmt: skip
+# What the sentences below say between the words of the scene, the moving, the spoken and the chat.
+GRAMMAR = "a an the and at in on of by near with there is scene background picture showing thing ,"
+
+
+def vocabulary() -> list[str]:
+    """Every word that a sentence of any of the languages can contain, and the comma, in alphabetical order."""
+    scene = (*COLORS, *SHAPES, *TEXTURES, *SIZES, *PLACES, *ROWS, *COLUMNS)
+    said = " ".join((*scene, *TRANSLATION.values(), *MOVING, *SPOKEN, *FILLERS, *CHAT, GRAMMAR))
+    return sorted(set(said.split()))
 
 
 def region_phrases(scenes: Scenes) -> list[list[str]]:
@@ -51,6 +60,12 @@ def dense_captions(scenes: Scenes, stream: Stream) -> list[str]:
 def motion_captions(scenes: Scenes, stream: Stream) -> list[str]:
     """All objects of a clip with all that can be seen of them, how they move, and the place."""
     return _captions(scenes, stream, [[MOVING[motion] for motion in motions] for motions in scenes.motion.tolist()])
+
+
+def class_captions(scenes: Scenes) -> list[str]:
+    """The first object's colour, shape and motion, in one form: the same words for all scenes that agree in these."""
+    looks = zip(*(getattr(scenes, name)[:, 0].tolist() for name in ("color", "shape", "motion")), strict=True)
+    return [f"{_noun([COLORS[color], SHAPES[shape]])} {MOVING[motion]}" for color, shape, motion in looks]
 
 
 def _captions(scenes: Scenes, stream: Stream, endings: list[list[str]]) -> list[str]:
@@ -103,16 +118,23 @@ def auxiliary_captions(scenes: Scenes, stream: Stream, shared_words: float) -> l
     return captions
 
 
-def subtitles(scenes: Scenes, stream: Stream) -> list[str]:
-    """What a voice says over a clip: one object's motion, its colour and shape three times of four, and small talk."""
+def subtitles(scenes: Scenes, stream: Stream, shared_words: float = 1.0) -> list[str]:
+    """What a voice says over a clip: one object's motion, its colour and shape three times of four, and small talk.
+
+    Args:
+        scenes: what is spoken of.
+        stream: of the chunk.
+        shared_words: see `lexicon`; the voice has words of its own for the colours and shapes that are not shared.
+    """
+    words = lexicon(shared_words)
     spoken = stream.integers("subtitle/object", scenes.count)
     says_color, says_shape = (stream.integers(f"subtitle/{name}", 4) > 0 for name in ("color", "shape"))
     filler, chat = stream.integers("subtitle/filler", len(FILLERS)), stream.integers("subtitle/chat", len(CHAT))
     when = stream.integers("subtitle/when", 4)  # small talk comes before (0), after (1), or not at all
     captions = []
     for number, index in enumerate(spoken):
-        color = [COLORS[scenes.color[number, index]]] if says_color[number] else []
-        shape = SHAPES[scenes.shape[number, index]] if says_shape[number] else "thing"
+        color = [words[COLORS[scenes.color[number, index]]]] if says_color[number] else []
+        shape = words[SHAPES[scenes.shape[number, index]]] if says_shape[number] else "thing"
         parts = [" ".join([FILLERS[filler[number]], "the", *color, shape, SPOKEN[scenes.motion[number, index]]])]
         if when[number] < 2:
             parts.insert(when[number], CHAT[chat[number]])
