@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 ORDERS = 4
 VARIANCE = 36  # of the Gaussian over differences of length, sigma 6
-CACHED_IMAGES = 8192
+CACHED_IMAGES = 4096  # whose reference vectors are kept: 110 MB at five references of eleven words
 ONE_IMAGE = (
     "CIDEr-D of a single image is 0 whatever its captions: a word tells nothing if all documents (one) have it. Score "
     "captions of several images together, or give document frequencies of a larger set."
