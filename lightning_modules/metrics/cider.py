@@ -67,8 +67,7 @@ class CiderD:
     """Scores captions against the references of their images.
 
     Args:
-        references: the token lists of each image. Nothing is kept of them but the lists and the vectors of the images
-            scored last.
+        references: the token lists of each image.
         frequencies: a table counted elsewhere, such as on the training set for a reward; None: on `references`.
 
     Raises:
@@ -214,4 +213,4 @@ class CaptionReward:
         if len(set(images)) == 1:
             warnings.warn(ONE_IMAGE, stacklevel=3)
         frequencies = DocumentFrequencies.of(self.references[image] for image in images)
-        return CiderD(self.references, frequencies)
+        return CiderD({image: self.references[image] for image in images}, frequencies)
