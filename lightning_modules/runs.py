@@ -135,8 +135,8 @@ class Picture:
         fits = pixels.ndim == 3 and pixels.shape[2] == 3 and 1 <= min(pixels.shape[:2])
         if pixels.dtype != np.uint8 or not fits or max(pixels.shape[:2]) > LARGEST_PICTURE:
             raise ValueError(
-                f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (height, width, 3), {LARGEST_PICTURE} a side "
-                "at most."
+                f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (height, width, 3), each side at most "
+                f"{LARGEST_PICTURE}."
             )
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG", compress_level=0)  # the bytes depend on no version of zlib

@@ -270,7 +270,7 @@ def test_a_picture_is_small_and_says_what_it_shows():
     with pytest.raises(ValueError, match="alt is empty"):
         Picture.of(PIXELS, " ")
     for wrong in (np.zeros((8, 513, 3), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
-        with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), 512 a side at most"):
+        with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), each side at most 512"):
             Picture.of(wrong, "a picture")
 
 
