@@ -89,3 +89,4 @@ def test_an_object_that_is_not_there_and_a_loose_word_are_wrong():
     marked = dict(mark("a red green circle and a pink star in the night", real))
     assert marked["red"] is False and marked["green"] is False and marked["circle"] is True
     assert marked["pink"] is False and marked["star"] is False and marked["night"] is True
+    assert mark("nothing at all", real) == [("nothing at all", None)] and mark("", real) == []
