@@ -177,7 +177,8 @@ def scene_agreement(
     """How far captions agree with scenes, statement by statement; no learned metric comes in between.
 
     A statement is one attribute of one object, or the place of a scene. What is said of an object that cannot be
-    matched is wrong, and so is a word that describes no object (`loose`).
+    matched is wrong, and so is a word that describes no object (`loose`). Chance is not 0: dense captions of other
+    scenes, of 1 to 3 objects, have precision and recall of 0.25.
 
     Args:
         said: columns as `world_parsing.parse` gives them.
