@@ -2,8 +2,10 @@
 
 import csv
 import json
+from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from lightning_modules.files import sha256
 
+LARGEST_PICTURE = 512  # pixels a side: pictures are written into the page
 WAY_OUT = "Run `dvc checkout` to restore it, or `dvc repro` to make it again."
 
 
@@ -112,9 +115,58 @@ class Figure:
 
 
 @dataclass
+class Picture:
+    """A small picture: a PNG file in base64, and what it shows, for those who cannot see it."""
+
+    png: str
+    alt: str
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, alt: str) -> "Picture":
+        """A picture of pixels, uint8 (height, width, 3).
+
+        Raises:
+            ValueError: there is no text for `alt`, or these are no pixels of a small picture.
+        """
+        from PIL import Image
+
+        if not alt.strip():
+            raise ValueError("a picture needs a text for those who cannot see it: alt is empty.")
+        fits = pixels.ndim == 3 and pixels.shape[2] == 3 and 1 <= min(pixels.shape[:2])
+        if pixels.dtype != np.uint8 or not fits or max(pixels.shape[:2]) > LARGEST_PICTURE:
+            raise ValueError(
+                f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (height, width, 3), each side at most "
+                f"{LARGEST_PICTURE}."
+            )
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)  # the bytes depend on no version of zlib
+        return cls(b64encode(file.getvalue()).decode(), alt)
+
+
+@dataclass
+class Exhibit:
+    """A picture or a text of a gallery, with what it is; the pieces of a text are right, wrong, or not judged."""
+
+    label: str
+    picture: Picture | None = None
+    text: list[tuple[str, bool | None]] = field(default_factory=list)
+
+
+@dataclass
+class Gallery:
+    """Examples to look at: each row has exhibits that are shown side by side, such as a caption and two pictures."""
+
+    id: str
+    title: str
+    caption: str
+    rows: list[list[Exhibit]]
+
+
+@dataclass
 class Evaluation:
-    """What an evaluation gives back: numbers per seed, figures as data, and further files by name."""
+    """What an evaluation gives back: numbers per seed, figures as data, further files by name, and examples."""
 
     metrics: dict[int, dict[str, float]]
     figures: list[Figure] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    galleries: list[Gallery] = field(default_factory=list)

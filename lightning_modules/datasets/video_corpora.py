@@ -28,6 +28,7 @@ from typing_extensions import TypedDict
 
 from lightning_modules.datasets.columns import ContentDigest, to_numpy
 from lightning_modules.datasets.download import fetch, find
+from lightning_modules.datasets.storage import card
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import STRICT, Count, Share
 
@@ -101,6 +102,9 @@ def prepare(
         DataUnavailable: the copy is not there.
         ValueError: a file does not have its form, or a split not its rows.
     """
+    for split, files in splits.items():
+        if files["videos"] not in (None, *lists):
+            raise ValueError(f"splits.{split}.videos ({files['videos']!r}) must be one of lists ({', '.join(lists)}).")
     place = {"mirror": mirror, "cache": Path(cache)}
     listed = fetch("retrieval-splits", lists, mirrors=list_mirrors, mirror=mirror, cache=Path(list_cache))
     find(name, videos, **place)
@@ -171,7 +175,7 @@ def read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the split is not there, or its content is not that on the card.
     """
-    splits = json.loads((folder / "card.json").read_text())["splits"]
+    splits = card(folder)["splits"]
     if split not in splits:
         raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {', '.join(splits)}.")
     table = pq.read_table(folder / f"{split}.parquet", partitioning=None)

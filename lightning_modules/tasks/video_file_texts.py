@@ -4,7 +4,6 @@ A video that cannot be read is left out, counted in the batch (`broken`) and log
 training, one of a later step takes its place, so that all ranks keep batches of one size.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
+from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video_corpora import read_index
 from lightning_modules.datasets.video_files import BrokenVideo, Skipped, evenly, jittered, read_frames
@@ -87,7 +87,7 @@ class VideoFileTexts(LightningDataModule):
     @cached_property
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:
         """Prepared split and row numbers of each split."""
-        written = json.loads((self.folder / "card.json").read_text())["splits"]
+        written = card(self.folder)["splits"]
         return draw_splits({split: facts["rows"] for split, facts in written.items()}, self.splits, self.seed)
 
     @property
@@ -107,7 +107,7 @@ class VideoFileTexts(LightningDataModule):
             ValueError: a video has no sentence of a source.
             DataUnavailable: there is no folder of videos.
         """
-        facts = json.loads((self.folder / "card.json").read_text())
+        facts = card(self.folder)
         videos = find(facts["name"], facts["videos"], mirror=self.mirror, cache=Path(facts["cache"]))
         prepared, rows = self.rows[split]
         index = read_index(self.folder, prepared)
@@ -178,7 +178,7 @@ class Clips(NamedTuple):
     image_size: int
 
     def read(self, row: int, choose: Callable[[int], np.ndarray], sentence: int) -> Batch:
-        """Decode a video, and cut one of its sentences of each source; `images` is its middle frame.
+        """Decode a video, and cut one of its sentences of each source; with auxiliary captions, its middle frame too.
 
         Args:
             row: of the video.
@@ -192,10 +192,12 @@ class Clips(NamedTuple):
         def with_middle(total: int) -> Int[np.ndarray, " shown_and_middle"]:
             return np.append(choose(total), total // 2)
 
-        frames = read_frames(self.folder / self.files[row], with_middle, self.image_size)
-        found = {"video": torch.from_numpy(frames[:-1])}
+        path = self.folder / self.files[row]
         if "auxiliary" in self.texts:
-            found["images"] = torch.from_numpy(frames[-1])
+            frames = torch.from_numpy(read_frames(path, with_middle, self.image_size))
+            found = {"video": frames[:-1], "images": frames[-1]}
+        else:
+            found = {"video": torch.from_numpy(read_frames(path, choose, self.image_size))}
         for source, said in self.texts.items():
             token_ids, attention_mask = self.tokenizer([said[row][sentence % len(said[row])]], self.text_length)
             found[f"{source}_token_ids"] = torch.from_numpy(token_ids[0])

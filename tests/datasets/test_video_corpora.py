@@ -141,6 +141,8 @@ def test_clips_without_a_caption_are_left_out_counted_and_bounded(tmp_path):
     ({"splits": {"train": split(annotations="none.json")}}, DataUnavailable, "toy: none.json could not be had"),
     ({"videos": "clips"}, DataUnavailable, "toy: clips could not be had"),
     ({"lists": {"toy/train.txt": {"sha256": "0" * 64}}}, DataUnavailable, "(?s)toy/train.txt.*altered or cut off"),
+    ({"splits": {"train": split(videos="toy/x.txt")}}, ValueError,
+     r"splits.train.videos \('toy/x.txt'\) must be one of lists \(toy/train.txt\)"),
     ({"corpus": "msvd"}, ValueError, "corpus is 'msvd'"),
     ({"max_left_out": 2.0}, ValueError, "max_left_out is 2.0"),
     ({"splits": {"train": {"annotations": "data.json"}}}, ValueError, "splits.train.auxiliary: missing"),

@@ -94,6 +94,14 @@ def test_evaluation_has_the_videos_in_order_and_their_even_frames(home):
     assert all(batch["broken"] == 0 for batch in batches)
 
 
+def test_with_auxiliary_captions_the_middle_frame_comes_too(home):
+    clips = data(home).clips("test")
+    clips = clips._replace(texts={"auxiliary": clips.texts["caption"]})
+    found = clips.read(3, lambda total: torch.arange(2).numpy(), sentence=0)
+    assert numbers(found["images"][None].numpy()) == [6] and numbers(found["video"].numpy()) == [0, 1]
+    assert "auxiliary_token_ids" in found
+
+
 def test_training_batches_depend_on_seed_epoch_and_step_alone(home):
     first, again, later = loaded(data(home)), loaded(data(home)), loaded(data(home), epoch=1)
     assert len(first) == VIDEOS // 4
