@@ -345,6 +345,18 @@ class ClipViP(PaperModule):
                 f"data.sources ({', '.join(data.sources)}) lacks {', '.join(missing)}, which the loss needs."
             )
 
+    def on_fit_start(self) -> None:
+        """Refuse batches in parts: a loss over pairs of a whole batch is no mean of those of its parts.
+
+        Raises:
+            ValueError: gradients are accumulated.
+        """
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"conf/trainer: accumulate is {self.trainer.accumulate_grad_batches}, but each row's negatives are the "
+                "whole batch: set it to 1, and take more devices instead."
+            )
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Encode what the loss speaks of, gather it over all processes, let the pairs agree."""
         with torch.no_grad():
