@@ -22,6 +22,14 @@ Where paper and official code differ, the code's way is taken, since its weights
 Where we differ from the code: proxy attention is two fused kernels and no mask; a text is read without a padding mask,
 because pads stand behind the token that is read out and the text tower is causal; ViP is built around a loaded CLIP,
 because `from_pretrained` of transformers 5 leaves parameters that it does not know as uninitialised memory.
+
+An official checkpoint on files of your own, for `tasks.retriever`:
+
+    clip = {"hub": "openai/clip-vit-base-patch32", "vision": None, "text": None, "projection_dim": None}
+    pixels = {"pixel_scale": 255.0, "mean": CLIP_STATISTICS[0], "std": CLIP_STATISTICS[1]}
+    model = ClipViP(clip=clip, preprocess=pixels, loss="V-C", sources={"C": "caption"})
+    model.load_official(read_official(Path("pretrain_clipvip_base_32.pt")))
+    retriever = Retriever(model, published_tokenizer(clip["hub"]), frames=12, image_size=224, text_length=70)
 """
 
 import copy

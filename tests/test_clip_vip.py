@@ -2,12 +2,14 @@
 
 import json
 import os
+import warnings
 from functools import partial
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
+from pytorch_lightning import Trainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPConfig, CLIPModel
@@ -22,7 +24,10 @@ from lightning_modules.clip_vip import (
     resize_times,
     run_layers,
 )
+from lightning_modules.datasets import world
 from lightning_modules.layers.clip import make_clip
+from lightning_modules.tasks.video_texts import VideoTexts
+from stages.plan import compose, load_plan
 from tests.reference import clip_vip as reference
 
 VISION = dict(hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, image_size=8)
@@ -238,6 +243,107 @@ def test_under_autocast_features_and_similarities_are_in_float32():
 # Training
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small world: 8 captions, clips of 5 frames of 16 pixels."""
+    path = tmp_path_factory.mktemp("world") / "clips"
+    options = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
+    sizes = {"train": 32, "test": 16}
+    world.prepare(path, view="video_text", seed=1, sizes=sizes, image_size=16, options=options, workers=1)
+    return path
+
+
+def clips(folder, **changes) -> VideoTexts:
+    test = {"test": {"source": "test", "rows": None}}
+    values = dict(
+        splits={"train": {"source": "train", "rows": None}, **test}, sources=["subtitle", "auxiliary", "caption"],
+        tokenizer=None, text_length=10, frames=3, batches="classes", batch_size=8, evaluation_batch_size=8,
+    )  # fmt: skip
+    return VideoTexts(folder=folder, seed=0, **{**values, **changes})
+
+
+WORLD = {
+    "vision": {**VISION, "image_size": 16, "patch_size": 8},
+    "text": {**CLIP["text"], "vocab_size": 133, "eos_token_id": None},
+}
+
+
+def fitted(module, data, **options) -> Trainer:
+    module.train().recipe = {**compose("tiny", system="clip_vip")["system"]["pretrain"], "epochs": 2}
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, **options,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
+        trainer.fit(module, data)
+    return trainer
+
+
+def test_it_trains_in_a_trainer_with_clipped_gradients_and_answers(folder):
+    module, data = build(clip=WORLD, also_at=[2, 5]), clips(folder)
+    module.check_data(data)
+    norms, clip = [], module.configure_gradient_clipping
+
+    def clip_and_measure(*given, **options):
+        clip(*given, **options)
+        norms.append(torch.stack([p.grad.norm() for p in module.parameters()]).norm().item())
+
+    module.configure_gradient_clipping = clip_and_measure
+    trainer = fitted(module, data)
+    assert len(norms) == 8 and norms == pytest.approx([5.0] * 8, rel=1e-4)  # hundreds before
+    terms = {"pretrain/loss", "pretrain/loss V-S,C", "pretrain/loss F-C", "pretrain/scale"}
+    assert terms <= trainer.callback_metrics.keys()
+    answers = module.answers(data, torch.device("cpu"))
+    assert {name: tuple(x.shape) for name, x in answers.items()} == {
+        "videos/test": (16, 12), "videos@2/test": (16, 12), "videos@5/test": (16, 12), "texts/test": (8, 12),
+        "belongs/test": (16,), "labels/test": (16,),
+    }  # fmt: skip
+    batch = next(data.evaluation_batches("test"))
+    torch.testing.assert_close(answers["videos/test"][:8], module(batch["video"]))
+    own = answers["texts/test"][answers["belongs/test"][:8]]
+    torch.testing.assert_close(own, module.encode_texts(batch["caption_token_ids"]))
+    pairs = {*zip(answers["belongs/test"].tolist(), answers["labels/test"].tolist(), strict=True)}
+    assert len(pairs) == 8  # a caption is a class
+
+
+def test_accumulated_batches_are_refused(folder):
+    with pytest.raises(ValueError, match="accumulate is 2, but each row's negatives are the whole batch"):
+        fitted(build(clip=WORLD), clips(folder), accumulate_grad_batches=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ({"clip": {**WORLD, "text": CLIP["text"]}}, {}, r"the tokenizer has \d+ ids, but model.clip.text knows 20"),
+        ({"clip": WORLD}, {"text_length": 11}, r"data.text_length \(11\) is more than the 10 positions"),
+        ({}, {}, r"the data has frames of \(3, 16, 16\) .*, but model.clip reads \(3, 8, 8\)"),
+        ({"clip": WORLD}, {"sources": ["auxiliary"]}, r"data.sources \(auxiliary\) lacks subtitle"),
+        (
+            {"clip": WORLD, "loss": "F-C", "sources": {"C": "caption"}},
+            {"sources": ["caption"]},
+            "lacks auxiliary",  # which brings the middle frames
+        ),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(folder, model, data, message):
+    with pytest.raises(ValueError, match=message):
+        build(**model).check_data(clips(folder, **data))
+
+
+def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
+    plan = load_plan("params.yaml")
+    parts = []
+    for row in [*plan.pretrain.values(), *plan.finetune.values()]:
+        if row.system == "clip_vip":
+            config = compose("tiny", system="clip_vip", overrides=row.overrides, stage="finetune")["system"]
+            blocks = [config] if row.arm in plan.pretrain else config["downstream"].values()
+            parts += [part for block in blocks for part in block["data"]["splits"].items()]
+    assert {part["source"] for name, part in parts if name == "train"} == {"images", "large", "train"}
+    assert {part["source"] for name, part in parts if name == "test"} == {"test"}
+
+
 def trained_in_processes(rank: int, world: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29572")
     torch.set_num_threads(1)
@@ -266,10 +372,10 @@ class _Step(nn.Module):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path):
-    for world in (1, 2):
+    for count in (1, 2):
         (tmp_path / "rendezvous").unlink(missing_ok=True)
-        multiprocessing.spawn(trained_in_processes, (world, str(tmp_path)), nprocs=world)
-    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+        multiprocessing.spawn(trained_in_processes, (count, str(tmp_path)), nprocs=count)
+    one, two = (torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2))
     for name, x in one.items():
         torch.testing.assert_close(two[name], x, atol=2e-5, rtol=1e-4, msg=name)
     moved = (one["network.clip.logit_scale"] - 4.6).abs()
@@ -342,6 +448,7 @@ def test_a_saved_clip_becomes_a_vip_whose_new_parameters_are_initialised(tmp_pat
     assert embeddings.added_cls.std().item() == pytest.approx(1, abs=0.05)
     assert embeddings.added_cls.abs().max() < 6
     assert not embeddings.temporal_embedding.any() and embeddings.temporal_embedding.requires_grad
+    assert all(part.training for part in module.modules())
     own = module.export()
     assert all(torch.equal(own[key], x) for key, x in clip.state_dict().items() if key != "logit_scale")
     assert own.keys() - clip.state_dict().keys() == {

@@ -49,7 +49,7 @@ def make_clip(
             raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
         return CLIPModel(CLIPConfig(vision_config=PUBLISHED[hub]))
     try:
-        return CLIPModel.from_pretrained(hub, use_safetensors=True)
+        return CLIPModel.from_pretrained(hub, use_safetensors=True).train()  # it comes in evaluation mode
     except OSError as error:
         raise ConnectionError(
             f"the weights of {hub} could not be fetched from huggingface.co, nor found in its cache. Connect this "
