@@ -248,7 +248,7 @@ def folder(tmp_path_factory):
     """A small world: 8 captions, clips of 5 frames of 16 pixels."""
     path = tmp_path_factory.mktemp("world") / "clips"
     options = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
-    sizes = {"train": 32, "test": 16}
+    sizes = {"train": 32, "test": 64}
     world.prepare(path, view="video_text", seed=1, sizes=sizes, image_size=16, options=options, workers=1)
     return path
 
@@ -297,8 +297,8 @@ def test_it_trains_in_a_trainer_with_clipped_gradients_and_answers(folder):
     assert terms <= trainer.callback_metrics.keys()
     answers = module.answers(data, torch.device("cpu"))
     assert {name: tuple(x.shape) for name, x in answers.items()} == {
-        "videos/test": (16, 12), "videos@2/test": (16, 12), "videos@5/test": (16, 12), "texts/test": (8, 12),
-        "belongs/test": (16,), "labels/test": (16,),
+        "videos/test": (64, 12), "videos@2/test": (64, 12), "videos@5/test": (64, 12), "texts/test": (8, 12),
+        "belongs/test": (64,), "labels/test": (64,),
     }  # fmt: skip
     batch = next(data.evaluation_batches("test"))
     torch.testing.assert_close(answers["videos/test"][:8], module(batch["video"]))
