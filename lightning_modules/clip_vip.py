@@ -5,7 +5,7 @@ their frame and the proxies. So each frame is still read as CLIP reads an image,
 between frames. It is trained further on videos with their subtitles, whose language is far from that of captions; so
 the middle frame of each video gets a caption by an image captioner, and videos, frames and both texts learn together.
 
-Read `ClipViP.training_step` first, then `VideoProxyEncoder` and `proxy_guided_attention`.
+Read `ClipViP.training_step` first, then `VideoClip` and `proxy_guided_attention`.
 
 Where paper and official code differ, the code's way is taken, since its weights and figures come from it:
 - the paper's M proxies are CLIP's own CLS and M - 1 new tokens, and only CLS is read out: so here;
@@ -16,8 +16,8 @@ Where paper and official code differ, the code's way is taken, since its weights
 - batches of 1024, which the released B/16 configuration reaches on 64 GPUs only: 1024 stands in paper.yaml;
 - gains of LayerNorms are decayed, because the code's list of exceptions misses their names: kept, it made the weights;
 - the code keeps the epoch that does best on the TEST videos, after dual softmax: not kept, the last epoch is taken;
-- dual softmax is computed over all texts for video-to-text too, where it is no dual softmax: see `tasks/retrieval.py`;
-- a missing auxiliary caption is the text "None" in the code: here a data set without that column is refused;
+- dual softmax is over all texts for video-to-text too, where it is no dual softmax: see `metrics/retrieval.py`;
+- a missing auxiliary caption is the text "None" in the code: here clips without one are left out;
 - a rate ten times higher for the logit scale and 70 text tokens for B/16 on DiDeMo: an override, as in the code.
 Where we differ from the code: proxy attention is two fused kernels and no mask; a text is read without a padding mask,
 because pads stand behind the token that is read out and the text tower is causal; ViP is built around a loaded CLIP,

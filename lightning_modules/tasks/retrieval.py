@@ -175,9 +175,9 @@ def _recalls(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str], 
 def _dual_softmax(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) -> Figure:
     names = {
         "one video for each text": f"one_to_one/{FIRST}",
-        "the same, dual softmax": f"one_to_one/dual_softmax/{FIRST}",
+        "one video for each text, dual softmax": f"one_to_one/dual_softmax/{FIRST}",
         "many videos for each text": FIRST,
-        "the same, dual softmax ": f"dual_softmax/{FIRST}",
+        "many videos for each text, dual softmax": f"dual_softmax/{FIRST}",
     }
     return Figure(
         id="dual_softmax",
