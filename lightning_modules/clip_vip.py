@@ -154,7 +154,7 @@ class VideoClip(nn.Module):
         frames: frames of a video, so the number of temporal embeddings, which other lengths get interpolated; `mean`
             has none.
         temporal_std: deviation of the temporal embeddings at the start; the official code begins with zeros, which
-            order-blind gradients take many steps to leave.
+            take many steps to leave.
 
     Raises:
         ValueError: an attention is unknown, or has no use for more proxies.
