@@ -498,6 +498,14 @@ def test_mistakes_name_the_value_and_the_way_out(options, message):
         build(**options)
 
 
+def test_a_model_whose_files_are_not_there():
+    hub = dict(hub="/nowhere/clip", vision=None, text=None, projection_dim=None)
+    with pytest.raises(ConnectionError, match=r"the weights of /nowhere/clip could not be fetched .* nor found"):
+        make_clip(**hub)
+    with torch.device("meta"), pytest.raises(ValueError, match="the sizes of '/nowhere/clip' are not written out"):
+        make_clip(**hub)
+
+
 def test_videos_and_texts_that_do_not_fit():
     with pytest.raises(ValueError, match=r"videos of \(3, 16, 8\) .* do not fit a CLIP for \(3, 8, 8\)"):
         build().network.encode_videos(torch.zeros(1, 3, 3, 16, 8))
