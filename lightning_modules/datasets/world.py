@@ -22,6 +22,7 @@ from lightning_modules.datasets import storage, world_text
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
 from lightning_modules.datasets.world_drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
+from lightning_modules.datasets.world_plain import PlainImages
 from lightning_modules.datasets.world_scenes import (
     CHUNK,
     CLOCKWISE,
@@ -256,8 +257,8 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-VIEWS = {view.name: view for view in (Images, GradedImages, Clips, ActionClips)}
-View = Images | GradedImages | Clips | ActionClips
+VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips)}
+View = Images | GradedImages | PlainImages | Clips | ActionClips
 
 
 def prepare(
@@ -274,7 +275,7 @@ def prepare(
 
     Args:
         folder: where shards, card and sheet go.
-        view: `images`, `graded`, `clips` or `actions`.
+        view: `images`, `graded`, `plain` (see `world_plain`), `clips` or `actions`.
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of samples of each split.
         image_size: side of the pictures in pixels.

@@ -190,5 +190,7 @@ def initialise(module: nn.Module) -> None:
 def _doublings(grid: int, image_size: int) -> int:
     doublings = round(math.log2(image_size / grid))
     if doublings < 1 or grid * 2**doublings != image_size:
-        raise ValueError(f"image_size ({image_size}) must be the grid ({grid}) doubled once or more: 2, 4, 8 ... times.")
+        raise ValueError(
+            f"image_size ({image_size}) must be the grid ({grid}) doubled once or more: 2, 4, 8 ... times."
+        )
     return doublings

@@ -1,0 +1,158 @@
+"""Images, or their grid features, with several captions each; a batch depends on its place in the epochs alone."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
+
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
+from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.settings import STRICT, Count
+from lightning_modules.tasks.labelled import EpochSteps
+
+WORLD = "world"
+
+
+class Scenes(TypedDict):
+    """Which columns label a scene, and which cells of it may hold something."""
+
+    __pydantic_config__ = STRICT
+    cells: list[int]
+    attributes: dict[str, Count]  # column -> number of values
+
+
+class CaptionedImages(LightningDataModule):
+    """Resident images with captions as ids.
+
+    Batches have `ids`, `images` (uint8) or `features`, `references` (batch captions length) and `num_references`; of
+    labelled scenes also `scene` (batch cells attributes), in which the number of values means that nothing is there.
+
+    Args:
+        folder: a prepared data set with the columns `image` or `features`, and `captions`.
+        seed: decides rows and orders.
+        splits: for each split its source and number of rows, see `datasets.splits.draw_splits`.
+        tokenizer: `world`, or the name of a published one.
+        text_length: tokens of a caption, start and end included; longer ones are cut.
+        full_stop: end every caption with one, as the official code does.
+        scenes: labels to read, or null.
+
+    Raises:
+        ValueError: a split is unknown, or captions are missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        seed: int,
+        splits: dict[str, Part],
+        tokenizer: str,
+        text_length: Count,
+        batch_size: Count,
+        evaluation_batch_size: Count,
+        full_stop: bool = False,
+        scenes: Scenes | None = None,
+    ):
+        super().__init__()
+        if "train" not in splits or not set(splits) <= {"train", "val", "test"}:
+            raise ValueError(f"splits has {list(splits)}, expected train and possibly val and test.")
+        self.folder, self.seed, self.splits, self.scenes = folder, seed, splits, scenes
+        self.tokenizer_name, self.text_length, self.full_stop = tokenizer, text_length, full_stop
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """What makes ids of words."""
+        return world_tokenizer() if self.tokenizer_name == WORLD else published_tokenizer(self.tokenizer_name)
+
+    @cached_property
+    def columns(self) -> dict[str, dict[str, Tensor]]:
+        """The rows of each split as tensors."""
+        rows = draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
+        stored = {source: storage.read(self.folder, source) for source in {source for source, _ in rows.values()}}
+        return {
+            split: self._tensors({name: values[index] for name, values in stored[source].items()})
+            for split, (source, index) in rows.items()
+        }
+
+    def _tensors(self, columns: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        found = {"ids": torch.from_numpy(columns["id"]), **self._captions(columns)}
+        if "features" in columns:
+            found["features"] = torch.from_numpy(columns["features"])
+        else:
+            found["images"] = torch.from_numpy(np.ascontiguousarray(columns["image"].transpose(0, 3, 1, 2)))
+        if self.scenes is not None:
+            found["scene"] = torch.from_numpy(label_scenes(columns, self.scenes))
+        return found
+
+    def _captions(self, columns: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        if "captions" not in columns:
+            raise ValueError(f"{self.folder} has the columns {', '.join(columns)}, expected `captions` among them.")
+        counts = np.array([len(captions) for captions in columns["captions"]])
+        if empty := columns["id"][counts == 0].tolist():
+            raise ValueError(
+                f"{self.folder}: {len(empty)} images have no caption (ids {empty[:5]}): leave them out of the data set."
+            )
+        flat = [f"{text}." if self.full_stop else text for captions in columns["captions"] for text in captions]
+        token_ids, attention_mask = self.tokenizer(flat, self.text_length)
+        token_ids = np.where(attention_mask, token_ids, self.tokenizer.pad_id)
+        references = np.full((len(counts), counts.max(), self.text_length), self.tokenizer.pad_id)
+        references[np.arange(counts.max()) < counts[:, None]] = token_ids
+        return {"references": torch.from_numpy(references), "num_references": torch.from_numpy(counts)}
+
+    def references(self, split: str) -> dict[int, list[list[int]]]:
+        """Ids of all captions of each image of a split, by the image's id."""
+        rows = self.columns[split]
+        known = zip(rows["ids"].tolist(), rows["references"].tolist(), rows["num_references"].tolist(), strict=True)
+        return {image: captions[:count] for image, captions, count in known}
+
+    def train_dataloader(self) -> DataLoader:
+        """The training batches, the epoch set by Lightning."""
+        batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed)
+        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        rows = self.columns[split]
+        for start in range(0, len(rows["ids"]), self.evaluation_batch_size):
+            yield {name: x[start : start + self.evaluation_batch_size] for name, x in rows.items()}
+
+
+def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarray:
+    """The value of each attribute at each cell, int64 (rows, cells, attributes); the number of values for nothing."""
+    nothing = np.array(list(scenes["attributes"].values()))
+    labels = np.tile(nothing, (len(columns["cell"]), len(scenes["cells"]), 1))
+    for place, cell in enumerate(scenes["cells"]):
+        rows, slots = np.nonzero(columns["cell"] == cell)
+        labels[rows, place] = np.stack([columns[name][rows, slots] for name in scenes["attributes"]], axis=-1)
+    return labels
+
+
+class OrderedBatches(Dataset):
+    """Batches of rows; item `(epoch, step)` depends on the seed and on that pair only. The rest of an epoch is left out.
+
+    Raises:
+        ValueError: the batch is larger than the data.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], batch_size: int, seed: int):
+        self.rows = len(columns["ids"])
+        if batch_size > self.rows:
+            raise ValueError(f"batch_size ({batch_size}) must be at most the number of images ({self.rows}).")
+        self.columns, self.batch_size, self.seed = columns, batch_size, seed
+
+    def __len__(self) -> int:
+        return self.rows // self.batch_size
+
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, step = at
+        order = torch.from_numpy(permutation(self.rows, self.seed, ORDER, 0, epoch))
+        rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+        return {name: x[rows] for name, x in self.columns.items()}
