@@ -24,10 +24,9 @@ from typing import Annotated, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
@@ -38,7 +37,7 @@ from lightning_modules.layers.lxmert import Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
-from lightning_modules.settings import Count, NonNegative, Positive, Share
+from lightning_modules.settings import Count, Positive, Share
 
 TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
@@ -220,7 +219,7 @@ class UnifiedGenerator(PaperModule):
     # Sequence level
 
     def rl_i2t(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """REINFORCE with the greedy caption's reward as baseline (self-critical training, Rennie et al., 1612.00563)."""
+        """REINFORCE with the greedy caption's reward as baseline: self-critical (Rennie et al., 1612.00563)."""
         with evaluating(self.network):
             seen = self.network.see(self.caption_features(batch))
             with torch.no_grad():

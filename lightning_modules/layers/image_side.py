@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.layers.spade import SpadeGenerator
+from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.transformer import Block
 from lightning_modules.settings import STRICT, Count
 
@@ -105,15 +106,14 @@ class TwoTowers(nn.Module):
         return self.logit_scale.exp() * (image * text).sum(-1)
 
 
-class Clip(nn.Module):
+class Clip(Frozen):
     """Published CLIP as scorer, ViT-B/32: images are scaled to 224 pixels, texts are ids of CLIP's own tokenizer."""
 
     def __init__(self):
-        super().__init__()
         from transformers import CLIPConfig, CLIPModel
 
         on_meta = torch.get_default_device().type == "meta"
-        self.model = CLIPModel(CLIPConfig()) if on_meta else CLIPModel.from_pretrained(CLIP)
+        super().__init__(CLIPModel(CLIPConfig()) if on_meta else CLIPModel.from_pretrained(CLIP))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
@@ -122,7 +122,7 @@ class Clip(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """Some 100 times the cosine; `images` within 0 and 1."""
         images = F.interpolate(images, size=(224, 224), mode="bicubic", align_corners=False)
-        logits = self.model(input_ids=token_ids, pixel_values=(images - self.mean) / self.std).logits_per_image
+        logits = self.network(input_ids=token_ids, pixel_values=(images - self.mean) / self.std).logits_per_image
         return logits.diagonal()
 
 
@@ -135,11 +135,11 @@ class ImageSide(nn.Module):
         feature_dim: channels of a grid feature.
         codebook_size: number of centroids.
         decoder: arguments `dim` and `bottleneck` of `SpadeGenerator`.
-        looks: attributes of labelled scenes, which teach the backbone to see and the judge to judge; null where the data
-            come with features of their own. Then `scorer` is CLIP, and there is no judge.
+        looks: attributes of labelled scenes, which teach the backbone to see and the judge to judge; null where the
+            data come with features of their own. Then there is no judge.
         backbone: `width` of the backbone, and of the judge's own.
-        scorer: `dim`, `vocabulary` and `length` of the text-image scorer that is trained on the same scenes; `hub: true`
-            for CLIP; null for none.
+        scorer: `dim`, `width`, `vocabulary` and `length` of the text-image scorer, which is trained on the same scenes;
+            `hub: true` for published CLIP; null for none.
     """
 
     def __init__(

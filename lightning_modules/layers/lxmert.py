@@ -1,4 +1,4 @@
-"""LXMERT's network (Tan and Bansal, 1908.07490) with heads for words and for image codes, from the layers of transformers.
+"""LXMERT (Tan and Bansal, 1908.07490) with heads for words and for image codes, from the layers of transformers.
 
 Text and image each have a stream of their own, then cross layers in which one attention module, shared by both
 directions, looks from each stream into the other. Names of parameters are those of the official checkpoints.

@@ -1,6 +1,6 @@
-"""Mask-predict: all tokens at once from nothing, then the least certain again, a few times (Ghazvininejad, 1904.09324).
+"""Mask-predict: all tokens at once, then the least certain again, a few times (Ghazvininejad et al., 1904.09324).
 
-The same loop, with another schedule, draws images from discrete codes in X-LXMERT, in the unified generator and in MaskGIT.
+The same loop draws images from codes in X-LXMERT, in the unified generator and, with another schedule, in MaskGIT.
 """
 
 import math
@@ -42,8 +42,8 @@ def mask_predict(
         device: of the codes.
 
     Returns:
-        The codes, and at each place the logits of the step that filled it last. Gradients go through these logits; which
-        places are masked, and which codes fill them, has none.
+        The codes, and at each place the logits of the step that filled it last. Gradients go through these logits; the
+        choice of places and of codes has none.
     """
     codes = torch.zeros(batch, counts[0], dtype=torch.int64, device=device)
     logits = kept = None

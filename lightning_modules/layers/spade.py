@@ -14,19 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-STYLE_HIDDEN = 128
 SLOPE = 0.2
 
 
 class Spade(nn.Module):
     """Instance norm, then a scale and a shift at every place, predicted from the style map."""
 
-    def __init__(self, dim: int, style_dim: int):
+    def __init__(self, dim: int, style_dim: int, hidden: int):
         super().__init__()
         self.norm = nn.InstanceNorm2d(dim, affine=False)
-        self.shared = nn.Sequential(nn.Conv2d(style_dim, STYLE_HIDDEN, 3, padding=1), nn.ReLU())
-        self.gamma = nn.Conv2d(STYLE_HIDDEN, dim, 3, padding=1)
-        self.beta = nn.Conv2d(STYLE_HIDDEN, dim, 3, padding=1)
+        self.shared = nn.Sequential(nn.Conv2d(style_dim, hidden, 3, padding=1), nn.ReLU())
+        self.gamma = nn.Conv2d(hidden, dim, 3, padding=1)
+        self.beta = nn.Conv2d(hidden, dim, 3, padding=1)
 
     def forward(
         self, x: Float[Tensor, "batch dim height width"], style: Float[Tensor, "batch style h w"]
@@ -51,9 +50,9 @@ class Noise(nn.Module):
 class UpBlock(nn.Module):
     """Residual block that doubles height and width."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.cbn1, self.cbn2 = Spade(dim, dim), Spade(dim, dim)
+        self.cbn1, self.cbn2 = Spade(dim, dim, hidden), Spade(dim, dim, hidden)
         self.noise1, self.noise2 = Noise(), Noise()
         self.conv1 = spectral_norm(nn.Conv2d(dim, dim, 3, padding=1))
         self.conv2 = spectral_norm(nn.Conv2d(dim, dim, 3, padding=1))
@@ -95,12 +94,15 @@ class SpadeGenerator(nn.Module):
         image_size: side of the images, `grid` times a power of two.
         dim: channels of every block, a multiple of 4.
         bottleneck: channels that features are first brought to.
+        hidden: channels between the style map and the scales.
 
     Raises:
         ValueError: the image size cannot be reached by doubling the grid, or `dim` or `bottleneck` is odd.
     """
 
-    def __init__(self, *, feature_dim: int, grid: int, image_size: int, dim: int = 32, bottleneck: int = 256):
+    def __init__(
+        self, *, feature_dim: int, grid: int, image_size: int, dim: int = 32, bottleneck: int = 256, hidden: int = 128
+    ):
         super().__init__()
         doublings = _doublings(grid, image_size)
         if dim % 4 or bottleneck % 4:
@@ -109,7 +111,7 @@ class SpadeGenerator(nn.Module):
         self.bottleneck_emb = nn.Sequential(nn.Conv2d(feature_dim, bottleneck, 1), nn.Tanh())
         self.learned_init_conv = nn.Sequential(spectral_norm(nn.Conv2d(bottleneck, dim, 3, padding=1, groups=4)))
         self.style_init_conv = nn.Sequential(spectral_norm(nn.Conv2d(bottleneck, dim, 3, padding=1, groups=4)))
-        self.resblocks = nn.ModuleList(UpBlock(dim) for _ in range(doublings))
+        self.resblocks = nn.ModuleList(UpBlock(dim, hidden) for _ in range(doublings))
         self.to_RGB_blocks = nn.ModuleList(ToRGB(dim, image_size) for _ in range(doublings))
         initialise(self)
 
@@ -190,7 +192,5 @@ def initialise(module: nn.Module) -> None:
 def _doublings(grid: int, image_size: int) -> int:
     doublings = round(math.log2(image_size / grid))
     if doublings < 1 or grid * 2**doublings != image_size:
-        raise ValueError(
-            f"image_size ({image_size}) must be the grid ({grid}) doubled once or more: 2, 4, 8 ... times."
-        )
+        raise ValueError(f"image_size ({image_size}) must be 2, 4, 8 ... times the grid ({grid}).")
     return doublings

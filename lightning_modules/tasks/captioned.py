@@ -136,7 +136,7 @@ def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarra
 
 
 class OrderedBatches(Dataset):
-    """Batches of rows; item `(epoch, step)` depends on the seed and on that pair only. The rest of an epoch is left out.
+    """Batches of rows; item `(epoch, step)` depends on the seed and that pair only. The rest of an epoch is left out.
 
     Raises:
         ValueError: the batch is larger than the data.

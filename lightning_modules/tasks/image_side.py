@@ -1,9 +1,9 @@
 """Trains what makes grid features, ids and pixels of images (see `layers.image_side`), before a generator uses it.
 
-First the backbone learns to name what is where, as a detector's does, and beside it the text-image scorer and the judge,
-each on its own. Then the codebook is fitted to the backbone's features, all that is frozen, and the image decoder
+First the backbone learns to name what is where, as a detector's does; beside it learn the text-image scorer and the
+judge, each on its own. Then the codebook is fitted to the backbone's features, all that is frozen, and the image decoder
 learns against a discriminator to draw an image from the centroids of its features (X-LXMERT, 2009.11278): hinge loss,
-features of discriminator and backbone matched, codes recognised by an auxiliary classifier; no loss on pixels.
+features of discriminator and backbone matched, codes recognised by an auxiliary classifier. Their loss on pixels has weight 0.
 
 Read `ImageSideTraining.training_step` first.
 
@@ -43,7 +43,7 @@ class ImageSideTraining(PaperModule):
         discriminator_dim: channels of the discriminator.
         reading_epochs: of the first phase; 0 where the data have features of their own.
         gan: weight of the adversarial loss; `matching` of the discriminator's features, `perception` of the backbone's,
-            `recognition` of the codes.
+            `recognition` of the codes, `reconstruction` of the pixels.
 
     Raises:
         ValueError: there is a backbone and no epoch for it to learn, or the reverse.
@@ -61,6 +61,7 @@ class ImageSideTraining(PaperModule):
         matching: NonNegative = 10.0,
         perception: NonNegative = 10.0,
         recognition: NonNegative = 1.0,
+        reconstruction: NonNegative = 0.0,
     ):
         super().__init__()
         self.images = ImageSide(**images)
@@ -78,7 +79,13 @@ class ImageSideTraining(PaperModule):
             codebook_size=self.images.codebook_size,
         )
         self.reading_epochs = reading_epochs
-        self.weights = {"gan": gan, "matching": matching, "perception": perception, "recognition": recognition}
+        self.weights = {
+            "gan": gan,
+            "matching": matching,
+            "perception": perception,
+            "recognition": recognition,
+            "reconstruction": reconstruction,
+        }
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Learn to see, or learn to draw."""
@@ -145,6 +152,7 @@ class ImageSideTraining(PaperModule):
             "pretrain/gan": -score.mean(),
             "pretrain/matching": matched(maps, right),
             "pretrain/recognition": F.cross_entropy(recognised, codes),
+            "pretrain/reconstruction": F.smooth_l1_loss(drawn, real),
         }
         if self.images.reader is not None:
             see = self.images.reader.backbone.maps
@@ -160,10 +168,8 @@ class ImageSideTraining(PaperModule):
         losses = []
         for images, sign in ((drawn, 1), (real, -1)):
             score, recognised, _ = self.discriminator(images)
-            losses += [
-                F.relu(1 + sign * score).mean(),
-                self.weights["recognition"] * F.cross_entropy(recognised, codes),
-            ]
+            losses.append(F.relu(1 + sign * score).mean())
+            losses.append(self.weights["recognition"] * F.cross_entropy(recognised, codes))
         return sum(losses)
 
     def parameter_groups(self) -> list[dict]:
