@@ -90,6 +90,10 @@ class PaperModule(LightningModule):
         """What the evaluation has to know about the network: a pure function of the configuration."""
         return {}
 
+    def compiled_parts(self) -> Iterable[nn.Module]:
+        """What `compile: true` of conf/trainer compiles: equal parts, such as blocks, share one compilation."""
+        return ()
+
     def machine_facts(self, data: LightningDataModule) -> dict[str, float]:
         """What this machine measured; tracked, never part of an output."""
         return {}

@@ -42,7 +42,7 @@ from lightning_modules.layers.vision import (
 )
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.labelled import LabelledImages, check_images
+from lightning_modules.tasks.labelled import ImageData, check_images
 
 MASKINGS = ("attentive", "random", "none")
 FUSIONS = ("linear", "sum", "simple")
@@ -306,7 +306,11 @@ class MaskAlign(PaperModule):
         self.masking, self.target_norm, self.loss = masking, target_norm, loss
         self.num_kept = num_kept(self.student.num_patches, mask_ratio)
 
-    def check_data(self, data: LabelledImages) -> None:
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of student and teacher."""
+        return [*self.student.blocks, *self.teacher.network.blocks]
+
+    def check_data(self, data: ImageData) -> None:
         """See `check_images`."""
         check_images(data, self.student)
 

@@ -27,6 +27,7 @@ import torch
 from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
@@ -48,6 +49,8 @@ class TrainerSettings(TypedDict):
     devices: Annotated[int, Field(ge=-1, le=1024)] | list[int] | str
     strategy: str
     precision: str
+    accumulate: Count
+    compile: bool
     deterministic: bool | Literal["warn"]
     threads: Count
     workers: Count | None
@@ -117,6 +120,8 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> No
     config = {**config, "trainer": settings.check(config["trainer"], TrainerSettings, "conf/trainer")}
     jobs = [Job(config=config, seed=seed, **job) for seed in seeds]
     each_job(train_seed, jobs, config["trainer"])
+    if rank_zero_only.rank:  # of several processes the first one writes
+        return
     with replace_folder(out) as folder:
         for each in jobs:
             shutil.copytree(each.folder / "outputs", folder / f"seed-{each.seed}")
@@ -171,6 +176,8 @@ def train_seed(job: Job, position: int) -> None:
     ) as record:
         record.artifact("sources.json", job.sources.read_bytes())
         trainer = fit(module, data, job, record, position)
+        if not trainer.is_global_zero:
+            return
         answers = module.answers(data, trainer.strategy.root_device)
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
         record.summary(metrics)
@@ -195,6 +202,7 @@ def fit(
             devices=machine["devices"],
             strategy=machine["strategy"],
             precision=machine["precision"],
+            accumulate_grad_batches=machine["accumulate"],
             deterministic=machine["deterministic"],
             log_every_n_steps=machine["log_every_n_steps"],
             logger=RunLogger(record),
@@ -208,6 +216,9 @@ def fit(
         raise ValueError(f"conf/trainer does not suit this machine: {' '.join(str(error).split())}") from error
     if module.recipe["epochs"] == 0:
         return trainer
+    if machine["compile"]:
+        for part in module.compiled_parts():
+            part.compile()
     trainer.fit(module, data, ckpt_path=_usable(job.folder, record), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -3,7 +3,7 @@
 data/runs/<preset>/<from>/pretrain + data/datasets -> data/runs/<preset>/<system>-<dataset>/finetune/<from>/<protocol>/.
 """
 
-from stages.plan import PROTOCOLS, ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
+from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
 
 
 def main() -> None:
@@ -23,8 +23,7 @@ def main() -> None:
     from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
 
     runs = ROOT / "data/runs" / plan.preset
-    for protocol in PROTOCOLS:
-        recipe = config["system"][protocol]
+    for protocol, recipe in config["system"]["downstream"].items():
         system = {"model": recipe.pop("model"), "data": recipe.pop("data"), protocol: recipe}
         training.train_arm(
             {"system": system, "trainer": config["trainer"]},

@@ -13,7 +13,6 @@ from lightning_modules.settings import meant
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("tiny", "paper")
-PROTOCOLS = ("finetune", "probe")  # what the finetune stage does with an encoder: blocks of its system's file
 PLAN_KEYS = (
     "preset",
     "plan",
@@ -35,7 +34,7 @@ ROW_KEYS = {
 }
 TRAINING = ("pretrain", "pretrain_from", "finetune")
 SYSTEM_BLOCKS = ("model", "data", "pretrain")
-FURTHER_BLOCKS = {"finetune": PROTOCOLS, "evaluate": ("evaluate",)}  # what a stage needs besides, of its own systems
+FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what a stage needs besides, of its own systems
 CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
 
@@ -97,7 +96,8 @@ class Plan:
             return self._with_upstream(row.runs)
         compared = [each for each in self.finetune.values() if each.comparison == row.runs]
         upstream = [pair for each in compared for pair in self._with_upstream(each.start)]
-        return list(dict.fromkeys(upstream)) + [(stage, each.arm) for each in compared for stage in PROTOCOLS]
+        protocols = downstream(row.system, self.preset)
+        return list(dict.fromkeys(upstream)) + [(stage, each.arm) for each in compared for stage in protocols]
 
     def _with_upstream(self, arm: str) -> list[tuple[str, str]]:
         start = self.pretrain[arm].start
@@ -138,11 +138,12 @@ def load_plan(path: str | Path = "params.yaml") -> Plan:
     plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate, sweep)
     for stage, rows, upstream in (
         ("pretrain", first, {}),
-        ("pretrain_from", later, first),
+        ("pretrain_from", later, pretrain),
         ("finetune", finetune, pretrain),
     ):
         for row in rows.values():
             _check_training(plan, stage, row, upstream)
+    _check_chains(plan)
     _check_comparisons(plan)
     evaluate, sweep = (
         {arm: _with_dataset(plan, stage, row) for arm, row in rows.items()}
@@ -165,6 +166,16 @@ def _check_training(plan: Plan, stage: str, row: Row, upstream: dict[str, Row]) 
             f"{where} trains the seeds {seeds}, but {row.start} has {available}: give both the same max_seeds, or "
             f"{row.start} a single seed that serves all"
         )
+
+
+def _check_chains(plan: Plan) -> None:
+    for arm, row in plan.pretrain.items():
+        chain = [arm]
+        while row.start:
+            if row.start in chain:
+                raise PlanError(f"{plan.path}: pretrain_from: {' from '.join([*chain, row.start])} is a circle")
+            chain.append(row.start)
+            row = plan.pretrain[row.start]
 
 
 def _check_comparisons(plan: Plan) -> None:
@@ -304,26 +315,26 @@ def compose(
         raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
     for group, choice in choices.items():
         if choice and group in composed:  # the settings of machines are a part of those of the sweep
-            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage, ()), f"conf/{group}/{choice}.yaml")
+            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage), f"conf/{group}/{choice}.yaml")
     return composed
 
 
-def _blocks(group: str, tree: object, further: Iterable[str], where: str) -> None:
+def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
     """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
     if not isinstance(tree, dict):
         raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
     called = {"": tree} if group == "dataset" else {}
     if group == "system":
-        known = {block for blocks in FURTHER_BLOCKS.values() for block in blocks}
-        _keys(tree, (*SYSTEM_BLOCKS, *further), known, where)
-        recipes = {name: tree[name] for name in ("pretrain", *PROTOCOLS) if name in tree}
-        for name, recipe in recipes.items():
+        _keys(tree, (*SYSTEM_BLOCKS, *([further] if further else ())), FURTHER_BLOCKS.values(), where)
+        protocols = tree.get("downstream", {})
+        if not isinstance(protocols, dict) or ("downstream" in tree and not protocols):
+            raise PlanError(f"{where}: `downstream` must map protocols, such as `finetune`, to settings")
+        recipes = {f"downstream.{name}": recipe for name, recipe in protocols.items()}
+        for name, recipe in {"pretrain": tree["pretrain"], **recipes}.items():
             if not isinstance(recipe, dict):
                 raise PlanError(f"{where}: `{name}` must map keys to values; got {recipe!r}")
         called = {name: tree[name] for name in CALLED_BLOCKS if name in tree}
-        called |= {
-            f"{n}.{part}": r.get(part) for n, r in recipes.items() if n in PROTOCOLS for part in ("model", "data")
-        }
+        called |= {f"{name}.{part}": recipe.get(part) for name, recipe in recipes.items() for part in ("model", "data")}
     for name, block in called.items():
         if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
             raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
@@ -335,6 +346,13 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def downstream(system: str, preset: str) -> list[str]:
+    """The protocols that the finetune stage runs an encoder through, in the order of the system's file."""
+    from omegaconf import OmegaConf
+
+    return list(OmegaConf.load(ROOT / "conf/system" / system / f"{preset}.yaml").get("downstream", {}))
 
 
 def check(plan: Plan) -> None:

@@ -12,13 +12,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stages.plan import PROTOCOLS, ROOT, compose, load_plan, run_stage, stage_arguments
+from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
 RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
     *(f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")),
     *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
 }
-BLOCKS = {"pretrain": ("model", "data"), "finetune": PROTOCOLS, "evaluate": ("evaluate",)}
+BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}
 
 
 def digest(path: Path) -> str:

@@ -26,7 +26,7 @@ from lightning_modules.maskalign import (
     weigh_layers,
 )
 from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
-from stages.plan import PROTOCOLS, compose, load_plan
+from stages.plan import compose, load_plan
 from tests.reference import maskalign as reference
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=4, num_heads=4, channels=1)
@@ -398,11 +398,9 @@ def test_every_arm_builds(preset):
     for row in plan.finetune.values():
         start = plan.pretrain[row.start]
         encoder = bound(compose(preset, system=start.system, overrides=start.overrides)["system"], "pretrain")
-        blocks = compose(preset, system=row.system, overrides=row.overrides, stage="finetune")["system"]
-        for protocol in PROTOCOLS:
-            bound({**blocks[protocol], protocol: without_parts(blocks[protocol])}, protocol).start_from(
-                encoder.export()
-            )
+        blocks = compose(preset, system=row.system, overrides=row.overrides, stage="finetune")["system"]["downstream"]
+        for name, block in blocks.items():
+            bound({**block, name: without_parts(block)}, name).start_from(encoder.export())
 
 
 def bound(blocks, recipe):
@@ -424,7 +422,7 @@ def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
     for row in [*plan.pretrain.values(), *plan.finetune.values()]:
         if row.arm.startswith("maskalign"):
             config = compose("tiny", system=row.system, overrides=row.overrides)["system"]
-            blocks = [config] if row.arm in plan.pretrain else [config[protocol] for protocol in PROTOCOLS]
+            blocks = [config] if row.arm in plan.pretrain else config["downstream"].values()
             parts += [part for block in blocks for part in block["data"]["splits"].items()]
     assert {part["source"] for name, part in parts if name == "train"} == {"train"}
     assert {part["source"] for name, part in parts if name == "test"} == {"test"}

@@ -150,7 +150,7 @@ def test_learning_rate_follows_the_official_schedule(oracle):
 
 
 def test_layer_decay_follows_the_official_groups():
-    recipe = compose("paper", system="maskalign")["system"]["finetune"]
+    recipe = compose("paper", system="maskalign")["system"]["downstream"]["finetune"]
     module = FineTune(encoder=BASE, num_classes=1000, preprocess=PIXELS, layer_decay=recipe["model"]["layer_decay"])
     module.recipe = {"lr": 1.0}
     groups = module.parameter_groups()

@@ -52,7 +52,10 @@ def test_the_plans_in_the_repository_hold(path):
             lambda p: p["pretrain_from"]["maskalign"].update({"from": "maskalign-teach"}),
             "did you mean 'maskalign-teacher'",
         ),
-        (lambda p: p["pretrain_from"]["maskalign"].update({"from": "maskalign-no_da"}), "from is 'maskalign-no_da'"),
+        (
+            lambda p: p["pretrain_from"]["maskalign-no_da"].update({"from": "maskalign-no_da"}),
+            "pretrain_from: maskalign-no_da from maskalign-no_da is a circle",
+        ),
         (lambda p: p["pretrain"].update(maskalign=row(p)), "maskalign is in `pretrain` and in `pretrain_from`"),
         (lambda p: p["finetune"]["maskalign-mnist"].update(max_seeds=5), "give both the same max_seeds"),
         (lambda p: p["finetune"]["maskalign-mnist"].update({"from": "maskalign-mae"}), "a comparison has an arm once"),

@@ -101,6 +101,7 @@ class WindowBatches:
         seed: with the epoch, decides the order.
         rank: of this process.
         world_size: number of processes.
+        accumulate: batches of each rank for one step of the optimiser; an epoch has whole steps only.
         epoch: to begin with.
         position: batches of this rank to pass over in that epoch, and in no later one.
 
@@ -116,17 +117,19 @@ class WindowBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
         epoch: int = 0,
         position: int = 0,
     ):
         self.ends, self.batch_size, self.seed = np.asarray(ends), batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.epoch, self.position = epoch, position
         if not 0 <= rank < world_size:
             raise ValueError(f"rank ({rank}) must be between 0 and world_size - 1 ({world_size - 1}).")
-        if not 0 < batch_size * world_size <= self.ends[-1]:
+        if not 0 < batch_size * world_size * accumulate <= self.ends[-1]:
             raise ValueError(
-                f"batch_size ({batch_size}) x world_size ({world_size}) must be between 1 and the {self.ends[-1]} rows."
+                f"batch_size ({batch_size}) x world_size ({world_size}) x accumulate ({accumulate}) must be between 1 "
+                f"and the {self.ends[-1]} rows."
             )
         if not 0 <= position <= self._steps:
             raise ValueError(f"position ({position}) must be between 0 and {self._steps}, the batches of an epoch.")
@@ -147,7 +150,7 @@ class WindowBatches:
 
     @property
     def _steps(self) -> int:
-        return int(self.ends[-1]) // (self.batch_size * self.world_size)
+        return int(self.ends[-1]) // (self.batch_size * self.world_size * self.accumulate) * self.accumulate
 
     def order(self) -> np.ndarray:
         """The order of all rows in this epoch, the same for every rank."""

@@ -16,7 +16,7 @@ from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.vision import VisionTransformer, encoder_weights, load_strictly
 from lightning_modules.tasks.augmentation import Mix, Preprocess
-from lightning_modules.tasks.labelled import LabelledImages, check_images
+from lightning_modules.tasks.labelled import ImageData, check_images
 
 POOLS = ("mean", "cls")
 
@@ -64,7 +64,11 @@ class FineTune(PaperModule):
         nn.init.zeros_(self.head.bias)
         self.pool, self.layer_decay = pool, layer_decay
 
-    def check_data(self, data: LabelledImages) -> None:
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of the encoder."""
+        return list(self.encoder.blocks)
+
+    def check_data(self, data: ImageData) -> None:
         """See `check_labelled`."""
         check_labelled(data, self.encoder, self.head)
 
@@ -99,7 +103,7 @@ class FineTune(PaperModule):
             )
         ]
 
-    def answers(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
+    def answers(self, data: ImageData, device: torch.device) -> dict[str, Tensor]:
         """See `logits_and_labels`."""
         return logits_and_labels(self, data, device)
 
@@ -144,7 +148,7 @@ class LinearProbe(PaperModule):
         nn.init.zeros_(self.head.bias)
         self.pool = pool
 
-    def check_data(self, data: LabelledImages) -> None:
+    def check_data(self, data: ImageData) -> None:
         """See `check_labelled`."""
         check_labelled(data, self.encoder.network, self.head)
 
@@ -167,7 +171,7 @@ class LinearProbe(PaperModule):
         """What the frozen encoder says about normalised images."""
         return pooled(self.encoder.network(images), self.pool)
 
-    def answers(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
+    def answers(self, data: ImageData, device: torch.device) -> dict[str, Tensor]:
         """See `logits_and_labels`."""
         return logits_and_labels(self, data, device)
 
@@ -180,7 +184,7 @@ class LinearProbe(PaperModule):
         load_strictly(self.encoder.network, encoder_weights(weights), "the pre-trained encoder")
 
 
-def check_labelled(data: LabelledImages, encoder: VisionTransformer, head: nn.Linear) -> None:
+def check_labelled(data: ImageData, encoder: VisionTransformer, head: nn.Linear) -> None:
     """Refuse data that an encoder or a head cannot read.
 
     Raises:
@@ -192,7 +196,7 @@ def check_labelled(data: LabelledImages, encoder: VisionTransformer, head: nn.Li
 
 
 @torch.no_grad()
-def logits_and_labels(module: PaperModule, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
+def logits_and_labels(module: PaperModule, data: ImageData, device: torch.device) -> dict[str, Tensor]:
     """Float32 `logits/<split>` and int64 `labels/<split>` of every split but `train`, in the order of its rows."""
     module.to(device).eval()
     parts = defaultdict(list)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class LabelledImages(LightningDataModule):
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
         copies: number of members of one width, K; each has its own order, and training batches a leading axis K. Null
             for one network, whose batches have no such axis.
+        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `portion`.
         augmentation: `none`, or `crop_flip`: random crop after padding by 4, and horizontal flip.
         centre_crop: side and share of the central square that encoded images are cut and scaled to, `[600, 0.875]`;
             null for images stored raw.
@@ -109,6 +110,7 @@ class LabelledImages(LightningDataModule):
             copies=self.copies,
             batch_size=self.batch_size,
             augmentation=self.augmentation,
+            portion=portion(self),
         )
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
@@ -126,6 +128,39 @@ class LabelledImages(LightningDataModule):
             stored = np.stack([centre_square(storage.decode(image), int(side), share) for image in stored])
         images = torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))
         return images if self.fit_to is None else fit(images, self.fit_to)
+
+
+class Portion(NamedTuple):
+    """What this process takes of the batch of each optimiser step."""
+
+    rank: int = 0
+    processes: int = 1
+    accumulated: int = 1
+
+    def rows(self, batch_size: int) -> int:
+        """Rows of one of the equal parts that a batch is cut into.
+
+        Raises:
+            ValueError: it cannot be cut so.
+        """
+        parts = self.processes * self.accumulated
+        if batch_size % parts:
+            raise ValueError(
+                f"data.batch_size ({batch_size}) must be a multiple of {parts}: {self.processes} processes with "
+                f"{self.accumulated} accumulated batches each (conf/trainer)."
+            )
+        return batch_size // parts
+
+
+WHOLE = Portion()
+
+
+def portion(data: LightningDataModule) -> Portion:
+    """That of the process that trains on `data`: one step takes the same rows on any number of devices."""
+    trainer = data.trainer
+    if trainer is None:
+        return WHOLE
+    return Portion(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
 
 
 def fit(
@@ -156,7 +191,21 @@ def _check(splits: Mapping[str, Part], augmentation: str, centre_crop: list[int 
         raise ValueError(f"centre_crop ({centre_crop}) must end with a share of the shorter edge, above 0, at most 1.")
 
 
-def check_images(data: LabelledImages, encoder: nn.Module) -> None:
+@runtime_checkable
+class ImageData(Protocol):
+    """Labelled images for one network: `LabelledImages` without copies, or `streamed.StreamedImages`."""
+
+    copies: int | None
+    rows: Mapping[str, object]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        ...
+
+
+def check_images(data: ImageData, encoder: nn.Module) -> None:
     """Refuse data whose batches a vision transformer cannot read.
 
     Raises:
@@ -181,10 +230,10 @@ def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int, share: float) ->
 
 
 class MemberBatches(Dataset):
-    """Training batches of one network or K copies; item `(epoch, step)` depends on the seed and on that pair only.
+    """Training batches of one network or K copies; item `(epoch, place)` depends on the seed and on that pair only.
 
     So a resumed run sees what the unbroken one would have seen, and no two copies see the same order. The rows that do
-    not fill a batch are left out of that epoch.
+    not fill a batch are left out of that epoch. A step has one place for each accumulated batch.
 
     Raises:
         ValueError: the augmentation is unknown, or the batch is larger than the data.
@@ -199,6 +248,7 @@ class MemberBatches(Dataset):
         copies: int | None,
         batch_size: int,
         augmentation: str = "none",
+        portion: Portion = WHOLE,
     ):
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation ({augmentation!r}) must be one of {', '.join(AUGMENTATIONS)}.")
@@ -206,16 +256,18 @@ class MemberBatches(Dataset):
             raise ValueError(f"batch_size ({batch_size}) must be between 1 and the number of images ({len(images)}).")
         self.images, self.labels = images, labels
         self.seed, self.copies, self.batch_size, self.augmentation = seed, copies, batch_size, augmentation
+        self.portion, self.part = portion, portion.rows(batch_size)
         self.epoch, self.order = -1, torch.empty(0)
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return len(self.images) // self.batch_size * self.portion.accumulated
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
-        epoch, step = at
+        epoch, place = at
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.epoch_order(epoch)
-        window = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        start = (place * self.portion.processes + self.portion.rank) * self.part
+        window = slice(start, start + self.part)
         rows = self.order[:, window]
         images = self.images[rows]
         if self.augmentation == "crop_flip":
@@ -256,7 +308,7 @@ def crop_flip(
 
 
 class EpochSteps(Sampler):
-    """The places `(epoch, step)` of one epoch, in order; Lightning sets the epoch, also when it resumes."""
+    """The places `(epoch, place)` of one epoch, in order; Lightning sets the epoch, also when it resumes."""
 
     def __init__(self, steps: int):
         self.steps, self.epoch = steps, 0

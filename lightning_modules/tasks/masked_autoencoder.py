@@ -30,7 +30,7 @@ from lightning_modules.layers.vision import (
 )
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.labelled import LabelledImages, check_images
+from lightning_modules.tasks.labelled import ImageData, check_images
 
 
 class Decoder(nn.Module):
@@ -118,7 +118,12 @@ class MaskedAutoencoder(PaperModule):
         )
         self.norm_pixels = norm_pixels
 
-    def check_data(self, data: LabelledImages) -> None:
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of encoder, decoder and teacher."""
+        teacher = [] if self.teacher is None else self.teacher.network.blocks
+        return [*self.encoder.blocks, *self.decoder.blocks, *teacher]
+
+    def check_data(self, data: ImageData) -> None:
         """See `check_images`."""
         check_images(data, self.encoder)
 

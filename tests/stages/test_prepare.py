@@ -8,7 +8,7 @@ from hydra.utils import get_method
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from stages import prepare
-from stages.plan import ROOT, compose
+from stages.plan import ROOT, ROW_KEYS, compose
 
 NAMES = sorted(path.name for path in (ROOT / "conf/dataset").iterdir())
 
@@ -25,9 +25,7 @@ def run(tmp_path, monkeypatch):
         "plan": "params.yaml",
         "root": ".",
         "seeds": [0],
-        "pretrain": {},
-        "evaluate": {},
-        "sweep": {},
+        **{stage: {} for stage in ROW_KEYS},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({**plan, "datasets": {name: {} for name in NAMES}}))
 
