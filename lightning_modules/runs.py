@@ -1,16 +1,21 @@
 """What a finished run left on disk, and what an evaluation of such runs gives back. Imports no torch."""
 
+import base64
 import csv
 import json
+import struct
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
 from lightning_modules.files import sha256
 
+LARGEST_PICTURE = 512  # pixels a side: pictures are written into the page
 WAY_OUT = "Run `dvc checkout` to restore it, or `dvc repro` to make it again."
 
 
@@ -112,9 +117,58 @@ class Figure:
 
 
 @dataclass
+class Picture:
+    """A small picture: a PNG file in base64, and what it shows, for those who cannot see it."""
+
+    png: str
+    alt: str
+
+    @classmethod
+    def of(cls, pixels: UInt8[np.ndarray, "height width 3"], alt: str) -> "Picture":
+        """Pixels as a picture: the same bytes everywhere, as nothing is compressed.
+
+        Raises:
+            ValueError: there is no text for `alt`, or the picture is not small.
+        """
+        height, width, _ = pixels.shape
+        if not alt.strip():
+            raise ValueError("a picture needs a text for those who cannot see it: alt is empty.")
+        if not 1 <= min(height, width) <= max(height, width) <= LARGEST_PICTURE:
+            raise ValueError(f"a picture of {width} x {height} pixels must have 1 to {LARGEST_PICTURE} a side.")
+        lines = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0)))  # each begins with its filter: none
+        header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+        chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines.tobytes(), 0), b"IEND": b""}
+        file = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks.items()
+        )
+        return cls(base64.b64encode(file).decode(), alt)
+
+
+@dataclass
+class Exhibit:
+    """A picture or a text of a gallery, with what it is; the pieces of a text are right, wrong, or not judged."""
+
+    label: str
+    picture: Picture | None = None
+    text: list[tuple[str, bool | None]] = field(default_factory=list)
+
+
+@dataclass
+class Gallery:
+    """Examples to look at: each row has exhibits that are shown side by side, such as a caption and two pictures."""
+
+    id: str
+    title: str
+    caption: str
+    rows: list[list[Exhibit]]
+
+
+@dataclass
 class Evaluation:
-    """What an evaluation gives back: numbers per seed, figures as data, and further files by name."""
+    """What an evaluation gives back: numbers per seed, figures as data, further files by name, and examples."""
 
     metrics: dict[int, dict[str, float]]
     figures: list[Figure] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    galleries: list[Gallery] = field(default_factory=list)

@@ -17,6 +17,8 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, f
     }
     write_json(out / "metrics.json", rounded)
     write_json(out / "figures.json", [asdict(figure) for figure in evaluation.figures])
+    if evaluation.galleries:
+        write_json(out / "galleries.json", [asdict(gallery) for gallery in evaluation.galleries])
     for name, content in evaluation.files.items():
         (out / name).write_bytes(content)
     return rounded

@@ -25,9 +25,9 @@ def read_arm(
         why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
         return page.Arm(row.arm, plan.trained(row), missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
-    drawn = figures.load(folder / "figures.json")
+    drawn, galleries = figures.load(folder / "figures.json"), page.load_galleries(folder / "galleries.json")
     summary = claims.summary({row.arm: by_seed})[row.arm]
-    return page.Arm(row.arm, plan.trained(row), sorted(by_seed), summary, drawn), by_seed
+    return page.Arm(row.arm, plan.trained(row), sorted(by_seed), summary, drawn, galleries), by_seed
 
 
 def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:

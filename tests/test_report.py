@@ -3,13 +3,17 @@
 import csv
 import json
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
+from io import BytesIO
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from lightning_modules.runs import Figure, Series
-from stages import page, report
+from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
+from stages import evaluate, page, report
 from stages.page import figures, machine
 
 HOSTILE = '<script>alert("x")</script> & co'
@@ -28,6 +32,15 @@ FIGURE = {
          "labels": None},
     ],
 }  # fmt: skip
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+GALLERY = Gallery(
+    "captioned", f"Captions {HOSTILE}", f"Of seed 0 {HOSTILE}",
+    [[
+        Exhibit("image", Picture.of(PIXELS, f'a "red" circle {HOSTILE}')),
+        Exhibit("said of it", text=[("a ", None), ("red", True), (" ", None), ("square", False), (HOSTILE, None)]),
+    ]],
+)  # fmt: skip
 
 
 def claim(name, arm, value, reference, **changes):
@@ -101,6 +114,8 @@ def project(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "figures.json").write_text(json.dumps([FIGURE]))
+    evaluation = Evaluation(metrics, galleries=[GALLERY])
+    evaluate.write_evaluation(tmp_path / "data/results/tiny/beta-digits", evaluation)
     study = {"statement": f"Ensembles start to win at 9,000 MACs {HOSTILE}."}
     (tmp_path / "data/results/tiny/sweep-alpha-digits/study.json").write_text(json.dumps(study))
     (tmp_path / ".scratch/unavailable").mkdir(parents=True)
@@ -195,7 +210,7 @@ def test_nothing_outside_the_folder_is_loaded(project):
     for tag, attributes in reader.tags:
         for name in ("src", "srcset", "data", "poster", "action", "xlink:href"):
             address = attributes.get(name, "")
-            assert address.startswith("#") or address in ("", "machine.js"), (tag, address)
+            assert address.startswith(("#", "data:image/png;base64,")) or address in ("", "machine.js"), (tag, address)
         if name := attributes.get("href"):
             assert tag == "a" or name.startswith("#"), (tag, name)
     text = (folder / "index.html").read_text()
@@ -230,6 +245,32 @@ def test_metrics_and_points_for_dvc(project):
         "arm": "alpha-digits", "figure": "pareto", "series": "single", "x": "500.0", "y": "90.0", "low": "89.0",
         "high": "91.0",
     }  # fmt: skip
+
+
+def test_examples_are_shown_with_right_and_wrong_words(project):
+    folder, _, reader = made(project)
+    [(_, image)] = [each for each in reader.tags if each[0] == "img"]
+    assert image["alt"] == f'a "red" circle {HOSTILE}'
+    with Image.open(BytesIO(b64decode(image["src"].partition(",")[2]))) as picture:
+        np.testing.assert_array_equal(np.array(picture), PIXELS)
+    assert f"a red (right) square (wrong){HOSTILE}" in "".join(reader.text)
+    marked = [attributes["class"] for tag, attributes in reader.tags if tag == "mark"]
+    assert marked == ["right", "wrong", "right", "wrong"]  # what the marks mean, and the two words
+    assert "beta-digits-captioned" in reader.ids
+    assert (folder / "index.html").read_text().count("Examples: <code>") == 1
+
+
+def test_an_evaluation_without_examples_writes_none(tmp_path):
+    evaluate.write_evaluation(tmp_path, Evaluation({0: {"top1": 1.0}}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "metrics.json"]
+    assert page.load_galleries(tmp_path / "galleries.json") == []
+
+
+def test_a_picture_is_small_and_says_what_it_shows():
+    with pytest.raises(ValueError, match="alt is empty"):
+        Picture.of(PIXELS, " ")
+    with pytest.raises(ValueError, match="513 x 8 pixels must have 1 to 512 a side"):
+        Picture.of(np.zeros((8, 513, 3), np.uint8), "wide")
 
 
 def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypatch):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from pydantic import TypeAdapter
 
 from lightning_modules.metrics.claims import CONFIDENCE, VERDICTS, Facts
-from lightning_modules.runs import Figure
+from lightning_modules.runs import Figure, Gallery
 from stages.page import figures
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Arm:
     seeds: list[int] = field(default_factory=list)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
     missing: str | None = None
     statement: str | None = None
 
@@ -62,6 +64,11 @@ class Paper:
     def note(self, row: Mapping[str, Any]) -> str | None:
         """What the facts file adds to a claim."""
         return next(claim.note for claim in self.facts.claims if claim.id == row["id"])
+
+
+def load_galleries(path: Path) -> list[Gallery]:
+    """The galleries of an arm, from the `galleries.json` that the evaluate stage wrote; most arms have none."""
+    return TypeAdapter(list[Gallery]).validate_json(path.read_bytes()) if path.exists() else []
 
 
 def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

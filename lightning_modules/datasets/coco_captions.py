@@ -1,0 +1,258 @@
+"""COCO captions (Chen et al. 2015) in the splits of Karpathy and Fei-Fei (2015): 123,287 images, mostly five each.
+
+Read `prepare` first. `train` has the 82,783 images of train2014; val2014 is divided into `val` and `test`, 5,000 each,
+and `restval`, which many papers train on as well; the official code of unified-t2i-i2t does not. Files of captions and
+results are the official ones: `captions_{train,val}2014.json`, `dataset_coco.json`, and the result file that the
+evaluation of coco-caption reads.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.columns import infer_schema
+from lightning_modules.datasets.download import find
+from lightning_modules.files import replace_folder, write_json
+from lightning_modules.settings import Count
+
+SPLITS = ("train", "restval", "val", "test")
+GRID_TOKENS = 64  # 8 x 8 places of the grid features
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image, its Karpathy split, its file such as `val2014/COCO_val2014_000000391895.jpg`, and its captions."""
+
+    id: int
+    split: str
+    file: str
+    captions: tuple[str, ...]
+
+
+def prepare(
+    folder: Path,
+    *,
+    splits: Mapping[str, Count],
+    limit: Count | None,
+    text: Literal["tokens", "raw"],
+    features: Mapping[str, str] | None,
+    mirror: str | None,
+    cache: str,
+) -> None:
+    """Writes our shards from a copy of your own: images as they are, with all captions, and grid features if asked for.
+
+    Columns: `id`, of COCO; `image`, JPEG; `captions`, a list; possibly `features`, float32 (64, channels).
+
+    Args:
+        folder: the prepared data set.
+        splits: which splits to write, and how many images `dataset_coco.json` must have of each.
+        limit: keep only the first so many images of each split; None keeps all.
+        text: `tokens`: the lower-case words of `dataset_coco.json`, joined; `raw`: sentences as they were written.
+        features: folder of the images (`train2014`, `val2014`) -> file of their grid features, see `GridFeatures`; None
+            leaves them out.
+        mirror: local folder that holds `dataset_coco.json`, `train2014/` and `val2014/`, as they are or below
+            `coco_captions/`.
+        cache: another place where they may lie.
+
+    Raises:
+        DataUnavailable: a file or folder is not there.
+        ValueError: a file does not have the official form, or a split has another number of images.
+    """
+
+    def copy(entry: str) -> Path:
+        return find("coco_captions", entry, mirror=mirror, cache=Path(cache))
+
+    images = read_karpathy(copy("dataset_coco.json"), text)
+    chosen = {split: _counted(images, split, count)[:limit] for split, count in splits.items()}
+    grids = {half: GridFeatures(copy(file)) for half, file in (features or {}).items()}
+    halves = {half: copy(half) for half in sorted({_half(image) for part in chosen.values() for image in part})}
+    with replace_folder(folder) as new:
+        blocks = {split: _blocks(part, halves, grids) for split, part in chosen.items()}
+        first = {split: next(each) for split, each in blocks.items()}
+        schema = infer_schema(next(iter(first.values())))
+        written = {
+            split: storage.write_blocks(new, split, chain([first[split]], rest), "jpeg", schema=schema)
+            for split, rest in blocks.items()
+        }
+        storage.write_card(
+            new, name="coco_captions", splits=written, codec="jpeg", shape=None, num_classes=None,
+            source="COCO 2014 with captions, Karpathy's splits", schema=schema,
+        )  # fmt: skip
+
+
+def _half(image: CocoImage) -> str:
+    return image.file.partition("/")[0]
+
+
+def _counted(images: Iterable[CocoImage], split: str, count: int) -> list[CocoImage]:
+    found = of_split(images, split)
+    if len(found) != count:
+        raise ValueError(f"split {split!r} has {len(found)} images, expected {count}: is dataset_coco.json complete?")
+    return found
+
+
+def _blocks(
+    images: Sequence[CocoImage], halves: Mapping[str, Path], grids: Mapping[str, "GridFeatures"]
+) -> Iterator[dict[str, np.ndarray]]:
+    rows = iter(images)
+    while block := list(islice(rows, storage.ROW_GROUP)):
+        columns = {
+            "id": np.array([image.id for image in block]),
+            "image": _objects((halves[_half(image)].parent / image.file).read_bytes() for image in block),
+            "captions": _objects(list(image.captions) for image in block),
+        }
+        if grids:
+            columns["features"] = np.stack([grids[_half(image)](image) for image in block])
+        yield columns
+
+
+def _objects(values: Iterable[Any]) -> np.ndarray:
+    values = list(values)
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
+def read_karpathy(path: Path, text: Literal["tokens", "raw"] = "tokens") -> list[CocoImage]:
+    """The images of `dataset_coco.json` in its order.
+
+    Raises:
+        ValueError: the file has another form, an unknown split, an image twice or one without captions.
+    """
+    entries = _entries(path, "images", ("cocoid", "split", "filepath", "filename", "sentences"))
+    images = [
+        CocoImage(
+            entry["cocoid"],
+            entry["split"],
+            f"{entry['filepath']}/{entry['filename']}",
+            tuple(" ".join(said["tokens"]) if text == "tokens" else said["raw"] for said in entry["sentences"]),
+        )
+        for entry in entries
+    ]
+    if unknown := {image.split for image in images} - set(SPLITS):
+        raise ValueError(f"{path} has the splits {sorted(unknown)}, expected {', '.join(SPLITS)}.")
+    _no_repeats(path, (image.id for image in images))
+    if silent := [image.id for image in images if not image.captions]:
+        raise ValueError(f"{path}: {len(silent)} images have no captions, {silent[0]} first: complete the file.")
+    return images
+
+
+def read_official(path: Path) -> dict[int, list[str]]:
+    """Captions by image id, from `captions_train2014.json` or `captions_val2014.json`.
+
+    Raises:
+        ValueError: the file has another form, or speaks of images that it does not have or does not describe.
+    """
+    captions = {entry["id"]: [] for entry in _entries(path, "images", ("id",))}
+    for entry in _entries(path, "annotations", ("image_id", "caption")):
+        if entry["image_id"] not in captions:
+            raise ValueError(f"{path} has a caption of image {entry['image_id']}, which is not among its images.")
+        captions[entry["image_id"]].append(entry["caption"])
+    if silent := [image for image, said in captions.items() if not said]:
+        raise ValueError(f"{path}: {len(silent)} images have no captions, {silent[0]} first: complete the file.")
+    return captions
+
+
+def of_split(images: Iterable[CocoImage], split: str) -> list[CocoImage]:
+    """The images of one split; the official code of unified-t2i-i2t asks whether a name is part of another.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} must be one of {', '.join(SPLITS)}.")
+    return [image for image in images if image.split == split]
+
+
+def generation_captions(images: Sequence[CocoImage], count: int = 30_000) -> dict[int, str]:
+    """Image id -> first caption, for the evaluation of text-to-image models: all of test, all of val, then restval.
+
+    Raises:
+        ValueError: there are fewer images.
+    """
+    rows = [image for split in ("test", "val", "restval") for image in of_split(images, split)]
+    if len(rows) < count:
+        raise ValueError(f"test, val and restval have {len(rows)} images, expected at least {count} of val2014.")
+    return {image.id: image.captions[0] for image in rows[:count]}
+
+
+def write_results(path: Path, captions: Mapping[int, str]) -> None:
+    """Write generated captions in the official form, `[{"image_id": 42, "caption": "a dog"}]`, whole or not at all."""
+    write_json(path, [{"image_id": image, "caption": said} for image, said in captions.items()])
+
+
+def read_results(path: Path, images: Collection[int]) -> dict[int, str]:
+    """Generated captions by image id, of exactly the images that are to be scored.
+
+    Raises:
+        ValueError: the file has another form, an image twice, or captions of other images.
+    """
+    entries = _entries(path, None, ("image_id", "caption"))
+    _no_repeats(path, (entry["image_id"] for entry in entries))
+    captions = {entry["image_id"]: entry["caption"] for entry in entries}
+    for problem, ids in (
+        ("captions of images that are not to be scored", [image for image in captions if image not in images]),
+        ("no caption of images that are", [image for image in images if image not in captions]),
+    ):
+        if ids:
+            raise ValueError(f"{path} has {problem}: {len(ids)} of them, {ids[0]!r} first. Is it of this split?")
+    return captions
+
+
+def _entries(path: Path, key: str | None, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """The list of objects in an official file, or below one of its keys."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): it was altered or cut.") from error
+    entries = content.get(key) if isinstance(content, dict) and key else None if key else content
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} has no list{f' {key!r}' if key else ''}, expected the official form.")
+    for number, entry in enumerate(entries):
+        if missing := [name for name in needed if name not in entry]:
+            raise ValueError(f"{path}: entry {number} of {key or 'the list'} has no {', '.join(missing)}.")
+    return entries
+
+
+def _no_repeats(path: Path, ids: Iterable[int]) -> None:
+    if twice := [image for image, times in Counter(ids).items() if times > 1]:
+        raise ValueError(f"{path} has {len(twice)} images more than once, {twice[0]!r} first.")
+
+
+class GridFeatures:
+    """Grid features of the official file, one group for each image: `h5["COCO_val2014_000000391895/features"]`.
+
+    Raises:
+        ModuleNotFoundError: h5py is not installed.
+        ValueError: the file is no HDF5 file.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            import h5py
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("grid features are HDF5 files, read with h5py: pip install h5py") from error
+        self.path = path
+        try:
+            self.file = h5py.File(path, "r")
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read as HDF5 ({error}).") from error
+
+    def __call__(self, image: CocoImage) -> np.ndarray:
+        """The features of an image, row by row of its grid; float32 (64, channels).
+
+        Raises:
+            ValueError: the file has none of this image, or of another grid.
+        """
+        name = f"{Path(image.file).stem}/features"
+        if name not in self.file:
+            raise ValueError(f"{self.path} has no {name!r}: is it the file of {_half(image)}?")
+        features = self.file[name][()]
+        if features.size % GRID_TOKENS or features.ndim < 2 or np.prod(features.shape[:-1]) != GRID_TOKENS:
+            raise ValueError(f"{name} of {self.path} has shape {features.shape}, expected 8 x 8 places of channels.")
+        return features.reshape(GRID_TOKENS, -1).astype(np.float32)
