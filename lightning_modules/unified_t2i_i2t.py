@@ -20,7 +20,7 @@ a gradient (pooler, relationship head) are kept for checkpoints only; vectors ar
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,10 @@ from lightning_modules.layers.lxmert import Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
-from lightning_modules.settings import Count, Positive, Share
+from lightning_modules.settings import Count, Natural, Positive, Share
 
+WORDS = ("pad", "start", "mask", "end")
+HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies")
 TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
 # Parameters of official checkpoints that no loss reaches; they have no place in our module.
@@ -57,23 +59,6 @@ class UnifiedRecipe(TransformerRecipe):
 
     eps: Positive
     clip: Positive
-
-
-class Words(TypedDict):
-    """Ids of special words. `end` closes a caption; in the official code it is the full stop, not [SEP]."""
-
-    pad: Annotated[int, Field(ge=0)]
-    start: Annotated[int, Field(ge=0)]
-    mask: Annotated[int, Field(ge=0)]
-    end: Annotated[int, Field(ge=0)]
-
-
-class Compat(TypedDict):
-    """Habits of the official code, see the head of this file."""
-
-    predict_padding: bool
-    markers_in_reward: bool
-    batch_frequencies: bool
 
 
 def smoothed_cross_entropy(
@@ -98,14 +83,14 @@ class UnifiedGenerator(PaperModule):
         tasks: of the successive steps, over and over: xe_i2t | xe_t2i | rl_i2t | rl_t2i.
         caption_input: `dense` features, or `discrete`: those of the nearest centroids.
         image_reward: of rl_t2i: `scorer`, or `mse` between the mixed centroids and the right ones (the ablation).
-        words: ids of special words.
+        words: ids of special words: pad, start, mask, and `end`, which closes a caption (officially the full stop).
         caption_length: most words of a generated caption, marker at the start not counted.
         smoothing: of both cross-entropies.
         least_masked: smallest share of the image's places to be masked.
         masked_words: words of a caption that a step learns from, each in a copy of its own (the paper: 1).
         sampling_steps: of mask-predict.
         temperature: of the Gumbel-softmax.
-        compat: see `Compat`.
+        compat: which of the official code's habits to keep, see the head of this file.
 
     Raises:
         ValueError: a task is unknown or there is none, or grid, features or codebook of the two sides differ.
@@ -118,8 +103,8 @@ class UnifiedGenerator(PaperModule):
         *,
         network: dict,
         images: dict,
-        words: Words,
-        compat: Compat,
+        words: dict[str, Natural],
+        compat: dict[str, bool],
         tasks: Annotated[list[str], Field(min_length=1)],
         caption_input: Literal["dense", "discrete"] = "dense",
         image_reward: Literal["scorer", "mse"] = "scorer",
@@ -131,8 +116,11 @@ class UnifiedGenerator(PaperModule):
         temperature: Positive = 1.0,
     ):
         super().__init__()
-        if unknown := [task for task in tasks if task not in TASKS] or not tasks:
-            raise ValueError(f"tasks ({tasks}) has {unknown or 'nothing'}, expected some of {', '.join(TASKS)}.")
+        if not tasks or set(tasks) - set(TASKS):
+            raise ValueError(f"tasks ({tasks}) must be some of {', '.join(TASKS)}.")
+        for name, given, known in (("words", words, WORDS), ("compat", compat, HABITS)):
+            if set(given) != set(known):
+                raise ValueError(f"{name} has {', '.join(given)}, expected {', '.join(known)}.")
         self.network = Lxmert(**network)
         self.images = ImageSide(**images).requires_grad_(False)
         own, other = (
@@ -255,7 +243,8 @@ class UnifiedGenerator(PaperModule):
         ids = F.pad(token_ids, (1, 0), value=self.words["start"])
 
         def one(seen: Tensor, place: int) -> Tensor:
-            log_p = self.network.next_word(seen, ids[:, :place], self.words["mask"]).float().log_softmax(-1)
+            with evaluating(self.network):  # also when it is done again for the gradient
+                log_p = self.network.next_word(seen, ids[:, :place], self.words["mask"]).float().log_softmax(-1)
             return log_p.gather(1, ids[:, place, None])[:, 0]
 
         places = range(1, ids.shape[1])
@@ -268,7 +257,7 @@ class UnifiedGenerator(PaperModule):
 
     def caption_rewards(
         self, captions: Sequence[Int[Tensor, "batch words"]], batch: dict[str, Tensor]
-    ) -> Iterator[Float[Tensor, " batch"]]:
+    ) -> tuple[Float[Tensor, " batch"], ...]:
         """CIDEr-D (0 to 10) of several captions of each image, on ids instead of words."""
         images = batch["ids"].tolist()
         known = zip(images, batch["references"].tolist(), batch["num_references"].tolist(), strict=True)

@@ -157,7 +157,7 @@ class Lxmert(nn.Module):
             attention_mask: words that may be looked at, by words and by image alike; image places always may be.
         """
         keys = rearrange((~attention_mask).to(seen.dtype) * HIDDEN_KEY, "b n -> b 1 1 n")
-        text = self.embedding_layer(token_ids)
+        text = self.embedding_layer(token_ids, torch.zeros_like(token_ids))
         for layer in self.encoder.layer:
             text = layer(text, keys)[0]
         for layer in self.encoder.x_layers:

@@ -57,7 +57,9 @@ def mask_predict(
 
 def _least_certain(logits: Float[Tensor, "batch tokens codes"], count: int) -> Bool[Tensor, "batch tokens"]:
     certainty = logits.detach().float().softmax(-1).amax(-1)
-    return torch.zeros_like(certainty, dtype=torch.bool).scatter(1, certainty.argsort(1, stable=True)[:, :count], True)
+    return torch.zeros_like(certainty, dtype=torch.bool).scatter(
+        1, certainty.argsort(dim=1, stable=True)[:, :count], True
+    )
 
 
 @torch.no_grad()

@@ -131,7 +131,11 @@ def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarra
     labels = np.tile(nothing, (len(columns["cell"]), len(scenes["cells"]), 1))
     for place, cell in enumerate(scenes["cells"]):
         rows, slots = np.nonzero(columns["cell"] == cell)
-        labels[rows, place] = np.stack([columns[name][rows, slots] for name in scenes["attributes"]], axis=-1)
+        for number, name in enumerate(scenes["attributes"]):
+            if columns[name].ndim == 1:  # of the whole scene
+                labels[:, place, number] = columns[name]
+            else:
+                labels[rows, place, number] = columns[name][rows, slots]
     return labels
 
 
