@@ -12,6 +12,7 @@ Where we differ from the official code (`compat` brings the first three back):
 - the word after the last one is no target: there, the slot behind [SEP], whose target is [PAD], is drawn too;
 - CIDEr-D sees words only: there, also the marker [CLS] and the closing full stop;
 - its document frequencies come from the training captions: there, from the references of the minibatch.
+The slot behind the end of a caption is not counted in the policy gradient (there, it is).
 Captions are sampled without a graph and then scored word by word, each word's activations recomputed when its gradient
 is due, instead of keeping the graph of all forward passes; the gradient is the same. Dropout is off while sampling and
 scoring (there, on for the sample). The image's own layers run once for all words of a caption. Layers that cannot get
@@ -24,7 +25,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
@@ -32,16 +33,18 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
-from lightning_modules.layers.image_side import ImageSide
+from lightning_modules.layers.image_side import ImageSide, pixels
 from lightning_modules.layers.lxmert import Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
 from lightning_modules.settings import Count, Natural, Positive, Share
+from lightning_modules.tasks.captioned import CaptionedImages
 
 WORDS = ("pad", "start", "mask", "end")
 HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies")
 TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
+SHOWN = 8  # test pictures kept for galleries
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
 # Parameters of official checkpoints that no loss reaches; they have no place in our module.
 UNTRAINED = ("pooler.", "classifier.seq_relationship.")
@@ -305,6 +308,57 @@ class UnifiedGenerator(PaperModule):
         return mask_predict(predict, batch=len(token_ids), counts=counts or self.counts, device=token_ids.device)
 
     # What surrounds training
+
+    @torch.no_grad()
+    def answers(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
+        """Captions of the test images, and what the judge sees in pictures drawn for test captions.
+
+        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge, only
+        captions: published measures of pictures need networks that are not here.
+        """
+        self.to(device).eval()
+        found: dict[str, list[Tensor]] = {}
+        for batch in data.evaluation_batches("test"):
+            moved = {name: x.to(device) for name, x in batch.items()}
+            for name, x in self.judged(moved, full=not found).items():
+                found.setdefault(name, []).append(x.cpu())
+        return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
+
+    def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
+        """The answers for a batch, with its first pictures if they are to be shown (`full`)."""
+        found = {name: batch[name] for name in ("ids", "references", "num_references")}
+        found["captions"] = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
+        if self.images.judge is None:
+            return found
+        told, last = batch["references"][:, 0], batch["num_references"] - 1
+        loose = batch["references"][torch.arange(len(last), device=last.device), last]
+        found |= {name: x for name, x in batch.items() if name.startswith("scene/")}
+        found |= {"told": told, "loose": loose, "labels": batch["scene"]}
+        codes = self.images.codes(self.images.features(batch))
+        pictures = {
+            "real": pixels(batch["images"]),
+            "decoded": self.paint(codes),
+            "told": self.paint(self.draw(told)[0]),
+        }
+        for steps in sorted({1, len(self.counts), self.network.num_tokens}):
+            drawn, _ = self.draw(loose, mask_counts(self.network.num_tokens, steps))
+            pictures[f"loose-{steps}"] = self.paint(drawn)
+        for name, images in pictures.items():
+            found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in self.images.judge(images)], dim=-1)
+            if name in ("real", "told"):
+                found[f"features/{name}"] = self.images.judge.backbone(images).mean(1)
+            if full and not name.startswith("loose"):
+                shown = (255 * images[:SHOWN]).round().to(torch.uint8)
+                found[f"pictures/{name}"] = rearrange(shown, "b c h w -> b h w c").contiguous()
+        return found
+
+    def paint(self, codes: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures of codes."""
+        return self.images.decode(self.network.cluster_codebook(codes))
+
+    def facts(self) -> dict:
+        """Size of the network, its frozen codebook not counted."""
+        return {"parameters": sum(p.numel() for p in self.network.parameters() if p.requires_grad)}
 
     def parameter_groups(self) -> list[dict]:
         """Vectors are not decayed."""

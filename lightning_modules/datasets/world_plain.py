@@ -1,7 +1,7 @@
 """Plain scenes of the captioned world: few, still, and told in several captions of different style.
 
 For networks that draw pictures from captions with little to learn from: backgrounds are the same in every picture of a
-place, and things stand still in the four corners, so that a caption leaves no more open than it says.
+place, and one or two things stand left and right, so that a caption leaves no more open than it says.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from lightning_modules.datasets.world_scenes import (
     COLORS,
     FRAME,
     MAX_OBJECTS,
+    PLACES,
     SHAPES,
     UNIT,
     Scenes,
@@ -25,21 +26,21 @@ from lightning_modules.datasets.world_scenes import (
     sample_scenes,
 )
 
-CORNERS = np.array([0, 2, 6, 8])  # of the 3 x 3 cells
+SIDES = np.array([3, 5])  # of the 3 x 3 cells: middle left, middle right
 RADIUS = np.array([9000, 14000])  # by size: 4.4 and 6.8 pixels of 32
 LOOSE = 2  # captions of those that say not where things are
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainImages:
-    """Pictures of one to four things in the corners, with captions and all attributes.
+    """Pictures of one or two things, left and right, with captions and all attributes.
 
     Columns: `image`; `captions`, a list: the last two do not say where things are, nor all that can be seen of them;
     `place`; `color`, `shape`, `size` and `cell`, (4 objects,), -1 where there is no object.
 
     Args:
         image_size: side of the pictures in pixels.
-        objects: fewest and most objects, within 1 to 4.
+        objects: fewest and most objects, within 1 to 2.
         colors: number of colours in use; likewise `shapes` and `places`.
         captions: for each picture, more than two.
     """
@@ -56,6 +57,10 @@ class PlainImages:
     captions: int
 
     def __post_init__(self):
+        if not 1 <= self.objects[0] <= self.objects[1] <= len(SIDES):
+            raise ValueError(f"objects ({self.objects[0]} to {self.objects[1]}) must be a range within 1 to 2.")
+        if not 1 <= self.places <= len(PLACES):
+            raise ValueError(f"places ({self.places}) must be between 1 and {len(PLACES)}.")
         if self.captions <= LOOSE:
             raise ValueError(f"captions ({self.captions}) must be more than {LOOSE}.")
         if not 1 <= self.colors <= len(COLORS) or not 1 <= self.shapes <= len(SHAPES):
@@ -77,7 +82,8 @@ class PlainImages:
         drawn = sample_scenes(stream, self.objects)
         look = np.argsort(stream.words("plain/look", CHUNK * self.colors * self.shapes).reshape(CHUNK, -1), 1)
         color, shape = np.divmod(look[:, :MAX_OBJECTS], self.shapes)
-        corner = CORNERS[np.argsort(stream.words("plain/cell", CHUNK * MAX_OBJECTS).reshape(CHUNK, -1), 1)]
+        side = np.argsort(stream.words("plain/cell", CHUNK * len(SIDES)).reshape(CHUNK, -1), 1)
+        cell = np.pad(SIDES[side], ((0, 0), (0, MAX_OBJECTS - len(SIDES))))
         flat = np.zeros(CHUNK, np.int64)
         return replace(
             drawn,
@@ -89,10 +95,10 @@ class PlainImages:
             color=color,
             shape=shape,
             texture=np.zeros_like(color),
-            cell=corner,
+            cell=cell,
             radius=RADIUS[drawn.size],
-            x=np.where(corner % 3 == 0, FRAME // 4, FRAME - FRAME // 4),
-            y=np.where(corner // 3 == 0, FRAME // 4, FRAME - FRAME // 4),
+            x=np.where(cell == SIDES[0], FRAME // 4, FRAME - FRAME // 4),
+            y=np.full_like(cell, FRAME // 2),
         )
 
     def told(self, scenes: Scenes, stream: Stream) -> np.ndarray:

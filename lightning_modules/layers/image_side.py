@@ -31,13 +31,16 @@ class Looks(TypedDict):
 
 
 class GridBackbone(nn.Module):
-    """Pixels to grid features: a convolution that halves the picture, until the grid is reached."""
+    """Pixels to grid features: convolutions that halve the picture, until the grid is reached.
+
+    Each place sees its own patch alone, so that a code is a piece of a picture and does not spell its neighbours too.
+    """
 
     def __init__(self, *, image_size: int, grid: int, width: int, feature_dim: int):
         super().__init__()
         layers, dim, size = [], 3, image_size
         while size > grid:
-            layers += [nn.Conv2d(dim, width, 3, stride=2, padding=1), nn.GroupNorm(1, width), nn.GELU()]
+            layers += [nn.Conv2d(dim, width, 2, stride=2), nn.GELU()]
             dim, size = width, size // 2
         if size != grid or not layers:
             raise ValueError(f"image_size ({image_size}) must be the grid ({grid}) doubled once or more.")

@@ -4,6 +4,9 @@ Text and image each have a stream of their own, then cross layers in which one a
 directions, looks from each stream into the other. Names of parameters are those of the official checkpoints.
 """
 
+import math
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -105,7 +108,7 @@ class Lxmert(nn.Module):
         self.img_classifier = CodeHead(config, codebook_size)
         self.mask_feat = nn.Parameter(torch.zeros(feature_dim))
         self.cluster_codebook = nn.Embedding(codebook_size, feature_dim)
-        self.apply(initialise)
+        self.apply(partial(initialise, std=0.02 * math.sqrt(768 / dim)))
         self.cluster_codebook.requires_grad_(False)
         self.register_buffer("boxes", grid_boxes(grid), persistent=False)
 
@@ -191,10 +194,10 @@ class Lxmert(nn.Module):
         return self.word_logits(hidden[:, -1])
 
 
-def initialise(module: nn.Module) -> None:
-    """BERT's initialisation: normal with standard deviation 0.02, biases zero."""
+def initialise(module: nn.Module, std: float) -> None:
+    """BERT's initialisation, normal with biases zero; its 0.02 is for 768 channels, and fewer need more to begin."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 

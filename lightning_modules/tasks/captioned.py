@@ -32,7 +32,8 @@ class CaptionedImages(LightningDataModule):
     """Resident images with captions as ids.
 
     Batches have `ids`, `images` (uint8) or `features`, `references` (batch captions length) and `num_references`; of
-    labelled scenes also `scene` (batch cells attributes), in which the number of values means that nothing is there.
+    labelled scenes also `scene` (batch cells attributes), in which the number of values means that nothing is there, and
+    the columns that it comes from (`scene/<name>`).
 
     Args:
         folder: a prepared data set with the columns `image` or `features`, and `captions`.
@@ -90,6 +91,8 @@ class CaptionedImages(LightningDataModule):
             found["images"] = torch.from_numpy(np.ascontiguousarray(columns["image"].transpose(0, 3, 1, 2)))
         if self.scenes is not None:
             found["scene"] = torch.from_numpy(label_scenes(columns, self.scenes))
+            for name in sorted({"place", "cell", *self.scenes["attributes"]}):
+                found[f"scene/{name}"] = torch.from_numpy(columns[name])
         return found
 
     def _captions(self, columns: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
