@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PRESET ?= tiny
 PLAN := $(if $(filter tiny,$(PRESET)),params.yaml,presets/$(PRESET)/params.yaml)
-JOBS ?= 1
+JOBS ?=
 GPUS ?=
 LAUNCH ?=
 PORT ?= $(if $(filter dashboard,$(MAKECMDGOALS)),8080,5000)
@@ -33,8 +33,8 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-repro: setup  ## run what is not up to date and print the claims (PRESET=paper, JOBS=2, GPUS=0,1, LAUNCH='srun -N1 -n1')
-	@$(BIN)/python -m stages.repro --plan $(PLAN) --jobs $(JOBS) --gpus '$(GPUS)' --launch '$(LAUNCH)'
+repro: setup  ## run what is not up to date and print the claims (PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
+	@$(BIN)/python -m stages.repro --plan $(PLAN) $(addprefix --jobs ,$(JOBS)) --gpus '$(GPUS)' --launch '$(LAUNCH)'
 
 test: setup  ## the quick tests (about two minutes)
 	@$(BIN)/python -m pytest

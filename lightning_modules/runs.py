@@ -1,17 +1,15 @@
 """What a finished run left on disk, and what an evaluation of such runs gives back. Imports no torch."""
 
-import base64
 import csv
 import json
-import struct
-import zlib
+from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
 from lightning_modules.files import sha256
 
@@ -124,25 +122,25 @@ class Picture:
     alt: str
 
     @classmethod
-    def of(cls, pixels: UInt8[np.ndarray, "height width 3"], alt: str) -> "Picture":
-        """Pixels as a picture: the same bytes everywhere, as nothing is compressed.
+    def of(cls, pixels: np.ndarray, alt: str) -> "Picture":
+        """A picture of pixels, uint8 (height, width, 3).
 
         Raises:
-            ValueError: there is no text for `alt`, or the picture is not small.
+            ValueError: there is no text for `alt`, or these are no pixels of a small picture.
         """
-        height, width, _ = pixels.shape
+        from PIL import Image
+
         if not alt.strip():
             raise ValueError("a picture needs a text for those who cannot see it: alt is empty.")
-        if not 1 <= min(height, width) <= max(height, width) <= LARGEST_PICTURE:
-            raise ValueError(f"a picture of {width} x {height} pixels must have 1 to {LARGEST_PICTURE} a side.")
-        lines = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0)))  # each begins with its filter: none
-        header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-        chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines.tobytes(), 0), b"IEND": b""}
-        file = b"\x89PNG\r\n\x1a\n" + b"".join(
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in chunks.items()
-        )
-        return cls(base64.b64encode(file).decode(), alt)
+        fits = pixels.ndim == 3 and pixels.shape[2] == 3 and 1 <= min(pixels.shape[:2])
+        if pixels.dtype != np.uint8 or not fits or max(pixels.shape[:2]) > LARGEST_PICTURE:
+            raise ValueError(
+                f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (height, width, 3), each side at most "
+                f"{LARGEST_PICTURE}."
+            )
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)  # the bytes depend on no version of zlib
+        return cls(b64encode(file.getvalue()).decode(), alt)
 
 
 @dataclass

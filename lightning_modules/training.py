@@ -268,6 +268,11 @@ class ResumeCheckpoint(Callback):
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds, self.written = folder, seconds, time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, pl_module: PaperModule) -> None:
+        """Let every further process draw masks and augmentations of its own."""
+        if trainer.global_rank:
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * trainer.global_rank + trainer.global_step)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: PaperModule) -> None:
         """Write the checkpoint whole or not at all, then drop earlier ones."""
         due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)

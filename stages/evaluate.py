@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lightning_modules import settings, tracking
 from lightning_modules.files import digest, replace_folder, write_json
-from lightning_modules.runs import Evaluation, find_runs
-from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
+from lightning_modules.runs import Evaluation, Run, find_runs
+from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
@@ -24,6 +24,15 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, f
     return rounded
 
 
+def runs_of(plan: Plan, row: Row, folder: Path) -> list[Run]:
+    """The runs that a row measures, without those of arms that are no longer in the plan."""
+    runs = find_runs(folder)
+    if row.stage == "pretrain":
+        return runs
+    compared = {each.start for each in plan.finetune.values() if each.comparison == row.runs}
+    return [run for run in runs if run.name.partition("/")[0] in compared]
+
+
 def main() -> None:
     """Call the paper's evaluation with all seeds, and write its numbers, figures and files."""
     arguments = stage_arguments("arm")
@@ -32,7 +41,7 @@ def main() -> None:
     config = compose(plan.preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]["evaluate"]
     folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
     where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
-    evaluation = settings.bind(config, where)(find_runs(folder), row.dataset)
+    evaluation = settings.bind(config, where)(runs_of(plan, row, folder), row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():

@@ -419,6 +419,8 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error.filename}: no such file or folder")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,21 @@ from functools import partial
 from pathlib import Path
 
 import networkx
+from tqdm import tqdm
 
 from lightning_modules.files import ROOT, replace_file, scratch
-from stages.plan import Plan, check, load_plan, run_stage
+from stages.plan import Plan, check, load_plan, run_stage, trainer_name
 
+ORDER = (
+    "sources",
+    "prepare",
+    "evaluate",
+    "finetune",
+    "pretrain_from",
+    "pretrain",
+    "sweep",
+    "report",
+)  # first claims soon
 BUSY = "is busy, it is being blocked"  # DVC's own word for a clash on shared outputs: an instant error, so we try again
 TRIES = 8
 
@@ -71,7 +82,9 @@ class Runner:
         slots: list[str],
         launch: list[str],
         after: Callable[[str], None] = lambda name: None,
+        order: Callable[[str], object] = str,
     ):
+        self.order = order
         self.graph, self.launch, self.alone, self.after = graph, launch, len(slots) == 1, after
         self.waiting, self.running = set(todo), set()
         self.done: set[str] = set()
@@ -81,6 +94,8 @@ class Runner:
             self.slots.put(slot)
         self.workers = max(1, len(os.sched_getaffinity(0)) // len(slots))
         self.changed = threading.Condition()
+        bars = not self.alone and sys.stderr.isatty() and not os.environ.get("CI")  # alone, a stage shows its own
+        self.bar = tqdm(total=len(todo), unit="stage", disable=not bars)
         self.started = time.monotonic()
 
     def run(self) -> None:
@@ -92,16 +107,19 @@ class Runner:
                         break
                     self.waiting.discard(name)
                     self.running.add(name)
+                    self.bar.set_postfix_str(", ".join(sorted(self.running)))
                     threading.Thread(target=self.run_one, args=(name, self.slots.get()), daemon=True).start()
                 if not self.running:
+                    self.bar.close()
                     return
                 self.changed.wait()
 
     def ready(self) -> list[str]:
-        """Waiting stages of which everything that they need is up to date, in a fixed order."""
+        """Waiting stages of which everything that they need is up to date, in order."""
         blocked = set().union(*(networkx.ancestors(self.graph, name) for name in self.failed))
         pending = self.waiting | self.running
-        return sorted(n for n in self.waiting - blocked if not pending & set(self.graph.successors(n)))
+        free = (name for name in self.waiting - blocked if not pending & set(self.graph.successors(name)))
+        return sorted(free, key=self.order)
 
     def run_one(self, name: str, slot: str) -> None:
         """Run one stage in a slot, and wake the loop."""
@@ -139,7 +157,21 @@ class Runner:
     def say(self, name: str, what: str, seconds: float) -> None:
         """One line for each stage that ends."""
         elapsed = time.monotonic() - self.started
-        print(f"[{elapsed:6.1f} s] {what:6} {name} ({seconds:.1f} s)", flush=True)
+        self.bar.update()
+        self.bar.write(f"[{elapsed:6.1f} s] {what:6} {name} ({seconds:.1f} s)")
+        sys.stdout.flush()
+
+
+def place(plan: Plan, name: str) -> tuple[int, int]:
+    """Where a stage stands in the order: what leads to a claim soonest comes first, then the order of the plan."""
+    stage, _, arm = name.rpartition(":")[2].partition("@")
+    arms = list(getattr(plan, {"prepare": "datasets", "pretrain_from": "pretrain"}.get(stage, stage), []))
+    return ORDER.index(stage), arms.index(arm) if arm else 0
+
+
+def usual_jobs() -> int:
+    """Two stages side by side on a machine without accelerator: one imports while the other one trains."""
+    return min(2, len(os.sched_getaffinity(0))) if trainer_name() == "cpu" else 1
 
 
 def sort_lock(plan: Plan) -> None:
@@ -161,23 +193,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", help="stages or groups, e.g. evaluate or evaluate@committees-mnist")
     parser.add_argument("--plan", default="params.yaml")
-    parser.add_argument("--jobs", type=int, default=1, help="stages side by side")
+    parser.add_argument("--jobs", type=int, help="stages side by side; two of them on a CPU, one on a GPU")
     parser.add_argument("--gpus", default="", help="device of each slot, e.g. 0,1; sets --jobs")
     parser.add_argument("--launch", default="", help="put before each stage's command, e.g. 'srun -N1 -n1'")
     arguments = parser.parse_args()
-    if arguments.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1; got {arguments.jobs}")
+    jobs = usual_jobs() if arguments.jobs is None else arguments.jobs
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1; got {jobs}")
     plan = load_plan(arguments.plan)
     check(plan)
     graph, todo = stage_graph(plan)
     todo &= wanted(graph, arguments.targets)
-    slots = arguments.gpus.split(",") if arguments.gpus else [""] * arguments.jobs
+    slots = arguments.gpus.split(",") if arguments.gpus else [""] * jobs
     print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
-    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=partial(show_claims, plan))
-    try:
-        runner.run()
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoints")
+    shown, order = partial(show_claims, plan), partial(place, plan)
+    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=shown, order=order)
+    runner.run()
     sort_lock(plan)
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():

@@ -14,9 +14,9 @@ SMALL = {"model": {"widths": [8, 16, 32, 45], "copies": 2}, "pretrain": {"epochs
 
 
 class Copy:
-    """A git clone of the working tree with a small plan, and a shell in it."""
+    """A git clone of the working tree with a small plan, and a shell in it; `rows` are its arms, by stage."""
 
-    def __init__(self, folder: Path, *, seeds=(0, 1), epochs: int = 6, datasets=("digits",)):
+    def __init__(self, folder: Path, *, seeds=(0, 1), epochs: int = 6, datasets=("digits",), rows: dict | None = None):
         self.folder = folder
         names = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -42,12 +42,15 @@ class Copy:
         plan = yaml.safe_load((folder / "params.yaml").read_text())
         plan["seeds"] = list(seeds)
         plan["datasets"] = {name: {} for name in datasets}
-        plan["pretrain"] = {a: r for a, r in plan["pretrain"].items() if r["dataset"] in datasets}
-        plan |= {"pretrain_from": {}, "finetune": {}}
-        for stage in ("evaluate", "sweep"):
-            plan[stage] = {a: r for a, r in plan[stage].items() if r["runs"] in plan["pretrain"]}
-        for row in plan["pretrain"].values():
-            row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
+        if rows is not None:
+            plan |= rows
+        else:
+            plan["pretrain"] = {a: r for a, r in plan["pretrain"].items() if r["dataset"] in datasets}
+            plan |= {"pretrain_from": {}, "finetune": {}}
+            for stage in ("evaluate", "sweep"):
+                plan[stage] = {a: r for a, r in plan[stage].items() if r["runs"] in plan["pretrain"]}
+            for row in plan["pretrain"].values():
+                row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
         (folder / "params.yaml").write_text(yaml.safe_dump(plan))
         (folder / "dvc.lock").unlink(missing_ok=True)
         for command in (

@@ -82,7 +82,10 @@ def test_a_paper_has_all_its_files(stem):
 def test_presets_have_the_same_keys(folder):
     """Two complete files, so that `diff` shows the scaling."""
     tiny, paper = (yaml.safe_load((folder / f"{preset}.yaml").read_text()) for preset in ("tiny", "paper"))
-    assert {block: set(values) for block, values in tiny.items()} == {b: set(values) for b, values in paper.items()}
+    assert tiny.keys() == paper.keys()
+    for name, block in tiny.items():
+        if block.get("_target_") == paper[name].get("_target_"):  # the data of the paper's size may need another module
+            assert block.keys() == paper[name].keys(), name
 
 
 def test_no_drawer_files():

@@ -269,8 +269,9 @@ def test_an_evaluation_without_examples_writes_none(tmp_path):
 def test_a_picture_is_small_and_says_what_it_shows():
     with pytest.raises(ValueError, match="alt is empty"):
         Picture.of(PIXELS, " ")
-    with pytest.raises(ValueError, match="513 x 8 pixels must have 1 to 512 a side"):
-        Picture.of(np.zeros((8, 513, 3), np.uint8), "wide")
+    for wrong in (np.zeros((8, 513, 3), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
+        with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), each side at most 512"):
+            Picture.of(wrong, "a picture")
 
 
 def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypatch):

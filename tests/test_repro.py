@@ -3,12 +3,14 @@
 import itertools
 import json
 import sys
+from functools import partial
 
 import networkx
 import pytest
 
 from stages import repro
-from stages.repro import Runner, wanted
+from stages.plan import load_plan
+from stages.repro import Runner, place, wanted
 
 STAND_IN = """
 import json, os, pathlib, sys, time
@@ -75,3 +77,10 @@ def test_targets_are_stages_or_groups_with_all_they_need():
     assert wanted(graph, []) == set(graph)
     with pytest.raises(ValueError, match="no stage 'evaluat'"):
         wanted(graph, ["evaluat"])
+
+
+def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_plan():
+    plan = load_plan("params.yaml")
+    arms = list(plan.pretrain)
+    names = [f"pretrain@{arms[1]}", "report", f"evaluate@{next(iter(plan.evaluate))}", f"pretrain@{arms[0]}", "sources"]
+    assert sorted(names, key=partial(place, plan)) == [names[4], names[2], names[3], names[0], names[1]]

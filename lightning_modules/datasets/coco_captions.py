@@ -63,7 +63,7 @@ def prepare(
 
     Raises:
         DataUnavailable: a file or folder is not there.
-        ValueError: a file does not have the official form, or a split has another number of images.
+        ValueError: a file does not have the official form, images are missing, or a split has another number of them.
     """
 
     def copy(entry: str) -> Path:
@@ -73,6 +73,7 @@ def prepare(
     chosen = {split: _counted(images, split, count)[:limit] for split, count in splits.items()}
     grids = {half: GridFeatures(copy(file)) for half, file in (features or {}).items()}
     halves = {half: copy(half) for half in sorted({_half(image) for part in chosen.values() for image in part})}
+    _all_there(halves, chain(*chosen.values()))
     with replace_folder(folder) as new:
         blocks = {split: _blocks(part, halves, grids) for split, part in chosen.items()}
         first = {split: next(each) for split, each in blocks.items()}
@@ -85,6 +86,12 @@ def prepare(
             new, name="coco_captions", splits=written, codec="jpeg", shape=None, num_classes=None,
             source="COCO 2014 with captions, Karpathy's splits", schema=schema,
         )  # fmt: skip
+
+
+def _all_there(halves: Mapping[str, Path], images: Iterable[CocoImage]) -> None:
+    missing = [path for image in images if not (path := halves[_half(image)].parent / image.file).is_file()]
+    if missing:
+        raise ValueError(f"{len(missing)} images are missing, {missing[0]} first: complete the copy.")
 
 
 def _half(image: CocoImage) -> str:

@@ -55,8 +55,9 @@ class TextTokenizer:
             raise ValueError(f"length ({length}) must be at least 3: a start token, a word and an end token.")
         token_ids = np.full((len(sentences), length), self.pad_id, np.int64)
         attention_mask = np.zeros((len(sentences), length), bool)
-        for row, encoding in enumerate(self.backend.encode_batch(list(sentences))):
-            ids = encoding.ids if len(encoding.ids) <= length else [*encoding.ids[: length - 1], self.end_id]
+        for row, sentence in enumerate(sentences):  # not `encode_batch`: its threads do not outlive a fork
+            ids = self.backend.encode(sentence).ids
+            ids = ids if len(ids) <= length else [*ids[: length - 1], self.end_id]
             token_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = True
         return token_ids, attention_mask
@@ -67,7 +68,7 @@ class TextTokenizer:
 
     def decode(self, token_ids: Int[np.ndarray, "rows length"]) -> list[str]:
         """The sentences, without special tokens; what a published tokenizer normalises (case, spaces) stays so."""
-        sentences = self.backend.decode_batch(token_ids.tolist())
+        sentences = [self.backend.decode(row) for row in token_ids.tolist()]
         suffix = getattr(self.backend.model, "end_of_word_suffix", None)  # of CLIP, which its decoder leaves there
         return [sentence.replace(suffix, " ").strip() for sentence in sentences] if suffix else sentences
 

@@ -1,9 +1,9 @@
 """The captioned world: pictures, clips and sentences drawn from scenes whose every detail is known.
 
-Read `prepare` first, then a view: `Images`, `GradedImages`, `Clips`, `ActionClips`. A view turns a chunk of scenes
-(`world_scenes`) into columns, with the help of `world_drawing` and `world_text`. Row r of a split is sample r % 256 of
-its chunk r // 256: a larger split begins with the rows of a smaller one, and the scenes do not depend on the size of
-the pictures.
+Read `prepare` first, then a view: `Images`, `GradedImages`, `Clips`, `ActionClips`, and `VideoText` in a file of its
+own. A view turns a chunk of scenes (`world_scenes`) into columns, with the help of `world_drawing` and `world_text`.
+Row r of a split is sample r % 256 of its chunk r // 256: a larger split begins with the rows of a smaller one, and the
+scenes do not depend on the size of the pictures.
 """
 
 from collections import deque
@@ -46,6 +46,7 @@ from lightning_modules.datasets.world_scenes import (
     sample_scenes,
     trajectories,
 )
+from lightning_modules.datasets.world_video_text import VideoText
 from lightning_modules.files import replace_folder
 
 Columns = dict[str, np.ndarray]
@@ -257,8 +258,8 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips)}
-View = Images | GradedImages | PlainImages | Clips | ActionClips
+VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips, VideoText)}
+View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText
 
 
 def prepare(
@@ -275,7 +276,7 @@ def prepare(
 
     Args:
         folder: where shards, card and sheet go.
-        view: `images`, `graded`, `plain` (see `world_plain`), `clips` or `actions`.
+        view: `images`, `graded`, `plain` (see `world_plain`), `clips`, `actions` or `video_text`.
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of samples of each split.
         image_size: side of the pictures in pixels.

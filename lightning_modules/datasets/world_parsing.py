@@ -14,8 +14,7 @@ from lightning_modules.datasets.world_scenes import COLORS, COLUMNS, MAX_OBJECTS
 from lightning_modules.datasets.world_text import MOVING
 from lightning_modules.metrics.generation import match_objects
 
-CELLS = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
-CELLS = (*CELLS[:4], "center", *CELLS[5:])
+CELLS = tuple(f"{row} {column}".replace("middle center", "center") for row in ROWS for column in COLUMNS)
 WORDS = {"size": SIZES, "color": COLORS, "texture": TEXTURES, "shape": SHAPES, "cell": CELLS, "motion": MOVING}
 SOLID = TEXTURES.index("solid")  # which captions leave out
 Span = tuple[int, int]  # of letters in a caption
@@ -95,7 +94,7 @@ def mark(caption: str, scene: Mapping[str, np.ndarray | np.integer]) -> list[tup
     """
     reading = read(caption)
     names = [name for name in WORDS if name in scene]
-    said = {name: np.array([[each.get(name, -1) for each in reading.objects]]) for name in names}
+    said = {name: np.array([[each.get(name, -1) for each in reading.objects]], np.int64) for name in names}
     partner = match_objects(said, {name: np.asarray(scene[name])[None] for name in names})[0]
     judged = dict.fromkeys(reading.loose, False)
     judged |= dict.fromkeys(reading.places, reading.place == int(scene["place"]))

@@ -62,6 +62,12 @@ def motion_captions(scenes: Scenes, stream: Stream) -> list[str]:
     return _captions(scenes, stream, [[MOVING[motion] for motion in motions] for motions in scenes.motion.tolist()])
 
 
+def class_captions(scenes: Scenes) -> list[str]:
+    """The first object's colour, shape and motion, in one form: the same words for all scenes that agree in these."""
+    looks = zip(*(getattr(scenes, name)[:, 0].tolist() for name in ("color", "shape", "motion")), strict=True)
+    return [f"{_noun([COLORS[color], SHAPES[shape]])} {MOVING[motion]}" for color, shape, motion in looks]
+
+
 def _captions(scenes: Scenes, stream: Stream, endings: list[list[str]]) -> list[str]:
     template = stream.integers("caption/template", 4)
     captions = []
@@ -112,16 +118,23 @@ def auxiliary_captions(scenes: Scenes, stream: Stream, shared_words: float) -> l
     return captions
 
 
-def subtitles(scenes: Scenes, stream: Stream) -> list[str]:
-    """What a voice says over a clip: one object's motion, its colour and shape three times of four, and small talk."""
+def subtitles(scenes: Scenes, stream: Stream, shared_words: float = 1.0) -> list[str]:
+    """What a voice says over a clip: one object's motion, its colour and shape three times of four, and small talk.
+
+    Args:
+        scenes: what is spoken of.
+        stream: of the chunk.
+        shared_words: see `lexicon`; the voice has words of its own for the colours and shapes that are not shared.
+    """
+    words = lexicon(shared_words)
     spoken = stream.integers("subtitle/object", scenes.count)
     says_color, says_shape = (stream.integers(f"subtitle/{name}", 4) > 0 for name in ("color", "shape"))
     filler, chat = stream.integers("subtitle/filler", len(FILLERS)), stream.integers("subtitle/chat", len(CHAT))
     when = stream.integers("subtitle/when", 4)  # small talk comes before (0), after (1), or not at all
     captions = []
     for number, index in enumerate(spoken):
-        color = [COLORS[scenes.color[number, index]]] if says_color[number] else []
-        shape = SHAPES[scenes.shape[number, index]] if says_shape[number] else "thing"
+        color = [words[COLORS[scenes.color[number, index]]]] if says_color[number] else []
+        shape = words[SHAPES[scenes.shape[number, index]]] if says_shape[number] else "thing"
         parts = [" ".join([FILLERS[filler[number]], "the", *color, shape, SPOKEN[scenes.motion[number, index]]])]
         if when[number] < 2:
             parts.insert(when[number], CHAT[chat[number]])

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from scipy.special import stdtrit
+
+from lightning_modules.metrics.classification import seed_interval
 
 CONFIDENCE = 0.95
 DECIMALS = 6  # of every number in the ledger; the verdict is taken on rounded numbers, so the page never contradicts it
@@ -48,8 +49,8 @@ def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
     mean, n = float(sample.mean()), sample.size
     if n == 1:
         return Interval(_rounded(mean), None, None, n)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * sample.std(ddof=1) / math.sqrt(n))
-    return Interval(_rounded(mean), _rounded(mean - half), _rounded(mean + half), n)
+    low, high = seed_interval(sample, CONFIDENCE)
+    return Interval(_rounded(mean), _rounded(low), _rounded(high), n)
 
 
 def decide(direction: Direction, low: float, high: float, margin: float) -> tuple[Verdict, str]:

@@ -73,6 +73,9 @@ def test_a_part_of_the_images_and_sentences_as_written(copy, tmp_path):
 def test_an_incomplete_copy_is_refused(copy, tmp_path):
     with pytest.raises(ValueError, match="split 'val' has 2 images, expected 5000"):
         prepare(tmp_path / "coco", copy, splits={"val": 5000})
+    (copy / "val2014/COCO_val2014_000000000007.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 images are missing, .*COCO_val2014_000000000007.jpg first"):
+        prepare(tmp_path / "coco", copy)
     (copy / "dataset_coco.json").unlink()
     with pytest.raises(DataUnavailable, match=r"(?s)dataset_coco.json could not be had.*REPRISE_MIRROR"):
         prepare(tmp_path / "coco", copy)

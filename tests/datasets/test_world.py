@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_modules.datasets import storage, world
+from lightning_modules.datasets import storage, world, world_text
 from lightning_modules.datasets.columns import ContentDigest, infer_schema, record_batch
 from lightning_modules.datasets.world_scenes import CHUNK, SHAPES, TEXTURES, Stream
 
@@ -19,6 +19,7 @@ OPTIONS = {
     "graded": {"image_size": 32, "noise": 180, "fading": 0.8},
     "clips": {"image_size": 32, "frames": 4, "objects": (1, 2), "shared_words": 0.5},
     "actions": {"image_size": 32, "frames": 8},
+    "video_text": {"image_size": 24, "frames": 6, "colors": 4, "shapes": 3, "places": ("night",), "shared_words": 0.0},
 }
 # Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
 GOLDEN = {
@@ -26,6 +27,7 @@ GOLDEN = {
     "graded": "dd24d2d4f869b508ab1fa82f4bbe9473cf74b68721ca9b47ba84a6f5040d81d9",
     "clips": "d21fb0901fa1d3f3ec5d44da6d17118ff6bf5cc4e23a4b6d6ae3aef669293b97",
     "actions": "cefd35e3ead12424606378449c505d09daf3ec9efec2e8491d920ab898f9cb5a",
+    "video_text": "a37a63ca7f53821b84bb7f18d337774830e30b894d28de34792187454b6f9747",
 }
 ROWS = 2 * CHUNK + 40
 
@@ -92,7 +94,7 @@ def test_configurations_are_taken(tmp_path, view, preset):
     config = yaml.safe_load((ROOT / f"conf/dataset/world_{view}/{preset}.yaml").read_text())
     assert config.pop("_target_") == "lightning_modules.datasets.world.prepare"
     world.prepare(tmp_path / "set", **config | {"sizes": dict.fromkeys(config["sizes"], 1), "workers": 1})
-    assert list(storage.card(tmp_path / "set")["splits"]) == ["train", "val", "test"]
+    assert list(storage.card(tmp_path / "set")["splits"])[:3] == ["train", "val", "test"]
 
 
 def test_clips_have_their_shape_on_the_card(tmp_path):
@@ -118,16 +120,16 @@ def test_sentences_do_not_depend_on_the_size_of_the_pictures():
 @pytest.mark.parametrize("view", OPTIONS)
 def test_seeds_splits_and_chunks_differ(view):
     drawn = world.VIEWS[view](**OPTIONS[view])
-    name = "video" if view in ("clips", "actions") else "image"
+    name = "image" if view in ("images", "graded") else "video"
     places = [(7, "train", 0), (8, "train", 0), (7, "test", 0), (7, "train", 1)]
     pictures = [world.chunk_columns(drawn, seed, split, chunk, 8)[name] for seed, split, chunk in places]
     assert len({picture.tobytes() for picture in pictures}) == len(places)
 
 
-@pytest.mark.parametrize("view", ["graded", "actions"])
+@pytest.mark.parametrize("view", ["graded", "actions", "video_text"])
 def test_classes_are_balanced(view):
     labels = np.concatenate([draw(view, chunk)["label"] for chunk in range(5)])
-    counts = np.bincount(labels, minlength=world.VIEWS[view].num_classes)
+    counts = np.bincount(labels, minlength=world.VIEWS[view](**OPTIONS[view]).num_classes)
     assert counts.max() - counts.min() <= 1
     assert (np.diff(labels) != 1).mean() > 0.8  # in random order
 
@@ -214,6 +216,12 @@ def test_smallest_and_odd_sizes_are_drawn(view):
             {"fading": 0.5},
             r"options \(objects, shared_words, fading\) .*'images' must be objects, shared_words",
         ),
+        ("video_text", {"frames": 1}, r"frames \(1\) must be at least 2"),
+        ("video_text", {"colors": 9}, r"colors \(9\) must be between 1 and 8"),
+        ("video_text", {"shapes": 0}, r"shapes \(0\) must be between 1 and 8"),
+        ("video_text", {"places": ("night", "moon")}, r"places \(night, moon\) must be some of meadow, .*city"),
+        ("video_text", {"places": ()}, r"places \(\) must be some of meadow"),
+        ("video_text", {"shared_words": 2.0}, r"shared_words \(2.0\) must be between"),
         ("actions", {"frames": 3}, r"frames \(3\) must be at least 4"),
     ],
 )
@@ -226,3 +234,44 @@ def test_arguments_out_of_range_are_refused(tmp_path, view, options, message):
 def test_the_frame_is_not_left_by_any_object():
     drawn = draw("clips", frames=9, objects=(4, 4))
     assert drawn["boxes"].min() > 0 and drawn["boxes"].max() < 1
+
+
+class Partner(Stream):
+    """A stream whose labels are those of the other direction, and nothing else is different."""
+
+    def balanced(self, purpose: str, classes: int) -> np.ndarray:
+        return super().balanced(purpose, classes) ^ 1
+
+
+@pytest.mark.parametrize("frames", [2, 5, 6])
+def test_a_clip_in_reverse_is_one_of_the_caption_of_the_other_direction(frames):
+    view = world.VideoText(**OPTIONS["video_text"] | {"frames": frames})
+    ours, partner = (view.columns(kind(3, "video_text/train", 0)) for kind in (Stream, Partner))
+    np.testing.assert_array_equal(ours["video"], partner["video"][:, ::-1])
+    assert (ours["video"] != partner["video"]).any(axis=(1, 2, 3, 4)).all()
+    np.testing.assert_array_equal(ours["label"] // 2, partner["label"] // 2)
+    for one, other in zip(ours["caption"], partner["caption"], strict=True):
+        assert one.split()[:-1] == other.split()[:-1]
+        assert {one.split()[-1], other.split()[-1]} in ({"left", "right"}, {"up", "down"})
+
+
+def test_a_caption_is_a_class_and_the_middle_frame_does_not_tell_the_direction():
+    drawn = [draw("video_text", chunk) for chunk in range(2)]
+    caption, auxiliary, label = (np.concatenate([d[name] for d in drawn]) for name in
+                                 ("caption", "auxiliary_caption", "label"))  # fmt: skip
+    assert len(set(zip(caption, label, strict=True))) == len(set(caption)) == 48
+    for said, seen in zip(caption, auxiliary, strict=True):
+        _, color, shape, _, direction = said.split()
+        assert {color, shape} <= set(seen.split())
+        assert direction not in seen.split()
+
+
+def test_subtitles_have_words_of_their_own_and_small_talk():
+    drawn = draw("video_text")
+    content = {word for caption in drawn["caption"] for word in caption.split()} - {"a", "moving", "left", "right"}
+    words = [word for subtitle in drawn["subtitle"] for word in subtitle.split()]
+    assert not content - {"up", "down"} & set(words)
+    spoken = {"the", "thing", *world_text.lexicon(0.0).values(), *" ".join(world_text.SPOKEN).split()}
+    assert 0.3 < np.mean([word not in spoken for word in words]) < 0.5
+    shared = draw("video_text", shared_words=1.0)["subtitle"]
+    assert content <= {word for subtitle in shared for word in subtitle.split()}

@@ -38,6 +38,13 @@ def test_captions_read_back_to_their_scenes(language, ending, unsaid):
     assert forms == {0, 1, 2, 3}
 
 
+def test_captions_of_other_scenes_agree_by_chance_only():
+    scenes = sample_scenes(STREAMS[0], (1, 3))
+    captions = world_text.dense_captions(scenes, STREAMS[0])
+    agreement = scene_agreement(parse(captions[1:] + captions[:1]), columns(scenes, *ALL, "cell"))
+    assert 0.2 < agreement["precision"] < 0.3 and 0.2 < agreement["recall"] < 0.3 and agreement["exact"] == 0
+
+
 def test_partial_captions_say_only_what_is_there():
     stream = STREAMS[0]
     scenes = sample_scenes(stream, (1, 3))
@@ -89,3 +96,4 @@ def test_an_object_that_is_not_there_and_a_loose_word_are_wrong():
     marked = dict(mark("a red green circle and a pink star in the night", real))
     assert marked["red"] is False and marked["green"] is False and marked["circle"] is True
     assert marked["pink"] is False and marked["star"] is False and marked["night"] is True
+    assert mark("nothing at all", real) == [("nothing at all", None)] and mark("", real) == []

@@ -35,7 +35,7 @@ def test_as_scipy_and_torchmetrics_compute_it():
     assert frechet_distance(one, other) == pytest.approx(through_scipy(one, other), rel=1e-9)
     pictures = [torch.randint(0, 256, (64, 3, 2, 2), generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
     pictures[1] = pictures[1] // 2
-    theirs = generation.fid(*([batch.byte()] for batch in pictures), network=Same())
+    theirs = generation._of_pictures(*([batch.byte()] for batch in pictures), Same())
     ours = frechet_distance(*(batch.flatten(1).double().numpy() for batch in pictures))
     assert ours == pytest.approx(theirs, rel=1e-4)
 

@@ -1,0 +1,183 @@
+"""Frames of video files: which ones a network sees, and how they are decoded (PyAV).
+
+Read `read_frames` first. A file that cannot be decoded is a `BrokenVideo`, to be left out and counted by whoever reads
+many (`Skipped`); no frame is ever made up for it. Rotation in a file's metadata is not applied.
+"""
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+
+READABLE = 0.9  # share of the frames that a file announces; with fewer it was cut off or damaged
+FIRST = 100  # videos after which the share of broken ones is judged as such
+
+log = logging.getLogger(__name__)
+
+
+class BrokenVideo(ValueError):
+    """A video file that is not there or cannot be decoded."""
+
+
+class Skipped:
+    """Counts broken videos, logs each, and ends the work when there are too many.
+
+    Args:
+        limit: largest share of broken videos among those tried, the first hundred counting as a hundred; 0 for none.
+    """
+
+    def __init__(self, limit: float):
+        self.limit, self.tried, self.broken = limit, 0, 0
+
+    def read(self) -> None:
+        """Note a video that could be read."""
+        self.tried += 1
+
+    def skip(self, error: BrokenVideo) -> None:
+        """Note one that could not.
+
+        Raises:
+            ValueError: there are more than the limit.
+        """
+        self.tried += 1
+        self.broken += 1
+        log.warning("left out: %s (%d of %d videos so far)", error, self.broken, self.tried)
+        if self.broken > self.limit * max(self.tried, FIRST):
+            raise ValueError(
+                f"{self.broken} of {self.tried} videos are broken, more than max_broken ({self.limit}) allows; the "
+                f"last: {error}. Complete the copy, or raise max_broken and say so beside the results."
+            ) from error
+
+
+def evenly(total: int, shown: int) -> Int[np.ndarray, " shown"]:
+    """The first, the last, and others evenly between, rounded down: CLIP-ViP's rule for evaluation."""
+    return np.linspace(0, total - 1, shown).astype(np.int64)
+
+
+def jittered(total: int, shown: int, words: Sequence[int]) -> Int[np.ndarray, " shown"]:
+    """Evenly between a first and a last frame that are drawn within one interval of the ends: its rule for training.
+
+    With n shown of F, an interval is int(F / (n - 1)) frames; the first is at 0 to interval, the last at
+    F - 1 - interval to F - 1. (Here an interval is at most half of the clip, so that of two or three frames the first
+    never comes after the last; the official code has no such limit.)
+
+    Args:
+        total: frames of the file.
+        shown: how many of them are chosen; a file with fewer shows some again.
+        words: two large random integers, for the first and the last frame.
+    """
+    interval = min(total // max(shown - 1, 1), (total - 1) // 2)
+    first, last = (int(word) % (interval + 1) for word in words)
+    return np.linspace(first, total - 1 - interval + last, shown).astype(np.int64)
+
+
+def read_frames(
+    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int
+) -> UInt8[np.ndarray, "shown size size 3"]:
+    """The chosen frames of a file's best video stream, RGB, brought to a square without regard to their aspect ratio.
+
+    Bicubic and antialiased: CLIP-ViP resizes to both sides and crops nothing.
+
+    Args:
+        path: of the file.
+        choose: from the number of its frames, which are wanted, in any order; the same may come again.
+        size: side in pixels.
+
+    Raises:
+        BrokenVideo: it is not there, holds no video, or fewer than `READABLE` of its frames can be decoded.
+    """
+    with _opened(path) as container:
+        times, keys = _timetable(container)
+        if times:
+            wanted = [times[number] for number in choose(len(times))]
+            frames = _seek(container, wanted, keys, size)
+            if set(frames) == set(wanted):
+                return np.stack([frames[time] for time in wanted])
+        announced = max(container.streams.best("video").frames, len(times))
+    return _from_the_start(path, choose, size, announced)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator["InputContainer"]:
+    """The file, decoded in one thread: many files are read side by side."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise BrokenVideo(f"{path} holds no video")
+            stream.codec_context.thread_count = 1
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        raise BrokenVideo(f"{path} cannot be decoded: {error}") from error
+
+
+def _timetable(container: "InputContainer") -> tuple[list[int], list[int]]:
+    """Times of all frames and of the key frames, in ascending order; none where the packets do not say them.
+
+    Raises:
+        BrokenVideo: there are fewer packets than the header announces.
+    """
+    stream = container.streams.best("video")
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    if len(packets) < READABLE * stream.frames:
+        raise BrokenVideo(f"{container.name} was cut off: it holds {len(packets)} of {stream.frames} frames")
+    shown = [packet for packet in packets if not packet.is_discard]
+    times = {packet.pts for packet in shown}
+    keys = sorted(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
+    if None in times or len(times) < len(shown) or not keys or keys[0] > min(times):
+        return [], []
+    return sorted(times), keys
+
+
+def _seek(container: "InputContainer", wanted: Sequence[int], keys: Sequence[int], size: int) -> dict[int, np.ndarray]:
+    """Frames by their times, decoding from the key frame before each; those that do not come are left out."""
+    stream, found = container.streams.best("video"), {}
+    for key, times in groupby(sorted(set(wanted)), lambda time: keys[bisect_right(keys, time) - 1]):
+        container.seek(key, stream=stream)
+        missing = set(times)
+        for frame in container.decode(stream):
+            if frame.pts in missing and not frame.is_corrupt:
+                found[frame.pts] = _picture(frame, size)
+            missing = {time for time in missing if frame.pts is None or time > frame.pts}
+            if not missing:
+                break
+    return found
+
+
+def _from_the_start(
+    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, announced: int
+) -> UInt8[np.ndarray, "shown size size 3"]:
+    """The chosen frames by number, for files whose packets say no times or whose frames are not where these say.
+
+    Decoded twice, as only the first pass tells how many there are.
+    """
+    with _opened(path) as container:
+        total = sum(1 for _ in _sound(container))
+    if not total or total < READABLE * announced:
+        raise BrokenVideo(f"{path} is damaged: {total} of {announced} frames can be decoded")
+    wanted = choose(total).tolist()
+    with _opened(path) as container:
+        frames = {n: _picture(frame, size) for n, frame in enumerate(_sound(container)) if n in wanted}
+    return np.stack([frames[number] for number in wanted])
+
+
+def _sound(container: "InputContainer") -> Iterator["VideoFrame"]:
+    return (frame for frame in container.decode(container.streams.best("video")) if not frame.is_corrupt)
+
+
+def _picture(frame: "VideoFrame", size: int) -> UInt8[np.ndarray, "size size 3"]:
+    from PIL import Image
+
+    return np.asarray(frame.to_image().resize((size, size), Image.Resampling.BICUBIC))
