@@ -175,11 +175,14 @@ class UnifiedGenerator(PaperModule):
         logits = self.network.word_logits(text[torch.arange(len(place), device=place.device), place])
         return smoothed_cross_entropy(logits, token_ids.gather(1, place[:, None])[:, 0], self.smoothing).mean()
 
+    def draw_number(self, batch: dict[str, Tensor]) -> Int[Tensor, " batch"]:
+        """The number of one caption of each image, at random."""
+        count = batch["num_references"]
+        return (torch.rand(len(count), device=count.device) * count).long()
+
     def draw_caption(self, batch: dict[str, Tensor]) -> Int[Tensor, "batch length"]:
         """One caption of each image, at random."""
-        captions = batch["references"]
-        which = (torch.rand(len(captions), device=captions.device) * batch["num_references"]).long()
-        return captions[torch.arange(len(captions), device=captions.device), which]
+        return pick(batch["references"], self.draw_number(batch))
 
     def draw_word(self, token_ids: Int[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
         """The place of a word to be predicted: any but the first, also the end; as a habit of old, one slot more."""
@@ -286,13 +289,15 @@ class UnifiedGenerator(PaperModule):
 
     def rl_t2i(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Lower where the drawn picture fits its caption better; the gradient goes through the logits of all steps."""
-        token_ids = self.draw_caption(batch)
+        which = self.draw_number(batch)
+        token_ids = pick(batch["references"], which)
         _, logits = self.draw(token_ids)
         mixed = F.gumbel_softmax(logits.float(), tau=self.temperature) @ self.network.cluster_codebook.weight
         if self.image_reward == "mse":
             right = self.network.cluster_codebook(self.images.codes(self.images.features(batch)))
             return F.mse_loss(mixed, right)
-        score = self.images.score(self.images.decode(mixed), batch.get("scorer_ids", token_ids))
+        texts = pick(batch["scorer_ids"], which) if "scorer_ids" in batch else token_ids
+        score = self.images.score(self.images.decode(mixed), texts)
         self.log_terms({"pretrain/score": score.mean()})
         return -(CLIP_SCORE_SCALE * score.clamp_min(0)).mean()
 
@@ -313,8 +318,8 @@ class UnifiedGenerator(PaperModule):
     def answers(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
         """Captions of the test images, and what the judge sees in pictures drawn for test captions.
 
-        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge, only
-        captions: published measures of pictures need networks that are not here.
+        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge there
+        are captions only: published measures of pictures need networks that are not here.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = {}
@@ -330,8 +335,7 @@ class UnifiedGenerator(PaperModule):
         found["captions"] = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
         if self.images.judge is None:
             return found
-        told, last = batch["references"][:, 0], batch["num_references"] - 1
-        loose = batch["references"][torch.arange(len(last), device=last.device), last]
+        told, loose = batch["references"][:, 0], pick(batch["references"], batch["num_references"] - 1)
         found |= {name: x for name, x in batch.items() if name.startswith("scene/")}
         found |= {"told": told, "loose": loose, "labels": batch["scene"]}
         codes = self.images.codes(self.images.features(batch))
@@ -419,6 +423,11 @@ class UnifiedGenerator(PaperModule):
         state = self.network.state_dict()
         tied = {"classifier.predictions.decoder.weight": state["embedding_layer.word_embeddings.weight"]}
         return {**state, **tied, **rest}
+
+
+def pick(rows: Int[Tensor, "batch captions length"], which: Int[Tensor, " batch"]) -> Int[Tensor, "batch length"]:
+    """The caption numbered `which` of each image."""
+    return rows[torch.arange(len(rows), device=rows.device), which]
 
 
 def official_name(key: str) -> str:

@@ -111,11 +111,22 @@ class Lxmert(nn.Module):
         self.apply(partial(initialise, std=0.02 * math.sqrt(768 / dim)))
         self.cluster_codebook.requires_grad_(False)
         self.register_buffer("boxes", grid_boxes(grid), persistent=False)
+        self._centre_places()
 
     @property
     def num_tokens(self) -> int:
         """Image tokens."""
         return self.grid**2
+
+    @torch.no_grad()
+    def _centre_places(self) -> None:
+        """Begin with the places about their centre.
+
+        Their boxes are all positive, so that with a bias of 0 most places point the same way after the norm that
+        follows, and a small network needs hundreds of steps to tell left from right.
+        """
+        places = self.encoder.visn_fc.box_fc
+        places.bias.copy_(-places.weight @ self.boxes.mean(0))
 
     def set_codebook(self, codebook: Float[Tensor, "codes features"]) -> None:
         """Take over a codebook, also as the start of the head's vectors, which X-LXMERT ties to it.

@@ -15,9 +15,11 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import STRICT, Count
-from lightning_modules.tasks.labelled import EpochSteps
+from lightning_modules.tasks.labelled import EpochSteps, centre_square
 
 WORLD = "world"
+PROMPT, CLIP_LENGTH = "A photo depicts ", 77  # of the official code, and of CLIP
+Columns = dict[str, Tensor | np.ndarray]
 
 
 class Scenes(TypedDict):
@@ -42,6 +44,10 @@ class CaptionedImages(LightningDataModule):
         tokenizer: `world`, or the name of a published one.
         text_length: tokens of a caption, start and end included; longer ones are cut.
         full_stop: end every caption with one, as the official code does.
+        image_size: side that encoded images are scaled to, when their batch is made; null for raw images, or to leave
+            images out where there are features.
+        scorer_tokenizer: of a text-image scorer with words of its own: batches then have `scorer_ids`, of the captions
+            with CLIP's prompt.
         scenes: labels to read, or null.
 
     Raises:
@@ -59,6 +65,8 @@ class CaptionedImages(LightningDataModule):
         batch_size: Count,
         evaluation_batch_size: Count,
         full_stop: bool = False,
+        image_size: Count | None = None,
+        scorer_tokenizer: str | None = None,
         scenes: Scenes | None = None,
     ):
         super().__init__()
@@ -67,6 +75,7 @@ class CaptionedImages(LightningDataModule):
         self.folder, self.seed, self.splits, self.scenes = folder, seed, splits, scenes
         self.tokenizer_name, self.text_length, self.full_stop = tokenizer, text_length, full_stop
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.image_size, self.scorer_tokenizer = image_size, scorer_tokenizer
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -74,8 +83,8 @@ class CaptionedImages(LightningDataModule):
         return world_tokenizer() if self.tokenizer_name == WORLD else published_tokenizer(self.tokenizer_name)
 
     @cached_property
-    def columns(self) -> dict[str, dict[str, Tensor]]:
-        """The rows of each split as tensors."""
+    def columns(self) -> dict[str, Columns]:
+        """The rows of each split as tensors; encoded images as bytes."""
         rows = draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
         stored = {source: storage.read(self.folder, source) for source in {source for source, _ in rows.values()}}
         return {
@@ -83,12 +92,20 @@ class CaptionedImages(LightningDataModule):
             for split, (source, index) in rows.items()
         }
 
-    def _tensors(self, columns: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        found = {"ids": torch.from_numpy(columns["id"]), **self._captions(columns)}
+    def _tensors(self, columns: Mapping[str, np.ndarray]) -> Columns:
+        found: Columns = {"ids": torch.from_numpy(columns["id"]), **self._captions(columns)}
         if "features" in columns:
             found["features"] = torch.from_numpy(columns["features"])
-        else:
+        raw = columns["image"].dtype == np.uint8
+        if raw == (self.image_size is not None) or not (raw or "features" in columns or self.image_size):
+            raise ValueError(
+                f"image_size is {self.image_size}, but the images of {self.folder} are {'raw' if raw else 'encoded'}: "
+                "raw ones take null, encoded ones without features a size."
+            )
+        if raw:
             found["images"] = torch.from_numpy(np.ascontiguousarray(columns["image"].transpose(0, 3, 1, 2)))
+        elif self.image_size is not None:
+            found["images"] = columns["image"]
         if self.scenes is not None:
             found["scene"] = torch.from_numpy(label_scenes(columns, self.scenes))
             for name in sorted({"place", "cell", *self.scenes["attributes"]}):
@@ -106,9 +123,19 @@ class CaptionedImages(LightningDataModule):
         flat = [f"{text}." if self.full_stop else text for captions in columns["captions"] for text in captions]
         token_ids, attention_mask = self.tokenizer(flat, self.text_length)
         token_ids = np.where(attention_mask, token_ids, self.tokenizer.pad_id)
-        references = np.full((len(counts), counts.max(), self.text_length), self.tokenizer.pad_id)
-        references[np.arange(counts.max()) < counts[:, None]] = token_ids
-        return {"references": torch.from_numpy(references), "num_references": torch.from_numpy(counts)}
+        there = np.arange(counts.max()) < counts[:, None]
+
+        def by_image(ids: np.ndarray, padding: int) -> Tensor:
+            rows = np.full((*there.shape, ids.shape[1]), padding)
+            rows[there] = ids
+            return torch.from_numpy(rows)
+
+        found = {"references": by_image(token_ids, self.tokenizer.pad_id), "num_references": torch.from_numpy(counts)}
+        if self.scorer_tokenizer is not None:
+            tokenizer = published_tokenizer(self.scorer_tokenizer)
+            prompted, _ = tokenizer([PROMPT + text for text in flat], CLIP_LENGTH)
+            found["scorer_ids"] = by_image(prompted, tokenizer.pad_id)
+        return found
 
     def references(self, split: str) -> dict[int, list[list[int]]]:
         """Ids of all captions of each image of a split, by the image's id."""
@@ -118,14 +145,16 @@ class CaptionedImages(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning."""
-        batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed)
+        batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed, self.image_size)
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows."""
         rows = self.columns[split]
         for start in range(0, len(rows["ids"]), self.evaluation_batch_size):
-            yield {name: x[start : start + self.evaluation_batch_size] for name, x in rows.items()}
+            yield take(
+                rows, np.arange(start, min(start + self.evaluation_batch_size, len(rows["ids"]))), self.image_size
+            )
 
 
 def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarray:
@@ -149,17 +178,25 @@ class OrderedBatches(Dataset):
         ValueError: the batch is larger than the data.
     """
 
-    def __init__(self, columns: Mapping[str, Tensor], batch_size: int, seed: int):
+    def __init__(self, columns: Columns, batch_size: int, seed: int, image_size: int | None = None):
         self.rows = len(columns["ids"])
         if batch_size > self.rows:
             raise ValueError(f"batch_size ({batch_size}) must be at most the number of images ({self.rows}).")
-        self.columns, self.batch_size, self.seed = columns, batch_size, seed
+        self.columns, self.batch_size, self.seed, self.image_size = columns, batch_size, seed, image_size
 
     def __len__(self) -> int:
         return self.rows // self.batch_size
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
         epoch, step = at
-        order = torch.from_numpy(permutation(self.rows, self.seed, ORDER, 0, epoch))
-        rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-        return {name: x[rows] for name, x in self.columns.items()}
+        order = permutation(self.rows, self.seed, ORDER, 0, epoch)
+        return take(self.columns, order[step * self.batch_size : (step + 1) * self.batch_size], self.image_size)
+
+
+def take(columns: Columns, rows: np.ndarray, image_size: int | None) -> dict[str, Tensor]:
+    """A batch of rows; encoded images are decoded, and scaled to squares."""
+    batch = {name: x[torch.from_numpy(rows)] for name, x in columns.items() if isinstance(x, Tensor)}
+    if isinstance(encoded := columns.get("images"), np.ndarray):
+        images = [centre_square(storage.decode(image), image_size, 1.0) for image in encoded[rows]]
+        batch["images"] = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+    return batch

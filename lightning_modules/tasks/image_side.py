@@ -3,7 +3,7 @@
 First the backbone learns to name what is where, as a detector's does; beside it learn the text-image scorer and the
 judge, each on its own. Then the codebook is fitted to the backbone's features, all that is frozen, and the image decoder
 learns against a discriminator to draw an image from the centroids of its features (X-LXMERT, 2009.11278): hinge loss,
-features of discriminator and backbone matched, codes recognised by an auxiliary classifier. Their loss on pixels has weight 0.
+features of discriminator and backbone matched, codes recognised by an auxiliary classifier. Pixels have weight 0.
 
 Read `ImageSideTraining.training_step` first.
 
