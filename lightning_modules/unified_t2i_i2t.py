@@ -318,8 +318,8 @@ class UnifiedGenerator(PaperModule):
     def answers(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
         """Captions of the test images, and what the judge sees in pictures drawn for test captions.
 
-        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge there
-        are captions only: published measures of pictures need networks that are not here.
+        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge,
+        there are captions only: published measures of pictures need networks that are not here.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = {}

@@ -18,6 +18,7 @@ from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.transformer import Block
 from lightning_modules.settings import STRICT, Count
 
+POINTS_PER_CENTROID, ROUNDS = 256, 20  # the first is the default of faiss, the second is X-LXMERT's
 CLIP = "openai/clip-vit-base-patch32"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # published with CLIP
 
@@ -47,8 +48,9 @@ class GridBackbone(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(dim, feature_dim, 1))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
-        """Features of all places, row by row."""
-        return rearrange(self.layers(images), "b d h w -> b (h w) d")
+        """Features of all places, row by row, each of mean 0 and variance 1: distances then compare directions."""
+        features = rearrange(self.layers(images), "b d h w -> b (h w) d")
+        return F.layer_norm(features, features.shape[-1:])
 
     def maps(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """The map after each halving: what pictures are compared by."""
@@ -227,26 +229,29 @@ def pixels(images: Tensor) -> Float[Tensor, "batch 3 height width"]:
 
 
 def fit_codebook(
-    batches: Iterable[Float[Tensor, "batch tokens features"]], size: int, seed: int
+    batches: Iterable[Float[Tensor, "batch tokens features"]], *, total: int, size: int, seed: int
 ) -> Float[Tensor, "codes features"]:
-    """Centroids of grid features by mini-batch k-means; what is read may be larger than memory.
+    """Centroids of grid features by k-means, on a random share of them: at most 256 for each centroid, as faiss takes.
 
-    The official code runs exact k-means (faiss, 20 rounds) over all features at once.
+    Args:
+        batches: all features, which may be more than fit into memory.
+        total: number of features.
+        size: number of centroids.
+        seed: of the share and of the first centroids.
 
     Raises:
         ValueError: there are fewer features than centroids.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    clusters, waiting, rows = MiniBatchKMeans(size, random_state=seed, n_init=1), [], 0
+    if total < size:
+        raise ValueError(f"codebook_size ({size}) is more than the {total} grid features that there are.")
+    generator, share = torch.Generator().manual_seed(seed), min(1.0, POINTS_PER_CENTROID * size / total)
+    kept = []
+    for batch in batches:
+        features = rearrange(batch, "b n d -> (b n) d").cpu()
+        kept.append(features[torch.rand(len(features), generator=generator) < share])
     with threadpool_limits(1):  # a forked process must not start OpenMP's threads
-        for batch in batches:
-            waiting.append(rearrange(batch, "b n d -> (b n) d").cpu())
-            rows += len(waiting[-1])
-            if rows >= size:
-                clusters.partial_fit(torch.cat(waiting).numpy())
-                waiting, rows = [], 0
-    if not hasattr(clusters, "cluster_centers_"):
-        raise ValueError(f"codebook_size ({size}) is more than the {rows} grid features that there are.")
-    return torch.from_numpy(clusters.cluster_centers_).float()
+        found = KMeans(size, n_init=1, max_iter=ROUNDS, random_state=seed).fit(torch.cat(kept).numpy())
+    return torch.from_numpy(found.cluster_centers_).float()

@@ -109,6 +109,7 @@ class Lxmert(nn.Module):
         self.mask_feat = nn.Parameter(torch.zeros(feature_dim))
         self.cluster_codebook = nn.Embedding(codebook_size, feature_dim)
         self.apply(partial(initialise, std=0.02 * math.sqrt(768 / dim)))
+        initialise(self.img_classifier.linear_feat, std=0.02)  # its output is multiplied with whole features
         self.cluster_codebook.requires_grad_(False)
         self.register_buffer("boxes", grid_boxes(grid), persistent=False)
         self._centre_places()

@@ -34,8 +34,8 @@ class CaptionedImages(LightningDataModule):
     """Resident images with captions as ids.
 
     Batches have `ids`, `images` (uint8) or `features`, `references` (batch captions length) and `num_references`; of
-    labelled scenes also `scene` (batch cells attributes), in which the number of values means that nothing is there, and
-    the columns that it comes from (`scene/<name>`).
+    labelled scenes also `scene` (batch cells attributes), in which the number of values says that nothing is there, and
+    its columns (`scene/<name>`).
 
     Args:
         folder: a prepared data set with the columns `image` or `features`, and `captions`.

@@ -1,7 +1,7 @@
 """Trains what makes grid features, ids and pixels of images (see `layers.image_side`), before a generator uses it.
 
 First the backbone learns to name what is where, as a detector's does; beside it learn the text-image scorer and the
-judge, each on its own. Then the codebook is fitted to the backbone's features, all that is frozen, and the image decoder
+judge, each on its own. Then the codebook is fitted to the backbone's features and all that is frozen. The image decoder
 learns against a discriminator to draw an image from the centroids of its features (X-LXMERT, 2009.11278): hinge loss,
 features of discriminator and backbone matched, codes recognised by an auxiliary classifier. Pixels have weight 0.
 
@@ -101,11 +101,14 @@ class ImageSideTraining(PaperModule):
         for part in self.readers():
             part.requires_grad_(False)
         if self.current_epoch == self.reading_epochs:
+            data = self.trainer.datamodule
             batches = (
                 self.images.features({name: x.to(self.device) for name, x in batch.items()})
-                for batch in self.trainer.datamodule.evaluation_batches("train")
+                for batch in data.evaluation_batches("train")
             )
-            self.images.codebook.copy_(fit_codebook(batches, self.images.codebook_size, self.trainer.datamodule.seed))
+            total = len(data.columns["train"]["ids"]) * self.images.grid**2
+            codebook = fit_codebook(batches, total=total, size=self.images.codebook_size, seed=data.seed)
+            self.images.codebook.copy_(codebook)
 
     def readers(self) -> list[nn.Module]:
         """What is trained in the first phase."""
