@@ -1,4 +1,4 @@
-"""The unified generator: captions scored after sampling against a graph kept while sampling; four steps against 64.
+"""The unified generator: sampled captions without and with the graph of all passes kept; four steps against 64.
 
 The memory of a graph is what autograd saves for the backward pass (`saved_tensors_hooks`), each storage once: resident
 memory of the process would also count what the allocator keeps.
@@ -36,16 +36,15 @@ def _captions(module: UnifiedGenerator) -> dict:
     features = torch.randn(BATCH, 64, 256)
 
     def graph_kept() -> Tensor:
-        return _unrolled(module, module.network.see(features), torch.Generator().manual_seed(1))[1]
+        torch.manual_seed(1)
+        return _unrolled(module, module.network.see(features))
 
-    def scored_afterwards() -> Tensor:
-        seen = module.network.see(features)
-        with torch.no_grad():
-            ids, _ = _unrolled(module, seen, torch.Generator().manual_seed(1))
-        return module.log_probabilities(seen, ids)
+    def done_again() -> Tensor:
+        torch.manual_seed(1)
+        return module.write(module.network.see(features), LENGTH, sample=True)[1]
 
-    torch.testing.assert_close(graph_kept(), scored_afterwards(), atol=1e-4, rtol=1e-4)
-    (slow, large), (fast, small) = _interleaved([graph_kept, scored_afterwards])
+    torch.testing.assert_close(graph_kept(), done_again(), atol=1e-4, rtol=1e-4)
+    (slow, large), (fast, small) = _interleaved([graph_kept, done_again])
     return {
         "what": f"captions of {LENGTH} words, sampled, with gradient, batch {BATCH}",
         "straightforward, s": slow,
@@ -58,15 +57,16 @@ def _captions(module: UnifiedGenerator) -> dict:
     }
 
 
-def _unrolled(module: UnifiedGenerator, seen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sampled words and their log-probabilities, as the official code unrolls them: every pass stays in the graph."""
+def _unrolled(module: UnifiedGenerator, seen: Tensor) -> Tensor:
+    """Log-probabilities of sampled words, as the official code unrolls them: every pass stays in the graph."""
     ids, log_ps = torch.full((BATCH, 1), WORDS["start"]), []
     for _ in range(LENGTH):
-        log_p = module.network.next_word(seen, ids, WORDS["mask"]).log_softmax(-1)
-        word = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+        log_p = module.next_word(seen, ids)
+        word = torch.multinomial(log_p.detach().exp(), 1)
+        word = torch.where((ids == WORDS["end"]).any(1, keepdim=True), WORDS["pad"], word)
         log_ps.append(log_p.gather(1, word)[:, 0])
         ids = torch.cat([ids, word], dim=1)
-    return ids[:, 1:], torch.stack(log_ps, dim=1)
+    return torch.stack(log_ps, dim=1)
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ Where we differ from the official code (`compat` brings the first three back):
 - CIDEr-D sees words only: there, also the marker [CLS] and the closing full stop;
 - its document frequencies come from the training captions: there, from the references of the minibatch.
 The slot behind the end of a caption is not counted in the policy gradient (there, it is).
-Captions are sampled without a graph and then scored word by word, each word's activations recomputed when its gradient
-is due, instead of keeping the graph of all forward passes; the gradient is the same. Dropout is off while sampling and
-scoring (there, on for the sample). The image's own layers run once for all words of a caption. Layers that cannot get
-a gradient (pooler, relationship head) are kept for checkpoints only; vectors are not decayed.
+Captions are sampled without keeping a graph; each word's pass is done again when its gradient is due. The gradient is
+the same as with the graph of all passes. Dropout is off meanwhile (there, on for the sample). The image's own layers
+run once for all words of a caption. Layers that cannot get a gradient (pooler, relationship head) are kept for
+checkpoints only; vectors are not decayed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -217,44 +217,42 @@ class UnifiedGenerator(PaperModule):
         with evaluating(self.network):
             seen = self.network.see(self.caption_features(batch))
             with torch.no_grad():
-                sampled, greedy = (self.write(seen, self.caption_length - 1, sample=s) for s in (True, False))
-                reward, baseline = self.caption_rewards([sampled, greedy], batch)
-                written = self.counted(sampled)
-            log_p = self.log_probabilities(seen, sampled)
+                greedy, _ = self.write(seen, self.caption_length - 1)
+            sampled, log_p = self.write(seen, self.caption_length - 1, sample=True)
+            reward, baseline = self.caption_rewards([sampled, greedy], batch)
+            written = self.counted(sampled)
         self.log_terms({"pretrain/reward": reward.mean(), "pretrain/greedy_reward": baseline.mean()})
         return -((reward - baseline)[:, None] * log_p * written).sum() / written.sum()
 
     def write(
         self, seen: Float[Tensor, "batch tokens dim"], words: int, *, sample: bool = False
-    ) -> Int[Tensor, "batch words"]:
-        """Captions word by word, without the marker at the start; after the end, padding.
+    ) -> tuple[Int[Tensor, "batch words"], Float[Tensor, "batch words"]]:
+        """Captions word by word, without the marker at the start, and each word's log-probability.
+
+        With gradients on, nothing of a word's pass is kept but its result: the pass is done again when its gradient is
+        due, so that the memory is that of one pass and not of all.
 
         Args:
             seen: of the images, see `Lxmert.see`.
-            words: most of them, the end included; a caption may be cut.
+            words: most of them, the end included; a caption may be cut. After the end comes padding.
             sample: draw each word, instead of taking the most probable.
         """
-        ids = torch.full((len(seen), 1), self.words["start"], device=seen.device)
+        ids, log_ps = torch.full((len(seen), 1), self.words["start"], device=seen.device), []
         for _ in range(words):
-            logits = self.network.next_word(seen, ids, self.words["mask"])
-            word = torch.multinomial(logits.float().softmax(-1), 1) if sample else logits.argmax(-1, keepdim=True)
-            over = (ids == self.words["end"]).any(1, keepdim=True)
-            ids = torch.cat([ids, torch.where(over, self.words["pad"], word)], dim=1)
-        return ids[:, 1:]
+            log_p = checkpoint(self.next_word, seen, ids, use_reentrant=False)
+            chosen = log_p.detach()
+            word = torch.multinomial(chosen.exp(), 1) if sample else chosen.argmax(-1, keepdim=True)
+            word = torch.where((ids == self.words["end"]).any(1, keepdim=True), self.words["pad"], word)
+            log_ps.append(log_p.gather(1, word)[:, 0])
+            ids = torch.cat([ids, word], dim=1)
+        return ids[:, 1:], torch.stack(log_ps, dim=1)
 
-    def log_probabilities(
-        self, seen: Float[Tensor, "batch tokens dim"], token_ids: Int[Tensor, "batch words"]
+    def next_word(
+        self, seen: Float[Tensor, "batch tokens dim"], prefix: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch words"]:
-        """Log-probability of each word after those before it; activations live for one word at a time."""
-        ids = F.pad(token_ids, (1, 0), value=self.words["start"])
-
-        def one(seen: Tensor, place: int) -> Tensor:
-            with evaluating(self.network):  # also when it is done again for the gradient
-                log_p = self.network.next_word(seen, ids[:, :place], self.words["mask"]).float().log_softmax(-1)
-            return log_p.gather(1, ids[:, place, None])[:, 0]
-
-        places = range(1, ids.shape[1])
-        return torch.stack([checkpoint(one, seen, place, use_reentrant=False) for place in places], dim=1)
+        """Log-probabilities of the word after `prefix`; no dropout, also when this is done again for the gradient."""
+        with evaluating(self.network):
+            return self.network.next_word(seen, prefix, self.words["mask"]).float().log_softmax(-1)
 
     def counted(self, token_ids: Int[Tensor, "batch words"]) -> Float[Tensor, "batch words"]:
         """1 for the words of a caption, its end included; 0 behind it."""
@@ -332,7 +330,7 @@ class UnifiedGenerator(PaperModule):
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
         """The answers for a batch, with its first pictures if they are to be shown (`full`)."""
         found = {name: batch[name] for name in ("ids", "references", "num_references")}
-        found["captions"] = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
+        found["captions"], _ = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
         if self.images.judge is None:
             return found
         told, loose = batch["references"][:, 0], pick(batch["references"], batch["num_references"] - 1)

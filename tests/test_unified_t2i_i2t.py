@@ -154,7 +154,7 @@ def test_sequence_training_raises_the_chance_of_captions_that_beat_the_greedy_on
         log_ps.append(log_p.gather(1, word)[:, 0])
         ids = torch.cat([ids, word], 1)
     with torch.no_grad():
-        greedy = module.write(seen, 7)
+        greedy, _ = module.write(seen, 7)
     reward, baseline = module.caption_rewards([ids[:, 1:], greedy], given)
     assert (reward != baseline).any()
     written = torch.stack([~(ids[:, : i + 1] == 29).any(1) & (ids[:, i] != 0) for i in range(7)], 1).float()
