@@ -291,6 +291,17 @@ def test_the_image_decoder_has_the_names_of_the_published_one():
     assert decoder(torch.randn(2, 12, 4, 4)).shape == (2, 3, 16, 16)
 
 
+def test_the_published_image_decoder_loads_strictly():
+    source, module = build(seed=1).images, build(seed=2).images
+    state = {f"module.{key}": x for key, x in source.decoder.state_dict().items()}
+    module.load_official_decoder(state)
+    features = torch.randn(1, 16, 12)
+    torch.testing.assert_close(module.decode(features), source.decode(features))
+    del state["module.resblocks.0.conv1.weight_u"]
+    with pytest.raises(ValueError, match=r"resblocks.0.conv1.weight_u: absent"):
+        module.load_official_decoder(state)
+
+
 def test_gan_players_do_not_reach_into_each_other():
     from lightning_modules.tasks.image_side import ImageSideTraining
 

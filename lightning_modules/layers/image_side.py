@@ -3,7 +3,7 @@
 Read `ImageSide`. It is trained by `tasks.image_side`, and frozen afterwards.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, TypedDict
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_modules.layers.spade import SpadeGenerator
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.transformer import Block
+from lightning_modules.layers.vision import load_strictly
 from lightning_modules.settings import STRICT, Count
 
 POINTS_PER_CENTROID, ROUNDS = 256, 20  # the first is the default of faiss, the second is X-LXMERT's
@@ -217,6 +218,15 @@ class ImageSide(nn.Module):
         if self.scorer is None:
             raise ValueError("image_reward 'scorer' needs a text-image scorer: give `scorer`, or use 'mse'.")
         return self.scorer(images, token_ids)
+
+    def load_official_decoder(self, state: Mapping[str, Tensor]) -> None:
+        """Take over X-LXMERT's image decoder (`G_60.pth`), whose names have the prefix of DDP.
+
+        Raises:
+            ValueError: it is of another architecture.
+        """
+        ours = {key.removeprefix("module."): x for key, x in state.items()}
+        load_strictly(self.decoder, ours, "the official image decoder")
 
     def train(self, mode: bool = True) -> "ImageSide":
         """Power iteration of the decoder's spectral norms stops where nothing is trained."""

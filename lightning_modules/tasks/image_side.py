@@ -69,8 +69,6 @@ class ImageSideTraining(PaperModule):
             raise ValueError(
                 f"reading_epochs ({reading_epochs}) must be 0 without a backbone of our own, and more with one."
             )
-        if isinstance(self.images.scorer, nn.Module) and self.images.reader is None:
-            self.images.scorer.requires_grad_(False)
         self.discriminator = SpadeDiscriminator(
             grid=self.images.grid,
             image_size=self.images.image_size,
