@@ -75,7 +75,8 @@ def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(arm):
     runs = []
     for _ in range(2):
         module, data = arm[1]()
-        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * 30)))
+        steps = 6 if arm[0] in REWARDED else 30
+        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * steps)))
     assert runs[0] == runs[1]
     assert arm[0] in REWARDED or runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
 

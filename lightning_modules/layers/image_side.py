@@ -72,7 +72,7 @@ class SceneReader(nn.Module):
         self.places, self.values = looks["places"], looks["values"]
         self.head = nn.Linear(feature_dim * grid**2, self.places * sum(self.values))
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch places values"]]:
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch places _"]]:
         """Logits of each attribute at each place; the last value of each means that nothing is there."""
         features = rearrange(self.backbone(images), "b n d -> b (n d)")
         return list(rearrange(self.head(features), "b (p v) -> b p v", p=self.places).split(self.values, dim=-1))

@@ -194,7 +194,7 @@ class ImageSideTraining(PaperModule):
 
 
 def attributes_loss(
-    logits: list[Float[Tensor, "batch places values"]], scene: Int[Tensor, "batch places attributes"]
+    logits: list[Float[Tensor, "batch places _"]], scene: Int[Tensor, "batch places attributes"]
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of all attributes at all places."""
     losses = [F.cross_entropy(each.flatten(0, 1), scene[..., i].flatten()) for i, each in enumerate(logits)]
