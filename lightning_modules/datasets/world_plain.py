@@ -65,6 +65,8 @@ class PlainImages:
             raise ValueError(f"captions ({self.captions}) must be more than {LOOSE}.")
         if not 1 <= self.colors <= len(COLORS) or not 1 <= self.shapes <= len(SHAPES):
             raise ValueError(f"colors ({self.colors}) and shapes ({self.shapes}) must be between 1 and {len(COLORS)}.")
+        if self.colors * self.shapes < MAX_OBJECTS:
+            raise ValueError(f"colors ({self.colors}) times shapes ({self.shapes}) must be at least {MAX_OBJECTS}.")
 
     def columns(self, stream: Stream) -> dict[str, np.ndarray]:
         """The columns of a chunk, without `id`."""
@@ -80,9 +82,11 @@ class PlainImages:
     def scenes(self, stream: Stream) -> Scenes:
         """Scenes without anything that a caption could not say, but for the place of things where it does not."""
         drawn = sample_scenes(stream, self.objects)
-        look = np.argsort(stream.words("plain/look", CHUNK * self.colors * self.shapes).reshape(CHUNK, -1), 1)
+        look = np.argsort(
+            stream.words("plain/look", CHUNK * self.colors * self.shapes).reshape(CHUNK, -1), kind="stable"
+        )
         color, shape = np.divmod(look[:, :MAX_OBJECTS], self.shapes)
-        side = np.argsort(stream.words("plain/cell", CHUNK * len(SIDES)).reshape(CHUNK, -1), 1)
+        side = np.argsort(stream.words("plain/cell", CHUNK * len(SIDES)).reshape(CHUNK, -1), kind="stable")
         cell = np.pad(SIDES[side], ((0, 0), (0, MAX_OBJECTS - len(SIDES))))
         flat = np.zeros(CHUNK, np.int64)
         return replace(

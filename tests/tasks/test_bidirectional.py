@@ -59,6 +59,7 @@ def test_the_plain_world_refuses_what_it_cannot_draw():
         ({"captions": 2}, "captions .2. must be more than 2"),
         ({"colors": 9}, "colors .9."),
         ({"places": 0}, "places .0."),
+        ({"colors": 3, "shapes": 1}, "times shapes"),
     ):
         with pytest.raises(ValueError, match=message):
             world.PlainImages(image_size=16, **{**OPTIONS, **wrong})
