@@ -15,8 +15,8 @@ Where we differ from the official code (`compat` brings the first three back):
 The slot behind the end of a caption is not counted in the policy gradient (there, it is).
 Captions are sampled without keeping a graph; each word's pass is done again when its gradient is due. The gradient is
 the same as with the graph of all passes. Dropout is off meanwhile (there, on for the sample). The image's own layers
-run once for all words of a caption. Layers that cannot get a gradient (pooler, relationship head) are kept for
-checkpoints only; vectors are not decayed.
+run once for all words of a caption. Layers that no loss reaches (pooler, relationship head) do not exist; vectors are
+not decayed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +141,27 @@ class UnifiedGenerator(PaperModule):
         self.masked_words, self.temperature = masked_words, temperature
         self.counts = mask_counts(self.network.num_tokens, sampling_steps)
         self.reward: CaptionReward | None = None  # else of the captions at hand
+
+    def check_data(self, data: CaptionedImages) -> None:
+        """Refuse captions that the network cannot read.
+
+        Raises:
+            ValueError: vocabulary, special words or length are others.
+        """
+        if len(data.tokenizer) != self.network.vocabulary:
+            raise ValueError(
+                f"the tokenizer {data.tokenizer_name!r} has {len(data.tokenizer)} words, but network.vocabulary is "
+                f"{self.network.vocabulary}: make them the same."
+            )
+        found = {name: getattr(data.tokenizer, f"{name}_id") for name in ("pad", "start", "mask")}
+        if different := {name: found[name] for name in found if found[name] != self.words[name]}:
+            raise ValueError(f"words has {self.words}, but the tokenizer {data.tokenizer_name!r} has {different}.")
+        positions = self.network.embedding_layer.position_embeddings.num_embeddings
+        if max(data.text_length, self.caption_length + 1) > positions:
+            raise ValueError(
+                f"texts have up to {data.text_length} tokens and captions up to 1 + {self.caption_length}, but "
+                f"network.max_positions is {positions}."
+            )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """One task, by the number of the step from 1; parameters that it does not use get a gradient of zero."""

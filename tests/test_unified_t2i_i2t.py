@@ -10,6 +10,7 @@ from lightning_modules import settings
 from lightning_modules.layers.lxmert import Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict, one_by_one
 from lightning_modules.layers.spade import SpadeDiscriminator, SpadeGenerator
+from lightning_modules.tasks.captioned import CaptionedImages
 from lightning_modules.unified_t2i_i2t import UnifiedGenerator, evaluating, official_name, smoothed_cross_entropy
 
 NETWORK = dict(
@@ -405,6 +406,24 @@ def test_features_of_another_shape_and_captions_of_no_image_are_refused():
     module.reward = module.make_reward({7: [[1, 3, 4, 29]], 8: [[1, 5, 29]]})
     with pytest.raises(ValueError, match="no references"):
         module.caption_rewards([given["references"][:, 0, 1:]], given)
+
+
+def test_captions_that_the_network_cannot_read_are_refused(tmp_path):
+    split = {"train": {"source": "train", "rows": None}}
+    given = dict(folder=tmp_path, seed=0, splits=split, tokenizer="world", batch_size=2, evaluation_batch_size=2)
+    data = CaptionedImages(text_length=16, **given)
+    vocabulary = len(data.tokenizer)
+    network = {**NETWORK, "vocabulary": vocabulary}
+    words = {**WORDS, "end": vocabulary - 1}
+    build(network=network, words=words).check_data(data)
+    for module, text_length, message in (
+        (build(), 16, "network.vocabulary is 30"),
+        (build(network=network, words={**words, "mask": 3}), 16, r"words has .* has \{'mask': 2\}"),
+        (build(network=network, words=words), 17, "max_positions is 16"),
+        (build(network=network, words=words, caption_length=16), 16, "max_positions is 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module.check_data(CaptionedImages(text_length=text_length, **given))
 
 
 def test_dropout_comes_back_after_sampling():
