@@ -1,5 +1,7 @@
 """Sentences of the paper, the official code's layout and habits, and what a user may get wrong."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -115,6 +117,15 @@ def test_four_steps_draw_64_48_32_16_places_instead_of_64_passes():
     calls.clear()
     assert torch.equal(one_by_one(predict, batch=2, tokens=64), codes)
     assert len(calls) == 64
+
+
+def test_other_schedules_mask_fewer_places_in_each_step_too():
+    counts = mask_counts(256, 8, "cosine")
+    assert counts[0] == 256 and counts == sorted(counts, reverse=True)
+    assert counts[4] == int(256 * math.cos(math.pi / 4))  # half of the steps leave most places to the later ones
+    assert mask_counts(16, 16) == list(range(16, 0, -1))
+    with pytest.raises(ValueError, match=r"schedule .'square'. must be one of linear, cosine"):
+        mask_counts(16, 4, "square")
 
 
 def test_places_that_stay_keep_their_code_and_the_logits_that_chose_it():

@@ -97,14 +97,15 @@ class CaptionedImages(LightningDataModule):
         if "features" in columns:
             found["features"] = torch.from_numpy(columns["features"])
         raw = columns["image"].dtype == np.uint8
-        if raw == (self.image_size is not None) or not (raw or "features" in columns or self.image_size):
+        wanted = self.image_size is not None
+        if (raw and wanted) or not (raw or wanted or "features" in columns):
             raise ValueError(
                 f"image_size is {self.image_size}, but the images of {self.folder} are {'raw' if raw else 'encoded'}: "
                 "raw ones take null, encoded ones without features a size."
             )
         if raw:
             found["images"] = torch.from_numpy(np.ascontiguousarray(columns["image"].transpose(0, 3, 1, 2)))
-        elif self.image_size is not None:
+        elif wanted:
             found["images"] = columns["image"]
         if self.scenes is not None:
             found["scene"] = torch.from_numpy(label_scenes(columns, self.scenes))
@@ -121,8 +122,7 @@ class CaptionedImages(LightningDataModule):
                 f"{self.folder}: {len(empty)} images have no caption (ids {empty[:5]}): leave them out of the data set."
             )
         flat = [f"{text}." if self.full_stop else text for captions in columns["captions"] for text in captions]
-        token_ids, attention_mask = self.tokenizer(flat, self.text_length)
-        token_ids = np.where(attention_mask, token_ids, self.tokenizer.pad_id)
+        token_ids, _ = self.tokenizer(flat, self.text_length)
         there = np.arange(counts.max()) < counts[:, None]
 
         def by_image(ids: np.ndarray, padding: int) -> Tensor:

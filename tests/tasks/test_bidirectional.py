@@ -1,10 +1,12 @@
 """Captioned data, the evaluation of both directions, and the image side, on a small world."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save
 
 from lightning_modules.datasets import storage, world
@@ -12,7 +14,7 @@ from lightning_modules.files import sha256, write_json
 from lightning_modules.layers.image_side import ImageSide, fit_codebook
 from lightning_modules.runs import Run
 from lightning_modules.tasks import bidirectional
-from lightning_modules.tasks.captioned import CaptionedImages
+from lightning_modules.tasks.captioned import CaptionedImages, take
 
 ATTRIBUTES = {"color": 6, "shape": 4, "size": 2}
 OPTIONS = dict(objects=[1, 2], colors=6, shapes=4, places=2, captions=5)
@@ -93,6 +95,25 @@ def test_captions_that_are_missing_are_named(folder, tmp_path):
         _ = data(folder, image_size=16).columns
     with pytest.raises(ValueError, match="must be at most the number of images"):
         data(folder, batch_size=41).train_dataloader()
+
+
+def test_encoded_images_are_decoded_where_they_are_asked_for(folder):
+    encoded = np.empty(3, dtype=object)
+    for row in range(3):
+        file = io.BytesIO()
+        Image.fromarray(np.full((20, 30, 3), 40 * row, np.uint8)).save(file, "PNG")
+        encoded[row] = file.getvalue()
+    features = np.ones((3, 16, 5), np.float32)
+    captions = np.array([["a ring"], ["a bar"], ["a star", "a cross"]], dtype=object)
+    columns = {"id": np.arange(3), "image": encoded, "captions": captions, "features": features}
+    scaled = data(folder, image_size=8, scenes=None)._tensors(columns)
+    batch = take(scaled, np.array([2, 0]), 8)
+    assert batch["images"].shape == (2, 3, 8, 8) and batch["images"][:, 0, 0, 0].tolist() == [80, 0]
+    assert batch["num_references"].tolist() == [2, 1] and batch["features"].shape == (2, 16, 5)
+    assert "images" not in take(data(folder, scenes=None)._tensors(columns), np.array([1]), None)
+    del columns["features"]
+    with pytest.raises(ValueError, match=r"image_size is None, but the images .* are encoded"):
+        data(folder, scenes=None)._tensors(columns)
 
 
 def test_a_codebook_has_the_features_that_there_are():
