@@ -140,7 +140,7 @@ class ImageSide(nn.Module):
         grid: places along a side.
         feature_dim: channels of a grid feature.
         codebook_size: number of centroids.
-        decoder: arguments `dim` and `bottleneck` of `SpadeGenerator`.
+        decoder: arguments `dim`, `bottleneck` and `hidden` of `SpadeGenerator`.
         looks: attributes of labelled scenes, which teach the backbone to see and the judge to judge; null where the
             data come with features of their own. Then there is no judge.
         backbone: `width` of the backbone, and of the judge's own.

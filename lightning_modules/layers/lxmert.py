@@ -123,8 +123,7 @@ class Lxmert(nn.Module):
     def _centre_places(self) -> None:
         """Begin with the places about their centre.
 
-        Their boxes are all positive, so that with a bias of 0 most places point the same way after the norm that
-        follows, and a small network needs hundreds of steps to tell left from right.
+        Their boxes are all positive, so that with a bias of 0 most places point the same way after the norm behind.
         """
         places = self.encoder.visn_fc.box_fc
         places.bias.copy_(-places.weight @ self.boxes.mean(0))
