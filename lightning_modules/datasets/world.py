@@ -22,6 +22,7 @@ from lightning_modules.datasets import storage, world_text
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
 from lightning_modules.datasets.world_drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
+from lightning_modules.datasets.world_plain import PlainImages
 from lightning_modules.datasets.world_scenes import (
     CHUNK,
     CLOCKWISE,
@@ -257,8 +258,8 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-VIEWS = {view.name: view for view in (Images, GradedImages, Clips, ActionClips, VideoText)}
-View = Images | GradedImages | Clips | ActionClips | VideoText
+VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips, VideoText)}
+View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText
 
 
 def prepare(
@@ -275,7 +276,7 @@ def prepare(
 
     Args:
         folder: where shards, card and sheet go.
-        view: `images`, `graded`, `clips`, `actions` or `video_text`.
+        view: `images`, `graded`, `plain` (see `world_plain`), `clips`, `actions` or `video_text`.
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of samples of each split.
         image_size: side of the pictures in pixels.

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "images": {"image_size": 32, "objects": (1, 3), "shared_words": 0.5},
     "graded": {"image_size": 32, "noise": 180, "fading": 0.8},
+    "plain": {"image_size": 32, "objects": (1, 2), "colors": 6, "shapes": 4, "places": 2, "captions": 5},
     "clips": {"image_size": 32, "frames": 4, "objects": (1, 2), "shared_words": 0.5},
     "actions": {"image_size": 32, "frames": 8},
     "video_text": {"image_size": 24, "frames": 6, "colors": 4, "shapes": 3, "places": ("night",), "shared_words": 0.0},
@@ -25,6 +26,7 @@ OPTIONS = {
 GOLDEN = {
     "images": "62cf6c49af222c2b0eebbae36e1207abd3f682593b3ca5fae35300c6578b33b2",
     "graded": "dd24d2d4f869b508ab1fa82f4bbe9473cf74b68721ca9b47ba84a6f5040d81d9",
+    "plain": "6456b5dd6f01bf97323f81f4658f80015027d776d2b6e90cb418b20964a2a122",
     "clips": "d21fb0901fa1d3f3ec5d44da6d17118ff6bf5cc4e23a4b6d6ae3aef669293b97",
     "actions": "cefd35e3ead12424606378449c505d09daf3ec9efec2e8491d920ab898f9cb5a",
     "video_text": "a37a63ca7f53821b84bb7f18d337774830e30b894d28de34792187454b6f9747",
@@ -120,7 +122,7 @@ def test_sentences_do_not_depend_on_the_size_of_the_pictures():
 @pytest.mark.parametrize("view", OPTIONS)
 def test_seeds_splits_and_chunks_differ(view):
     drawn = world.VIEWS[view](**OPTIONS[view])
-    name = "image" if view in ("images", "graded") else "video"
+    name = "image" if view in ("images", "graded", "plain") else "video"
     places = [(7, "train", 0), (8, "train", 0), (7, "test", 0), (7, "train", 1)]
     pictures = [world.chunk_columns(drawn, seed, split, chunk, 8)[name] for seed, split, chunk in places]
     assert len({picture.tobytes() for picture in pictures}) == len(places)
@@ -198,7 +200,7 @@ def test_smallest_and_odd_sizes_are_drawn(view):
 @pytest.mark.parametrize(
     ("view", "options", "message"),
     [
-        ("pictures", {}, r"view \('pictures'\) must be one of images, graded, clips, actions"),
+        ("pictures", {}, r"view \('pictures'\) must be one of images, graded, plain, clips, actions"),
         ("images", {"image_size": 8}, r"image_size \(8\) must be at least 16"),
         ("images", {"workers": 0}, r"workers \(0\) must be at least 1"),
         ("images", {"seed": -1}, r"seed \(-1\) must be at least 0"),
