@@ -31,20 +31,22 @@ def home(tmp_path_factory):
     for file, said in (("one.json", sentences), ("two.json", sentences + more)):
         (path / f"mirror/toy/{file}").write_text(json.dumps({"sentences": said}))
     split = {"auxiliary": None, "videos": None, "rows": VIDEOS}
-    video_corpora.prepare(
-        path / "index",
-        name="toy",
-        corpus="msr_vtt",
-        splits={"train": {"annotations": "two.json", **split}, "test": {"annotations": "one.json", **split}},
-        suffix=".mp4",
-        videos="videos",
-        lists={},
-        list_mirrors=[],
-        list_cache=str(path / "cache"),
-        mirror=str(path / "mirror"),
-        cache=str(path / "cache"),
-        max_left_out=0.0,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over `mirror`
+        video_corpora.prepare(
+            path / "index",
+            name="toy",
+            corpus="msr_vtt",
+            splits={"train": {"annotations": "two.json", **split}, "test": {"annotations": "one.json", **split}},
+            suffix=".mp4",
+            videos="videos",
+            lists={},
+            list_mirrors=[],
+            list_cache=str(path / "cache"),
+            mirror=str(path / "mirror"),
+            cache=str(path / "cache"),
+            max_left_out=0.0,
+        )
     return path
 
 
