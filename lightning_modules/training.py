@@ -180,8 +180,8 @@ def train_seed(job: Job, position: int) -> None:
             return
         answers = module.answers(data, trainer.strategy.root_device)
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
-        record.summary(metrics)
         _write_outputs(job, module, answers, metrics, record)
+        record.summary(metrics)  # after the history was written: a summary is no step
         record.machine(module.machine_facts(data))
 
 

@@ -216,9 +216,8 @@ def _losses(runs: Sequence[Run], dataset: str, arms: Sequence[str]) -> Figure:
             curves[arm].append(run.history("finetune/loss"))
     series = []
     for arm in arms:
-        steps, losses = curves[arm][0][0], np.mean([losses for _, losses in curves[arm]], axis=0)
-        trained = steps > 0  # at step 0 a record keeps the summary of its run
-        series.append(Series(arm, "line", steps[trained].tolist(), losses[trained].round(6).tolist()))
+        losses = np.mean([losses for _, losses in curves[arm]], axis=0)
+        series.append(Series(arm, "line", curves[arm][0][0].tolist(), losses.round(6).tolist()))
     return Figure(
         id="loss",
         title=f"Loss while fine-tuning ({dataset})",
