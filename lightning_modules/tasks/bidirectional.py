@@ -6,9 +6,11 @@ caption says. What the judge sees in pictures decoded from the right codes is th
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
+from pydantic import Field
 
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.datasets.world_parsing import mark, parse
@@ -24,9 +26,15 @@ CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l")
 
 
 def evaluate(
-    runs: Sequence[Run], dataset: str, *, tokenizer: str, attributes: dict[str, Count], examples: Count
+    runs: Sequence[Run],
+    dataset: str,
+    *,
+    tokenizer: str,
+    attributes: dict[str, Count],
+    examples: Count,
+    tasks: Annotated[list[Literal["i2t", "t2i"]], Field(min_length=1)],
 ) -> Evaluation:
-    """Both directions, per seed.
+    """What the arm was trained for, per seed.
 
     Args:
         runs: the seeds of one arm, with the answers of `UnifiedGenerator.answers`.
@@ -35,6 +43,7 @@ def evaluate(
         attributes: that the judge reads, in its order, and how many values each has; empty without a judge, where only
             captions are held against references.
         examples: rows of each gallery.
+        tasks: that the arm was trained for, captioning (`i2t`) and drawing (`t2i`); another one is not measured.
 
     Raises:
         ValueError: there is no run.
@@ -45,17 +54,19 @@ def evaluate(
     metrics = {}
     for run in runs:
         answers = run.answers()
-        found = {**_captions(answers, words), "parameters": float(run.facts["parameters"])}
-        if attributes:
-            found |= {**_agreement(answers, words), **_pictures(answers, words, attributes)}
+        found = {"parameters": float(run.facts["parameters"])}
+        if "i2t" in tasks:
+            found |= _captions(answers, words) | (_agreement(answers, words) if attributes else {})
+        if "t2i" in tasks and attributes:
+            found |= _pictures(answers, words, attributes)
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     if not attributes:
         return Evaluation(metrics=metrics)
-    first = runs[0].answers()
+    first, shown = runs[0].answers(), {"t2i": _drawn, "i2t": _described}
     return Evaluation(
         metrics=metrics,
-        figures=[_consistency(metrics, dataset)],
-        galleries=[_drawn(first, words, examples), _described(first, words, examples)],
+        figures=[_consistency(metrics, dataset)] if "t2i" in tasks else [],
+        galleries=[gallery(first, words, examples) for task, gallery in shown.items() if task in tasks],
     )
 
 

@@ -181,7 +181,7 @@ def finished(folder: Path, seed: int, answers: dict[str, np.ndarray]) -> Run:
 
 
 def test_both_directions_are_scored_and_shown(folder, tmp_path):
-    options = dict(tokenizer="world", attributes=ATTRIBUTES, examples=3)
+    options = dict(tokenizer="world", attributes=ATTRIBUTES, examples=3, tasks=["i2t", "t2i"])
     runs = [finished(tmp_path / str(seed), seed, answers_of(folder, right)) for seed, right in enumerate((True, False))]
     evaluation = bidirectional.evaluate(runs, "world_plain", **options)
     perfect, wrong = (evaluation.metrics[seed] for seed in (0, 1))
@@ -195,5 +195,10 @@ def test_both_directions_are_scored_and_shown(folder, tmp_path):
     assert not any(right is False for row in evaluation.galleries[1].rows for piece, right in row[1].text)
     only_captions = bidirectional.evaluate(runs, "coco", **{**options, "attributes": {}})
     assert set(only_captions.metrics[0]) == {"coco/cider_d", "coco/bleu_4", "coco/rouge_l", "coco/parameters"}
+    drawn = bidirectional.evaluate(runs, "world_plain", **{**options, "tasks": ["t2i"]})
+    assert set(drawn.metrics[0]) < set(perfect) and "world_plain/cider_d" not in drawn.metrics[0]
+    assert [gallery.id for gallery in drawn.galleries] == ["drawn"]
+    described = bidirectional.evaluate(runs, "world_plain", **{**options, "tasks": ["i2t"]})
+    assert set(described.metrics[0]) | set(drawn.metrics[0]) == set(perfect) and not described.figures
     with pytest.raises(ValueError, match="no trained generator"):
         bidirectional.evaluate([], "world_plain", **options)
