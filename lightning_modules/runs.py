@@ -67,11 +67,11 @@ class Run:
         return load_file(path)
 
     def history(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The steps at which a metric was logged, and its values (`history.csv`)."""
+        """The steps at which a metric was logged, and its values (`history.csv`); none if a training was too short."""
         with (self.folder / "history.csv").open(newline="") as file:
-            logged = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
-        steps, values = zip(*logged, strict=True)
-        return np.array(steps, dtype=float), np.array(values)
+            logged = [(float(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
+        steps, values = np.array(logged).reshape(-1, 2).T
+        return steps, values
 
 
 def find_runs(folder: Path) -> list[Run]:

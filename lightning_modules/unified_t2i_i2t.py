@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.layers.image_side import ImageSide, pixels
-from lightning_modules.layers.lxmert import Lxmert
+from lightning_modules.layers.lxmert import LANES, Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
@@ -190,7 +190,7 @@ class UnifiedGenerator(PaperModule):
         token_ids = repeat(token_ids, "b n -> (b k) n", k=copies)
         place = self.draw_word(token_ids)
         inputs = token_ids.scatter(1, place[:, None], self.words["mask"])
-        length = int(place.max()) + 1
+        length = min(-(-int(place.max() + 1) // LANES) * LANES, token_ids.shape[1])
         prefix = torch.arange(length, device=place.device) <= place[:, None]
         text, _ = self.network.join(repeat(seen, "b n d -> (b k) n d", k=copies), inputs[:, :length], prefix)
         logits = self.network.word_logits(text[torch.arange(len(place), device=place.device), place])
@@ -335,7 +335,7 @@ class UnifiedGenerator(PaperModule):
 
     @torch.no_grad()
     def answers(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
-        """Captions of the test images, and what the judge sees in pictures drawn for test captions.
+        """Captions of the test images, and what the judge sees in pictures drawn for test captions, as `tasks` have it.
 
         `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge,
         there are captions only: published measures of pictures need networks that are not here.
@@ -351,21 +351,16 @@ class UnifiedGenerator(PaperModule):
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
         """The answers for a batch, with its first pictures if they are to be shown (`full`)."""
         found = {name: batch[name] for name in ("ids", "references", "num_references")}
-        found["captions"], _ = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
+        if any(task.endswith("i2t") for task in self.tasks):
+            found["captions"], _ = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
         if self.images.judge is None:
             return found
         told, loose = batch["references"][:, 0], pick(batch["references"], batch["num_references"] - 1)
         found |= {name: x for name, x in batch.items() if name.startswith("scene/")}
         found |= {"told": told, "loose": loose, "labels": batch["scene"]}
-        codes = self.images.codes(self.images.features(batch))
-        pictures = {
-            "real": pixels(batch["images"]),
-            "decoded": self.paint(codes),
-            "told": self.paint(self.draw(told)[0]),
-        }
-        for steps in sorted({1, len(self.counts), self.network.num_tokens}):
-            drawn, _ = self.draw(loose, mask_counts(self.network.num_tokens, steps))
-            pictures[f"loose-{steps}"] = self.paint(drawn)
+        pictures = {"real": pixels(batch["images"])}
+        if any(task.endswith("t2i") for task in self.tasks):
+            pictures |= self.drawn(batch, told, loose)
         for name, images in pictures.items():
             found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in self.images.judge(images)], dim=-1)
             if name in ("real", "told"):
@@ -374,6 +369,19 @@ class UnifiedGenerator(PaperModule):
                 shown = (255 * images[:SHOWN]).round().to(torch.uint8)
                 found[f"pictures/{name}"] = rearrange(shown, "b c h w -> b h w c").contiguous()
         return found
+
+    def drawn(
+        self, batch: dict[str, Tensor], told: Int[Tensor, "batch length"], loose: Int[Tensor, "batch length"]
+    ) -> dict[str, Float[Tensor, "batch 3 height width"]]:
+        """Pictures of the right codes, of captions that say where things are, and of those that do not."""
+        pictures = {
+            "decoded": self.paint(self.images.codes(self.images.features(batch))),
+            "told": self.paint(self.draw(told)[0]),
+        }
+        for steps in sorted({1, len(self.counts), self.network.num_tokens}):
+            codes, _ = self.draw(loose, mask_counts(self.network.num_tokens, steps))
+            pictures[f"loose-{steps}"] = self.paint(codes)
+        return pictures
 
     def paint(self, codes: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 3 height width"]:
         """Pictures of codes."""

@@ -20,6 +20,7 @@ from transformers.models.lxmert.modeling_lxmert import (
 )
 
 HIDDEN_KEY = -1e4  # added to the scores of keys that must not be seen, as in BERT
+LANES = 8  # softmax over a number of keys that is no multiple of it is ten times slower on a CPU; the rest is hidden
 BOX = 4  # left, top, right, bottom
 
 
@@ -102,6 +103,7 @@ class Lxmert(nn.Module):
             attention_probs_dropout_prob=dropout,
         )
         self.vocabulary, self.codebook_size, self.feature_dim, self.grid = vocabulary, codebook_size, feature_dim, grid
+        self.max_positions = max_positions
         self.embedding_layer = LxmertEmbeddings(config)
         self.encoder = LxmertEncoder(config)
         self.classifier = nn.ModuleDict({"predictions": WordHead(config)})
@@ -196,13 +198,13 @@ class Lxmert(nn.Module):
     def next_word(
         self, seen: Float[Tensor, "batch tokens dim"], prefix: Int[Tensor, "batch length"], mask_id: int
     ) -> Float[Tensor, "batch words"]:
-        """Logits of the word after `prefix`: a [MASK] is put there, and nothing behind it is seen.
-
-        Words behind the [MASK] would be hidden keys, so they need not be there at all.
-        """
+        """Logits of the word after `prefix`: a [MASK] is put there, and nothing behind it is seen."""
         ids = torch.cat([prefix, prefix.new_full((len(prefix), 1), mask_id)], dim=1)
-        hidden = self.join(seen, ids, torch.ones_like(ids, dtype=torch.bool))[0]
-        return self.word_logits(hidden[:, -1])
+        length = ids.shape[1]
+        ids = F.pad(ids, (0, min(-length % LANES, self.max_positions - length)))
+        there = torch.arange(ids.shape[1], device=ids.device) < length
+        hidden = self.join(seen, ids, there.expand_as(ids))[0]
+        return self.word_logits(hidden[:, length - 1])
 
 
 def initialise(module: nn.Module, std: float) -> None:
