@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from lightning_modules.metrics.retrieval import blind_ceiling, dual_softmax, ranks, retrieval
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 from lightning_modules.settings import Count
-from lightning_modules.tasks.ensembling import over_seeds, seed_series
+from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
+from lightning_modules.tasks.ensembling import seed_series
 
-Metrics = dict[str, float]
 FIRST = "text_to_video/recall_at_1_percent"
 BACK = "video_to_text/recall_at_1_percent"
 
@@ -49,19 +49,18 @@ def evaluate(
     if not runs:
         raise ValueError("there is no trained model to compare: `dvc repro finetune` trains them.")
     metrics: dict[int, Metrics] = defaultdict(dict)
-    asked: dict[int, np.ndarray] = {}
-    for run in runs:
-        answers = {name.removesuffix(f"/{split}"): x for name, x in run.answers().items() if name.endswith(f"/{split}")}
-        if not np.array_equal(asked.setdefault(run.seed, answers["belongs"]), answers["belongs"]):
-            raise ValueError(
-                f"{run.folder} was judged on other test rows than {runs[0].folder}: give all arms one split."
-            )
+    stored = [
+        {name.removesuffix(f"/{split}"): x for name, x in run.answers().items() if name.endswith(f"/{split}")}
+        for run in runs
+    ]
+    check_rows(runs, [answers["belongs"] for answers in stored])
+    for run, answers in zip(runs, stored, strict=True):
         arm, _, protocol = run.name.partition("/")
         found = measured(answers, alike) | {"macs_per_video": float(run.facts["macs_per_video"])}
         if reversed_pairs:
             found |= ceiling(answers["labels"])
         metrics[run.seed] |= {f"{dataset}/{protocol}/{name}@{arm}": value for name, value in found.items()}
-    arms = list(dict.fromkeys(run.name.partition("/")[0] for run in runs))
+    arms = arms_of(runs)
     protocols = sorted({run.name.partition("/")[2] for run in runs}, reverse=True)  # zero_shot before finetune
     return Evaluation(
         metrics=dict(metrics),
@@ -69,7 +68,7 @@ def evaluate(
             _recalls(metrics, dataset, arms, protocols),
             _dual_softmax(metrics, dataset, arms),
             _costs(metrics, dataset, arms),
-            _losses(runs, dataset, arms),
+            _losses(runs, dataset),
         ],
         files={} if export is None else exported(runs, export, tokenizer),
     )
@@ -81,8 +80,7 @@ def exported(runs: Sequence[Run], arm: str, tokenizer: str | None) -> dict[str, 
 
     trained = [run for run in runs if run.name == f"{arm}/finetune"]
     if not trained:
-        known = sorted({run.name.partition("/")[0] for run in runs})
-        raise ValueError(f"evaluate.export is {arm!r}, expected one of {', '.join(known)}.")
+        raise ValueError(f"evaluate.export is {arm!r}, expected one of {', '.join(sorted(arms_of(runs)))}.")
     run = min(trained, key=lambda run: run.seed)
     record = {"arm": arm, "seed": run.seed, "tokenizer": tokenizer, "model": run.facts["model"]}
     return {
@@ -154,7 +152,11 @@ def ceiling(labels: Int[np.ndarray, " videos"]) -> Metrics:
 def _recalls(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str], protocols: Sequence[str]) -> Figure:
     series = [
         seed_series(
-            protocol.replace("_", " "), "bars", range(len(arms)), _values(metrics, dataset, protocol, arms, BACK), arms
+            protocol.replace("_", " "),
+            "bars",
+            range(len(arms)),
+            over_arms(metrics, f"{dataset}/{protocol}/{BACK}", arms),
+            arms,
         )
         for protocol in protocols
     ]
@@ -187,7 +189,7 @@ def _dual_softmax(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[s
         x_label="arm",
         y_label="text-to-video R@1, %",
         series=[
-            seed_series(name, "bars", range(len(arms)), _values(metrics, dataset, "finetune", arms, metric), arms)
+            seed_series(name, "bars", range(len(arms)), over_arms(metrics, f"{dataset}/finetune/{metric}", arms), arms)
             for name, metric in names.items()
         ],
     )
@@ -197,7 +199,7 @@ def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) ->
     series = []
     for arm in arms:
         macs = metrics[min(metrics)][f"{dataset}/finetune/macs_per_video@{arm}"]
-        series.append(seed_series(arm, "points", [macs / 1e6], _values(metrics, dataset, "finetune", [arm], BACK)))
+        series.append(seed_series(arm, "points", [macs / 1e6], over_arms(metrics, f"{dataset}/finetune/{BACK}", [arm])))
     return Figure(
         id="cost",
         title=f"Recall against the cost of reading a video ({dataset})",
@@ -208,27 +210,12 @@ def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) ->
     )
 
 
-def _losses(runs: Sequence[Run], dataset: str, arms: Sequence[str]) -> Figure:
-    curves = defaultdict(list)
-    for run in runs:
-        arm, _, protocol = run.name.partition("/")
-        if protocol == "finetune":
-            curves[arm].append(run.history("finetune/loss"))
-    series = []
-    for arm in arms:
-        losses = np.mean([losses for _, losses in curves[arm]], axis=0)
-        series.append(Series(arm, "line", curves[arm][0][0].tolist(), losses.round(6).tolist()))
+def _losses(runs: Sequence[Run], dataset: str) -> Figure:
     return Figure(
         id="loss",
         title=f"Loss while fine-tuning ({dataset})",
         caption="Mean over seeds of the loss on training batches: both directions of InfoNCE, added.",
         x_label="step",
         y_label="loss, nats",
-        series=series,
+        series=fine_tuning_losses(runs),
     )
-
-
-def _values(
-    metrics: Mapping[int, Metrics], dataset: str, protocol: str, arms: Sequence[str], name: str
-) -> Float[np.ndarray, "seeds arms"]:
-    return np.stack([over_seeds(metrics, f"{dataset}/{protocol}/{name}@{arm}") for arm in arms], axis=1)

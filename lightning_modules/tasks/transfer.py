@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lightning_modules.metrics import classification
-from lightning_modules.runs import Evaluation, Figure, Run, Series
-from lightning_modules.tasks.ensembling import over_seeds, seed_series
+from lightning_modules.runs import Evaluation, Figure, Run
+from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
+from lightning_modules.tasks.ensembling import seed_series
 
-Metrics = dict[str, float]
 PROTOCOLS = {"finetune": "fine-tuned", "probe": "linear probe"}
 
 
@@ -30,18 +30,14 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     if not runs:
         raise ValueError("there is no fine-tuned encoder to compare: `dvc repro finetune` trains them.")
     metrics: dict[int, Metrics] = defaultdict(dict)
-    labels: dict[int, np.ndarray] = {}
-    for run in runs:
-        answers = run.answers()
-        if not np.array_equal(labels.setdefault(run.seed, answers["labels/test"]), answers["labels/test"]):
-            raise ValueError(
-                f"{run.folder} was judged on other test rows than {runs[0].folder}: give all arms one split."
-            )
-        metrics[run.seed] |= _measured(run, dataset, answers["logits/test"], answers["labels/test"])
-    arms = list(dict.fromkeys(run.name.partition("/")[0] for run in runs))
+    answers = [run.answers() for run in runs]
+    check_rows(runs, [each["labels/test"] for each in answers])
+    for run, each in zip(runs, answers, strict=True):
+        metrics[run.seed] |= _measured(run, dataset, each["logits/test"], each["labels/test"])
+    arms = arms_of(runs)
     return Evaluation(
         metrics=dict(metrics),
-        figures=[_accuracies(metrics, dataset, arms), _costs(metrics, dataset, arms), _losses(runs, dataset, arms)],
+        figures=[_accuracies(metrics, dataset, arms), _costs(metrics, dataset, arms), _losses(runs, dataset)],
     )
 
 
@@ -59,7 +55,7 @@ def _measured(run: Run, dataset: str, logits: np.ndarray, labels: np.ndarray) ->
 def _accuracies(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) -> Figure:
     series = []
     for protocol, name in PROTOCOLS.items():
-        values = np.stack([over_seeds(metrics, f"{dataset}/{protocol}/top1_percent@{arm}") for arm in arms], axis=1)
+        values = over_arms(metrics, f"{dataset}/{protocol}/top1_percent", arms)
         series.append(seed_series(name, "bars", range(len(arms)), values, arms))
     return Figure(
         id="accuracy",
@@ -82,30 +78,19 @@ def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) ->
         x_label="MMACs per image",
         y_label="top-1 accuracy after fine-tuning, %",
         series=[
-            seed_series(
-                arm, "points", [macs / 1e6], over_seeds(metrics, f"{dataset}/finetune/top1_percent@{arm}")[:, None]
-            )
+            seed_series(arm, "points", [macs / 1e6], over_arms(metrics, f"{dataset}/finetune/top1_percent", [arm]))
             for arm, macs in cost.items()
             if macs is not None
         ],
     )
 
 
-def _losses(runs: Sequence[Run], dataset: str, arms: Sequence[str]) -> Figure:
-    curves = defaultdict(list)
-    for run in runs:
-        arm, _, protocol = run.name.partition("/")
-        if protocol == "finetune":
-            curves[arm].append(run.history("finetune/loss"))
-    series = []
-    for arm in arms:
-        steps, losses = curves[arm][0][0], np.mean([losses for _, losses in curves[arm]], axis=0)
-        series.append(Series(arm, "line", steps.tolist(), losses.round(6).tolist()))
+def _losses(runs: Sequence[Run], dataset: str) -> Figure:
     return Figure(
         id="loss",
         title=f"Loss while fine-tuning ({dataset})",
         caption="Mean over seeds of the loss on training batches, from equal labels.",
         x_label="step",
         y_label="cross-entropy, nats",
-        series=series,
+        series=fine_tuning_losses(runs),
     )
