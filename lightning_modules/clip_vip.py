@@ -34,7 +34,6 @@ An official checkpoint on files of your own, for `tasks.retriever`:
 
 import copy
 import math
-import pickle
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -52,6 +51,7 @@ from transformers import CLIPModel
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.layers.clip import make_clip, sizes_of
+from lightning_modules.layers.published import read_checkpoint
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.losses.contrastive import gather, info_nce, joint_info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
@@ -246,10 +246,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file holds more than tensors, or is no checkpoint of the official code.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and plain values: {str(error).splitlines()[0]}") from error
+    state = read_checkpoint(path)
     if not isinstance(state, Mapping) or not any(str(key).startswith(OFFICIAL_PREFIX) for key in state):
         raise ValueError(f"{path} is no checkpoint of the official code, whose keys begin with {OFFICIAL_PREFIX!r}.")
     return dict(state)

@@ -17,7 +17,6 @@ of another depth than the student's is refused for `linear` fusion, where the co
 """
 
 import argparse
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.layers import encoders
+from lightning_modules.layers.published import read_checkpoint
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
     VisionTransformer,
@@ -223,11 +223,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file holds objects of other classes, or no `model`.
     """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and plain values: {str(error).splitlines()[0]}") from error
+    content = read_checkpoint(path, [argparse.Namespace])
     if not isinstance(content, Mapping) or "model" not in content:
         raise ValueError(f"{path} is no checkpoint of the official code, which has the key 'model'.")
     return dict(content["model"])

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_modules.layers.published import from_pretrained
+
 if TYPE_CHECKING:
     from transformers import EfficientNetConfig, PreTrainedConfig, ViTConfig
 
@@ -93,14 +95,7 @@ def load(name: str) -> HubClassifier:
         return build(name)
     from transformers import AutoModelForImageClassification
 
-    try:
-        model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True)
-    except OSError as error:
-        raise ConnectionError(
-            f"the weights of {name} could not be fetched from huggingface.co, nor found in its cache. Connect this "
-            f"machine, or run `hf download {name}` on one that is connected and copy its cache (HF_HOME) here."
-        ) from error
-    return HubClassifier(model)
+    return HubClassifier(from_pretrained(AutoModelForImageClassification, name))
 
 
 def build(name: str) -> HubClassifier:

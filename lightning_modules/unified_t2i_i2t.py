@@ -29,7 +29,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
@@ -394,17 +394,6 @@ class UnifiedGenerator(PaperModule):
     def parameter_groups(self) -> list[dict]:
         """Vectors are not decayed."""
         return decay_groups(self.named_parameters())
-
-    def _optimizer(self) -> Optimizer:
-        recipe = self.recipe
-        return AdamW(
-            self.parameter_groups(),
-            lr=recipe["lr"],
-            betas=tuple(recipe["betas"]),
-            eps=recipe["eps"],
-            weight_decay=recipe["weight_decay"],
-            fused=True,
-        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient to the recipe's norm."""

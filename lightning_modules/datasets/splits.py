@@ -21,6 +21,16 @@ class Part(TypedDict):
     rows: Count | None
 
 
+def check_names(splits: Mapping[str, Part]) -> None:
+    """Refuse splits that no training asks for.
+
+    Raises:
+        ValueError: there is none, or an unknown one.
+    """
+    if not splits or not set(splits) <= {"train", "val", "test"}:
+        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+
+
 def random_words(n: int, seed: int, purpose: int, copy: int = 0, epoch: int = 0) -> np.ndarray:
     """`n` random 64-bit words, a pure function of the arguments (fewer than 2^64 words per stream)."""
     generator = np.random.Philox(

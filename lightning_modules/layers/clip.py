@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from lightning_modules.layers.published import from_pretrained
 from lightning_modules.settings import Count
 
 PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those of ViT-B/32
@@ -48,13 +49,7 @@ def make_clip(
         if hub not in PUBLISHED:
             raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
         return CLIPModel(CLIPConfig(vision_config=PUBLISHED[hub]))
-    try:
-        return CLIPModel.from_pretrained(hub, use_safetensors=True).train()  # it comes in evaluation mode
-    except OSError as error:
-        raise ConnectionError(
-            f"the weights of {hub} could not be fetched from huggingface.co, nor found in its cache. Connect this "
-            f"machine, or run `hf download {hub}` on one that is connected and copy its cache (HF_HOME) here."
-        ) from error
+    return from_pretrained(CLIPModel, hub).train()  # it comes in evaluation mode
 
 
 def sizes_of(clip: CLIPModel) -> dict:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.position import resize_positions
+from lightning_modules.layers.published import from_pretrained
 from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer, load_strictly
 
@@ -141,14 +142,7 @@ def make_teacher(
 def _hub_encoder(name: str, family: str) -> nn.Module:
     from transformers import CLIPVisionModel, ViTModel  # takes seconds, and only hub encoders need it
 
-    model = {"clip": CLIPVisionModel, "vit": ViTModel}[family]
-    try:
-        return model.from_pretrained(name, use_safetensors=True)
-    except OSError as error:
-        raise ConnectionError(
-            f"the weights of {name} could not be fetched from huggingface.co, nor found in its cache. Connect this "
-            f"machine, or run `hf download {name}` on one that is connected and copy its cache (HF_HOME) here."
-        ) from error
+    return from_pretrained({"clip": CLIPVisionModel, "vit": ViTModel}[family], name)
 
 
 def from_hub(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
+from lightning_modules.datasets.splits import (
+    AUGMENTATION,
+    ORDER,
+    Part,
+    check_names,
+    draw_splits,
+    permutation,
+    random_words,
+)
 from lightning_modules.settings import Count
 
 AUGMENTATIONS = ("none", "crop_flip")
@@ -181,8 +189,7 @@ def fit(
 
 
 def _check(splits: Mapping[str, Part], augmentation: str, centre_crop: list[int | float] | None) -> None:
-    if not splits or not set(splits) <= {"train", "val", "test"}:
-        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+    check_names(splits)
     if augmentation not in AUGMENTATIONS:
         raise ValueError(f"augmentation ({augmentation!r}) must be one of {', '.join(AUGMENTATIONS)}.")
     if centre_crop is not None and not (float(centre_crop[0]).is_integer() and centre_crop[0] >= 1):

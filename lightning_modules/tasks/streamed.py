@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import AUGMENTATION, Part
+from lightning_modules.datasets.splits import AUGMENTATION, Part, check_names
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
 from lightning_modules.settings import Count
 from lightning_modules.tasks.labelled import centre_square, portion
@@ -61,8 +61,7 @@ class StreamedImages(LightningDataModule):
         centre_share: Annotated[float, Field(gt=0, le=1)],
     ):
         super().__init__()
-        if not splits or not set(splits) <= {"train", "val", "test"}:
-            raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+        check_names(splits)
         if few := [name for name, part in splits.items() if part["rows"] is not None]:
             raise ValueError(
                 f"splits.{few[0]}.rows must be null: streamed sources are taken whole. Use LabelledImages."

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import ORDER, SPLITS, Part, draw_splits, permutation
+from lightning_modules.datasets.splits import ORDER, SPLITS, Part, check_names, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
 from lightning_modules.tasks.labelled import WHOLE, EpochSteps, Portion, portion
@@ -166,8 +166,7 @@ def check_splits_and_sources(splits: Mapping[str, Part], sources: Sequence[str])
     Raises:
         ValueError: a split or source is unknown or named twice.
     """
-    if not splits or not set(splits) <= {"train", "val", "test"}:
-        raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+    check_names(splits)
     if len(set(sources)) < len(sources) or not set(sources) <= set(COLUMNS):
         raise ValueError(f"sources ({', '.join(sources)}) must be some of {', '.join(COLUMNS)}, each once.")
 
