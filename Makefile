@@ -36,8 +36,8 @@ $(VENV)/.installed: requirements.lock
 repro: setup  ## run what is not up to date and print the claims (PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
 	@$(BIN)/python -m stages.repro --plan $(PLAN) $(addprefix --jobs ,$(JOBS)) --gpus '$(GPUS)' --launch '$(LAUNCH)'
 
-test: setup  ## the quick tests (about two minutes)
-	@$(BIN)/python -m pytest
+test: setup  ## the quick tests, on every core (about three minutes on two)
+	@$(BIN)/python -m pytest -n logical --dist worksteal
 
 test-slow: setup  ## the tests that need minutes: kills, servers, whole pipelines
 	@$(BIN)/python -m pytest -m slow

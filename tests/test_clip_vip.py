@@ -1,17 +1,14 @@
 """Sentences of the paper, the official checkpoint layout, and what a user may get wrong."""
 
 import json
-import os
 import warnings
 from functools import partial
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPConfig, CLIPModel
 
 from lightning_modules import settings
@@ -28,6 +25,7 @@ from lightning_modules.datasets import world
 from lightning_modules.layers.clip import make_clip
 from lightning_modules.tasks.video_texts import VideoTexts
 from stages.plan import compose, load_plan
+from tests.processes import weights_after
 from tests.reference import clip_vip as reference
 
 VISION = dict(hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, image_size=8)
@@ -344,38 +342,17 @@ def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
     assert {part["source"] for name, part in parts if name == "test"} == {"test"}
 
 
-def trained_in_processes(rank: int, world: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29572")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    module = build().train()
-    wrapped = DistributedDataParallel(_Step(module))  # without find_unused_parameters
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
-    whole = batch_of(8)
-    for _ in range(3):
-        optimizer.zero_grad()
-        wrapped({name: x.chunk(world)[rank] for name, x in whole.items()}).backward()
-        optimizer.step()
-    if rank == 0:
-        torch.save(module.state_dict(), f"{folder}/{world}.pt")
-    torch.distributed.destroy_process_group()
+def build_training() -> ClipViP:
+    return build().train()
 
 
-class _Step(nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch):
-        return self.module.training_step(batch)
+def batch_of_eight() -> dict[str, torch.Tensor]:
+    return batch_of(8)
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path):
-    for count in (1, 2):
-        (tmp_path / "rendezvous").unlink(missing_ok=True)
-        multiprocessing.spawn(trained_in_processes, (count, str(tmp_path)), nprocs=count)
-    one, two = (torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2))
+    one, two = (weights_after(count, tmp_path, build_training, batch_of_eight, lr=0.01) for count in (1, 2))
     for name, x in one.items():
         torch.testing.assert_close(two[name], x, atol=2e-5, rtol=1e-4, msg=name)
     moved = (one["network.clip.logit_scale"] - 4.6).abs()

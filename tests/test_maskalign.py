@@ -2,16 +2,13 @@
 
 import argparse
 import copy
-import os
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from pytorch_lightning import Trainer
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -27,6 +24,7 @@ from lightning_modules.maskalign import (
 )
 from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
 from stages.plan import compose, load_plan
+from tests.processes import weights_after
 from tests.reference import maskalign as reference
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=4, num_heads=4, channels=1)
@@ -256,39 +254,15 @@ class TopPatches(MaskAlign):
         return importance.topk(self.num_kept).indices
 
 
-def trained_in_processes(rank: int, world: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29571")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def build_top_patches() -> TopPatches:
     module = build()
     module.__class__ = TopPatches
-    wrapped = DistributedDataParallel(_Step(module))  # without find_unused_parameters
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    images = batch(8)["images"].chunk(world)[rank]
-    for _ in range(3):
-        optimizer.zero_grad()
-        wrapped(images).backward()
-        optimizer.step()
-    if rank == 0:
-        torch.save(module.state_dict(), f"{folder}/{world}.pt")
-    torch.distributed.destroy_process_group()
-
-
-class _Step(nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, images):
-        return self.module.training_step({"images": images})
+    return module
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path):
-    for world in (1, 2):
-        (tmp_path / "rendezvous").unlink(missing_ok=True)
-        multiprocessing.spawn(trained_in_processes, (world, str(tmp_path)), nprocs=world)
-    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    one, two = (weights_after(count, tmp_path, build_top_patches, batch, lr=0.1) for count in (1, 2))
     for name, x in one.items():
         torch.testing.assert_close(two[name], x, atol=1e-6, rtol=1e-5, msg=name)
     assert any(not torch.equal(x, build().state_dict()[name]) for name, x in one.items())
