@@ -164,9 +164,13 @@ class Gallery:
 
 @dataclass
 class Evaluation:
-    """What an evaluation gives back: numbers per seed, figures as data, further files by name, and examples."""
+    """What an evaluation gives back: numbers per seed, figures as data, further files by name, and examples.
+
+    `not_computed`: names of numbers that a reader will look for, and why they are not among `metrics`.
+    """
 
     metrics: dict[int, dict[str, float]]
     figures: list[Figure] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     galleries: list[Gallery] = field(default_factory=list)
+    not_computed: dict[str, str] = field(default_factory=dict)

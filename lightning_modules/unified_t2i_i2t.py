@@ -33,13 +33,15 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
-from lightning_modules.layers.image_side import ImageSide, pixels
+from lightning_modules.layers.image_side import Clip, ImageSide, pixels
 from lightning_modules.layers.lxmert import LANES, Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
+from lightning_modules.metrics.generation import has_fid, make_fid
 from lightning_modules.settings import Count, Natural, Positive, Share
 from lightning_modules.tasks.captioned import CaptionedImages
+from lightning_modules.tasks.labelled import centre_square
 
 WORDS = ("pad", "start", "mask", "end")
 HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies")
@@ -337,8 +339,8 @@ class UnifiedGenerator(PaperModule):
     def answers(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
         """Captions of the test images, and what the judge sees in pictures drawn for test captions, as `tasks` have it.
 
-        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Without a judge,
-        there are captions only: published measures of pictures need networks that are not here.
+        `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Where data have
+        no judge but `drawing`, pictures are measured as published, see `published_scores`.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = {}
@@ -346,7 +348,47 @@ class UnifiedGenerator(PaperModule):
             moved = {name: x.to(device) for name, x in batch.items()}
             for name, x in self.judged(moved, full=not found).items():
                 found.setdefault(name, []).append(x.cpu())
+        if self.draws:
+            for name, x in self.published_scores(data).items():
+                found[name] = [x.cpu()]
         return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
+
+    @property
+    def draws(self) -> bool:
+        """Whether drawing is among the tasks."""
+        return any(task.endswith("t2i") for task in self.tasks)
+
+    @torch.no_grad()
+    def published_scores(self, data: CaptionedImages) -> dict[str, Tensor]:
+        """What FID and CLIP score are made of, for pictures of the captions that `data.drawing` names; else nothing.
+
+        Returns:
+            `clip_logits` (pictures,), 100 times the cosine, where published CLIP is the scorer, as in the official
+            code; `fid` (1,), where torch-fidelity is installed: drawn pictures in 8 bits against stored ones in their
+            own sizes; and the first pictures, to be shown, with their captions.
+        """
+        found: dict[str, list[Tensor]] = {}
+        fid = make_fid().to(self.device) if has_fid() and data.drawing is not None else None
+        for batch in data.drawing_batches():
+            token_ids = batch["references"][:, 0].to(self.device)
+            pictures = self.paint(self.draw(token_ids)[0])
+            drawn = (255 * pictures).round().to(torch.uint8)
+            if isinstance(self.images.scorer, Clip):
+                logits = self.images.score(pictures, batch["scorer_ids"][:, 0].to(self.device))
+                found.setdefault("clip_logits", []).append(logits.float())
+            if fid is not None:
+                fid.update(drawn, real=False)
+                for image in batch["stored"]:
+                    fid.update(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.device), real=True)
+            if "told" not in found:
+                side = self.images.image_size
+                real = [torch.from_numpy(centre_square(image, side, 1.0)) for image in batch["stored"][:SHOWN]]
+                found["told"] = [token_ids[:SHOWN]]
+                found["pictures/told"] = [rearrange(drawn[:SHOWN], "b c h w -> b h w c")]
+                found["pictures/real"] = [torch.stack(real)]
+        if fid is not None:
+            found["fid"] = [fid.compute()[None]]
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
         """The answers for a batch, with its first pictures if they are to be shown (`full`)."""
@@ -359,7 +401,7 @@ class UnifiedGenerator(PaperModule):
         found |= {name: x for name, x in batch.items() if name.startswith("scene/")}
         found |= {"told": told, "loose": loose, "labels": batch["scene"]}
         pictures = {"real": pixels(batch["images"])}
-        if any(task.endswith("t2i") for task in self.tasks):
+        if self.draws:
             pictures |= self.drawn(batch, told, loose)
         for name, images in pictures.items():
             found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in self.images.judge(images)], dim=-1)

@@ -19,6 +19,8 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, f
     write_json(out / "figures.json", [asdict(figure) for figure in evaluation.figures])
     if evaluation.galleries:
         write_json(out / "galleries.json", [asdict(gallery) for gallery in evaluation.galleries])
+    if evaluation.not_computed:
+        write_json(out / "not_computed.json", evaluation.not_computed)
     for name, content in evaluation.files.items():
         (out / name).write_bytes(content)
     return rounded

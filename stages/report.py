@@ -25,9 +25,16 @@ def read_arm(
         why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
         return page.Arm(row.arm, plan.trained(row), missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
-    drawn, galleries = figures.load(folder / "figures.json"), page.load_galleries(folder / "galleries.json")
-    summary = claims.summary({row.arm: by_seed})[row.arm]
-    return page.Arm(row.arm, plan.trained(row), sorted(by_seed), summary, drawn, galleries), by_seed
+    shown = page.Arm(
+        row.arm,
+        plan.trained(row),
+        sorted(by_seed),
+        claims.summary({row.arm: by_seed})[row.arm],
+        figures.load(folder / "figures.json"),
+        page.load_galleries(folder / "galleries.json"),
+        page.load_not_computed(folder / "not_computed.json"),
+    )
+    return shown, by_seed
 
 
 def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:

@@ -114,7 +114,7 @@ def project(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "figures.json").write_text(json.dumps([FIGURE]))
-    evaluation = Evaluation(metrics, galleries=[GALLERY])
+    evaluation = Evaluation(metrics, galleries=[GALLERY], not_computed={"meteor": f"it needs Java {HOSTILE}"})
     evaluate.write_evaluation(tmp_path / "data/results/tiny/beta-digits", evaluation)
     study = {"statement": f"Ensembles start to win at 9,000 MACs {HOSTILE}."}
     (tmp_path / "data/results/tiny/sweep-alpha-digits/study.json").write_text(json.dumps(study))
@@ -184,6 +184,7 @@ def test_every_verdict_is_reached_with_its_reason(project):
         assert row["reason"][1:] in text
     assert "data set mnist was not to be had" in text
     assert "mnist: nobody answered" in text
+    assert "Not computed: meteor (it needs Java" in text
 
 
 def test_a_sweep_is_shown_with_its_statement_and_one_without_results_says_why(project):
@@ -264,6 +265,7 @@ def test_an_evaluation_without_examples_writes_none(tmp_path):
     evaluate.write_evaluation(tmp_path, Evaluation({0: {"top1": 1.0}}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "metrics.json"]
     assert page.load_galleries(tmp_path / "galleries.json") == []
+    assert page.load_not_computed(tmp_path / "not_computed.json") == {}
 
 
 def test_a_picture_is_small_and_says_what_it_shows():

@@ -2,16 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LxmertConfig, LxmertForPreTraining, LxmertModel
+from torchmetrics.image.fid import FrechetInceptionDistance
+from transformers import CLIPConfig, CLIPModel, LxmertConfig, LxmertForPreTraining, LxmertModel
 
-from lightning_modules import settings
+from lightning_modules import settings, unified_t2i_i2t
 from lightning_modules.layers.lxmert import Lxmert
 from lightning_modules.layers.mask_predict import mask_counts, mask_predict, one_by_one
 from lightning_modules.layers.spade import SpadeDiscriminator, SpadeGenerator
+from lightning_modules.metrics.generation import frechet_distance
 from lightning_modules.tasks.captioned import CaptionedImages
 from lightning_modules.unified_t2i_i2t import UnifiedGenerator, evaluating, official_name, smoothed_cross_entropy
 
@@ -43,6 +46,28 @@ def batch(size: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
     features = torch.randn(size, 16, 12, generator=generator)
     counts = torch.full((size,), 3)
     return {"ids": torch.arange(size), "features": features, "references": references, "num_references": counts}
+
+
+class Captions(CaptionedImages):
+    """Captions to draw in two batches, with stored pictures that are larger than the drawn ones."""
+
+    def __init__(self):
+        self.drawing = {"sources": ["test"], "images": 12}
+
+    def drawing_batches(self):
+        for seed in (0, 1):
+            ids, generator = batch(seed=seed)["references"][:, :1], torch.Generator().manual_seed(seed)
+            stored = [torch.randint(0, 256, (10, 12, 3), generator=generator).byte().numpy() for _ in range(6)]
+            yield {"references": ids, "scorer_ids": ids.clamp_max(19), "stored": stored}
+
+
+class Means(nn.Module):
+    """A network whose features are the means of each colour."""
+
+    num_features = 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.double().mean((2, 3))
 
 
 # Sentences of the paper
@@ -379,6 +404,32 @@ def test_one_image_alone_is_warned_of_as_its_reward_is_always_zero():
     with pytest.warns(UserWarning, match="single image"):
         (reward,) = module.caption_rewards([captions], given)
     assert reward.item() == 0
+
+
+def test_drawn_pictures_get_the_published_scores(monkeypatch):
+    torch.manual_seed(0)
+    tower = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = CLIPConfig(
+        text_config=tower | dict(vocab_size=20, bos_token_id=18, eos_token_id=19),
+        vision_config=tower | dict(patch_size=32),
+        projection_dim=4,
+    )
+    monkeypatch.setattr(CLIPModel, "from_pretrained", lambda name: CLIPModel(config))
+    monkeypatch.setattr(unified_t2i_i2t, "has_fid", lambda: True)
+    monkeypatch.setattr(unified_t2i_i2t, "make_fid", lambda: FrechetInceptionDistance(Means()))
+    module = build(images={**IMAGES, "scorer": {"hub": True}}).eval()
+    found = module.published_scores(Captions())
+    batches = list(Captions().drawing_batches())
+    pictures = [module.paint(module.draw(each["references"][:, 0])[0]) for each in batches]
+    logits = [module.images.score(x, each["scorer_ids"][:, 0]) for x, each in zip(pictures, batches, strict=True)]
+    assert torch.equal(found["clip_logits"], torch.cat(logits)) and len(found["clip_logits"]) == 12
+    ours = (255 * torch.cat(pictures)).round().double().mean((2, 3)).numpy()
+    theirs = np.stack([image.mean((0, 1)) for each in batches for image in each["stored"]])
+    assert float(found["fid"][0]) == pytest.approx(frechet_distance(ours, theirs), rel=1e-3)
+    assert found["pictures/told"].shape == found["pictures/real"].shape == (6, 8, 8, 3)
+    assert torch.equal(found["told"], batches[0]["references"][:, 0])
+    monkeypatch.setattr(unified_t2i_i2t, "has_fid", lambda: False)
+    assert set(build().published_scores(Captions())) == {"told", "pictures/told", "pictures/real"}
 
 
 # What a user may get wrong

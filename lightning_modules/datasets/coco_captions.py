@@ -176,18 +176,6 @@ def of_split(images: Iterable[CocoImage], split: str) -> list[CocoImage]:
     return [image for image in images if image.split == split]
 
 
-def generation_captions(images: Sequence[CocoImage], count: int = 30_000) -> dict[int, str]:
-    """Image id -> first caption, for the evaluation of text-to-image models: all of test, all of val, then restval.
-
-    Raises:
-        ValueError: there are fewer images.
-    """
-    rows = [image for split in ("test", "val", "restval") for image in of_split(images, split)]
-    if len(rows) < count:
-        raise ValueError(f"test, val and restval have {len(rows)} images, expected at least {count} of val2014.")
-    return {image.id: image.captions[0] for image in rows[:count]}
-
-
 def write_results(path: Path, captions: Mapping[int, str]) -> None:
     """Write generated captions in the official form, `[{"image_id": 42, "caption": "a dog"}]`, whole or not at all."""
     write_json(path, [{"image_id": image, "caption": said} for image, said in captions.items()])

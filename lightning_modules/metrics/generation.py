@@ -1,19 +1,19 @@
 """Numbers reported for generated pictures and for what is said of them (numpy in, Python floats out).
 
 `fd_world` is a Fréchet distance between features of a small classifier trained on the captioned world. It is no FID,
-which is the same distance between features of one certain Inception network and needs its weights (`fid`): values of
-different networks cannot be compared, and no other number may bear that name.
+which is the same distance between features of one certain Inception network and needs its weights (`make_fid`): values
+of different networks cannot be compared, and no other number may bear that name.
 """
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 INCEPTION = 2048  # features of its last pooling
 Attributes = Mapping[str, Int[np.ndarray, "samples _"]]  # attribute -> (samples, objects)
@@ -82,48 +82,41 @@ def fd_world(
     }
 
 
-def fid(real: Iterable["Tensor"], generated: Iterable["Tensor"]) -> float:
-    """FID of batches of pictures, uint8 (batch 3 height width), by torchmetrics with torch-fidelity's Inception.
+def has_fid() -> bool:
+    """Whether the package is here that FID needs."""
+    return importlib.util.find_spec("torch_fidelity") is not None
+
+
+def make_fid() -> "FrechetInceptionDistance":
+    """FID by torchmetrics with torch-fidelity's Inception: `update(pictures, real=...)`, then `compute()`.
+
+    Pictures are uint8 (batch 3 height width) of any size; those of one batch are of one size.
 
     Raises:
         ModuleNotFoundError: torch-fidelity is not installed.
     """
-    if importlib.util.find_spec("torch_fidelity") is None:
+    if not has_fid():
         raise ModuleNotFoundError(
             "FID needs torch-fidelity and the Inception weights that it downloads; it is not installed, as it brings "
             "torchvision (see CONTRIBUTING.md, Dependencies). fd_world is computed without it, and is not FID."
         )
-    return _of_pictures(real, generated, INCEPTION)
-
-
-def _of_pictures(real: Iterable["Tensor"], generated: Iterable["Tensor"], network: "nn.Module | int") -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(network)
-    for batches, are_real in ((real, True), (generated, False)):
-        for images in batches:
-            metric.update(images, real=are_real)
-    return float(metric.compute())
+    return FrechetInceptionDistance(INCEPTION)
 
 
-def clip_score(
-    images: Float[np.ndarray, "pairs features"], texts: Float[np.ndarray, "pairs features"], scale: float = 1.0
-) -> float:
-    """Mean of 2.5 max(0, scale cos) over pairs of an image and its text (Hessel et al. 2021, Eq. 1).
+def clip_score(similarities: Float[np.ndarray, " pairs"]) -> float:
+    """Mean of 2.5 max(0, cos) over pairs of an image and its text, as one CLIP sees them (Hessel et al. 2021, Eq. 1).
 
     Args:
-        images: features that one CLIP gives of the images.
-        texts: features that it gives of their texts, whose prompt is part of the metric.
-        scale: 1 in the paper on CLIP score; 100, CLIP's logit scale, in the official code of unified-t2i-i2t.
+        similarities: cosines; in the official code of unified-t2i-i2t CLIP's logits, which are 100 times them.
 
     Raises:
-        ValueError: a feature vector is zero or not finite, so that it has no direction.
+        ValueError: there are none, or one is not finite.
     """
-    lengths = [np.linalg.norm(features.astype(np.float64), axis=1) for features in (images, texts)]
-    if not all(np.isfinite(length).all() and length.all() for length in lengths):
-        raise ValueError("a feature vector is zero or not finite: it has no direction to be compared.")
-    cosine = (images.astype(np.float64) * texts).sum(axis=1) / (lengths[0] * lengths[1])
-    return float((2.5 * np.maximum(scale * cosine, 0)).mean())
+    if not len(similarities) or not np.isfinite(similarities).all():
+        raise ValueError(f"{len(similarities)} similarities, expected at least one and all of them finite.")
+    return float((2.5 * np.maximum(similarities.astype(np.float64), 0)).mean())
 
 
 def attribute_accuracy(predicted: Attributes, asked: Attributes) -> dict[str, float]:

@@ -14,15 +14,17 @@ from pydantic import Field
 
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.datasets.world_parsing import mark, parse
-from lightning_modules.metrics.captioning import score_captions
-from lightning_modules.metrics.generation import fd_world, scene_agreement
+from lightning_modules.metrics.captioning import CaptionScores, score_captions
+from lightning_modules.metrics.generation import clip_score, fd_world, scene_agreement
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run
 from lightning_modules.settings import Count
 from lightning_modules.tasks.ensembling import over_seeds, seed_series
 
 Metrics = dict[str, float]
 PERCENT = 100
-CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l")
+CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
+NO_FID = "torch-fidelity was not installed where the pictures were drawn, see CONTRIBUTING.md, Dependencies"
+NO_CLIP = "published CLIP was not the scorer where the pictures were drawn, or its data named no captions to draw"
 
 
 def evaluate(
@@ -33,6 +35,7 @@ def evaluate(
     attributes: dict[str, Count],
     examples: Count,
     tasks: Annotated[list[Literal["i2t", "t2i"]], Field(min_length=1)],
+    java: bool = False,
 ) -> Evaluation:
     """What the arm was trained for, per seed.
 
@@ -40,10 +43,11 @@ def evaluate(
         runs: the seeds of one arm, with the answers of `UnifiedGenerator.answers`.
         dataset: first part of every metric's name.
         tokenizer: of the captions: `world`, or the name of a published one.
-        attributes: that the judge reads, in its order, and how many values each has; empty without a judge, where only
-            captions are held against references.
+        attributes: that the judge reads, in its order, and how many values each has; empty without a judge, where
+            captions are held against references only, and pictures are measured as published (FID, CLIP score).
         examples: rows of each gallery.
         tasks: that the arm was trained for, captioning (`i2t`) and drawing (`t2i`); another one is not measured.
+        java: whether METEOR and SPICE are wanted, where they can be had.
 
     Raises:
         ValueError: there is no run.
@@ -51,33 +55,42 @@ def evaluate(
     if not runs:
         raise ValueError("there is no trained generator to evaluate: `dvc repro pretrain` trains them.")
     words = world_tokenizer() if tokenizer == "world" else published_tokenizer(tokenizer)
-    metrics = {}
+    metrics, missing = {}, {}
     for run in runs:
         answers = run.answers()
         found = {"parameters": float(run.facts["parameters"])}
         if "i2t" in tasks:
-            found |= _captions(answers, words) | (_agreement(answers, words) if attributes else {})
+            captions = _captions(answers, words, java)
+            found |= {name: captions.scores[name] for name in CAPTION_SCORES if name in captions.scores}
+            missing |= captions.not_computed
+            found |= _agreement(answers, words) if attributes else {}
         if "t2i" in tasks and attributes:
             found |= _pictures(answers, words, attributes)
+        elif "t2i" in tasks:
+            published = _published(answers)
+            found |= published
+            missing |= {name: why for name, why in (("fid", NO_FID), ("clip_score", NO_CLIP)) if name not in published}
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
-    if not attributes:
-        return Evaluation(metrics=metrics)
-    first, shown = runs[0].answers(), {"t2i": _drawn, "i2t": _described}
+    first, galleries = runs[0].answers(), []
+    if "t2i" in tasks and "pictures/told" in first:
+        galleries.append(_drawn(first, words, examples))
+    if "i2t" in tasks and attributes:
+        galleries.append(_described(first, words, examples))
     return Evaluation(
         metrics=metrics,
-        figures=[_consistency(metrics, dataset)] if "t2i" in tasks else [],
-        galleries=[gallery(first, words, examples) for task, gallery in shown.items() if task in tasks],
+        figures=[_consistency(metrics, dataset)] if "t2i" in tasks and attributes else [],
+        galleries=galleries,
+        not_computed=missing,
     )
 
 
-def _captions(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:
+def _captions(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool) -> CaptionScores:
     said = dict(enumerate(tokenizer.decode(answers["captions"])))
     known = {
         row: tokenizer.decode(ids[:count])
         for row, (ids, count) in enumerate(zip(answers["references"], answers["num_references"], strict=True))
     }
-    scores = score_captions(said, known).scores
-    return {name: scores[name] for name in CAPTION_SCORES}
+    return score_captions(said, known, java=java)
 
 
 def _agreement(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:
@@ -102,6 +115,11 @@ def _pictures(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, attri
         found[f"consistent_{steps}_steps_percent"] = PERCENT * float(shown.mean())
     distance = fd_world(answers["features/told"], answers["features/real"])
     return found | {name: value for name, value in distance.items() if name != "fd_world_samples"}
+
+
+def _published(answers: Mapping[str, np.ndarray]) -> Metrics:
+    found = {"fid": float(answers["fid"][0])} if "fid" in answers else {}
+    return found | ({"clip_score": clip_score(answers["clip_logits"])} if "clip_logits" in answers else {})
 
 
 def _steps(answers: Mapping[str, np.ndarray]) -> list[int]:
@@ -151,13 +169,14 @@ def _drawn(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples
     return Gallery(
         id="drawn",
         title="Captions in, pictures out",
-        caption="Test captions of one seed, and the real picture as it is and through codebook and decoder.",
+        caption="Test captions of one seed, and the real picture; `decoded` is that one through codebook and decoder.",
         rows=[
             [
                 Exhibit("caption", text=[(caption, None)]),
                 *(
                     Exhibit(label, picture=Picture.of(answers[f"pictures/{name}"][row], f"{label}: {caption}"))
                     for name, label in (("told", "drawn"), ("decoded", "decoded"), ("real", "real"))
+                    if f"pictures/{name}" in answers
                 ),
             ]
             for row, caption in enumerate(captions)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +15,7 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
+from lightning_modules.datasets.streaming import RowGroups
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import STRICT, Count
 from lightning_modules.tasks.labelled import EpochSteps, centre_square
@@ -28,6 +31,14 @@ class Scenes(TypedDict):
     __pydantic_config__ = STRICT
     cells: list[int]
     attributes: dict[str, Count]  # column -> number of values
+
+
+class Drawing(TypedDict):
+    """Whose first captions pictures are drawn for: so many images, of these sources in this order."""
+
+    __pydantic_config__ = STRICT
+    sources: Annotated[list[str], Field(min_length=1)]
+    images: Count
 
 
 class CaptionedImages(LightningDataModule):
@@ -49,6 +60,7 @@ class CaptionedImages(LightningDataModule):
         scorer_tokenizer: of a text-image scorer with words of its own: batches then have `scorer_ids`, of the captions
             with CLIP's prompt.
         scenes: labels to read, or null.
+        drawing: of the published evaluation of drawn pictures, see `drawing_batches`; null for none.
 
     Raises:
         ValueError: a split is unknown, or captions are missing.
@@ -68,6 +80,7 @@ class CaptionedImages(LightningDataModule):
         image_size: Count | None = None,
         scorer_tokenizer: str | None = None,
         scenes: Scenes | None = None,
+        drawing: Drawing | None = None,
     ):
         super().__init__()
         if "train" not in splits or not set(splits) <= {"train", "val", "test"}:
@@ -75,7 +88,7 @@ class CaptionedImages(LightningDataModule):
         self.folder, self.seed, self.splits, self.scenes = folder, seed, splits, scenes
         self.tokenizer_name, self.text_length, self.full_stop = tokenizer, text_length, full_stop
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.image_size, self.scorer_tokenizer = image_size, scorer_tokenizer
+        self.image_size, self.scorer_tokenizer, self.drawing = image_size, scorer_tokenizer, drawing
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -155,6 +168,32 @@ class CaptionedImages(LightningDataModule):
             yield take(
                 rows, np.arange(start, min(start + self.evaluation_batch_size, len(rows["ids"]))), self.image_size
             )
+
+    def drawing_batches(self) -> Iterator[dict[str, Any]]:
+        """First captions that pictures are drawn for, read as they are needed; none without `drawing`.
+
+        Batches have `ids`, `references` and possibly `scorer_ids` as ever, one caption each, and `stored`: the images
+        in their own sizes, a list of uint8 (height, width, 3).
+
+        Raises:
+            ValueError: a source is not stored, or there are fewer images than are to be drawn.
+        """
+        if self.drawing is None:
+            return
+        sources, left = self.drawing["sources"], self.drawing["images"]
+        groups = [RowGroups(self.folder, source, ["id", "image", "captions"]) for source in sources]
+        if (there := sum(map(len, groups))) < left:
+            raise ValueError(f"drawing asks for {left} images, but {', '.join(sources)} of {self.folder} have {there}.")
+        for group in groups:
+            count = min(len(group), left)
+            left -= count
+            for start in range(0, count, self.evaluation_batch_size):
+                rows = group[np.arange(start, min(start + self.evaluation_batch_size, count))]
+                first = np.fromiter((said[:1] for said in rows["captions"]), dtype=object, count=len(rows["id"]))
+                captions = self._captions({"id": rows["id"], "captions": first})
+                raw = rows["image"].dtype == np.uint8
+                stored = list(rows["image"]) if raw else [storage.decode(image) for image in rows["image"]]
+                yield {"ids": torch.from_numpy(rows["id"]), "stored": stored, **captions}
 
 
 def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarray:

@@ -27,7 +27,7 @@ ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "
 class Arm:
     """One row of a paper's comparison, or a sweep with its statement; `missing` says why it has no results.
 
-    `trained` names the stage and arm of every training that it reads.
+    `trained` names the stage and arm of every training that it reads; `not_computed`, why a metric is not among them.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Arm:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
+    not_computed: dict[str, str] = field(default_factory=dict)
     missing: str | None = None
     statement: str | None = None
 
@@ -69,6 +70,11 @@ class Paper:
 def load_galleries(path: Path) -> list[Gallery]:
     """The galleries of an arm, from the `galleries.json` that the evaluate stage wrote; most arms have none."""
     return TypeAdapter(list[Gallery]).validate_json(path.read_bytes()) if path.exists() else []
+
+
+def load_not_computed(path: Path) -> dict[str, str]:
+    """Metrics that an arm does not have, and why, from the evaluate stage's `not_computed.json`, if there is one."""
+    return TypeAdapter(dict[str, str]).validate_json(path.read_bytes()) if path.exists() else {}
 
 
 def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

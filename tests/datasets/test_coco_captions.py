@@ -11,7 +11,6 @@ from PIL import Image
 
 from lightning_modules.datasets import coco_captions, storage
 from lightning_modules.datasets.coco_captions import (
-    generation_captions,
     of_split,
     read_karpathy,
     read_official,
@@ -87,15 +86,6 @@ def test_a_split_is_not_found_in_the_name_of_another(copy):
     assert {split: len(of_split(images, split)) for split in COUNTS} == COUNTS  # "val" is part of "restval"
     with pytest.raises(ValueError, match="split 'est' must be one of train, restval, val, test"):
         of_split(images, "est")
-
-
-def test_images_are_generated_for_the_first_captions_of_test_val_and_restval(copy):
-    images = read_karpathy(copy / "dataset_coco.json")
-    asked = generation_captions(images, 6)
-    assert list(asked) == [100, 108, 103, 107, 101, 104]
-    assert asked[103] == "a dog number 3"
-    with pytest.raises(ValueError, match="have 8 images, expected at least 30000"):
-        generation_captions(images)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from lightning_modules.metrics import generation
 from lightning_modules.metrics.generation import fd_world, frechet_distance, match_objects, scene_agreement
@@ -35,7 +36,10 @@ def test_as_scipy_and_torchmetrics_compute_it():
     assert frechet_distance(one, other) == pytest.approx(through_scipy(one, other), rel=1e-9)
     pictures = [torch.randint(0, 256, (64, 3, 2, 2), generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
     pictures[1] = pictures[1] // 2
-    theirs = generation._of_pictures(*([batch.byte()] for batch in pictures), Same())
+    metric = FrechetInceptionDistance(Same())
+    for number, batch in enumerate(pictures):
+        metric.update(batch.byte(), real=number == 0)
+    theirs = float(metric.compute())
     ours = frechet_distance(*(batch.flatten(1).double().numpy() for batch in pictures))
     assert ours == pytest.approx(theirs, rel=1e-4)
 
@@ -87,15 +91,16 @@ def test_the_floor_stands_beside_the_distance_at_the_same_size():
 def test_nothing_is_called_fid_without_its_network(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"FID needs torch-fidelity .*fd_world .* is not FID"):
-        generation.fid([], [])
+        generation.make_fid()
 
 
 def test_clip_score_by_hand():
-    images, texts = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[4.0, 3.0], [-1.0, 0.0]])
-    assert generation.clip_score(images, texts) == pytest.approx(2.5 * 0.96 / 2)
-    assert generation.clip_score(images, texts, scale=100.0) == pytest.approx(250 * 0.96 / 2)
-    with pytest.raises(ValueError, match="zero or not finite"):
-        generation.clip_score(images, np.zeros((2, 2)))
+    cosines = np.array([0.96, -1.0], dtype=np.float32)
+    assert generation.clip_score(cosines) == pytest.approx(2.5 * 0.96 / 2)
+    assert generation.clip_score(100 * cosines) == pytest.approx(250 * 0.96 / 2)
+    for wrong in (np.array([0.5, np.nan]), np.zeros(0)):
+        with pytest.raises(ValueError, match="expected at least one and all of them finite"):
+            generation.clip_score(wrong)
 
 
 def test_attribute_accuracy_by_hand():

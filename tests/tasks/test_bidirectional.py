@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from lightning_modules.datasets import storage, world
+from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.files import sha256, write_json
 from lightning_modules.layers.image_side import ImageSide, fit_codebook
 from lightning_modules.runs import Run
@@ -116,6 +117,50 @@ def test_encoded_images_are_decoded_where_they_are_asked_for(folder):
         data(folder, scenes=None)._tensors(columns)
 
 
+def test_pictures_are_drawn_for_the_first_captions_of_the_sources_in_their_order(folder, tmp_path):
+    module = data(folder, drawing={"sources": ["test", "train"], "images": 30})
+    batches = list(module.drawing_batches())
+    assert [len(batch["ids"]) for batch in batches] == [16, 8, 6]
+    stored = {split: storage.read(folder, split) for split in ("test", "train")}
+    ids = torch.cat([batch["ids"] for batch in batches]).tolist()
+    assert ids == [*stored["test"]["id"], *stored["train"]["id"][:6]]
+    first = [captions[0] for captions in [*stored["test"]["captions"], *stored["train"]["captions"][:6]]]
+    assert [text for batch in batches for text in module.tokenizer.decode(batch["references"][:, 0].numpy())] == first
+    assert all((batch["num_references"] == 1).all() for batch in batches)
+    assert np.array_equal(batches[2]["stored"][0], stored["train"]["image"][0])
+    assert not list(data(folder).drawing_batches())
+    with pytest.raises(ValueError, match=r"drawing asks for 65 images, but test, train of .* have 64"):
+        next(data(folder, drawing={"sources": ["test", "train"], "images": 65}).drawing_batches())
+
+
+def test_pictures_are_compared_with_stored_ones_of_any_size(tmp_path):
+    files = []
+    for row in range(2):
+        file = io.BytesIO()
+        Image.fromarray(np.full((20, 30 + row, 3), 40 * row, np.uint8)).save(file, "PNG")
+        files.append(file.getvalue())
+    columns = {
+        "id": np.arange(2),
+        "image": np.array(files, dtype=object),
+        "captions": np.array([["a ring", "a bar"], ["a star", "a cross"]], dtype=object),
+    }
+    schema = infer_schema(columns)
+    split = storage.write_blocks(tmp_path, "test", [columns], "png", schema=schema)
+    storage.write_card(
+        tmp_path,
+        name="few",
+        splits={"test": split},
+        codec="png",
+        shape=None,
+        num_classes=None,
+        source="",
+        schema=schema,
+    )
+    (batch,) = data(tmp_path, scenes=None, drawing={"sources": ["test"], "images": 2}).drawing_batches()
+    assert [image.shape for image in batch["stored"]] == [(20, 30, 3), (20, 31, 3)]
+    assert batch["stored"][1][0, 0, 0] == 40
+
+
 def test_a_codebook_has_the_features_that_there_are():
     centres = torch.randn(5, 3) * 10
     features = centres[torch.arange(400) % 5].view(4, 100, 3)
@@ -195,6 +240,8 @@ def test_both_directions_are_scored_and_shown(folder, tmp_path):
     assert not any(right is False for row in evaluation.galleries[1].rows for piece, right in row[1].text)
     only_captions = bidirectional.evaluate(runs, "coco", **{**options, "attributes": {}})
     assert set(only_captions.metrics[0]) == {"coco/cider_d", "coco/bleu_4", "coco/rouge_l", "coco/parameters"}
+    assert set(only_captions.not_computed) == {"meteor", "spice", "fid", "clip_score"}
+    assert set(evaluation.not_computed) == {"meteor", "spice"}
     drawn = bidirectional.evaluate(runs, "world_plain", **{**options, "tasks": ["t2i"]})
     assert set(drawn.metrics[0]) < set(perfect) and "world_plain/cider_d" not in drawn.metrics[0]
     assert [gallery.id for gallery in drawn.galleries] == ["drawn"]
@@ -202,3 +249,18 @@ def test_both_directions_are_scored_and_shown(folder, tmp_path):
     assert set(described.metrics[0]) | set(drawn.metrics[0]) == set(perfect) and not described.figures
     with pytest.raises(ValueError, match="no trained generator"):
         bidirectional.evaluate([], "world_plain", **options)
+
+
+def test_published_scores_are_reported_where_they_were_computed(folder, tmp_path):
+    answers = answers_of(folder, right=True)
+    given = {name: answers[name] for name in ("told", "pictures/told", "pictures/real")}
+    given |= {"fid": np.array([31.5], np.float32), "clip_logits": np.array([30, -4], np.float32)}
+    options = dict(tokenizer="world", attributes={}, examples=2, tasks=["t2i"], java=True)
+    evaluation = bidirectional.evaluate([finished(tmp_path / "0", 0, given)], "coco", **options)
+    assert evaluation.metrics[0] == {"coco/parameters": 7, "coco/fid": 31.5, "coco/clip_score": 2.5 * 30 / 2}
+    assert not evaluation.not_computed and not evaluation.figures
+    (gallery,) = evaluation.galleries
+    assert [exhibit.label for exhibit in gallery.rows[1]] == ["caption", "drawn", "real"]
+    del given["fid"]
+    evaluation = bidirectional.evaluate([finished(tmp_path / "1", 1, given)], "coco", **options)
+    assert list(evaluation.not_computed) == ["fid"] and "torch-fidelity" in evaluation.not_computed["fid"]
