@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--study", help="its name; <arm>-<setting> by default")
     parser.add_argument("--trials", type=int)
     parser.add_argument("--workers", type=int, help="processes on this machine")
-    parser.add_argument("--storage", help="postgresql://... in place of a journal file")
+    parser.add_argument("--storage", help="a database URL in place of a journal file")
     parser.add_argument("--dry-run", action="store_true", help="print the command of each machine and stop")
     return parser.parse_args()
 

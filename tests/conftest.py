@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
@@ -44,30 +45,68 @@ def postgresql(postgresql_server):
 def postgresql_server():
     """The URL of a PostgreSQL server of the tests' own, on loopback."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [None]
-    for missing, why in (
-        (programs[-1] is None, "PostgreSQL is not installed: apt-get install postgresql"),
-        (importlib.util.find_spec("psycopg") is None, "psycopg is not installed: make setup"),
-    ):
-        if missing:
-            assert "CI" not in os.environ, why
-            pytest.skip(why)
-    folder = Path(tempfile.mkdtemp(prefix="reprise-postgresql-"))  # the path of a socket has room for 107 bytes
-    user = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    needed("postgresql", programs[-1], "psycopg")
+    folder, run = server_folder("postgres")
+    port = free_port()
     initdb, pg_ctl = (str(programs[-1] / name) for name in ("initdb", "pg_ctl"))
     options = f"-p {port} -h 127.0.0.1 -k {folder} -F"
-
-    def run(*command):
-        environment = {"PATH": os.environ["PATH"]}  # a test that looks for processes of its own must not find this one
-        subprocess.run([*user, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-
     run(initdb, "-D", f"{folder}/data", *"-A trust -U reprise --no-sync --encoding UTF8 --locale C".split())
     run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
     yield f"postgresql://reprise@127.0.0.1:{port}"
     run(pg_ctl, "-D", str(folder / "data"), "-m", "immediate", "stop")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """The URL of an empty database on a MariaDB server of the tests' own, on loopback."""
+    program = shutil.which("mariadbd")
+    needed("mariadb-server", program, "pymysql")
+    folder, run = server_folder("mysql")
+    port, client = free_port(), ["mariadb", "--no-defaults", f"--socket={folder}/socket"]
+    run("mariadb-install-db", "--no-defaults", f"--datadir={folder}/data", "--skip-test-db")
+    options = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+    run("bash", "-c", '"$0" "$@" 2>log &', program, "--no-defaults", f"--datadir={folder}/data", *options)
+    deadline = time.monotonic() + 60
+    while subprocess.run([*client, "-e", "SELECT 1"], capture_output=True).returncode:
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.2)
+    run(
+        *client, "-e", "CREATE DATABASE tests; CREATE USER reprise@'127.0.0.1'; GRANT ALL ON *.* TO reprise@'127.0.0.1'"
+    )
+    yield f"mysql+pymysql://reprise@127.0.0.1:{port}/tests"
+    run("mariadb-admin", "--no-defaults", f"--socket={folder}/socket", "shutdown")
+    shutil.rmtree(folder)
+
+
+def needed(package: str, program: object, driver: str) -> None:
+    """Skip what needs a database server that is not installed here; in CI everything is."""
+    for missing, why in (
+        (program is None, f"{package} is not installed: apt-get install {package}"),
+        (importlib.util.find_spec(driver) is None, f"{driver} is not installed: make setup"),
+    ):
+        if missing:
+            assert "CI" not in os.environ, why
+            pytest.skip(why)
+
+
+def server_folder(user: str):
+    """A folder for a database server, and what runs a command there: as `user` if need be, for servers refuse root."""
+    folder = Path(tempfile.mkdtemp(prefix=f"reprise-{user}-"))  # the path of a socket has room for 107 bytes
+    become = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, user)
+        become = ["runuser", "-u", user, "--"]
+
+    def run(*command):
+        environment = {"PATH": os.environ["PATH"]}  # a test that looks for processes of its own must not find this one
+        subprocess.run([*become, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    return folder, run
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -366,10 +366,19 @@ def test_workers_that_all_end_badly_are_told(end):
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("mysql://db/sweeps", r"storage \(mysql://db/sweeps\) must be null, for a journal file, or postgresql://"),
+        (
+            "redis://db/sweeps",
+            r"storage \(redis://db/sweeps\) must be null, for a journal file, or the URL of a database",
+        ),
+        ("sqlite://", r"storage \(sqlite://\) must be null, for a journal file, or the URL .* or a file of SQLite"),
+        ("sweeps.db", r"storage \(sweeps.db\) must be null, for a journal file, or the URL"),
+        (
+            "mysql://db/sweeps",
+            r"storage \(mysql://db/sweeps\) cannot be used: No module named .*driver that the URL names",
+        ),
         (
             "postgresql://me:secret@127.0.0.1:9/x",
-            r"storage \(postgresql://me:\*\*\*@127.0.0.1:9/x\) cannot be used: .*Is PostgreSQL up",
+            r"storage \(postgresql://me:\*\*\*@127.0.0.1:9/x\) cannot be used: .*Is the server up",
         ),
     ],
 )
@@ -506,10 +515,16 @@ def start_worker(folder, trials, storage):
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
 
 
+@pytest.fixture(params=["journal", "sqlite", "postgresql", "mariadb"])
+def storage(request, tmp_path):
+    """A place for studies of each kind, as the setting `storage` takes it."""
+    if request.param == "journal":
+        return None
+    return f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else request.getfixturevalue(request.param)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["journal", "postgresql"])
-def test_a_worker_killed_with_kill_9_costs_nothing_but_its_time(tmp_path, kind, request):
-    storage = request.getfixturevalue("postgresql") if kind == "postgresql" else None
+def test_a_worker_killed_with_kill_9_costs_nothing_but_its_time(tmp_path, storage):
     workers = [start_worker(tmp_path, 30, storage) for _ in range(2)]
     study = join(tmp_path, Toy(seconds=0.15), trials=30, storage=storage)
     deadline = time.monotonic() + 60
@@ -526,10 +541,8 @@ def test_a_worker_killed_with_kill_9_costs_nothing_but_its_time(tmp_path, kind, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["journal", "postgresql"])
-def test_a_study_whose_workers_were_all_killed_continues(tmp_path, kind, request):
-    storage = request.getfixturevalue("postgresql") if kind == "postgresql" else None
-    name = f"again-{kind}"
+def test_a_study_whose_workers_were_all_killed_continues(tmp_path, storage):
+    name = "again"
     code = WORKER.format(folder=str(tmp_path), trials=20, storage=storage).replace(
         "storage=", f"name={name!r}, storage="
     )

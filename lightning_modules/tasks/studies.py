@@ -1,8 +1,8 @@
 """A study that many workers share, on one machine or many: started, killed and started again as anyone likes.
 
-Optuna keeps the trials, in a journal file or in PostgreSQL. What it leaves open is who notices that a worker died: its
+Optuna keeps the trials, in a journal file or in a database. What it leaves open is who notices that a worker died: its
 heartbeats are for relational databases and for `optimize` only, and must be as slow as the slowest network. Here a
-worker holds a lock for the trial that it runs. The kernel (journal file) or PostgreSQL drops the lock however the
+worker holds a lock for the trial that it runs. The kernel (files) or the database server drops the lock however the
 worker ends, so a running trial whose lock nobody holds is dead for certain, and its clock is nobody's concern.
 
 A study has slots, as many as trials were asked for. A slot is done with a finished trial; the trial of a dead worker
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -32,10 +32,14 @@ from lightning_modules.runs import Evaluation
 from lightning_modules.tasks import batches
 from lightning_modules.tasks.sweeping import Configuration, Finished, Outcome
 
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
 TRIES = 5  # how often a trial may die with its worker before it is taken for the reason
 STARTUP = 24  # random trials before the sampler learns from them
 POLL_SECONDS = 0.5
-KEEPALIVE = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"  # a lost machine: 90 s
+PATIENCE = 60  # seconds that a writer waits for another one, in SQLite
+YEAR = 365 * 24 * 3600
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -115,41 +119,67 @@ class FileLocks:
             self.release(name)
 
 
-class PostgresLocks:
-    """Advisory locks of PostgreSQL, held by the session of this process."""
+class Dialect(NamedTuple):
+    """How a database server waits for a lock, takes it if it is free, and gives it back; and how a session lives on."""
 
-    def __init__(self, url: str, study: str) -> None:
-        self._url, self._study = url, study
+    wait: str
+    take: str
+    release: str
+    connect: dict[str, str]
+
+
+SERVERS = {
+    "postgresql": Dialect(
+        "SELECT pg_advisory_lock(:key)",
+        "SELECT pg_try_advisory_lock(:key)",
+        "SELECT pg_advisory_unlock(:key)",
+        # a machine that is lost is noticed within 90 seconds
+        {"options": "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"},
+    ),
+    "mysql": Dialect(
+        f"SELECT GET_LOCK(CONCAT('reprise', :key), {YEAR})",
+        "SELECT GET_LOCK(CONCAT('reprise', :key), 0)",
+        "SELECT RELEASE_LOCK(CONCAT('reprise', :key))",
+        {"init_command": f"SET wait_timeout = {YEAR}"},  # else a session ends, locks and all, after 8 idle hours
+    ),
+}
+SERVERS["mariadb"] = SERVERS["mysql"]
+
+
+class ServerLocks:
+    """Locks of a database server, held by the session of this process."""
+
+    def __init__(self, url: "URL", study: str) -> None:
+        self._url, self._study, self._dialect = url, study, SERVERS[url.get_backend_name()]
 
     @cached_property
     def _session(self) -> Any:
         from sqlalchemy import create_engine
 
-        engine = create_engine(self._url, isolation_level="AUTOCOMMIT", connect_args={"options": KEEPALIVE})
+        engine = create_engine(self._url, isolation_level="AUTOCOMMIT", connect_args=self._dialect.connect)
         return engine.connect()
 
     def acquire(self, name: str, wait: bool = False) -> bool:
         """Take a lock if it is free, or wait for it."""
         if wait:
-            self._call("pg_advisory_lock", name)
+            self._ask(self._dialect.wait, name)
             return True
-        return self._call("pg_try_advisory_lock", name)
+        return bool(self._ask(self._dialect.take, name))
 
     def release(self, name: str) -> None:
         """Give it back."""
-        self._call("pg_advisory_unlock", name)
+        self._ask(self._dialect.release, name)
 
     def close(self) -> None:
         """Give back all, and the connection."""
         self._session.close()
         self._session.engine.dispose()
 
-    def _call(self, function: str, name: str) -> Any:
+    def _ask(self, question: str, name: str) -> Any:
         from sqlalchemy import text
 
-        digest = hashlib.sha256(f"{self._study}/{name}".encode()).digest()
-        key = int.from_bytes(digest[:8], signed=True)
-        return self._session.execute(text(f"SELECT {function}({key})")).scalar()
+        digest = hashlib.sha256(f"{self._url.database}/{self._study}/{name}".encode()).digest()
+        return self._session.execute(text(question), {"key": int.from_bytes(digest[:8], signed=True)}).scalar()
 
 
 class JournalLock:
@@ -171,34 +201,42 @@ def open_storage(storage: str | None, study: str, folder: Path) -> tuple[BaseSto
     """The storage of a study and the locks that go with it.
 
     Args:
-        storage: null for the journal file `<folder>/<study>.journal`, or the URL of a PostgreSQL database.
+        storage: null for the journal file `<folder>/<study>.journal`, or the URL of a database, as Optuna takes it.
         study: its name.
         folder: where journal files and their locks lie.
 
     Raises:
-        ValueError: another kind of storage, or a database that does not answer.
+        ValueError: a kind of storage without locks that end with a killed worker, or a database that does not answer.
     """
     if storage is None:
         locks = FileLocks(folder / f"{study}.locks")
         return JournalStorage(JournalFileBackend(str(folder / f"{study}.journal"), JournalLock(locks))), locks
-    if not storage.startswith(("postgresql://", "postgresql+")):
-        raise ValueError(
-            f"storage ({masked(storage)}) must be null, for a journal file, or postgresql://user@host/database: other "
-            "databases have no locks that end with a killed worker."
-        )
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, OperationalError
 
-    schema = PostgresLocks(storage, "schema")
     try:
+        url = make_url(storage)
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            files = Path(f"{url.database}.locks")
+            schema, locks = FileLocks(files), FileLocks(files / study)
+            options = {"connect_args": {"timeout": PATIENCE}}
+        else:
+            schema, locks, options = ServerLocks(url, "schema"), ServerLocks(url, study), {}
         with held(schema, "tables"):  # which the first worker makes
-            opened = RDBStorage(storage)
+            opened = RDBStorage(storage, engine_kwargs=options)
         schema.close()
+    except (ArgumentError, KeyError):
+        raise ValueError(
+            f"storage ({masked(storage)}) must be null, for a journal file, or the URL of a database in PostgreSQL, "
+            "MySQL, MariaDB or a file of SQLite, such as postgresql://user@host/database."
+        ) from None
     except (OperationalError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"storage ({masked(storage)}) cannot be used: {reason}. Is PostgreSQL up and the URL right?"
+            f"storage ({masked(storage)}) cannot be used: {reason}. Is the server up, the driver that the URL names "
+            "installed, and the URL right?"
         ) from None
-    return opened, PostgresLocks(storage, study)
+    return opened, locks
 
 
 def masked(storage: str) -> str:
