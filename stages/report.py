@@ -6,6 +6,7 @@ Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them
 import argparse
 import csv
 import json
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from stages.plan import Plan, Row, load_plan, run_stage
 
 
 def read_arm(
-    plan: Plan, row: Row, folder: Path, unavailable: dict[str, str]
+    plan: Plan, row: Row, folder: Path, unavailable: dict[str, str], pending: Collection[str] = ()
 ) -> tuple[page.Arm, dict[int, dict[str, float]]]:
     """An arm as the page shows it and its metrics by seed; an arm without results says why."""
+    if row.arm in pending:
+        return page.Arm(row.arm, plan.trained(row), missing="results are not up to date"), {}
     if not (folder / "metrics.json").exists():
         why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
         return page.Arm(row.arm, plan.trained(row), missing=f"no results{why}"), {}
@@ -46,10 +49,10 @@ def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str])
     return shown
 
 
-def read_papers(plan: Plan, root: Path, unavailable: dict[str, str]) -> list[page.Paper]:
-    """Facts, verdicts and arms of every paper of the plan, in its order."""
+def read_papers(plan: Plan, root: Path, unavailable: dict[str, str], pending: Collection[str] = ()) -> list[page.Paper]:
+    """Facts, verdicts and arms of every paper of the plan, in its order; results of `pending` arms are left out."""
     read = {
-        arm: read_arm(plan, row, root / "data/results" / plan.preset / arm, unavailable)
+        arm: read_arm(plan, row, root / "data/results" / plan.preset / arm, unavailable, pending)
         for arm, row in plan.evaluate.items()
     }
     results = {arm: by_seed for arm, (_, by_seed) in read.items() if by_seed}

@@ -57,18 +57,27 @@ def dvc_file(plan: Plan) -> str:
 
 def unavailable(plan: Plan, stage: str) -> str | None:
     """Why the data set of a failed `prepare` stage is not to be had here, if that is why it failed."""
-    name = stage.rpartition(":")[2]
-    file = scratch() / "unavailable" / f"{name.removeprefix('prepare@')}-{plan.preset}.txt"
-    return file.read_text().strip() if name.startswith("prepare@") and file.is_file() else None
+    name, _, dataset = parts(stage)
+    file = scratch() / "unavailable" / f"{dataset}-{plan.preset}.txt"
+    return file.read_text().strip() if name == "prepare" and file.is_file() else None
 
 
-def show_claims(plan: Plan, stage: str) -> None:
-    """Print what an evaluation that has just ended says about its arm; the others may take an hour more."""
-    name, _, arm = stage.rpartition(":")[2].partition("@")
+def show_claims(plan: Plan, stage: str, stale: set[str]) -> None:
+    """Print what an evaluation that has just ended says about its arm; the others may take an hour more.
+
+    Results of `stale` stages are of another state of the project: nothing is compared with them.
+    """
+    name, _, arm = parts(stage)
     if name == "evaluate":
         from stages import page, report
 
-        page.show(report.read_papers(plan, ROOT, {}), report.page_of(plan), arm)
+        pending = {arm for name, _, arm in map(parts, stale) if name == "evaluate"}
+        page.show(report.read_papers(plan, ROOT, {}, pending), report.page_of(plan), arm)
+
+
+def parts(stage: str) -> tuple[str, str, str]:
+    """The stage and the arm of a name such as `presets/paper/dvc.yaml:evaluate@clip_vip`, with what is between them."""
+    return stage.rpartition(":")[2].partition("@")
 
 
 class Runner:
@@ -81,7 +90,7 @@ class Runner:
         *,
         slots: list[str],
         launch: list[str],
-        after: Callable[[str], None] = lambda name: None,
+        after: Callable[[str, set[str]], None] = lambda name, stale: None,
         order: Callable[[str], object] = str,
     ):
         self.order = order
@@ -149,7 +158,7 @@ class Runner:
                 self.done.add(name)
             self.say(name, "failed" if code.returncode else "done", time.monotonic() - started)
             if code.returncode == 0:
-                self.after(name)
+                self.after(name, self.waiting | self.running | set(self.failed))
             elif not self.alone:
                 print("".join(log.read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
             self.changed.notify_all()
@@ -164,7 +173,7 @@ class Runner:
 
 def place(plan: Plan, name: str) -> tuple[int, int]:
     """Where a stage stands in the order: what leads to a claim soonest comes first, then the order of the plan."""
-    stage, _, arm = name.rpartition(":")[2].partition("@")
+    stage, _, arm = parts(name)
     arms = list(getattr(plan, {"prepare": "datasets", "pretrain_from": "pretrain"}.get(stage, stage), []))
     return ORDER.index(stage), arms.index(arm) if arm else 0
 

@@ -15,6 +15,7 @@ from PIL import Image
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
 from stages import evaluate, page, report
 from stages.page import figures, machine
+from stages.plan import load_plan
 
 HOSTILE = '<script>alert("x")</script> & co'
 ARMS = {"alpha-digits": "digits", "alpha-mnist": "mnist", "beta-digits": "digits"}
@@ -302,6 +303,13 @@ def record(folder, seed, start=1, **parts):
     folder.mkdir(parents=True)
     for name, content in {"meta": {"start": start, "tags": tags}, **parts}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_claims_over_results_that_are_not_up_to_date_are_not_judged(project):
+    papers = report.read_papers(load_plan(project / "params.yaml"), project, {}, pending={"alpha-digits"})
+    rows = [row for paper in papers for row in paper.rows if "alpha-digits" in row["arms"]]
+    assert len(rows) == 5 and {row["verdict"] for row in rows} == {"not testable"}
+    assert all("not up to date" in row["reason"] for row in rows)
 
 
 def test_facts_of_the_machine_stay_out_of_the_page(project):

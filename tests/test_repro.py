@@ -31,10 +31,10 @@ def run(tmp_path, monkeypatch):
     monkeypatch.delenv("REPRISE_WORKERS", raising=False)
     graph = networkx.DiGraph([("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")])  # an edge points to what is needed
 
-    def start(slots, todo="abcd", failing=(), together=""):
+    def start(slots, todo="abcd", failing=(), together="", **options):
         code = STAND_IN.format(folder=str(tmp_path), failing=list(failing), together=together)
         (tmp_path / "dvc.py").write_text(code)
-        runner = Runner(graph, set(todo), slots=slots, launch=[sys.executable, str(tmp_path / "dvc.py")])
+        runner = Runner(graph, set(todo), slots=slots, launch=[sys.executable, str(tmp_path / "dvc.py")], **options)
         runner.run()
         return runner, {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("?.json")}
 
@@ -63,6 +63,12 @@ def test_each_slot_has_its_device(run):
 def test_what_needs_a_failed_stage_is_not_run_and_the_rest_is(run):
     runner, facts = run([""], failing=["b"])
     assert runner.failed == {"b": 1} and runner.done == {"a", "c"} and set(facts) == {"a", "b", "c"}
+
+
+def test_what_follows_a_stage_is_told_which_results_are_not_up_to_date(run):
+    told = {}
+    run([""], failing=["b"], after=lambda name, stale: told.update({name: stale}))
+    assert told == {"a": {"b", "c", "d"}, "c": {"b", "d"}}
 
 
 def test_only_what_is_to_do_is_run(run):
