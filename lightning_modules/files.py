@@ -19,7 +19,7 @@ def scratch() -> Path:
 
     A queued DVC experiment runs in a temporary copy that is removed; `DVC_ROOT` then names the repository it came from.
     """
-    return Path(os.environ.get("DVC_ROOT", ROOT)) / ".scratch"
+    return Path(os.environ.get("DVC_ROOT") or ROOT) / ".scratch"
 
 
 def sha256(path: Path) -> str:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_modules import tracking
+from lightning_modules.files import write_json
 
 MAX_METRICS = 900  # per call; MLflow takes 1,000 metrics, parameters and tags together
 MAX_PARAM, MAX_TAG, MAX_NAME = 6000, 8000, 250  # characters that MLflow stores
@@ -154,7 +155,7 @@ class Mirror:
         self._done[record.folder] = record.digest
         place = {"experiment_id": self._experiment(record.meta["experiment"]), "run_id": run.run_id}
         note = {"uri": masked(self.uri), "digest": record.digest, "offset": run.offset, **place}
-        tracking.replace(record.folder / "sent.json", json.dumps(note).encode())
+        write_json(record.folder / "sent.json", note)
 
     def _send_facts(self, run: ServerRun, record: Record) -> None:
         tags = {name: value for name, value in record.tags.items() if run.tags.get(name) != value}
@@ -483,7 +484,7 @@ def write_notice(mirror: Mirror, waiting: list[Record], reason: str | None) -> s
     path = mirror.root / ".scratch" / "mirror.json"
     if notice != tracking.read_json(path).get("notice"):
         with contextlib.suppress(OSError):  # a full disk is no reason to stop sending
-            tracking.replace(path, json.dumps({"notice": notice}).encode())
+            write_json(path, {"notice": notice})
     return notice
 
 

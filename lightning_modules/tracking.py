@@ -40,7 +40,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from lightning_modules.files import ROOT, replace_file, scratch
+
 _CLAIM_ATTEMPTS = 10  # the mirror tests a lock by taking it for microseconds: a claim may meet it by chance
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 def root() -> Path:
     """Where `.scratch` lies: `$DVC_ROOT`, which outlives the temporary copies of `dvc exp`, or the repository."""
-    return Path(os.environ.get("DVC_ROOT") or REPOSITORY).resolve()
+    return scratch().parent.resolve()
 
 
 def open_record(
@@ -200,8 +201,8 @@ class RunRecord:
         path = (base / name).resolve()
         if base not in path.parents:
             raise ValueError(f"artifact name ({name}) must be a relative path without `..`, such as figures/x.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, content)
+        with replace_file(path) as temporary:
+            temporary.write_bytes(content)
 
     @_best_effort
     def machine(self, facts: Mapping[str, float | int | str]) -> None:
@@ -251,7 +252,8 @@ class RunRecord:
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED")
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        replace(self.folder / name, json.dumps(content, indent=1, default=str).encode())
+        with replace_file(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, default=str))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -313,13 +315,13 @@ def start_mirror(base: Path) -> None:
     It must outlive this process, and neither a Ctrl-C nor a reader that waits for the end of this process's output may
     meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
     """
-    scratch = base / ".scratch"
+    folder = base / ".scratch"
     command = ["sh", "-c", '"$0" "$@" &', sys.executable, "-m", "lightning_modules.mirror", "--root", str(base)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     try:
-        if is_claimed(scratch / "mirror.lock"):
+        if is_claimed(folder / "mirror.lock"):
             return
-        with (scratch / "mirror.log").open("ab") as log:
+        with (folder / "mirror.log").open("ab") as log:
             subprocess.run(
                 command,
                 cwd=base,
@@ -375,7 +377,7 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
 
 
 def _locked_digests(paths: set[str]) -> dict[str, str]:
-    lock = REPOSITORY / "dvc.lock"
+    lock = ROOT / "dvc.lock"
     if not paths or not lock.exists():
         return {}
     import yaml
@@ -387,7 +389,7 @@ def _locked_digests(paths: set[str]) -> dict[str, str]:
 
 def _git(*arguments: str) -> str:
     try:
-        finished = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=10)
+        finished = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return finished.stdout.strip()
@@ -440,13 +442,6 @@ def _claim(path: Path) -> BinaryIO:
             return file
     file.close()
     raise OSError("another living process records this very run; this one records nothing")
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole: a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _milliseconds() -> int:

@@ -229,7 +229,7 @@ def test_provenance_states_the_commit_and_the_digests_of_the_inputs(tmp_path, mo
 
     lock = {"stages": {"prepare": {"outs": [{"path": "data/a", "md5": "12.dir"}, {"path": "data/b", "md5": "34"}]}}}
     (tmp_path / "dvc.lock").write_text(json.dumps(lock))
-    monkeypatch.setattr(tracking, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(tracking, "ROOT", tmp_path)
     found = tracking.provenance(inputs=["data/a"])
     assert {name: value for name, value in found.items() if name.startswith("dvc.dep")} == {"dvc.dep.data/a": "12.dir"}
 
