@@ -401,6 +401,15 @@ def test_every_kind_of_series_is_drawn_in_colours_of_the_page(kind, scale):
     assert not re.search(r"(fill|stroke): #", picture)
 
 
+def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
+    for label, ends in (("recall, %", True), ("gain (points)", False)):
+        wide = drawn("points")
+        wide.y_label, wide.series[0].low, wide.series[0].high = label, [-20.0, 50.0], [90.0, 130.0]
+        (axes,) = figures._draw(wide, "black", ("blue",), figures.SMALL).axes
+        low, high = axes.get_ylim()
+        assert (low, high) == (-2, 102) if ends else low < -20 and high > 130
+
+
 def test_a_figure_as_an_artifact_is_a_png():
     assert figures.png(drawn()).startswith(b"\x89PNG")
     assert figures.png(drawn()) == figures.png(drawn())
