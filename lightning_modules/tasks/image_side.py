@@ -14,24 +14,27 @@ steps are the same.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from lightning_modules.base import PaperModule, TransformerRecipe
+from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
 from lightning_modules.layers.image_side import ImageSide, fit_codebook, pixels
 from lightning_modules.layers.spade import SpadeDiscriminator
 from lightning_modules.settings import Count, Natural, NonNegative
 
 
 class ImageSideRecipe(TransformerRecipe):
-    """`lr` is that of backbone, scorer and judge."""
+    """`lr` and `betas` are those of backbone, scorer and judge; weights of the two players are not decayed."""
 
     generator_lr: NonNegative
+    generator_betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     discriminator_lr: NonNegative
 
 
@@ -174,13 +177,15 @@ class ImageSideTraining(PaperModule):
         return sum(losses)
 
     def parameter_groups(self) -> list[dict]:
-        """The two players have rates of their own and no momentum (beta 1 = 0)."""
+        """The two players have rates of their own; the discriminator has no momentum (beta 1 = 0)."""
         readers = [p for part in self.readers() for p in part.parameters() if p.requires_grad]
-        player = {"betas": (0.0, 0.999), "weight_decay": 0.0}
-        groups = [
-            {"params": readers},
-            {"params": list(self.images.decoder.parameters()), "lr": self.recipe["generator_lr"], **player},
-            {"params": list(self.discriminator.parameters()), "lr": self.recipe["discriminator_lr"], **player},
+        players = (
+            (self.images.decoder, self.recipe["generator_lr"], self.recipe["generator_betas"]),
+            (self.discriminator, self.recipe["discriminator_lr"], (0.0, 0.999)),
+        )
+        groups = [{"params": readers}] + [
+            {"params": list(player.parameters()), "lr": lr, "betas": tuple(betas), "weight_decay": 0.0}
+            for player, lr, betas in players
         ]
         return [group for group in groups if group["params"]]
 
