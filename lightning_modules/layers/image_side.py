@@ -116,10 +116,9 @@ class Clip(Frozen):
     """Published CLIP as scorer, ViT-B/32: images are scaled to 224 pixels, texts are ids of CLIP's own tokenizer."""
 
     def __init__(self):
-        from transformers import CLIPConfig, CLIPModel
+        from lightning_modules.layers.clip import make_clip  # transformers take seconds
 
-        on_meta = torch.get_default_device().type == "meta"
-        super().__init__(CLIPModel(CLIPConfig()) if on_meta else CLIPModel.from_pretrained(CLIP))
+        super().__init__(make_clip(hub=CLIP, vision=None, text=None, projection_dim=None))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
