@@ -43,6 +43,7 @@ from typing import Any, BinaryIO
 from lightning_modules.files import ROOT, replace_file, scratch
 
 _CLAIM_ATTEMPTS = 10  # the mirror tests a lock by taking it for microseconds: a claim may meet it by chance
+_READ_ATTEMPTS = 10
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
@@ -377,14 +378,24 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
 
 
 def _locked_digests(paths: set[str]) -> dict[str, str]:
+    """Digests in dvc.lock, which DVC writes in place whenever a stage ends: a part of it is read again, or left be."""
     lock = ROOT / "dvc.lock"
     if not paths or not lock.exists():
         return {}
     import yaml
 
-    stages = yaml.load(lock.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
-    outputs = (output for stage in stages.values() for output in stage.get("outs", ()))
-    return {output["path"]: output["md5"] for output in outputs if output["path"] in paths and "md5" in output}
+    for _ in range(_READ_ATTEMPTS):
+        text = lock.read_text()
+        try:
+            stages = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+            outputs = [output for stage in stages.values() for output in stage.get("outs", ())]
+            found = {output["path"]: output["md5"] for output in outputs if output["path"] in paths and "md5" in output}
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+            text = None
+        if text == lock.read_text():
+            return found
+        time.sleep(0.02)
+    return {}
 
 
 def _git(*arguments: str) -> str:

@@ -231,6 +231,14 @@ def test_provenance_states_the_commit_and_the_digests_of_the_inputs(tmp_path, mo
     (tmp_path / "dvc.lock").write_text(json.dumps(lock))
     monkeypatch.setattr(tracking, "ROOT", tmp_path)
     found = tracking.provenance(inputs=["data/a"])
+    for part in (
+        "",
+        "stages:",
+        "stages:\n  prepare:\n    outs:\n    - path: data/a\n      md5",
+        "stages:\n  a:\n    outs:\n    -",
+    ):
+        (tmp_path / "dvc.lock").write_text(part)  # DVC is writing it
+        assert not [name for name in tracking.provenance(inputs=["data/a"]) if name.startswith("dvc.dep")]
     assert {name: value for name, value in found.items() if name.startswith("dvc.dep")} == {"dvc.dep.data/a": "12.dir"}
 
 

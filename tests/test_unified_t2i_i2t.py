@@ -339,6 +339,22 @@ def test_the_published_image_decoder_loads_strictly():
         module.load_official_decoder(state)
 
 
+def test_players_of_the_second_phase_take_no_step_in_the_first():
+    """Steps without a gradient would count for Adam's averages, and the first real one be twenty times as long."""
+    from lightning_modules.tasks.image_side import ImageSideTraining
+
+    looks = {"looks": {"places": 2, "values": [3]}, "backbone": {"width": 8}, "scorer": None}
+    module = ImageSideTraining(images={**IMAGES, **looks}, discriminator_dim=8, reading_epochs=1)
+    optimizer = torch.optim.AdamW(module.parameters())
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    module.training_step({**batch(), "images": images, "scene": torch.ones(6, 2, 1, dtype=torch.int64)}).backward()
+    assert all(p.grad is not None for p in module.players()), "which DDP asks for"
+    module.on_before_optimizer_step(optimizer)
+    optimizer.step()
+    assert not set(optimizer.state) & set(module.players())
+    assert set(optimizer.state) == {p for reader in module.readers() for p in reader.parameters()}
+
+
 def test_gan_players_do_not_reach_into_each_other():
     from lightning_modules.tasks.image_side import ImageSideTraining
 

@@ -26,10 +26,12 @@ def frechet_distance(one: Float[np.ndarray, "many features"], other: Float[np.nd
     C_1^(1/2) C_2^(1/2): no square root of a matrix that rounding made indefinite, and nothing complex.
 
     Raises:
-        ValueError: the sets differ in their features, are too small for them or hold NaN, or all values are constant.
+        ValueError: the sets differ in their features, are too small for them or hold NaN, or neither varies.
     """
     if one.shape[1] != other.shape[1]:
         raise ValueError(f"features of one network are compared, but there are {one.shape[1]} and {other.shape[1]}.")
+    if all((np.ptp(features, axis=0) == 0).all() for features in (one, other)):
+        raise ValueError("all features are constant: the network tells no sample from another, nor would a distance.")
     means, roots = zip(*map(_gaussian, (one, other)), strict=True)
     overlap = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
     spread = sum((root**2).sum() for root in roots)
@@ -47,8 +49,6 @@ def _gaussian(features: Float[np.ndarray, "samples features"]) -> tuple[np.ndarr
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
         raise ValueError("the features hold NaN or infinite values.")
-    if (np.ptp(features, axis=0) == 0).all():
-        raise ValueError("all features are constant: the network tells no sample from another, nor would a distance.")
     values, vectors = np.linalg.eigh(np.cov(features, rowvar=False).reshape(width, width))
     return features.mean(axis=0), vectors * np.sqrt(np.maximum(values, 0))
 

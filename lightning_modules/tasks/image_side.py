@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
 from lightning_modules.layers.image_side import ImageSide, fit_codebook, pixels
@@ -92,8 +93,13 @@ class ImageSideTraining(PaperModule):
         """Learn to see, or learn to draw."""
         if self.current_epoch >= self.reading_epochs:
             return self.drawing(batch)
-        later = [*self.images.decoder.parameters(), *self.discriminator.parameters()]
-        return self.reading(batch) + sum(parameter.sum() * 0 for parameter in later)
+        return self.reading(batch) + sum(parameter.sum() * 0 for parameter in self.players())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Who does not play yet takes no step: Adam would count it and make the first real one twenty times as long."""
+        if self.current_epoch < self.reading_epochs:
+            for parameter in self.players():
+                parameter.grad = None
 
     def on_train_epoch_start(self) -> None:
         """Between the phases: fit the codebook and freeze what it rests on."""
@@ -114,6 +120,11 @@ class ImageSideTraining(PaperModule):
     def readers(self) -> list[nn.Module]:
         """What is trained in the first phase."""
         return [part for part in (self.images.reader, self.images.judge, self.images.scorer) if part is not None]
+
+    def players(self) -> Iterator[nn.Parameter]:
+        """What is trained in the second phase."""
+        yield from self.images.decoder.parameters()
+        yield from self.discriminator.parameters()
 
     def reading(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Attributes at each place, by the backbone's reader and by the judge; captions told apart by the scorer."""
@@ -179,13 +190,13 @@ class ImageSideTraining(PaperModule):
     def parameter_groups(self) -> list[dict]:
         """The two players have rates of their own; the discriminator has no momentum (beta 1 = 0)."""
         readers = [p for part in self.readers() for p in part.parameters() if p.requires_grad]
-        players = (
+        both = (
             (self.images.decoder, self.recipe["generator_lr"], self.recipe["generator_betas"]),
             (self.discriminator, self.recipe["discriminator_lr"], (0.0, 0.999)),
         )
         groups = [{"params": readers}] + [
             {"params": list(player.parameters()), "lr": lr, "betas": tuple(betas), "weight_decay": 0.0}
-            for player, lr, betas in players
+            for player, lr, betas in both
         ]
         return [group for group in groups if group["params"]]
 

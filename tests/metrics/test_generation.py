@@ -75,7 +75,13 @@ def test_a_distance_that_would_mean_nothing_is_refused():
     with pytest.raises(ValueError, match="hold NaN"):
         frechet_distance(np.where(np.eye(400, 12) > 0, np.nan, features()), features())
     with pytest.raises(ValueError, match="all features are constant"):
-        frechet_distance(np.full((40, 3), 0.5), features(width=3))
+        frechet_distance(np.full((40, 3), 0.5), np.full((50, 3), 0.7))
+
+
+def test_samples_that_are_all_alike_are_far_from_real_ones():
+    real, alike = features(width=3), np.full((40, 3), 0.5, np.float32)
+    expected = ((real.mean(0) - 0.5) ** 2).sum() + np.trace(np.cov(real, rowvar=False))
+    assert frechet_distance(alike, real) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_floor_stands_beside_the_distance_at_the_same_size():
