@@ -169,7 +169,7 @@ def _drawn(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples
     return Gallery(
         id="drawn",
         title="Captions in, pictures out",
-        caption="Test captions of one seed, and the real picture; `decoded` is that one through codebook and decoder.",
+        caption="Test captions of one seed. What is decoded is the real picture, through codebook and decoder.",
         rows=[
             [
                 Exhibit("caption", text=[(caption, None)]),
