@@ -125,10 +125,8 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...], size: tuple[float,
     if figure.y_scale == "log_error":
         _log_error_axis(axes, figure)
     elif "%" in figure.y_label:
-        low, high = (
-            axes.get_ylim()
-        )  # a share ends at 0 and 100, also where its interval, which knows no bounds, goes on
-        axes.set_ylim(max(low, -2.0), min(high, 102.0))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -2.0), min(high, 102.0))  # a share has ends; its interval knows none
     if bars:
         _category_axis(axes, bars)
     _ink(axes, ink)
