@@ -6,7 +6,6 @@ Screenshots are kept beside the project's copy, in pytest's temporary folder (`s
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from html import unescape
 
 import pytest
+
+from tests.conftest import free_port
 
 CHROMIUM = shutil.which("chromium")
 TRAINING = "workflowType=machine_learning"
@@ -55,9 +56,7 @@ def server(finished):
 @contextmanager
 def served(finished, *arguments: str):
     """The address of `stages.ui` once it answers, and the line that it printed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "stages.ui", "--port", str(port), *arguments]
     address = f"http://127.0.0.1:{port}"
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}

@@ -22,6 +22,7 @@ from lightning_modules.tasks import batches, ensembling, studies, sweeping
 from lightning_modules.tasks.sweeping import CachedSearch, Finished, Gain, Outcome
 from stages import sweep, ui
 from stages.plan import compose
+from tests.conftest import free_port
 from tests.pipeline import Copy
 
 WIDTHS = {4: 100, 8: 200, 16: 400}
@@ -601,9 +602,7 @@ def test_the_stage_gives_the_same_bytes_with_any_number_of_workers_and_after_a_k
 @pytest.mark.slow
 def test_the_dashboard_shows_the_study_of_the_stage(trained):
     trained.python("-m", "stages.sweep", "committees-digits")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "stages.ui", "--study", "sweep-committees-digits", "--port", str(port)]
     process = subprocess.Popen(command, cwd=trained.folder, env=trained.environment, stderr=subprocess.DEVNULL)
     try:

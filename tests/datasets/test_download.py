@@ -1,13 +1,13 @@
 import gzip
 import hashlib
 import io
-import socket
 import sys
 
 import pooch
 import pytest
 
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable, fetch, find
+from tests.conftest import free_port
 
 from .conftest import Answer
 
@@ -27,9 +27,7 @@ def zipped(time_stamp: int) -> bytes:
 @pytest.fixture
 def closed_address() -> str:
     """An address on this machine where nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
