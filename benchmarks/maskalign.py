@@ -12,7 +12,7 @@ from lightning_modules.layers import encoders
 from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer, load_strictly
 from lightning_modules.maskalign import MaskAlign
-from stages.plan import compose
+from stages.composing import compose
 
 SIZES = {  # name: ViT, channels, batch size, targets, repeats
     "ViT-B/16 at 224": (dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12), 3, 8, 5, 5),

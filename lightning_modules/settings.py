@@ -80,6 +80,31 @@ def _located(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
+def complaint(where: str, given: Any, problem: Mapping[str, Any], known: Iterable[str] = ()) -> str:
+    """One problem that pydantic found: its place, the value, and what was expected.
+
+    Args:
+        where: file and place of what was checked.
+        given: what was checked.
+        problem: one of `ValidationError.errors()`. Its place also names members of unions, which no user has written.
+        known: keys that `given` may have, for what was meant by an unknown one.
+    """
+    value, *path = given, where
+    for part in problem["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if problem["type"] != "missing":
+                continue
+        path.append(str(part))
+    place = ".".join(path) if ": " in where else f"{where}: {'.'.join(path[1:])}" if path[1:] else where
+    if problem["type"] == "missing":
+        return f"{place}: missing, expected a value"
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key{meant(path[-1], known) if len(path) == 2 else ''}"
+    return f"{place} is {reprlib.repr(value)}, {problem['msg'].replace('Input should be', 'expected')}"
+
+
 def _checked(
     values: Mapping[str, Any], hints: Mapping[str, Any], required: Collection[str], where: str
 ) -> dict[str, Any]:
@@ -94,22 +119,5 @@ def _checked(
         try:
             checked[name] = TypeAdapter(hints[name], config=STRICT).validate_python(value)
         except ValidationError as error:
-            raise ValueError(f"{where}.{_complaint(name, value, error.errors()[0])}") from None
+            raise ValueError(complaint(f"{where}.{name}", value, error.errors()[0])) from None
     return checked
-
-
-def _complaint(name: str, value: Any, problem: Mapping[str, Any]) -> str:
-    """One problem that pydantic found: place, value, what was expected. Its place also names parts of a union."""
-    for part in problem["loc"]:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            if problem["type"] == "missing":
-                name = f"{name}.{part}"
-            continue
-        name = f"{name}.{part}"
-    if problem["type"] == "missing":
-        return f"{name}: missing, expected a value"
-    if problem["type"] == "extra_forbidden":
-        return f"{name}: unknown key"
-    return f"{name} is {reprlib.repr(value)}, {problem['msg'].replace('Input should be', 'expected')}"

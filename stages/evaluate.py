@@ -1,12 +1,14 @@
-"""Evaluate trained seeds: data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<arm>/."""
+"""Evaluate trained seeds: data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<paper>/<arm>/."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from lightning_modules import settings, tracking
-from lightning_modules.files import digest, replace_folder, write_json
+from lightning_modules.files import ROOT, digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run, find_runs
-from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
+from stages.command import run_stage, stage_arguments
+from stages.composing import compose
+from stages.plan import Plan, Row, load_plan
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
@@ -38,13 +40,13 @@ def runs_of(plan: Plan, row: Row, folder: Path) -> list[Run]:
 def main() -> None:
     """Call the paper's evaluation with all seeds, and write its numbers, figures and files."""
     arguments = stage_arguments("arm")
-    plan = load_plan(arguments.plan)
+    plan = load_plan(arguments.preset)
     row = plan.row("evaluate", arguments.arm)
     config = compose(plan.preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]["evaluate"]
     folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
     where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
     evaluation = settings.bind(config, where)(runs_of(plan, row, folder), row.dataset)
-    with replace_folder(ROOT / "data/results" / plan.preset / row.arm) as out:
+    with replace_folder(ROOT / "data/results" / plan.preset / row.paper / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():
         with tracking.open_record(

@@ -3,13 +3,16 @@
 data/runs/<preset>/<from>/pretrain + data/datasets -> data/runs/<preset>/<system>-<dataset>/finetune/<from>/<protocol>/.
 """
 
-from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
+from lightning_modules.files import ROOT
+from stages.command import run_stage, stage_arguments
+from stages.composing import compose, trainer_name
+from stages.plan import load_plan
 
 
 def main() -> None:
     """Compose, then hand each protocol over to `training.train_arm`."""
     arguments = stage_arguments("arm")
-    plan = load_plan(arguments.plan)
+    plan = load_plan(arguments.preset)
     row = plan.row("finetune", arguments.arm)
     config = compose(
         plan.preset,

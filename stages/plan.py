@@ -1,53 +1,108 @@
-"""The experiment plan: `params.yaml` joined with `conf/`, and checked before an output is touched."""
+"""The plan of a preset: `plans/<preset>/<paper>/params.yaml` of each paper, and the seeds in the root's `params.yaml`.
 
-import argparse
-import os
+Everything is checked before an output is touched: its form by pydantic, what refers to what by `Plan`.
+"""
+
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from lightning_modules.processes import die_with_parent
-from lightning_modules.settings import meant
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-ROOT = Path(__file__).resolve().parents[1]
-PRESETS = ("tiny", "paper")
-PLAN_KEYS = (
-    "preset",
-    "plan",
-    "root",
-    "seeds",
-    "datasets",
-    "pretrain",
-    "pretrain_from",
-    "finetune",
-    "evaluate",
-    "sweep",
-)
-ROW_KEYS = {
-    "pretrain": ("system", "dataset", "overrides"),
-    "pretrain_from": ("system", "dataset", "from", "overrides"),
-    "finetune": ("system", "dataset", "from", "overrides"),
-    "evaluate": ("system", "stage", "runs", "overrides"),
-    "sweep": ("system", "runs", "overrides"),
-}
-TRAINING = ("pretrain", "pretrain_from", "finetune")
-SYSTEM_BLOCKS = ("model", "data", "pretrain")
-FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what a stage needs besides, of its own systems
-CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
+from lightning_modules.files import ROOT
+from lightning_modules.settings import Count, complaint, meant
+
+Preset = Literal["tiny", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+SERVES_ALL = 1  # `max_seeds` of an arm whose single seed serves all seeds of the arms that start from it
+# Names become folders, stages of DVC and names of runs.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class PlanError(ValueError):
-    """What a user wrote in `params.yaml` or `conf/` does not hold; the message names the value and the way out."""
+    """What a user wrote in `plans/` or `conf/` does not hold; the message names the value and the way out."""
+
+
+class _Form(BaseModel):
+    """A part of a plan: nothing unknown, nothing converted, nothing changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Trained(_Form):
+    """A row of a stage that trains."""
+
+    system: Name
+    dataset: Name
+    overrides: dict[str, Any] = {}
+    max_seeds: Count | None = None
+
+
+class _Started(_Trained):
+    """A row that begins with the weights of another arm."""
+
+    start: Name = Field(alias="from")
+
+
+class _Evaluated(_Form):
+    """A row of `evaluate`: the seeds of one arm (`pretrain`), or all arms of one comparison (`finetune`)."""
+
+    system: Name
+    stage: Literal["pretrain", "finetune"]
+    runs: Name
+    overrides: dict[str, Any] = {}
+
+
+class _Searched(_Form):
+    """A row of `sweep`: a search over the trained seeds of an arm."""
+
+    system: Name
+    runs: Name
+    overrides: dict[str, Any] = {}
+
+
+ROWS: dict[str, type[_Form]] = {
+    "pretrain": _Trained,
+    "pretrain_from": _Started,
+    "finetune": _Started,
+    "evaluate": _Evaluated,
+    "sweep": _Searched,
+}
+
+
+class Paper(_Form):
+    """One `plans/<preset>/<paper>/params.yaml`. `max_seeds` is the default of its rows, null for every seed."""
+
+    preset: Preset
+    paper: Name
+    max_seeds: Count | None
+    datasets: list[Name]
+    pretrain: dict[Name, dict]
+    pretrain_from: dict[Name, dict]
+    finetune: dict[Name, dict]
+    evaluate: dict[Name, dict]
+    sweep: dict[Name, dict]
+
+
+class Shared(_Form):
+    """The root's `params.yaml`: what all papers share."""
+
+    seeds: list[Seed] = Field(min_length=1)
+    at_least: Count | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in one stage. `start` is the pre-trained arm whose weights it begins with, or empty."""
+    """One arm in one stage of one paper. `start` is the pre-trained arm whose weights it begins with, or empty."""
 
     arm: str
+    paper: str
     system: str
     overrides: dict
     dataset: str = ""
@@ -64,12 +119,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """`params.yaml`, checked. `pretrain` holds the rows of `pretrain_from` too."""
+    """All papers of a preset, checked. `pretrain` holds the rows of `pretrain_from`; `datasets` name their paper."""
 
-    path: Path
-    preset: str
+    preset: Preset
     seeds: list[int]
-    datasets: list[str]
+    at_least: int | None
+    papers: list[str]
+    datasets: dict[str, str]
     pretrain: dict[str, Row]
     finetune: dict[str, Row]
     evaluate: dict[str, Row]
@@ -79,24 +135,31 @@ class Plan:
         """The row of an arm.
 
         Raises:
-            PlanError: the plan has no such arm in this stage.
+            PlanError: no paper of the preset has such an arm in this stage.
         """
         rows = getattr(self, stage)
         if arm not in rows:
-            raise PlanError(f"{self.path}: no arm {arm!r} in `{stage}`{meant(arm, rows)}")
+            raise PlanError(f"plans/{self.preset}: no arm {arm!r} in `{stage}`{meant(arm, rows)}")
         return rows[arm]
 
     def seeds_of(self, row: Row) -> list[int]:
-        """The seeds that this arm trains: the plan's, or the first few of them."""
-        return self.seeds[: row.max_seeds]
+        """The seeds that this arm trains: the first `max_seeds` of the plan's, or `at_least` so many."""
+        most = row.max_seeds
+        if most is not None and most != SERVES_ALL:
+            most = max(most, self.at_least or 0)
+        return self.seeds[:most]
 
-    def trained(self, row: Row) -> list[tuple[str, str]]:
-        """(stage, arm) of every training whose results a row of `evaluate` reads, with those that they start from."""
+    def trained(self, row: Row, protocols: Iterable[str]) -> list[tuple[str, str]]:
+        """(stage, arm) of every training whose results a row of `evaluate` reads, with those that they start from.
+
+        Args:
+            row: a row of `evaluate` or `sweep`.
+            protocols: what the arms of a comparison were taken through, see `composing.downstream`.
+        """
         if row.stage == "pretrain":
             return self._with_upstream(row.runs)
         compared = [each for each in self.finetune.values() if each.comparison == row.runs]
         upstream = [pair for each in compared for pair in self._with_upstream(each.start)]
-        protocols = downstream(row.system, self.preset)
         return list(dict.fromkeys(upstream)) + [(stage, each.arm) for each in compared for stage in protocols]
 
     def _with_upstream(self, arm: str) -> list[tuple[str, str]]:
@@ -104,63 +167,148 @@ class Plan:
         return [*(self._with_upstream(start) if start else ()), ("pretrain", arm)]
 
 
-def load_plan(path: str | Path = "params.yaml") -> Plan:
-    """Read and check a plan.
+def load_plan(preset: str = "tiny", root: Path | None = None) -> Plan:
+    """Read and check the plans of a preset.
 
     Raises:
-        PlanError: an unknown or missing key, an unknown preset, a seed listed twice, an arm without its data or runs.
+        PlanError: an unknown or missing key, a value of the wrong kind, a seed listed twice, an arm or a data set that
+            two papers claim, an arm without its data or runs.
     """
-    from omegaconf import OmegaConf
-
-    path = Path(path)
-    try:
-        raw = OmegaConf.to_container(OmegaConf.load(path if path.is_absolute() else ROOT / path), resolve=True)
-    except FileNotFoundError:
-        raise PlanError(f"{path}: no such plan; expected params.yaml or presets/<preset>/params.yaml") from None
-    except Exception as error:  # the YAML reader has a dozen of its own
-        raise PlanError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise PlanError(f"{path}: expected a mapping with the keys {', '.join(PLAN_KEYS)}; got {type(raw).__name__}")
-    _keys(raw, PLAN_KEYS, (), str(path))
-    if raw["preset"] not in PRESETS:
-        raise PlanError(f"{path}: unknown preset {raw['preset']!r}{meant(raw['preset'], PRESETS)}")
-    _place(raw["plan"], raw["root"], path)
-    datasets = _mapping(raw, "datasets", path)
-    for name, given in datasets.items():
-        if given not in ({}, None):
-            raise PlanError(f"{path}: datasets.{name} is {given!r}, expected {{}}: its settings lie in conf/dataset/")
-    first, later, finetune, evaluate, sweep = (
-        {arm: _row(stage, arm, row, path) for arm, row in _mapping(raw, stage, path).items()} for stage in ROW_KEYS
-    )
+    root = root or ROOT
+    if preset not in PRESETS:
+        raise PlanError(f"unknown preset {preset!r}{meant(preset, PRESETS)}")
+    shared = _formed(Shared, _read(root / "params.yaml", "params.yaml"), "params.yaml")
+    _check_seeds(shared)
+    folder = root / "plans" / preset
+    papers = [_paper(path, preset) for path in sorted(folder.glob("*/params.yaml"))]
+    if not papers:
+        raise PlanError(f"plans/{preset} has no paper, expected plans/{preset}/<paper>/params.yaml")
+    rows = {stage: _rows(papers, stage) for stage in ROWS}
+    first, later = rows["pretrain"], rows["pretrain_from"]
     if twice := sorted(first.keys() & later.keys()):
-        raise PlanError(f"{path}: {', '.join(twice)} is in `pretrain` and in `pretrain_from`; an arm is in one of them")
-    pretrain = first | later
-    plan = Plan(path, raw["preset"], _seeds(raw["seeds"], path), list(datasets), pretrain, finetune, evaluate, sweep)
-    for stage, rows, upstream in (
-        ("pretrain", first, {}),
-        ("pretrain_from", later, pretrain),
-        ("finetune", finetune, pretrain),
-    ):
-        for row in rows.values():
-            _check_training(plan, stage, row, upstream)
+        raise PlanError(f"{', '.join(twice)} is in `pretrain` and in `pretrain_from`; an arm is in one of them")
+    plan = Plan(
+        preset=preset,
+        seeds=shared.seeds,
+        at_least=shared.at_least,
+        papers=[paper.paper for paper in papers],
+        datasets=_datasets(papers),
+        pretrain=first | later,
+        **{stage: rows[stage] for stage in ("finetune", "evaluate", "sweep")},
+    )
+    for stage in ("pretrain", "pretrain_from", "finetune"):
+        for row in rows[stage].values():
+            _check_training(plan, stage, row)
     _check_chains(plan)
     _check_comparisons(plan)
-    evaluate, sweep = (
-        {arm: _with_dataset(plan, stage, row) for arm, row in rows.items()}
-        for stage, rows in (("evaluate", evaluate), ("sweep", sweep))
-    )
-    return replace(plan, evaluate=evaluate, sweep=sweep)
+    found = {
+        stage: {arm: _with_dataset(plan, stage, row) for arm, row in rows[stage].items()}
+        for stage in ("evaluate", "sweep")
+    }
+    return replace(plan, **found)
 
 
-def _check_training(plan: Plan, stage: str, row: Row, upstream: dict[str, Row]) -> None:
-    where = f"{plan.path}: {stage}.{row.arm}"
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML as Hydra and DVC read it: `1e-4` is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _read(path: Path, where: str) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise PlanError(f"{where}: no such file") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PlanError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}") from None
+
+
+def _formed(form: type[Form], given: Any, where: str) -> Form:
+    """What was read, in its form.
+
+    Raises:
+        PlanError: the first thing that does not hold.
+    """
+    try:
+        return form.model_validate(given)
+    except ValidationError as error:
+        known = [field.alias or name for name, field in form.model_fields.items()]
+        first = min(
+            error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
+        )  # a misspelt key misses, too
+        raise PlanError(complaint(where, given, first, known)) from None
+
+
+def _paper(path: Path, preset: str) -> Paper:
+    """One paper's plan, which says of itself where it lies: DVC fills its paths from that."""
+    stem = path.parent.name
+    where = f"plans/{preset}/{stem}/params.yaml"
+    paper = _formed(Paper, _read(path, where), where)
+    for key, expected in (("preset", preset), ("paper", stem)):
+        if (given := getattr(paper, key)) != expected:
+            raise PlanError(f"{where}: {key} is {given!r}, expected {expected!r}, the name of its folder")
+    return paper
+
+
+def _check_seeds(shared: Shared) -> None:
+    for seed in shared.seeds:
+        if shared.seeds.count(seed) > 1:
+            raise PlanError(
+                f"params.yaml: seed {seed} is listed twice; a seed counts once in an interval, so list each once"
+            )
+    if (shared.at_least or 0) > len(shared.seeds):
+        raise PlanError(
+            f"params.yaml: at_least is {shared.at_least}, but `seeds` lists {len(shared.seeds)}: list more of them"
+        )
+
+
+def _rows(papers: Iterable[Paper], stage: str) -> dict[str, Row]:
+    """The rows of all papers in one stage, by arm."""
+    rows: dict[str, Row] = {}
+    for paper in papers:
+        for arm, given in getattr(paper, stage).items():
+            where = f"plans/{paper.preset}/{paper.paper}/params.yaml: {stage}.{arm}"
+            if arm in rows:
+                raise PlanError(
+                    f"{where} is an arm of plans/{paper.preset}/{rows[arm].paper}, too; choose another name"
+                )
+            row = Row(arm=arm, paper=paper.paper, **_formed(ROWS[stage], given, where).model_dump())
+            rows[arm] = replace(row, max_seeds=row.max_seeds or paper.max_seeds)
+    return rows
+
+
+def _datasets(papers: Iterable[Paper]) -> dict[str, str]:
+    """The data sets, each with the paper that prepares it."""
+    found: dict[str, str] = {}
+    for paper in papers:
+        for name in paper.datasets:
+            if name in found:
+                raise PlanError(
+                    f"plans/{paper.preset}/{paper.paper}/params.yaml: data set {name} is prepared by {found[name]}, "
+                    "too; list it in one of them: every paper may use it"
+                )
+            found[name] = paper.paper
+    return found
+
+
+def _where(plan: Plan, stage: str, row: Row) -> str:
+    return f"plans/{plan.preset}/{row.paper}/params.yaml: {stage}.{row.arm}"
+
+
+def _check_training(plan: Plan, stage: str, row: Row) -> None:
+    where = _where(plan, stage, row)
     if row.dataset not in plan.datasets:
         raise PlanError(f"{where}.dataset is {row.dataset!r}{meant(row.dataset, plan.datasets)}")
-    if stage == "pretrain":
+    if not row.start:
         return
-    if row.start not in upstream:
-        raise PlanError(f"{where}.from is {row.start!r}{meant(row.start, upstream)}")
-    seeds, available = plan.seeds_of(row), plan.seeds_of(upstream[row.start])
+    if row.start not in plan.pretrain:
+        raise PlanError(f"{where}.from is {row.start!r}{meant(row.start, plan.pretrain)}")
+    seeds, available = plan.seeds_of(row), plan.seeds_of(plan.pretrain[row.start])
     if len(available) > 1 and not set(seeds) <= set(available):
         raise PlanError(
             f"{where} trains the seeds {seeds}, but {row.start} has {available}: give both the same max_seeds, or "
@@ -173,7 +321,8 @@ def _check_chains(plan: Plan) -> None:
         chain = [arm]
         while row.start:
             if row.start in chain:
-                raise PlanError(f"{plan.path}: pretrain_from: {' from '.join([*chain, row.start])} is a circle")
+                where = _where(plan, "pretrain_from", plan.pretrain[arm])
+                raise PlanError(f"{where}: {' from '.join([*chain, row.start])} is a circle")
             chain.append(row.start)
             row = plan.pretrain[row.start]
 
@@ -184,7 +333,7 @@ def _check_comparisons(plan: Plan) -> None:
         other = seen.setdefault((row.comparison, row.start), row.arm)
         if other != row.arm:
             raise PlanError(
-                f"{plan.path}: finetune.{row.arm} and finetune.{other} have the same system, dataset and `from`; "
+                f"{_where(plan, 'finetune', row)} and finetune.{other} have the same system, dataset and `from`; "
                 "a comparison has an arm once"
             )
 
@@ -192,236 +341,7 @@ def _check_comparisons(plan: Plan) -> None:
 def _with_dataset(plan: Plan, stage: str, row: Row) -> Row:
     """A row that measures trained runs, with the data set of these."""
     known = {"pretrain": plan.pretrain, "finetune": {each.comparison: each for each in plan.finetune.values()}}
-    where = f"{plan.path}: {stage}.{row.arm}"
-    if row.stage not in known:
-        raise PlanError(f"{where}.stage is {row.stage!r}{meant(row.stage, known)}")
     if row.runs not in known[row.stage]:
+        where = _where(plan, stage, row)
         raise PlanError(f"{where}.runs is {row.runs!r}{meant(row.runs, known[row.stage])}")
     return replace(row, dataset=known[row.stage][row.runs].dataset)
-
-
-def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
-    for key in given:
-        if key not in {*required, *optional}:
-            raise PlanError(f"{where}: unknown key {key!r}{meant(key, [*required, *optional])}")
-    for key in required:
-        if key not in given:
-            raise PlanError(f"{where}: the key {key!r} is missing; expected {', '.join(required)}")
-
-
-def _place(plan: object, root: object, path: Path) -> None:
-    """Hold what DVC is told about the plan's place against where it lies."""
-    if not isinstance(plan, str) or not (ROOT / plan).is_file():
-        raise PlanError(f"{path}: `plan` is {plan!r}, expected this file's path from the root, such as params.yaml")
-    if not isinstance(root, str) or ((ROOT / plan).parent / root).resolve() != ROOT.resolve():
-        raise PlanError(f"{path}: `root` is {root!r}, expected the way from {plan}'s folder to the root: . or ../..")
-
-
-def _mapping(raw: dict, key: str, path: Path) -> dict:
-    if not isinstance(raw[key], dict):
-        raise PlanError(f"{path}: `{key}` must map names to settings; got {raw[key]!r}")
-    for name in raw[key]:
-        _name(name, f"{path}: a key of `{key}`")
-    return raw[key]
-
-
-def _name(value: object, where: str) -> None:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise PlanError(f"{where} is {value!r}, expected a name of letters, digits, `_`, `.` and `-`")
-
-
-def _row(stage: str, arm: str, row: object, path: Path) -> Row:
-    where = f"{path}: {stage}.{arm}"
-    if not isinstance(row, dict):
-        raise PlanError(f"{where} must have the keys {', '.join(ROW_KEYS[stage])}; got {row!r}")
-    _keys(row, ROW_KEYS[stage], ("max_seeds",) if stage in TRAINING else (), where)
-    for key in ROW_KEYS[stage][:-1]:
-        _name(row[key], f"{where}.{key}")
-    most = row.get("max_seeds")
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-        raise PlanError(f"{where}.max_seeds must be a positive whole number; got {most!r}")
-    if not isinstance(row["overrides"], dict):
-        raise PlanError(f"{where}.overrides must map keys of conf/system to values; got {row['overrides']!r}")
-    fields = {"start" if key == "from" else key: value for key, value in row.items()}
-    return Row(arm=arm, **fields)
-
-
-def _seeds(seeds: object, path: Path) -> list[int]:
-    if not isinstance(seeds, list) or not seeds:
-        raise PlanError(f"{path}: seeds must be a list with at least one whole number; got {seeds!r}")
-    for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-            raise PlanError(f"{path}: a seed must be a whole number from 0 to 2147483647; got {seed!r}")
-        if seeds.count(seed) > 1:
-            raise PlanError(
-                f"{path}: seed {seed} is listed twice; a seed counts once in an interval, so list each once"
-            )
-    return seeds
-
-
-def compose(
-    preset: str,
-    *,
-    system: str = "",
-    dataset: str = "",
-    trainer: str = "",
-    sweep: str = "",
-    machines: str = "",
-    overrides: dict | None = None,
-    stage: str = "",
-) -> dict:
-    """The resolved configuration of one stage: any of the groups of `conf/`.
-
-    `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
-    `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
-
-    `stage` is the one that it is for, so that what this stage needs of a system must be there.
-
-    Raises:
-        PlanError: no such file, a key that it does not have, or a missing one.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
-
-    choices = {
-        "system": system and f"{system}/{preset}",
-        "dataset": dataset and f"{dataset}/{preset}",
-        "trainer": trainer,
-        "sweep": sweep,
-        "sweep/machines": machines,
-    }
-    block = "sweep" if sweep else "system"
-    lines = [f"{group}={choice}" for group, choice in choices.items() if choice]
-    for group, choice in choices.items():
-        folder = ROOT / "conf" / group
-        if choice and not (folder / f"{choice}.yaml").is_file():
-            known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{meant(choice, known)}")
-    try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = hydra_compose("config", overrides=lines)
-        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get(block) or {})]
-        for key, value in _leaves(overrides or {}):
-            if key not in known or key.rpartition(".")[2].startswith("_"):
-                raise PlanError(
-                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
-                )
-            OmegaConf.update(config[block], key, value, merge=False)
-        composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except PlanError:
-        raise
-    except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
-        raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
-    for group, choice in choices.items():
-        if choice and group in composed:  # the settings of machines are a part of those of the sweep
-            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage), f"conf/{group}/{choice}.yaml")
-    return composed
-
-
-def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
-    """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
-    if not isinstance(tree, dict):
-        raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
-    called = {"": tree} if group == "dataset" else {}
-    if group == "system":
-        _keys(tree, (*SYSTEM_BLOCKS, *([further] if further else ())), FURTHER_BLOCKS.values(), where)
-        protocols = tree.get("downstream", {})
-        if not isinstance(protocols, dict) or ("downstream" in tree and not protocols):
-            raise PlanError(f"{where}: `downstream` must map protocols, such as `finetune`, to settings")
-        recipes = {f"downstream.{name}": recipe for name, recipe in protocols.items()}
-        for name, recipe in {"pretrain": tree["pretrain"], **recipes}.items():
-            if not isinstance(recipe, dict):
-                raise PlanError(f"{where}: `{name}` must map keys to values; got {recipe!r}")
-        called = {name: tree[name] for name in CALLED_BLOCKS if name in tree}
-        called |= {f"{name}.{part}": recipe.get(part) for name, recipe in recipes.items() for part in ("model", "data")}
-    for name, block in called.items():
-        if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
-            raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
-
-
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def downstream(system: str, preset: str) -> list[str]:
-    """The protocols that the finetune stage runs an encoder through, in the order of the system's file."""
-    from omegaconf import OmegaConf
-
-    return list(OmegaConf.load(ROOT / "conf/system" / system / f"{preset}.yaml").get("downstream", {}))
-
-
-def check(plan: Plan) -> None:
-    """Compose every configuration that the plan needs.
-
-    Raises:
-        PlanError: the first thing that does not hold.
-    """
-    for dataset in plan.datasets:
-        compose(plan.preset, dataset=dataset)
-    for stage in ("pretrain", "finetune", "evaluate", "sweep"):
-        for row in getattr(plan, stage).values():
-            try:
-                sweep = "cached" if stage == "sweep" else ""
-                compose(plan.preset, system=row.system, sweep=sweep, overrides=row.overrides, stage=stage)
-            except PlanError as error:
-                raise PlanError(f"{plan.path}: {stage}.{row.arm}: {error}") from None
-    compose(plan.preset, trainer=trainer_name())
-
-
-def check_claims(plan: Plan) -> None:
-    """Check that every claim to be judged names arms of the plan.
-
-    For `make check`, not for a stage: who runs a part of a plan is told in the report what is missing.
-
-    Raises:
-        ValueError: a claim names an arm that the plan does not evaluate.
-    """
-    from lightning_modules.metrics import claims
-
-    for stem in sorted({row.system for row in plan.evaluate.values()}):
-        facts = claims.load_facts(ROOT / "lightning_modules" / f"{stem}.yaml")
-        claims.check_plan(facts, plan.evaluate, plan.preset)
-
-
-def main() -> None:
-    """What `make check-plan` runs."""
-    plan = load_plan(stage_arguments().plan)
-    check(plan)
-    check_claims(plan)
-
-
-def trainer_name() -> str:
-    """Name of the machine's settings in `conf/trainer/`, chosen by the environment so that it makes no stage stale."""
-    return os.environ.get("REPRISE_TRAINER", "cpu")
-
-
-def stage_arguments(*names: str) -> argparse.Namespace:
-    """Command line of a stage: the given names, then `--plan`."""
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    for name in names:
-        parser.add_argument(name)
-    parser.add_argument("--plan", default="params.yaml", help="params.yaml (default) or presets/paper/params.yaml")
-    return parser.parse_args()
-
-
-def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage as a child that dies with its parent and ends a user's error in one line and exit code 1."""
-    die_with_parent()  # SIGTERM to dvc would leave the stage running, and writing
-    os.chdir(ROOT)
-    try:
-        main()
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename}: no such file or folder")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
-
-
-if __name__ == "__main__":
-    run_stage(main)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.plan import run_stage
+from stages.command import run_stage
 
 
 def read_images(path: Path, shape: tuple[int, int, int], scale: float) -> np.ndarray:

@@ -9,13 +9,14 @@ import sys
 from lightning_modules import settings
 from lightning_modules.datasets.download import DataUnavailable
 from lightning_modules.files import ROOT, scratch
-from stages.plan import compose, load_plan, run_stage, stage_arguments
+from stages.command import run_stage, stage_arguments
+from stages.composing import compose
 
 
 def main() -> None:
     """Call the data set's `prepare`."""
     arguments = stage_arguments("name")
-    preset = load_plan(arguments.plan).preset
+    preset = arguments.preset
     notice = scratch() / "unavailable" / f"{arguments.name}-{preset}.txt"
     config = compose(preset, dataset=arguments.name)["dataset"]
     prepare = settings.bind(config, f"conf/dataset/{arguments.name}/{preset}.yaml")

@@ -1,12 +1,15 @@
 """Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/."""
 
-from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
+from lightning_modules.files import ROOT
+from stages.command import run_stage, stage_arguments
+from stages.composing import compose, trainer_name
+from stages.plan import load_plan
 
 
 def main() -> None:
     """Compose, then hand over to `training.train_arm`."""
     arguments = stage_arguments("arm")
-    plan = load_plan(arguments.plan)
+    plan = load_plan(arguments.preset)
     row = plan.row("pretrain", arguments.arm)
     config = compose(
         plan.preset, system=row.system, dataset=row.dataset, trainer=trainer_name(), overrides=row.overrides

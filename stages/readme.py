@@ -4,7 +4,7 @@ import re
 
 from lightning_modules.files import ROOT, replace_file
 from lightning_modules.metrics.claims import Facts, load_facts
-from stages.plan import run_stage
+from stages.command import run_stage
 
 TABLE = re.compile(r"(<!-- papers:.*?-->\n).*?(<!-- end of papers -->)", re.DOTALL)
 

@@ -1,21 +1,24 @@
-"""Judge every claim and write the page: data/results/<preset>/ -> data/report/<preset>/.
+"""Write the page: data/results/<preset>/ -> data/report/<preset>/.
 
-Writes index.html, claims.json, metrics.json, plots/figures.csv, and beside them machine.js, which DVC does not track.
+Writes index.html, plots/figures.csv, and beside them machine.js, which DVC does not track. A paper without results here
+is shown with the verdicts that are committed in results/<preset>/<paper>/claims.json.
 """
 
 import argparse
 import csv
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from lightning_modules import tracking
-from lightning_modules.files import ROOT, digest, replace_folder, scratch, write_json
+from lightning_modules.files import ROOT, digest, replace_folder, scratch
 from lightning_modules.metrics import claims
 from stages import page
+from stages.command import add_preset, run_stage
+from stages.composing import downstream
 from stages.page import figures, machine
-from stages.plan import Plan, Row, load_plan, run_stage
+from stages.plan import Plan, Row, load_plan
 
 
 def read_arm(
@@ -23,14 +26,14 @@ def read_arm(
 ) -> tuple[page.Arm, dict[int, dict[str, float]]]:
     """An arm as the page shows it and its metrics by seed; an arm without results says why."""
     if row.arm in pending:
-        return page.Arm(row.arm, plan.trained(row), missing="results are not up to date"), {}
+        return page.Arm(row.arm, trained(plan, row), missing="results are not up to date"), {}
     if not (folder / "metrics.json").exists():
         why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
-        return page.Arm(row.arm, plan.trained(row), missing=f"no results{why}"), {}
+        return page.Arm(row.arm, trained(plan, row), missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
     shown = page.Arm(
         row.arm,
-        plan.trained(row),
+        trained(plan, row),
         sorted(by_seed),
         claims.summary({row.arm: by_seed})[row.arm],
         figures.load(folder / "figures.json"),
@@ -38,6 +41,11 @@ def read_arm(
         page.load_not_computed(folder / "not_computed.json"),
     )
     return shown, by_seed
+
+
+def trained(plan: Plan, row: Row) -> list[tuple[str, str]]:
+    """(stage, arm) of every training that a row reads."""
+    return plan.trained(row, downstream(row.system, plan.preset) if row.stage == "finetune" else ())
 
 
 def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str]) -> page.Arm:
@@ -49,25 +57,41 @@ def read_sweep(plan: Plan, row: Row, results: Path, unavailable: dict[str, str])
     return shown
 
 
-def read_papers(plan: Plan, root: Path, unavailable: dict[str, str], pending: Collection[str] = ()) -> list[page.Paper]:
-    """Facts, verdicts and arms of every paper of the plan, in its order; results of `pending` arms are left out."""
-    read = {
-        arm: read_arm(plan, row, root / "data/results" / plan.preset / arm, unavailable, pending)
-        for arm, row in plan.evaluate.items()
-    }
+def read_paper(
+    plan: Plan, stem: str, root: Path, unavailable: dict[str, str], pending: Collection[str] = ()
+) -> page.Paper:
+    """Facts, verdicts and arms of one paper; results of `pending` arms are left out.
+
+    A paper that has no results here keeps the verdicts that are committed.
+    """
+    facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
+    folder = root / "data/results" / plan.preset / stem
+    rows = [row for row in plan.evaluate.values() if row.paper == stem]
+    read = {row.arm: read_arm(plan, row, folder / row.arm, unavailable, pending) for row in rows}
     results = {arm: by_seed for arm, (_, by_seed) in read.items() if by_seed}
     missing = {arm: shown.missing for arm, (shown, _) in read.items() if shown.missing}
-    papers = []
-    for stem in dict.fromkeys(row.system for row in plan.evaluate.values()):
-        facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
-        arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
-        sweeps = [
-            read_sweep(plan, row, root / "data/results" / plan.preset, unavailable)
-            for row in plan.sweep.values()
-            if row.system == stem
-        ]
-        papers.append(page.Paper(facts, claims.ledger([facts], results, plan.preset, missing), arms, sweeps))
-    return papers
+    committed = root / "results" / plan.preset / stem / "claims.json"
+    if results or not committed.is_file():
+        ledger = claims.ledger([facts], results, plan.preset, missing)
+    else:
+        ledger = json.loads(committed.read_text())
+    sweeps = [read_sweep(plan, row, folder, unavailable) for row in plan.sweep.values() if row.paper == stem]
+    return page.Paper(facts, ledger, [shown for shown, _ in read.values()], sweeps)
+
+
+def read_papers(
+    plan: Plan, root: Path, unavailable: dict[str, str], stems: Iterable[str] = (), pending: Collection[str] = ()
+) -> list[page.Paper]:
+    """What `read_paper` gives of every paper that has rows to evaluate, or of those that are named."""
+    evaluated = {row.paper for row in plan.evaluate.values()}
+    chosen = set(stems) or evaluated
+    return [read_paper(plan, stem, root, unavailable, pending) for stem in plan.papers if stem in chosen & evaluated]
+
+
+def unavailable_data(plan: Plan) -> dict[str, str]:
+    """Why a data set of the plan is not to be had on this machine, as its `prepare` stage wrote it down."""
+    notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
+    return {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
 
 
 def page_of(plan: Plan) -> Path:
@@ -79,8 +103,6 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
     """Write the report, whole or not at all."""
     arms = [arm for paper in papers for arm in paper.arms + paper.sweeps if not arm.missing]
     with replace_folder(folder) as out:
-        write_json(out / "claims.json", [row for paper in papers for row in paper.rows])
-        write_json(out / "metrics.json", {arm.name: arm.metrics for arm in arms})
         (out / "plots").mkdir()
         with (out / "plots/figures.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, figures.COLUMNS, lineterminator="\n")
@@ -104,18 +126,18 @@ def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
-    """Read the plan, the facts and the results, and write the report."""
+    """Read the plan, the facts and the results, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan", default="params.yaml", help="params.yaml (default) or presets/paper/params.yaml")
+    add_preset(parser)
     parser.add_argument("--show", action="store_true", help="only print the claims to the terminal")
+    parser.add_argument("--paper", nargs="*", default=[], help="papers to print; all of them by default")
     options = parser.parse_args(arguments)
-    plan = load_plan(root / options.plan)
-    notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
-    unavailable = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
-    papers = read_papers(plan, root, unavailable)
+    plan = load_plan(options.preset, root)
+    unavailable = unavailable_data(plan)
     if options.show:
-        page.show(papers, page_of(plan))
+        page.show(read_papers(plan, root, unavailable, options.paper), page_of(plan))
         return
+    papers = read_papers(plan, root, unavailable)
     write(root / page_of(plan).parent, papers, plan.preset, unavailable)
     for paper in papers:
         for arm in paper.arms:

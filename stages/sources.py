@@ -8,11 +8,13 @@ Condition: imports are explicit (`import_module` of a project file would escape)
 import ast
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
-from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
+from lightning_modules.files import ROOT, replace_folder
+from stages.command import run_stage, stage_arguments
+from stages.composing import compose
 
 RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
     *(f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")),
@@ -23,27 +25,26 @@ BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate"
 
 def digest(path: Path) -> str:
     """Hash of a Python file's syntax tree without docstrings, or of any other file's bytes."""
+    return _read(path)[0]
+
+
+@cache
+def _read(path: Path) -> tuple[str, list[Path]]:
+    """A file's digest, and the project files that it imports, at its top or inside a function, with their packages."""
     if path.suffix != ".py":
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16], []
     tree = ast.parse(path.read_text())
+    names: list[str] = []
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
-
-
-def imported(path: Path) -> Iterator[Path]:
-    """Project files that a Python file imports, at its top or inside a function, and the packages they lie in."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            yield from files_of(name)
+    files = dict.fromkeys(file for name in names for file in files_of(name))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], list(files)
 
 
 def files_of(module: str) -> Iterator[Path]:
@@ -62,9 +63,8 @@ def closure(roots: Iterable[Path]) -> dict[str, str]:
         path = todo.pop()
         name = path.relative_to(ROOT).as_posix()
         if name not in found:
-            found[name] = digest(path)
-            imports = imported(path) if path.suffix == ".py" else ()
-            todo += [file for file in imports if file.relative_to(ROOT).as_posix() not in RECORDS_ONLY]
+            found[name], imported = _read(path)
+            todo += [file for file in imported if file.relative_to(ROOT).as_posix() not in RECORDS_ONLY]
     return dict(sorted(found.items()))
 
 
@@ -77,26 +77,38 @@ def targets(tree: object) -> Iterator[Path]:
             yield from targets(value)
 
 
-def main() -> None:
-    """Write one manifest for each data set, each stage of each system, the sweeps, and the report."""
-    plan = load_plan(stage_arguments().plan)
-    script, out = ROOT / "stages", ROOT / "data/sources" / plan.preset
-    manifests = {}
-    for name in plan.datasets:
-        tree = compose(plan.preset, dataset=name)["dataset"]
-        manifests[f"prepare.{name}"] = [script / "prepare.py", *targets(tree)]
-    for stage, blocks in BLOCKS.items():
-        for system in {row.system for row in getattr(plan, stage).values()}:
-            tree = compose(plan.preset, system=system)["system"]
-            manifests[f"{stage}.{system}"] = [script / f"{stage}.py", *targets({key: tree[key] for key in blocks})]
-    manifests["sweep"] = [script / "sweep.py", *targets(compose(plan.preset, sweep="cached")["sweep"])]
-    facts = [ROOT / "lightning_modules" / f"{row.system}.yaml" for row in plan.evaluate.values()]
+def manifests(preset: str) -> dict[str, list[Path]]:
+    """The files at which each stage's code begins: of each data set, each system, each paper, the sweeps and the page.
+
+    Whether a plan runs them does not matter, so that a new arm leaves this stage as it is.
+    """
+    script = ROOT / "stages"
+    found = {"sweep": [script / "sweep.py", *targets(compose(preset, sweep="cached")["sweep"])]}
+    for name in configured("dataset", preset):
+        found[f"prepare.{name}"] = [script / "prepare.py", *targets(compose(preset, dataset=name)["dataset"])]
+    for system in configured("system", preset):
+        tree = compose(preset, system=system)["system"]
+        for stage, blocks in BLOCKS.items():
+            if all(block in tree for block in blocks):
+                code = targets({block: tree[block] for block in blocks})
+                found[f"{stage}.{system}"] = [script / f"{stage}.py", *code]
+    for facts in sorted((ROOT / "lightning_modules").glob("*.yaml")):
+        found[f"claims.{facts.stem}"] = [script / "claims.py", facts]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
-    manifests["report"] = [script / "report.py", *facts, *page]
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    for name, roots in manifests.items():
-        (out / f"{name}.json").write_text(json.dumps(closure(roots), indent=1) + "\n")
+    return found | {"report": [script / "report.py", *page]}
+
+
+def configured(group: str, preset: str) -> list[str]:
+    """The names in a group of `conf/` that have a file for the preset."""
+    return sorted(path.parent.name for path in (ROOT / "conf" / group).glob(f"*/{preset}.yaml"))
+
+
+def main() -> None:
+    """Write the manifests, each into its own file."""
+    preset = stage_arguments().preset
+    with replace_folder(ROOT / "data/sources" / preset) as out:
+        for name, roots in manifests(preset).items():
+            (out / f"{name}.json").write_text(json.dumps(closure(roots), indent=1) + "\n")
 
 
 if __name__ == "__main__":

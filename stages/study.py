@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.files import replace_folder, scratch
+from lightning_modules.files import ROOT, replace_folder, scratch
 from lightning_modules.runs import find_runs
+from stages.command import add_preset, run_stage
+from stages.composing import compose
 from stages.evaluate import write_evaluation
-from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage
+from stages.plan import Plan, Row, load_plan
 from stages.sweep import cached_search, track
 
 
@@ -23,7 +25,7 @@ def parse() -> argparse.Namespace:
     """The command line; what is not given comes from conf/sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arm", help="a row of `sweep` in the plan")
-    parser.add_argument("--plan", default="params.yaml")
+    add_preset(parser)
     parser.add_argument("--setting", default="cached", help="conf/sweep/<setting>.yaml: cached (default) or training")
     parser.add_argument("--machines", default="local", help="conf/sweep/machines/<name>.yaml: local, database or slurm")
     parser.add_argument("--study", help="its name; <arm>-<setting> by default")
@@ -58,7 +60,7 @@ def devices(given: str | None, setting: str) -> list[str]:
 
 def command(arguments: argparse.Namespace, machines: dict) -> list[str]:
     """What one machine runs to take part in the study."""
-    line = [sys.executable, "-m", "stages.study", arguments.arm, "--plan", arguments.plan]
+    line = [sys.executable, "-m", "stages.study", arguments.arm, "--preset", arguments.preset]
     given = {"setting": arguments.setting, "study": arguments.study, "trials": arguments.trials}
     given |= {"workers": machines["workers"], "storage": arguments.storage}  # REPRISE_STORAGE is inherited instead
     return line + [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
@@ -87,7 +89,7 @@ def submit(line: list[str], slurm: dict, folder: Path, dry_run: bool) -> None:
 def main() -> None:
     """Work on the study with this machine's workers, or send its jobs, and tell the result."""
     arguments = parse()
-    plan = load_plan(arguments.plan)
+    plan = load_plan(arguments.preset)
     row = plan.row("sweep", arguments.arm)
     overrides = row.overrides if arguments.setting == "cached" else None
     settings = compose(plan.preset, sweep=arguments.setting, machines=arguments.machines, overrides=overrides)["sweep"]

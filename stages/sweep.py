@@ -1,7 +1,8 @@
-"""Search singles, ensembles and cascades of one arm's trained seeds: data/runs -> data/results/<preset>/sweep-<arm>/.
+"""Search singles, ensembles and cascades of one arm's trained seeds.
 
-The trials are the same with any number of workers (REPRISE_WORKERS) and after a kill: see `tasks/batches.py`. For a
-study that many machines share, and that is not an output of the pipeline, see `stages/study.py`.
+data/runs/<preset>/<runs>/pretrain -> data/results/<preset>/<paper>/sweep-<arm>/. Trials are the same with any number
+of workers (REPRISE_WORKERS) and after a kill: see `tasks/batches.py`. For a study that many machines share, and that is
+not an output of the pipeline, see `stages/study.py`.
 """
 
 import json
@@ -11,10 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules import tracking
-from lightning_modules.files import digest, replace_folder, scratch
+from lightning_modules.files import ROOT, digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run, find_runs
+from stages.command import run_stage, stage_arguments
+from stages.composing import compose
 from stages.evaluate import write_evaluation
-from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
+from stages.plan import Plan, Row, load_plan
 
 if TYPE_CHECKING:
     from lightning_modules.tasks.sweeping import Finished
@@ -72,7 +75,7 @@ def track(
 def main() -> None:
     """Run the study in batches and write what came out."""
     arguments = stage_arguments("arm")
-    plan = load_plan(arguments.plan)
+    plan = load_plan(arguments.preset)
     row = plan.row("sweep", arguments.arm)
     name = f"sweep-{row.arm}"
     settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
@@ -91,7 +94,7 @@ def main() -> None:
         memory=memory,
     )
     evaluation = search.report(trials, row.dataset, settings)
-    with replace_folder(ROOT / "data/results" / plan.preset / name) as out:
+    with replace_folder(ROOT / "data/results" / plan.preset / row.paper / name) as out:
         write_evaluation(out, evaluation)
     shutil.rmtree(memory)  # a forced rerun evaluates again
     batches.publish(study, scratch() / "sweeps", name)

@@ -6,8 +6,8 @@ import socket
 import sys
 
 from lightning_modules.files import ROOT, scratch
+from stages.command import run_stage
 from stages.page.machine import TRAINING
-from stages.plan import run_stage
 
 
 def free_port(port: int, command: str) -> int:

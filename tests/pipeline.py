@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
@@ -14,9 +15,21 @@ SMALL = {"model": {"widths": [8, 16, 32, 45], "copies": 2}, "pretrain": {"epochs
 
 
 class Copy:
-    """A git clone of the working tree with a small plan, and a shell in it; `rows` are its arms, by stage."""
+    """A git clone of the working tree with a small plan of the tiny preset, and a shell in it.
 
-    def __init__(self, folder: Path, *, seeds=(0, 1), epochs: int = 6, datasets=("digits",), rows: dict | None = None):
+    Its papers are committees and small ensembles on `datasets`, or one paper with the arms of `rows`, by stage.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seeds=(0, 1),
+        epochs: int = 6,
+        datasets=("digits",),
+        rows: dict | None = None,
+        paper: str = "maskalign",
+    ):
         self.folder = folder
         names = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -39,19 +52,20 @@ class Copy:
         }
         for name in ("REPRISE_MIRROR", "DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
             self.environment.pop(name, None)
-        plan = yaml.safe_load((folder / "params.yaml").read_text())
-        plan["seeds"] = list(seeds)
-        plan["datasets"] = {name: {} for name in datasets}
-        if rows is not None:
-            plan |= rows
-        else:
-            plan["pretrain"] = {a: r for a, r in plan["pretrain"].items() if r["dataset"] in datasets}
-            plan |= {"pretrain_from": {}, "finetune": {}}
-            for stage in ("evaluate", "sweep"):
-                plan[stage] = {a: r for a, r in plan[stage].items() if r["runs"] in plan["pretrain"]}
-            for row in plan["pretrain"].values():
-                row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
-        (folder / "params.yaml").write_text(yaml.safe_dump(plan))
+        shutil.rmtree(folder / "plans/paper")
+        shutil.rmtree(folder / "results", ignore_errors=True)
+        (folder / "params.yaml").write_text(yaml.safe_dump({"seeds": list(seeds), "at_least": None}))
+        for path in sorted((folder / "plans/tiny").glob("*/params.yaml")):
+            plan = yaml.safe_load(path.read_text())
+            if rows is not None:
+                plan |= rows | {"datasets": list(datasets)}
+            else:
+                self._shrink(plan, datasets, epochs)
+            if path.parent.name in ((paper,) if rows is not None else ("committees", "small_ensembles")):
+                path.write_text(yaml.safe_dump(plan))
+                path.with_name("dvc.lock").unlink(missing_ok=True)
+            else:
+                shutil.rmtree(path.parent)
         (folder / "dvc.lock").unlink(missing_ok=True)
         for command in (
             "init -q",
@@ -61,6 +75,17 @@ class Copy:
             "commit -qm start",
         ):
             self.run("git", *command.split())
+
+    @staticmethod
+    def _shrink(plan: dict, datasets: Collection[str], epochs: int) -> None:
+        """Keep what runs on these data sets, at a size that trains within seconds."""
+        plan["datasets"] = [name for name in plan["datasets"] if name in datasets]
+        plan["pretrain"] = {arm: row for arm, row in plan["pretrain"].items() if row["dataset"] in datasets}
+        for stage in ("evaluate", "sweep"):
+            rows = plan[stage].items()
+            plan[stage] = {arm: row for arm, row in rows if row["runs"].endswith(tuple(datasets))}
+        for row in plan["pretrain"].values():
+            row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
         """Run a command in the copy; its output is in the error message when it fails."""
@@ -81,6 +106,8 @@ class Copy:
         """Run DVC in the copy."""
         return self.python("-m", "dvc", *arguments, **options)
 
-    def lock(self) -> str:
-        """The text of dvc.lock."""
-        return (self.folder / "dvc.lock").read_text()
+    def locks(self) -> dict[str, str]:
+        """The text of every dvc.lock, by its path."""
+        return {
+            str(path.relative_to(self.folder)): path.read_text() for path in sorted(self.folder.glob("**/dvc.lock"))
+        }

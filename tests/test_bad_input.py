@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from lightning_modules import files, tracking, training
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
+from lightning_modules.files import ROOT
 from stages import evaluate, plan, prepare, pretrain, sources
-from stages.plan import ROOT
 from tests.reference.pools import write_run
 
 SYSTEM = "conf/system/committees/tiny.yaml"

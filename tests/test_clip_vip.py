@@ -24,7 +24,8 @@ from lightning_modules.clip_vip import (
 from lightning_modules.datasets import world
 from lightning_modules.layers.clip import make_clip
 from lightning_modules.tasks.video_texts import VideoTexts
-from stages.plan import compose, load_plan
+from stages.composing import compose
+from stages.plan import load_plan
 from tests.processes import weights_after
 from tests.reference import clip_vip as reference
 
@@ -331,7 +332,7 @@ def test_data_that_do_not_fit_are_refused(folder, model, data, message):
 
 
 def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
-    plan = load_plan("params.yaml")
+    plan = load_plan("tiny")
     parts = []
     for row in [*plan.pretrain.values(), *plan.finetune.values()]:
         if row.system == "clip_vip":

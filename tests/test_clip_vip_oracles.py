@@ -10,7 +10,7 @@ from lightning_modules.base import learning_rate_schedule
 from lightning_modules.clip_vip import ClipViP
 from lightning_modules.layers.clip import PUBLISHED
 from lightning_modules.metrics.compute import count_macs, count_parameters
-from stages.plan import compose
+from stages.composing import compose
 from tests.reference.clip_vip import allowed
 
 ORACLES = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/clip_vip.yaml").read_text())["oracles"]

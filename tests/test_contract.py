@@ -8,9 +8,10 @@ import torch
 from hydra.utils import get_method, instantiate
 from pytorch_lightning import seed_everything
 
-from stages.plan import compose, load_plan
+from stages.composing import compose
+from stages.plan import load_plan
 
-PLAN = load_plan("params.yaml")
+PLAN = load_plan("tiny")
 DOWNLOADED = {"mnist"}
 UNTRAINED = {"maskalign-scratch"}  # no step at all
 REWARDED = {"unified-sequence"}  # a reward on samples is no loss that falls

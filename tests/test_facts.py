@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FACTS = sorted(ROOT.glob("lightning_modules/*.yaml"))
 
 
-@pytest.mark.parametrize("plan", ["params.yaml", "presets/paper/params.yaml"])
+@pytest.mark.parametrize("plan", ["tiny", "paper"])
 @pytest.mark.parametrize("path", FACTS, ids=lambda path: path.stem)
 def test_facts_are_valid_and_name_arms_of_the_plan(path, plan):
     plan = load_plan(plan)

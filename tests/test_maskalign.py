@@ -23,13 +23,14 @@ from lightning_modules.maskalign import (
     weigh_layers,
 )
 from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
-from stages.plan import compose, load_plan
+from stages.composing import compose
+from stages.plan import load_plan
 from tests.processes import weights_after
 from tests.reference import maskalign as reference
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=4, num_heads=4, channels=1)
 PIXELS = dict(pixel_scale=16.0, mean=[0.3], std=[0.4])
-PLANS = {"tiny": load_plan("params.yaml"), "paper": load_plan("presets/paper/params.yaml")}
+PLANS = {"tiny": load_plan("tiny"), "paper": load_plan("paper")}
 
 
 def build(seed: int = 0, teacher: dict | None = None, student: dict | None = None, **options) -> MaskAlign:

@@ -13,7 +13,7 @@ from lightning_modules.maskalign import MaskAlign
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.classification import FineTune
 from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
-from stages.plan import compose
+from stages.composing import compose
 
 ORACLES = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/maskalign.yaml").read_text())["oracles"]
 PARAMS = {oracle["name"]: oracle["params"] for oracle in ORACLES if "params" in oracle}

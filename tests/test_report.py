@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from base64 import b64decode
 from html.parser import HTMLParser
 from io import BytesIO
@@ -14,6 +15,7 @@ from PIL import Image
 
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
 from stages import evaluate, page, report
+from stages.claims import judge
 from stages.page import figures, machine
 from stages.plan import load_plan
 
@@ -84,6 +86,10 @@ def row(arm, **keys):
     return {"system": arm.split("-")[0], "overrides": {}, **keys}
 
 
+def results_of(root, arm):
+    return root / "data/results/tiny" / arm.removeprefix("sweep-").split("-")[0] / arm
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A repository with two papers, of which one arm has no results."""
@@ -96,29 +102,33 @@ def project(tmp_path, monkeypatch):
             "differences": [HOSTILE], "claims": claims,
         }  # fmt: skip
         (tmp_path / f"lightning_modules/{stem}.yaml").write_text(yaml.safe_dump(facts))
-    plan = {
-        "preset": "tiny", "plan": "params.yaml", "root": ".", "seeds": [0, 1, 2, 3],
-        "datasets": {"digits": {}, "mnist": {}},
-        "pretrain": {arm: row(arm, dataset=data) for arm, data in ARMS.items()},
-        "pretrain_from": {}, "finetune": {},
-        "evaluate": {arm: row(arm, stage="pretrain", runs=arm) for arm in ARMS},
-        "sweep": {arm: row(arm, runs=arm) for arm in ("alpha-digits", "alpha-mnist")},
-    }  # fmt: skip
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(plan))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seeds": [0, 1, 2, 3], "at_least": None}))
+    for stem in CLAIMS:
+        arms = {arm: data for arm, data in ARMS.items() if arm.startswith(stem)}
+        plan = {
+            "preset": "tiny", "paper": stem, "max_seeds": None,
+            "datasets": ["digits", "mnist"] if stem == "alpha" else [],
+            "pretrain": {arm: row(arm, dataset=data) for arm, data in arms.items()},
+            "pretrain_from": {}, "finetune": {},
+            "evaluate": {arm: row(arm, stage="pretrain", runs=arm) for arm in arms},
+            "sweep": {arm: row(arm, runs=arm) for arm in ("alpha-digits", "alpha-mnist") if arm in arms},
+        }  # fmt: skip
+        (tmp_path / "plans/tiny" / stem).mkdir(parents=True)
+        (tmp_path / "plans/tiny" / stem / "params.yaml").write_text(yaml.safe_dump(plan))
     metrics = {
         seed: {"more": 92.0 + seed / 7, "less": 90.0 + seed / 9, "noise": 90.0 + (-1) ** seed, "single_seed": 1.0}
         for seed in range(4)
     }
     del metrics[3]["single_seed"]
     for arm in ("alpha-digits", "beta-digits", "sweep-alpha-digits"):
-        folder = tmp_path / "data/results/tiny" / arm
+        folder = results_of(tmp_path, arm)
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "figures.json").write_text(json.dumps([FIGURE]))
     evaluation = Evaluation(metrics, galleries=[GALLERY], not_computed={"meteor": f"it needs Java {HOSTILE}"})
-    evaluate.write_evaluation(tmp_path / "data/results/tiny/beta-digits", evaluation)
+    evaluate.write_evaluation(results_of(tmp_path, "beta-digits"), evaluation)
     study = {"statement": f"Ensembles start to win at 9,000 MACs {HOSTILE}."}
-    (tmp_path / "data/results/tiny/sweep-alpha-digits/study.json").write_text(json.dumps(study))
+    (results_of(tmp_path, "sweep-alpha-digits") / "study.json").write_text(json.dumps(study))
     (tmp_path / ".scratch/unavailable").mkdir(parents=True)
     (tmp_path / ".scratch/unavailable/mnist-tiny.txt").write_text(f"mnist: nobody answered {HOSTILE}\n")
     return tmp_path
@@ -156,9 +166,21 @@ class Reader(HTMLParser):
 
 
 def made(project):
+    plan = load_plan("tiny", project)
+    for stem in CLAIMS:
+        judge(plan, stem, project)
+    folder, reader = page_of(project)
+    return folder, ledger_of(project), reader
+
+
+def page_of(project):
     report.main([], root=project)
     folder = project / "data/report/tiny"
-    return folder, json.loads((folder / "claims.json").read_text()), Reader((folder / "index.html").read_text())
+    return folder, Reader((folder / "index.html").read_text())
+
+
+def ledger_of(project):
+    return [row for stem in CLAIMS for row in json.loads((project / f"results/tiny/{stem}/claims.json").read_text())]
 
 
 def test_the_page_shows_the_numbers_of_the_ledger(project):
@@ -239,7 +261,11 @@ def test_ids_are_unique_and_links_within_the_page_lead_somewhere(project):
 
 def test_metrics_and_points_for_dvc(project):
     folder, _, _ = made(project)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = {
+        arm: rows
+        for stem in CLAIMS
+        for arm, rows in json.loads((project / f"results/tiny/{stem}/metrics.json").read_text()).items()
+    }
     assert set(metrics) == {"alpha-digits", "beta-digits", "sweep-alpha-digits"}
     assert metrics["beta-digits"]["single_seed"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
     rows = list(csv.DictReader((folder / "plots/figures.csv").read_text().splitlines()))
@@ -279,15 +305,24 @@ def test_a_picture_is_small_and_says_what_it_shows():
 
 def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    report.main([], root=project)
+    made(project)
     report.main(["--show"], root=project)
     printed = capsys.readouterr().out
     assert "2 shown, 2 refuted, 1 undecided, 4 not testable" in printed
     assert "could not run: alpha-mnist: no results, data set mnist was not to be had" in printed
     assert "data/report/tiny/index.html" in printed
-    ledger = json.loads((project / "data/report/tiny/claims.json").read_text())
+    ledger = ledger_of(project)
     for row in ledger:
         assert (row["id"] in printed) == (row["verdict"] != "not testable")
+
+
+def test_a_paper_without_results_keeps_the_verdicts_that_are_committed(project):
+    _, ledger, _ = made(project)
+    shutil.rmtree(project / "data")
+    _, reader = page_of(project)
+    assert {name: shown["verdict"] for name, shown in reader.claims.items()} == {
+        f"{row['paper']}/{row['id']}": row["verdict"] for row in ledger
+    }
 
 
 def record(folder, seed, start=1, **parts):
@@ -306,7 +341,7 @@ def record(folder, seed, start=1, **parts):
 
 
 def test_claims_over_results_that_are_not_up_to_date_are_not_judged(project):
-    papers = report.read_papers(load_plan(project / "params.yaml"), project, {}, pending={"alpha-digits"})
+    papers = report.read_papers(load_plan("tiny", project), project, {}, pending={"alpha-digits"})
     rows = [row for paper in papers for row in paper.rows if "alpha-digits" in row["arms"]]
     assert len(rows) == 5 and {row["verdict"] for row in rows} == {"not testable"}
     assert all("not up to date" in row["reason"] for row in rows)

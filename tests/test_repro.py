@@ -86,7 +86,7 @@ def test_targets_are_stages_or_groups_with_all_they_need():
 
 
 def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_plan():
-    plan = load_plan("params.yaml")
+    plan = load_plan("tiny")
     arms = list(plan.pretrain)
     names = [f"pretrain@{arms[1]}", "report", f"evaluate@{next(iter(plan.evaluate))}", f"pretrain@{arms[0]}", "sources"]
     assert sorted(names, key=partial(place, plan)) == [names[4], names[2], names[3], names[0], names[1]]

@@ -21,7 +21,7 @@ from lightning_modules.metrics import classification
 from lightning_modules.tasks import batches, ensembling, studies, sweeping
 from lightning_modules.tasks.sweeping import CachedSearch, Finished, Gain, Outcome
 from stages import sweep, ui
-from stages.plan import compose
+from stages.composing import compose
 from tests.conftest import free_port
 from tests.pipeline import Copy
 

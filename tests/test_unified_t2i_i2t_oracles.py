@@ -15,7 +15,7 @@ from lightning_modules.layers.mask_predict import mask_counts
 from lightning_modules.layers.spade import SpadeGenerator
 from lightning_modules.metrics.compute import FLOPS_PER_MAC, count_parameters
 from lightning_modules.unified_t2i_i2t import smoothed_cross_entropy
-from stages.plan import compose
+from stages.composing import compose
 
 ORACLES = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/unified_t2i_i2t.yaml").read_text())["oracles"]
 BY_NAME = {oracle["name"]: oracle for oracle in ORACLES}

@@ -7,8 +7,10 @@ from hydra.utils import get_method
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import MIRROR_VARIABLE
+from lightning_modules.files import ROOT
 from stages import prepare
-from stages.plan import ROOT, ROW_KEYS, compose
+from stages.composing import compose
+from stages.plan import ROW_KEYS
 
 NAMES = sorted(path.name for path in (ROOT / "conf/dataset").iterdir())
 

@@ -1,0 +1,29 @@
+"""Judge the claims of one paper: data/results/<preset>/<paper>/ -> results/<preset>/<paper>/{claims,metrics}.json.
+
+These two files are committed, so that verdicts can be read before anything was run, and `git diff` shows what changed.
+"""
+
+from pathlib import Path
+
+from lightning_modules.files import ROOT, write_json
+from stages.command import run_stage, stage_arguments
+from stages.plan import Plan, load_plan
+from stages.report import read_paper, unavailable_data
+
+
+def judge(plan: Plan, stem: str, root: Path) -> None:
+    """Write the ledger of a paper, and the metrics of each of its arms over seeds."""
+    paper = read_paper(plan, stem, root, unavailable_data(plan))
+    out = root / "results" / plan.preset / stem
+    write_json(out / "claims.json", paper.rows)
+    write_json(out / "metrics.json", {arm.name: arm.metrics for arm in paper.arms + paper.sweeps if not arm.missing})
+
+
+def main() -> None:
+    """Judge the paper that the command line names."""
+    arguments = stage_arguments("paper")
+    judge(load_plan(arguments.preset), arguments.paper, ROOT)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,183 @@
+"""The configuration of a stage: files of `conf/`, put together by Hydra, with the overrides of a row of the plan."""
+
+import os
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+from lightning_modules.files import ROOT
+from lightning_modules.settings import meant
+from stages.plan import Plan, PlanError, Row
+
+SYSTEM_BLOCKS = ("model", "data", "pretrain")
+FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what a stage needs besides, of its own systems
+CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
+
+
+def compose(
+    preset: str,
+    *,
+    system: str = "",
+    dataset: str = "",
+    trainer: str = "",
+    sweep: str = "",
+    machines: str = "",
+    overrides: dict | None = None,
+    stage: str = "",
+) -> dict:
+    """The resolved configuration of one stage: any of the groups of `conf/`.
+
+    `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
+    `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
+
+    `stage` is the one that it is for, so that what this stage needs of a system must be there.
+
+    Raises:
+        PlanError: no such file, a key that it does not have, or a missing one.
+    """
+    from omegaconf import OmegaConf
+
+    choices = {
+        "system": system and f"{system}/{preset}",
+        "dataset": dataset and f"{dataset}/{preset}",
+        "trainer": trainer,
+        "sweep": sweep,
+        "sweep/machines": machines,
+    }
+    choices = {group: choice for group, choice in choices.items() if choice}
+    block = "sweep" if sweep else "system"
+    for group, choice in choices.items():
+        folder = ROOT / "conf" / group
+        if not (folder / f"{choice}.yaml").is_file():
+            known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+            raise PlanError(f"conf/{group}/{choice}.yaml does not exist{meant(choice, known)}")
+    lines = tuple(f"{group}={choice}" for group, choice in choices.items())
+    try:
+        config = deepcopy(_files(str(ROOT / "conf"), lines, _stamp()))
+        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get(block) or {})] if overrides else []
+        for key, value in _leaves(overrides or {}):
+            if key not in known or key.rpartition(".")[2].startswith("_"):
+                raise PlanError(
+                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
+                )
+            OmegaConf.update(config[block], key, value, merge=False)
+        composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except PlanError:
+        raise
+    except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
+        raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
+    for group, choice in choices.items():
+        if group in composed:  # the settings of machines are a part of those of the sweep
+            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage), f"conf/{group}/{choice}.yaml")
+    return composed
+
+
+@cache
+def _files(folder: str, lines: tuple[str, ...], stamp: int) -> Any:
+    """What Hydra makes of the files alone: the rows of a system differ in their overrides only."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(folder, version_base="1.3"):
+        return hydra_compose("config", overrides=list(lines))
+
+
+def _stamp() -> int:
+    """A number that changes when a file of `conf/` does."""
+    return hash(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in (ROOT / "conf").rglob("*.yaml")))
+
+
+def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
+    """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
+    if not isinstance(tree, dict):
+        raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
+    called = {"": tree} if group == "dataset" else {}
+    if group == "system":
+        _keys(tree, (*SYSTEM_BLOCKS, *([further] if further else ())), FURTHER_BLOCKS.values(), where)
+        protocols = tree.get("downstream", {})
+        if not isinstance(protocols, dict) or ("downstream" in tree and not protocols):
+            raise PlanError(f"{where}: `downstream` must map protocols, such as `finetune`, to settings")
+        recipes = {f"downstream.{name}": recipe for name, recipe in protocols.items()}
+        for name, recipe in {"pretrain": tree["pretrain"], **recipes}.items():
+            if not isinstance(recipe, dict):
+                raise PlanError(f"{where}: `{name}` must map keys to values; got {recipe!r}")
+        called = {name: tree[name] for name in CALLED_BLOCKS if name in tree}
+        called |= {f"{name}.{part}": recipe.get(part) for name, recipe in recipes.items() for part in ("model", "data")}
+    for name, block in called.items():
+        if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
+            raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
+    for key in given:
+        if key not in {*required, *optional}:
+            raise PlanError(f"{where}: unknown key {key!r}{meant(key, [*required, *optional])}")
+    for key in required:
+        if key not in given:
+            raise PlanError(f"{where}: the key {key!r} is missing; expected {', '.join(required)}")
+
+
+def downstream(system: str, preset: str) -> list[str]:
+    """The protocols that the finetune stage runs an encoder through, in the order of the system's file."""
+    return list(compose(preset, system=system)["system"].get("downstream", {}))
+
+
+def row_config(plan: Plan, stage: str, row: Row, trainer: str = "") -> dict:
+    """The configuration of one row of the plan.
+
+    Raises:
+        PlanError: what `compose` says, with the row.
+    """
+    try:
+        sweep = "cached" if stage == "sweep" else ""
+        return compose(
+            plan.preset, system=row.system, trainer=trainer, sweep=sweep, overrides=row.overrides, stage=stage
+        )
+    except PlanError as error:
+        raise PlanError(f"plans/{plan.preset}/{row.paper}/params.yaml: {stage}.{row.arm}: {error}") from None
+
+
+def check(plan: Plan, papers: Iterable[str] = ()) -> None:
+    """Compose every configuration that the plan needs, or that these papers need.
+
+    Raises:
+        PlanError: the first thing that does not hold.
+    """
+    papers = set(papers) or set(plan.papers)
+    for dataset, paper in plan.datasets.items():
+        if paper in papers:
+            compose(plan.preset, dataset=dataset)
+    for stage in ("pretrain", "finetune", "evaluate", "sweep"):
+        for row in getattr(plan, stage).values():
+            if row.paper in papers:
+                row_config(plan, stage, row)
+    compose(plan.preset, trainer=trainer_name())
+
+
+def check_claims(plan: Plan) -> None:
+    """Check that every claim to be judged names arms of its paper's plan.
+
+    For `make check`, not for a stage: who runs a part of a plan is told in the report what is missing.
+
+    Raises:
+        ValueError: a claim names an arm that the paper's plan does not evaluate.
+    """
+    from lightning_modules.metrics import claims
+
+    for stem in plan.papers:
+        arms = [arm for arm, row in plan.evaluate.items() if row.paper == stem]
+        claims.check_plan(claims.load_facts(ROOT / "lightning_modules" / f"{stem}.yaml"), arms, plan.preset)
+
+
+def trainer_name() -> str:
+    """Name of the machine's settings in `conf/trainer/`, chosen by the environment so that it makes no stage stale."""
+    return os.environ.get("REPRISE_TRAINER", "cpu")
