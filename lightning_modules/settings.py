@@ -102,7 +102,10 @@ def complaint(where: str, given: Any, problem: Mapping[str, Any], known: Iterabl
         return f"{place}: missing, expected a value"
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown key{meant(path[-1], known) if len(path) == 2 else ''}"
-    return f"{place} is {reprlib.repr(value)}, {problem['msg'].replace('Input should be', 'expected')}"
+    told = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if problem["loc"][-1:] == ("[key]",):
+        return f"{place} is no possible key, {told}"
+    return f"{place} is {reprlib.repr(value)}, {told}"
 
 
 def _checked(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lightning_modules.files import ROOT
 from lightning_modules.settings import Count, complaint, meant
@@ -18,8 +18,16 @@ from lightning_modules.settings import Count, complaint, meant
 Preset = Literal["tiny", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 SERVES_ALL = 1  # `max_seeds` of an arm whose single seed serves all seeds of the arms that start from it
-# Names become folders, stages of DVC and names of runs.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
+
+
+def _named(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("expected a name of letters, digits, `_`, `.` and `-`")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_named)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Form = TypeVar("Form", bound=BaseModel)

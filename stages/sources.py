@@ -25,11 +25,11 @@ BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate"
 
 def digest(path: Path) -> str:
     """Hash of a Python file's syntax tree without docstrings, or of any other file's bytes."""
-    return _read(path)[0]
+    return _read(path, path.stat().st_mtime_ns)[0]
 
 
 @cache
-def _read(path: Path) -> tuple[str, list[Path]]:
+def _read(path: Path, modified: int) -> tuple[str, list[Path]]:
     """A file's digest, and the project files that it imports, at its top or inside a function, with their packages."""
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], []
@@ -63,7 +63,7 @@ def closure(roots: Iterable[Path]) -> dict[str, str]:
         path = todo.pop()
         name = path.relative_to(ROOT).as_posix()
         if name not in found:
-            found[name], imported = _read(path)
+            found[name], imported = _read(path, path.stat().st_mtime_ns)
             todo += [file for file in imported if file.relative_to(ROOT).as_posix() not in RECORDS_ONLY]
     return dict(sorted(found.items()))
 

@@ -7,7 +7,7 @@ damaged Parquet shard, cached logits                            datasets/test_st
 damaged weights and checkpoint, a checkpoint with code in it    here
 disk full while writing                                         here; of a run record: test_tracking.py
 port of the UI taken                                            here
-anything at all in `params.yaml` and `conf/`                    the fuzz test here
+anything at all in `plans/` and `conf/`                          the fuzz test here
 """
 
 import copy
@@ -32,11 +32,12 @@ from lightning_modules import files, tracking, training
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
 from lightning_modules.files import ROOT
-from stages import evaluate, plan, prepare, pretrain, sources
+from stages import composing, evaluate, plan, prepare, pretrain, sources
 from tests.reference.pools import write_run
 
 SYSTEM = "conf/system/committees/tiny.yaml"
-FILES = ("params.yaml", SYSTEM, "conf/dataset/digits/tiny.yaml", "conf/trainer/cpu.yaml")
+PLAN = "plans/tiny/committees/params.yaml"
+FILES = ("params.yaml", PLAN, SYSTEM, "conf/dataset/digits/tiny.yaml", "conf/trainer/cpu.yaml")
 DROPPED = object()
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec:FutureWarning",  # Lightning's own use of torch
@@ -46,10 +47,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def small_plan() -> dict:
-    """One arm, one seed."""
-    given = yaml.safe_load((ROOT / "params.yaml").read_text())
-    given |= {"seeds": [0], "datasets": {"digits": {}}}
-    given |= {"pretrain_from": {}, "finetune": {}}
+    """One paper with one arm and one seed."""
+    given = yaml.safe_load((ROOT / PLAN).read_text())
+    given |= {"max_seeds": 1, "datasets": ["digits"]}
     for stage in ("pretrain", "evaluate", "sweep"):
         given[stage] = {"committees-digits": given[stage]["committees-digits"]}
     given["pretrain"]["committees-digits"]["overrides"] = {"data": {"batch_size": 30}}
@@ -74,9 +74,10 @@ def project(tmp_path_factory):
     shutil.copytree(ROOT / "conf", root / "conf")
     digits.prepare(root / "data/datasets/digits/tiny")
     (root / "data/sources/tiny").mkdir(parents=True)
+    (root / PLAN).parent.mkdir(parents=True)
     (root / "data/sources/tiny/pretrain.committees.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plan, prepare, pretrain, evaluate, sources, training):
+        for module in (plan, composing, prepare, pretrain, evaluate, sources, training):
             patch.setattr(module, "ROOT", root)
         patch.setenv("DVC_ROOT", str(root))
         patch.setenv("REPRISE_WORKERS", "1")
@@ -88,13 +89,13 @@ def project(tmp_path_factory):
 def write(root, changed: dict) -> None:
     """Put the sound files in place, but for those given as trees or as text."""
     sound = {name: yaml.safe_load((ROOT / name).read_text()) for name in FILES}
-    for name, tree in (sound | {"params.yaml": small_plan(), SYSTEM: small_system()} | changed).items():
+    for name, tree in (sound | {PLAN: small_plan(), SYSTEM: small_system()} | changed).items():
         (root / name).write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
 
 
 def run_all() -> None:
     """What `make repro` does with an arm, without processes."""
-    plan.check(plan.load_plan())
+    composing.check(plan.load_plan())
     for stage, *arguments in ((prepare, "digits"), (pretrain, "committees-digits"), (evaluate, "committees-digits")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["stage", *arguments])
@@ -105,12 +106,12 @@ def test_the_sound_files_run(project):
     """Without this, every file below could be refused for one and the same reason."""
     write(project, {})
     run_all()
-    assert (project / "data/results/tiny/committees-digits/metrics.json").is_file()
+    assert (project / "data/results/tiny/committees/committees-digits/metrics.json").is_file()
 
 
 def mistake(project, name: str, way: str, value: object) -> str:
     """The line that answers one value of one file, or that its key is `DROPPED`."""
-    tree = {"params.yaml": small_plan(), SYSTEM: small_system()}.get(name) or yaml.safe_load((ROOT / name).read_text())
+    tree = {PLAN: small_plan(), SYSTEM: small_system()}.get(name) or yaml.safe_load((ROOT / name).read_text())
     *parents, last = way.split("/")
     parent = tree
     for key in parents:
@@ -160,11 +161,8 @@ def test_a_value_of_a_system_is_named_with_what_was_expected(project, way, value
 @pytest.mark.parametrize(
     ("name", "way", "value", "message"),
     [
-        ("params.yaml", "plan", "parms.yaml", "`plan` is 'parms.yaml', expected this file's path from the root"),
-        ("params.yaml", "root", "..", "`root` is '..', expected the way from params.yaml's folder to the root"),
-        ("params.yaml", "datasets/digits", 3, "datasets.digits is 3, expected {}"),
-        ("params.yaml", "pretrain/..", {}, "a key of `pretrain` is '..', expected a name of letters, digits"),
-        ("params.yaml", "pretrain/committees-digits/system", "", "system is '', expected a name of letters, digits"),
+        (PLAN, "pretrain/..", {}, "params.yaml: pretrain... is no possible key, expected a name of letters"),
+        (PLAN, "pretrain/committees-digits/system", "", "system is '', expected a name of letters, digits"),
         ("conf/trainer/cpu.yaml", "workers", "many", "conf/trainer.workers is 'many', expected a valid integer"),
         ("conf/trainer/cpu.yaml", "devices", "", "conf/trainer does not suit this machine"),
         ("conf/trainer/cpu.yaml", "thread", 1, "conf/trainer: unknown key 'thread'; did you mean 'threads'?"),
@@ -177,10 +175,10 @@ def test_a_value_of_another_file_is_named_with_what_was_expected(project, name, 
 
 def test_make_check_names_a_claim_whose_arm_is_missing(project, monkeypatch):
     write(project, {})
-    small = plan.load_plan(project / "params.yaml")
-    monkeypatch.setattr(plan, "ROOT", ROOT)  # the facts lie there
-    with pytest.raises(ValueError, match=r"committees\.yaml: claim .*: arm is 'committees-mnist', expected an arm"):
-        plan.check_claims(small)
+    small = plan.load_plan()
+    monkeypatch.setattr(composing, "ROOT", ROOT)  # the facts lie there
+    with pytest.raises(ValueError, match=r"committees.*: claim .*: arm is 'committees-mnist', expected an arm"):
+        composing.check_claims(small)
 
 
 class Payload:
@@ -319,7 +317,7 @@ def places(tree, at=()):
 def mutations(draw) -> dict:
     """One file with one mistake: a value, a key, a letter or the end of the text."""
     name = draw(st.sampled_from([*FILES, SYSTEM, SYSTEM]))
-    sound = {"params.yaml": small_plan(), SYSTEM: small_system()}
+    sound = {PLAN: small_plan(), SYSTEM: small_system()}
     tree = copy.deepcopy(sound.get(name) or yaml.safe_load((ROOT / name).read_text()))
     *way, last = draw(st.sampled_from(list(places(tree))))
     parent = tree

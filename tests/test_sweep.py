@@ -565,12 +565,12 @@ def trained(tmp_path_factory):
     copy = Copy(tmp_path_factory.mktemp("project"), seeds=(0, 1, 2))
     conf = copy.folder / "conf/sweep/cached.yaml"
     conf.write_text(re.sub("trials: .*", "trials: 120", conf.read_text()))
-    copy.dvc("repro", "pretrain@committees-digits")
+    copy.dvc("repro", "plans/tiny/committees/dvc.yaml:pretrain@committees-digits")
     return copy
 
 
 def swept(copy):
-    folder = copy.folder / "data/results/tiny/sweep-committees-digits"
+    folder = copy.folder / "data/results/tiny/committees/sweep-committees-digits"
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -592,7 +592,7 @@ def test_the_stage_gives_the_same_bytes_with_any_number_of_workers_and_after_a_k
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (trained.folder / "data/results/tiny/sweep-committees-digits").exists()
+    assert not (trained.folder / "data/results/tiny/committees/sweep-committees-digits").exists()
     trained.python("-m", "stages.sweep", "committees-digits")
     found.append(swept(trained))
     assert all(files == found[0] for files in found)

@@ -2,7 +2,6 @@ import inspect
 import sys
 
 import pytest
-import yaml
 from hydra.utils import get_method
 
 from lightning_modules.datasets import storage
@@ -10,29 +9,20 @@ from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.files import ROOT
 from stages import prepare
 from stages.composing import compose
-from stages.plan import ROW_KEYS
 
 NAMES = sorted(path.name for path in (ROOT / "conf/dataset").iterdir())
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run the stage as if the project lay in an empty folder, with a plan that lists every data set."""
+    """Run the stage as if the project lay in an empty folder."""
     monkeypatch.setattr(prepare, "ROOT", tmp_path)
     monkeypatch.setattr(prepare, "scratch", lambda: tmp_path / ".scratch")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
-    plan = {
-        "preset": "tiny",
-        "plan": "params.yaml",
-        "root": ".",
-        "seeds": [0],
-        **{stage: {} for stage in ROW_KEYS},
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**plan, "datasets": {name: {} for name in NAMES}}))
 
     def start(name):
-        monkeypatch.setattr(sys, "argv", ["prepare", name, "--plan", str(tmp_path / "params.yaml")])
+        monkeypatch.setattr(sys, "argv", ["prepare", name])
         prepare.main()
 
     return start
