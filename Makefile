@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PRESET ?= tiny
-PLAN := $(if $(filter tiny,$(PRESET)),params.yaml,presets/$(PRESET)/params.yaml)
+PAPER ?=
+SEEDS ?=
+FORCE ?=
 JOBS ?=
 GPUS ?=
 LAUNCH ?=
@@ -20,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow check check-plan sweep dashboard bench ui sync doctor lock clean
+.PHONY: help setup repro page test test-slow check check-plan sweep dashboard bench ui sync doctor lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +35,16 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-repro: setup  ## run what is not up to date and print the claims (PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
-	@$(BIN)/python -m stages.repro --plan $(PLAN) $(addprefix --jobs ,$(JOBS)) --gpus '$(GPUS)' --launch '$(LAUNCH)'
+repro: setup  ## run what is not up to date and print the claims (PAPER=maskalign, SEEDS=5, FORCE=1, PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
+	@$(BIN)/python -m stages.repro --preset $(PRESET) $(if $(PAPER),--paper $(PAPER)) $(addprefix --seeds ,$(SEEDS)) \
+	  $(if $(FORCE),--force) $(addprefix --jobs ,$(JOBS)) --gpus '$(GPUS)' --launch '$(LAUNCH)'
 
-test: setup  ## the quick tests, on every core (about three minutes on two)
-	@$(BIN)/python -m pytest -n logical --dist worksteal
+page: setup  ## the page of what is there: results on this machine, else the verdicts that are committed (PRESET=paper)
+	@$(BIN)/python -m stages.report --preset $(PRESET)
+	@echo data/report/$(PRESET)/index.html
+
+test: setup  ## the quick tests, on every core (PAPER=maskalign: those of a paper)
+	@$(BIN)/python -m pytest -n logical --dist worksteal $(if $(PAPER),--paper $(PAPER))
 
 test-slow: setup  ## the tests that need minutes: kills, servers, whole pipelines
 	@$(BIN)/python -m pytest -m slow
@@ -47,13 +54,13 @@ check: setup check-plan  ## formatting, lint, and the plan with every configurat
 	@$(BIN)/ruff check --quiet .
 
 check-plan: setup
-	@$(BIN)/python -m stages.plan --plan $(PLAN)
+	@$(BIN)/python -m stages.check --preset $(PRESET)
 
-bench: setup  ## speed and memory, as ratios measured in one run
-	@$(BIN)/python -m benchmarks
+bench: setup  ## speed and memory, as ratios measured in one run (PAPER=maskalign: those of a paper)
+	@$(BIN)/python -m benchmarks $(if $(PAPER),--paper $(PAPER))
 
 sweep: setup  ## search singles against committees, until TRIALS are done (ARM, SETTING=training, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
-	@$(BIN)/python -m stages.study $(ARM) --plan $(PLAN) --setting $(SETTING) --machines $(MACHINES) --study $(STUDY) \
+	@$(BIN)/python -m stages.study $(ARM) --preset $(PRESET) --setting $(SETTING) --machines $(MACHINES) --study $(STUDY) \
 	  $(addprefix --workers ,$(WORKERS)) $(addprefix --trials ,$(TRIALS)) $(addprefix --storage ,$(STORAGE)) $(if $(DRY_RUN),--dry-run)
 
 dashboard: setup  ## optuna-dashboard on a study, on PORT (8080; STUDY, STORAGE)

@@ -1,6 +1,7 @@
 """Speed and memory, as ratios measured in one run: `make bench`. `--save` writes the table to benchmarks/README.md.
 
-Each module beside this one has `main() -> list[dict]`: a row says what was measured, the figures, and the target.
+Each module beside this one has `main() -> list[dict]`: a row says what was measured, the figures, and the target. It is
+about the paper of its name, or about those in its `PAPERS`; others are about what all papers share.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import importlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -22,6 +24,11 @@ little by themselves: read the ratios, which are taken within one run.
 def names() -> list[str]:
     """The benchmarks in this folder."""
     return sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
+
+
+def about(name: str, papers: Iterable[str]) -> bool:
+    """Whether a benchmark is about one of these papers."""
+    return bool({name, *getattr(importlib.import_module(f"benchmarks.{name}"), "PAPERS", ())} & set(papers))
 
 
 def hardware() -> str:
@@ -54,13 +61,17 @@ def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(names())}; all by default")
+    parser.add_argument("--paper", nargs="+", default=[], help="only those about these papers")
     parser.add_argument("--save", action="store_true", help="write benchmarks/README.md")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(names())):
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
+    chosen = [name for name in arguments.names or names() if not arguments.paper or about(name, arguments.paper)]
+    if not chosen:
+        parser.error(f"no benchmark is about {', '.join(arguments.paper)}")
     page = [HEAD + hardware() + "\n"]
     print(page[0])
-    for name in arguments.names or names():
+    for name in chosen:
         page.append(table(name, importlib.import_module(f"benchmarks.{name}").main()))
         print(page[-1], flush=True)
     if arguments.save:

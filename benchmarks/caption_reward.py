@@ -13,6 +13,8 @@ import numpy as np
 
 from lightning_modules.metrics.cider import CaptionReward
 
+PAPERS = ("unified_t2i_i2t",)
+
 IMAGES, REFERENCES, WORDS, LONGEST, END = 2000, 5, 2000, 16, 9999
 BATCH, REPEATS = 80, 3  # images of a minibatch, each with a sampled and a greedy caption
 TARGET = 2000  # captions a second: what sampling them on one GPU would not wait for

@@ -7,6 +7,8 @@ import numpy as np
 
 from lightning_modules.tasks import cascades
 
+PAPERS = ("committees", "small_ensembles")
+
 SAMPLES, CLASSES, TIMED_VECTORS, REPEATS = 50_000, 10, 200, 5
 
 

@@ -7,6 +7,8 @@ import torch
 from lightning_modules.tasks.labelled import MemberBatches
 from lightning_modules.tasks.members import Members
 
+PAPERS = ("committees", "small_ensembles")
+
 STEPS, REPEATS, WARM_UP = 40, 5, 10
 TOGETHER = 8
 

@@ -10,6 +10,8 @@ from lightning_modules.tasks import batches
 from lightning_modules.tasks.ensembling import Member, Pool
 from lightning_modules.tasks.sweeping import KINDS, CachedSearch
 
+PAPERS = ("committees", "small_ensembles")
+
 MACS = {4: 312, 8: 656, 11: 935, 16: 1440, 23: 2231, 32: 3392, 45: 5355, 64: 8832}  # the digits pool of `committees`
 SEEDS, COPIES, SAMPLES, CLASSES = 6, 4, 450, 10
 TRIALS, BATCH = 360, 12
