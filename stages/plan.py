@@ -384,7 +384,7 @@ def check_claims(plan: Plan) -> None:
     from lightning_modules.metrics import claims
 
     for stem in sorted({row.system for row in plan.evaluate.values()}):
-        facts = claims.load_facts(ROOT / "lightning_modules" / f"{stem}.yaml")
+        facts = claims.load_facts(ROOT / "lightning_modules" / stem / "facts.yaml")
         claims.check_plan(facts, plan.evaluate, plan.preset)
 
 

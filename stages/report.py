@@ -59,7 +59,7 @@ def read_papers(plan: Plan, root: Path, unavailable: dict[str, str], pending: Co
     missing = {arm: shown.missing for arm, (shown, _) in read.items() if shown.missing}
     papers = []
     for stem in dict.fromkeys(row.system for row in plan.evaluate.values()):
-        facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
+        facts = claims.load_facts(root / "lightning_modules" / stem / "facts.yaml")
         arms = [shown for arm, (shown, _) in read.items() if plan.evaluate[arm].system == stem]
         sweeps = [
             read_sweep(plan, row, root / "data/results" / plan.preset, unavailable)

@@ -90,7 +90,7 @@ def main() -> None:
             tree = compose(plan.preset, system=system)["system"]
             manifests[f"{stage}.{system}"] = [script / f"{stage}.py", *targets({key: tree[key] for key in blocks})]
     manifests["sweep"] = [script / "sweep.py", *targets(compose(plan.preset, sweep="cached")["sweep"])]
-    facts = [ROOT / "lightning_modules" / f"{row.system}.yaml" for row in plan.evaluate.values()]
+    facts = [ROOT / "lightning_modules" / row.system / "facts.yaml" for row in plan.evaluate.values()]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
     manifests["report"] = [script / "report.py", *facts, *page]
     shutil.rmtree(out, ignore_errors=True)

@@ -114,7 +114,7 @@ def test_mlflow_compares_two_seeds_metric_by_metric(finished, server, see):
     assert "Comparing 2 Runs from 1 Experiment" in dom
     assert "committees-digits evaluate seed-0" in dom and "committees-digits evaluate seed-1" in dom
     assert "evaluate/digits/cascade/top1_percent" in dom
-    assert "lightning_modules.committees.evaluate" in dom  # the parameters are there too
+    assert "lightning_modules.committees.evaluation.evaluate" in dom  # the parameters are there too
 
 
 def test_mlflow_shows_a_run_with_its_curves_and_parameters(finished, server, see):

@@ -88,14 +88,14 @@ def row(arm, **keys):
 def project(tmp_path, monkeypatch):
     """A repository with two papers, of which one arm has no results."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    (tmp_path / "lightning_modules").mkdir()
     for stem, claims in CLAIMS.items():
         facts = {
             "stem": stem, "title": f"{stem} {HOSTILE}", "authors": ["A. Author", "B. Author"], "year": 2020,
             "venue": "ICLR", "arxiv": "2012.01988", "official_code": "https://example.org/code", "idea": HOSTILE,
             "differences": [HOSTILE], "claims": claims,
         }  # fmt: skip
-        (tmp_path / f"lightning_modules/{stem}.yaml").write_text(yaml.safe_dump(facts))
+        (tmp_path / f"lightning_modules/{stem}").mkdir(parents=True)
+        (tmp_path / f"lightning_modules/{stem}/facts.yaml").write_text(yaml.safe_dump(facts))
     plan = {
         "preset": "tiny", "plan": "params.yaml", "root": ".", "seeds": [0, 1, 2, 3],
         "datasets": {"digits": {}, "mnist": {}},

@@ -1,6 +1,6 @@
 """The files of a chosen cascade: a record that says everything needed to rebuild it, and its members' weights.
 
-`layers.committee.Committee.load` reads both. Written without torch, so that an evaluation never loads it.
+`committees.network.Committee.load` reads both. Written without torch, so that an evaluation never loads it.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_modules.layers.committee import Committee
+from lightning_modules.committees.network import Committee
 from lightning_modules.tasks.members import Member, Normalise, build_network, rebuild
 from stages import predict
 

@@ -220,8 +220,7 @@ def test_a_series_over_seeds_has_an_interval_only_where_there_are_two():
 def test_reading_a_pool_needs_no_torch(tmp_path):
     import subprocess
 
-    code = (
-        "import sys, lightning_modules.committees, lightning_modules.small_ensembles; sys.exit('torch' in sys.modules)"
-    )
+    names = ", ".join(f"lightning_modules.{stem}.evaluation" for stem in ("committees", "small_ensembles"))
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert isinstance(write_run(tmp_path), Run)

@@ -28,7 +28,6 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
-from lightning_modules.layers import encoders
 from lightning_modules.layers.published import read_checkpoint
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
@@ -40,6 +39,7 @@ from lightning_modules.layers.vision import (
     random_keep,
     take_with_cls,
 )
+from lightning_modules.maskalign import encoders
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.tasks.labelled import ImageData, check_images
@@ -234,7 +234,7 @@ class MaskAlign(PaperModule):
 
     Args:
         student: arguments of the student's `VisionTransformer`.
-        teacher: `hub`, a name in `layers.encoders.ENCODERS`, and `image_size`; or `hub: null` and the arguments of a
+        teacher: `hub`, a name in `maskalign.encoders.ENCODERS`, and `image_size`; or `hub: null` and the arguments of a
             `VisionTransformer`, whose weights come from `start_from`.
         preprocess: arguments of `Preprocess`, for the student; the teacher sees the same augmented images.
         masking: `attentive` draws the visible patches in proportion to the attention of the teacher's CLS; `random`; or

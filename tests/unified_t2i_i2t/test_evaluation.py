@@ -12,10 +12,10 @@ from safetensors.numpy import save
 from lightning_modules.datasets import storage, world
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.files import sha256, write_json
-from lightning_modules.layers.image_side import ImageSide, fit_codebook
 from lightning_modules.runs import Run
-from lightning_modules.tasks import bidirectional
 from lightning_modules.tasks.captioned import CaptionedImages, take
+from lightning_modules.unified_t2i_i2t import evaluation as bidirectional
+from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook
 
 ATTRIBUTES = {"color": 6, "shape": 4, "size": 2}
 OPTIONS = dict(objects=[1, 2], colors=6, shapes=4, places=2, captions=5)

@@ -15,7 +15,6 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
-from lightning_modules.layers.encoders import make_teacher
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.transformer import Block
 from lightning_modules.layers.vision import (
@@ -28,6 +27,7 @@ from lightning_modules.layers.vision import (
     random_keep,
     take,
 )
+from lightning_modules.maskalign.encoders import make_teacher
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.tasks.labelled import ImageData, check_images
@@ -68,7 +68,7 @@ class MaskedAutoencoder(PaperModule):
         encoder: arguments of its `VisionTransformer`.
         target: `pixels`; or `features`: the teacher's last layer, whitened for each token, which makes this the
             reconstruction that MaskAlign wants to do without.
-        teacher: for target `features`, see `layers.encoders.make_teacher`; not built otherwise.
+        teacher: for target `features`, see `maskalign.encoders.make_teacher`; not built otherwise.
         preprocess: arguments of `Preprocess`.
         mask_ratio: share of the patches that are hidden, drawn at random.
         norm_pixels: whether each patch's pixels are brought to mean 0 and variance 1 (MAE's better target).

@@ -7,13 +7,14 @@ import torch
 import yaml
 
 from lightning_modules.base import learning_rate_schedule
-from lightning_modules.clip_vip import ClipViP
+from lightning_modules.clip_vip.module import ClipViP
 from lightning_modules.layers.clip import PUBLISHED
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from stages.plan import compose
-from tests.reference.clip_vip import allowed
+from tests.clip_vip.reference import allowed
 
-ORACLES = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/clip_vip.yaml").read_text())["oracles"]
+FACTS = Path(__file__).parents[2] / "lightning_modules/clip_vip/facts.yaml"
+ORACLES = yaml.safe_load(FACTS.read_text())["oracles"]
 BY_NAME = {oracle["name"]: oracle for oracle in ORACLES}
 HUBS = {"B/32": "openai/clip-vit-base-patch32", "B/16": "openai/clip-vit-base-patch16"}
 PIXELS = dict(pixel_scale=255.0, mean=[0.0] * 3, std=[1.0] * 3)

@@ -14,7 +14,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lightning_modules import settings
 from lightning_modules.layers.vision import VisionTransformer, take_with_cls
-from lightning_modules.maskalign import (
+from lightning_modules.maskalign.masked_autoencoder import MaskedAutoencoder
+from lightning_modules.maskalign.module import (
     DynamicAlignment,
     MaskAlign,
     initial_weights,
@@ -22,10 +23,9 @@ from lightning_modules.maskalign import (
     read_official,
     weigh_layers,
 )
-from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
 from stages.plan import compose, load_plan
+from tests.maskalign import reference
 from tests.processes import weights_after
-from tests.reference import maskalign as reference
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=4, num_heads=4, channels=1)
 PIXELS = dict(pixel_scale=16.0, mean=[0.3], std=[0.4])

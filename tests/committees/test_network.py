@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.layers import committee as layer
-from lightning_modules.layers.committee import Committee
+from lightning_modules.committees import network as layer
+from lightning_modules.committees.network import Committee
 from lightning_modules.metrics.classification import log_softmax
 from lightning_modules.tasks import cascades
 from lightning_modules.tasks.cascades import Cascade, StageTable, run_cascade

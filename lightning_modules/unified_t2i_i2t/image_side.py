@@ -1,6 +1,6 @@
 """What an image is to a network that reads and writes grid features: features, ids of centroids, and pixels again.
 
-Read `ImageSide`. It is trained by `tasks.image_side`, and frozen afterwards.
+Read `ImageSide`. It is trained by `image_side_training`, and frozen afterwards.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from lightning_modules.layers.spade import SpadeGenerator
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.transformer import Block
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.settings import STRICT, Count
+from lightning_modules.unified_t2i_i2t.spade import SpadeGenerator
 
 POINTS_PER_CENTROID, ROUNDS = 256, 20  # the first is the default of faiss, the second is X-LXMERT's
 CLIP = "openai/clip-vit-base-patch32"

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_modules import small_ensembles
 from lightning_modules.metrics import classification
+from lightning_modules.small_ensembles import evaluation as small_ensembles
 from lightning_modules.tasks import ensembling
 from tests.reference.pools import rewrite_answers, write_run
 
-FACTS = yaml.safe_load(Path(small_ensembles.__file__).with_suffix(".yaml").read_text())
+FACTS = yaml.safe_load(Path(small_ensembles.__file__).with_name("facts.yaml").read_text())
 
 
 def study_of(run, **changes):

@@ -10,14 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules import settings
 from lightning_modules.base import learning_rate_schedule
-from lightning_modules.layers.lxmert import Lxmert
-from lightning_modules.layers.mask_predict import mask_counts
-from lightning_modules.layers.spade import SpadeGenerator
 from lightning_modules.metrics.compute import FLOPS_PER_MAC, count_parameters
-from lightning_modules.unified_t2i_i2t import smoothed_cross_entropy
+from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
+from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts
+from lightning_modules.unified_t2i_i2t.module import smoothed_cross_entropy
+from lightning_modules.unified_t2i_i2t.spade import SpadeGenerator
 from stages.plan import compose
 
-ORACLES = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/unified_t2i_i2t.yaml").read_text())["oracles"]
+FACTS = Path(__file__).parents[2] / "lightning_modules/unified_t2i_i2t/facts.yaml"
+ORACLES = yaml.safe_load(FACTS.read_text())["oracles"]
 BY_NAME = {oracle["name"]: oracle for oracle in ORACLES}
 PAPER = compose("paper", system="unified_t2i_i2t")["system"]
 RELATIONSHIPS = 2 * 768 + 2  # a head that no loss reaches

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lightning_modules.clip_vip import ClipViP
+from lightning_modules.clip_vip.module import ClipViP
+from lightning_modules.clip_vip.retriever import Retriever
 from lightning_modules.datasets.video_files import BrokenVideo
-from lightning_modules.tasks.retriever import Retriever
 from stages import predict
 from tests.datasets import videos
 

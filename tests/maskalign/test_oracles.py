@@ -9,13 +9,14 @@ from torch import nn
 
 from lightning_modules.base import learning_rate_schedule
 from lightning_modules.layers.vision import VisionTransformer
-from lightning_modules.maskalign import MaskAlign
+from lightning_modules.maskalign.masked_autoencoder import MaskedAutoencoder
+from lightning_modules.maskalign.module import MaskAlign
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.classification import FineTune
-from lightning_modules.tasks.masked_autoencoder import MaskedAutoencoder
 from stages.plan import compose
 
-ORACLES = yaml.safe_load((Path(__file__).parents[1] / "lightning_modules/maskalign.yaml").read_text())["oracles"]
+FACTS = Path(__file__).parents[2] / "lightning_modules/maskalign/facts.yaml"
+ORACLES = yaml.safe_load(FACTS.read_text())["oracles"]
 PARAMS = {oracle["name"]: oracle["params"] for oracle in ORACLES if "params" in oracle}
 GMACS = {oracle["name"]: oracle["gmacs"] for oracle in ORACLES if "gmacs" in oracle}
 BASE = dict(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12)

@@ -10,13 +10,14 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import CLIPConfig, CLIPModel, LxmertConfig, LxmertForPreTraining, LxmertModel
 
-from lightning_modules import settings, unified_t2i_i2t
-from lightning_modules.layers.lxmert import Lxmert
-from lightning_modules.layers.mask_predict import mask_counts, mask_predict, one_by_one
-from lightning_modules.layers.spade import SpadeDiscriminator, SpadeGenerator
+from lightning_modules import settings
 from lightning_modules.metrics.generation import frechet_distance
 from lightning_modules.tasks.captioned import CaptionedImages
-from lightning_modules.unified_t2i_i2t import UnifiedGenerator, evaluating, official_name, smoothed_cross_entropy
+from lightning_modules.unified_t2i_i2t import module as unified_t2i_i2t
+from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
+from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict, one_by_one
+from lightning_modules.unified_t2i_i2t.module import UnifiedGenerator, evaluating, official_name, smoothed_cross_entropy
+from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator, SpadeGenerator
 
 NETWORK = dict(
     vocabulary=30, feature_dim=12, codebook_size=20, grid=4, dim=24, num_heads=4, mlp_dim=48,
@@ -341,7 +342,7 @@ def test_the_published_image_decoder_loads_strictly():
 
 def test_players_of_the_second_phase_take_no_step_in_the_first():
     """Steps without a gradient would count for Adam's averages, and the first real one be twenty times as long."""
-    from lightning_modules.tasks.image_side import ImageSideTraining
+    from lightning_modules.unified_t2i_i2t.image_side_training import ImageSideTraining
 
     looks = {"looks": {"places": 2, "values": [3]}, "backbone": {"width": 8}, "scorer": None}
     module = ImageSideTraining(images={**IMAGES, **looks}, discriminator_dim=8, reading_epochs=1)
@@ -356,7 +357,7 @@ def test_players_of_the_second_phase_take_no_step_in_the_first():
 
 
 def test_gan_players_do_not_reach_into_each_other():
-    from lightning_modules.tasks.image_side import ImageSideTraining
+    from lightning_modules.unified_t2i_i2t.image_side_training import ImageSideTraining
 
     torch.manual_seed(0)
     module = ImageSideTraining(images={**IMAGES, "scorer": None}, discriminator_dim=8, reading_epochs=0)
@@ -532,6 +533,6 @@ def test_uniform_logits_cost_the_logarithm_of_their_number_whatever_the_smoothin
 def test_settings_are_checked_against_the_signature():
     with pytest.raises(ValueError, match="caption_input"):
         settings.bind(
-            {"_target_": "lightning_modules.unified_t2i_i2t.UnifiedGenerator", "network": NETWORK, "images": IMAGES,
-             "words": WORDS, "compat": COMPAT, "tasks": TASKS, "caption_input": "sparse"}, "x"
+            {"_target_": "lightning_modules.unified_t2i_i2t.module.UnifiedGenerator", "network": NETWORK,
+             "images": IMAGES, "words": WORDS, "compat": COMPAT, "tasks": TASKS, "caption_input": "sparse"}, "x"
         )  # fmt: skip

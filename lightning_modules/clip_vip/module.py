@@ -23,7 +23,7 @@ Where we differ from the code: proxy attention is two fused kernels and no mask;
 because pads stand behind the token that is read out and the text tower is causal; ViP is built around a loaded CLIP,
 because `from_pretrained` of transformers 5 leaves parameters that it does not know as uninitialised memory.
 
-An official checkpoint on files of your own, for `tasks.retriever`:
+An official checkpoint on files of your own, for `clip_vip.retriever`:
 
     clip = {"hub": "openai/clip-vit-base-patch32", "vision": None, "text": None, "projection_dim": None}
     pixels = {"pixel_scale": 255.0, "mean": CLIP_STATISTICS[0], "std": CLIP_STATISTICS[1]}
@@ -310,7 +310,7 @@ class ClipViP(PaperModule):
         self.terms, self.sources, self.max_scale = LOSSES[loss], sources, max_scale
         self.frames, self.also_at, self.stage = frames, also_at, stage
         self.record = {
-            "_target_": "lightning_modules.clip_vip.ClipViP",
+            "_target_": "lightning_modules.clip_vip.module.ClipViP",
             "clip": sizes_of(self.network.clip),
             "preprocess": preprocess,
             "attention": attention,

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
 from lightning_modules import settings
-from lightning_modules.clip_vip import (
+from lightning_modules.clip_vip.module import (
     LOSSES,
     ClipViP,
     contrast,
@@ -25,8 +25,8 @@ from lightning_modules.datasets import world
 from lightning_modules.layers.clip import make_clip
 from lightning_modules.tasks.video_texts import VideoTexts
 from stages.plan import compose, load_plan
+from tests.clip_vip import reference
 from tests.processes import weights_after
-from tests.reference import clip_vip as reference
 
 VISION = dict(hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, image_size=8)
 TEXT = dict(hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=20)

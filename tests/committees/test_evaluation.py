@@ -10,9 +10,9 @@ import torch
 import yaml
 from safetensors.numpy import load
 
-from lightning_modules import committees
+from lightning_modules.committees import evaluation as committees
+from lightning_modules.committees.network import Committee
 from lightning_modules.files import sha256
-from lightning_modules.layers.committee import Committee
 from lightning_modules.tasks import ensembling
 from lightning_modules.tasks.cascades import Cascade, run_cascade
 from tests.reference.pools import rewrite_answers, write_run
@@ -47,7 +47,7 @@ def evaluation(runs):
 
 
 def test_every_claim_of_the_tiny_arms_finds_its_metrics(evaluation):
-    facts = yaml.safe_load(Path(committees.__file__).with_suffix(".yaml").read_text())
+    facts = yaml.safe_load(Path(committees.__file__).with_name("facts.yaml").read_text())
     names = {name.removeprefix("made_up/") for name in evaluation.metrics[0]}
     for claim in facts["claims"]:
         if "tiny" in claim["presets"]:

@@ -1,4 +1,4 @@
-"""Trains what makes grid features, ids and pixels of images (see `layers.image_side`), before a generator uses it.
+"""Trains what makes grid features, ids and pixels of images (see `image_side`), before a generator uses it.
 
 First the backbone learns to name what is where, as a detector's does; beside it learn the text-image scorer and the
 judge, each on its own. Then the codebook is fitted to the backbone's features and all that is frozen. The image decoder
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
-from lightning_modules.layers.image_side import ImageSide, fit_codebook, pixels
-from lightning_modules.layers.spade import SpadeDiscriminator
 from lightning_modules.settings import Count, Natural, NonNegative
+from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
+from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
 
 
 class ImageSideRecipe(TransformerRecipe):
