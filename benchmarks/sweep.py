@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.tasks import batches
-from lightning_modules.tasks.ensembling import Member, Pool
-from lightning_modules.tasks.sweeping import KINDS, CachedSearch
+from lightning_modules.ensembling.pools import Member, Pool
+from lightning_modules.sweeps import batches
+from lightning_modules.sweeps.search import KINDS, CachedSearch
 
 MACS = {4: 312, 8: 656, 11: 935, 16: 1440, 23: 2231, 32: 3392, 45: 5355, 64: 8832}  # the digits pool of `committees`
 SEEDS, COPIES, SAMPLES, CLASSES = 6, 4, 450, 10

@@ -49,7 +49,7 @@ def classify(folder: Path, inputs: list[Path]) -> Iterator[dict]:
     import torch
 
     from lightning_modules.committees.network import Committee
-    from lightning_modules.tasks.members import rebuild
+    from lightning_modules.ensembling.members import rebuild
 
     record = json.loads((folder / "committee.json").read_text())
     committee = Committee.load(folder, rebuild(record))

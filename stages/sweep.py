@@ -1,6 +1,6 @@
 """Search singles, ensembles and cascades of one arm's trained seeds: data/runs -> data/results/<preset>/sweep-<arm>/.
 
-The trials are the same with any number of workers (REPRISE_WORKERS) and after a kill: see `tasks/batches.py`. For a
+The trials are the same with any number of workers (REPRISE_WORKERS) and after a kill: see `sweeps/batches.py`. For a
 study that many machines share, and that is not an output of the pipeline, see `stages/study.py`.
 """
 
@@ -17,7 +17,7 @@ from stages.evaluate import write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
 
 if TYPE_CHECKING:
-    from lightning_modules.tasks.sweeping import Finished
+    from lightning_modules.sweeps.search import Finished
 
 BEST = 5  # trials of each front that are tracked, the most accurate ones
 
@@ -26,13 +26,14 @@ def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> 
     """The search over the answers of an arm's seeds."""
     from hydra.utils import instantiate
 
-    from lightning_modules.tasks import ensembling, sweeping
+    from lightning_modules.ensembling import pools
+    from lightning_modules.sweeps import search
 
     trained = plan.row("pretrain", row.runs)
     system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
     return instantiate(settings["search"], _partial_=True, _convert_="all")(
-        ensembling.read_pools(runs),
-        training_images=sweeping.training_images(system),
+        pools.read_pools(runs),
+        training_images=search.training_images(system),
         latency=latencies(trained.system, f"{plan.preset}--{row.runs}--pretrain"),
     )
 
@@ -78,7 +79,7 @@ def main() -> None:
     settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
     runs = find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
 
-    from lightning_modules.tasks import batches
+    from lightning_modules.sweeps import batches
 
     sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
     fingerprint = digest(settings["search"], [run.facts["answers_sha256"] for run in runs], sources)

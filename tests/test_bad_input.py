@@ -133,7 +133,7 @@ def mistake(project, name: str, way: str, value: object) -> str:
         ("evaluate", DROPPED, "the key 'evaluate' is missing"),
         ("model/_target_", DROPPED, "model has no `_target_`"),
         ("model/_target_", "os.system", "'os.system', expected a class or function of lightning_modules"),
-        ("model/_target_", "lightning_modules.tasks.members.Member5", "there is no such class or function"),
+        ("model/_target_", "lightning_modules.ensembling.members.Member5", "there is no such class or function"),
         ("model/width", [8], "model: unknown key 'width'; did you mean 'widths'?"),
         ("model/copies", DROPPED, "Interpolation key"),
         ("model/depth", "2", "model.depth is '2', expected a valid integer"),

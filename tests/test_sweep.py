@@ -16,10 +16,11 @@ import numpy as np
 import optuna
 import pytest
 
+from lightning_modules.ensembling import pools
 from lightning_modules.files import ROOT
 from lightning_modules.metrics import classification
-from lightning_modules.tasks import batches, ensembling, studies, sweeping
-from lightning_modules.tasks.sweeping import CachedSearch, Finished, Gain, Outcome
+from lightning_modules.sweeps import batches, studies
+from lightning_modules.sweeps.search import KINDS, TITLES, CachedSearch, Finished, Gain, Outcome, best_within, state
 from stages import sweep, ui
 from stages.plan import compose
 from tests.conftest import free_port
@@ -36,13 +37,13 @@ def make_pool(seed, samples=60, classes=4, **changes):
     members, logits = [], {}
     for width, macs in WIDTHS.items():
         for copy in range(COPIES):
-            member = ensembling.Member(f"mlp-h{width}#{copy}", "mlp", width, 2, copy, 10 * width, {"8": macs}, "8")
+            member = pools.Member(f"mlp-h{width}#{copy}", "mlp", width, 2, copy, 10 * width, {"8": macs}, "8")
             members.append(member)
             logits[member.name, "8"] = {
                 split: (np.eye(classes)[own] * width**0.5 + rng.normal(0, 2.0, (samples, classes))).astype(np.float32)
                 for split, own in labels.items()
             }
-    return ensembling.Pool(seed, classes, tuple(members), labels, logits)
+    return pools.Pool(seed, classes, tuple(members), labels, logits)
 
 
 def make_search(seeds=3, **changes):
@@ -77,7 +78,7 @@ def test_an_ensemble_is_what_combining_its_members_gives(search, average):
     expected = []
     for pool in (seed.pool for seed in search.seeds):
         stacked = np.stack([pool.scores(f"mlp-h4#{k}", "val") for k in range(COPIES)])
-        expected.append(100 * classification.accuracy(ensembling.combine(stacked, average), pool.labels["val"]))
+        expected.append(100 * classification.accuracy(pools.combine(stacked, average), pool.labels["val"]))
     assert search.evaluate(config).values == pytest.approx((np.mean(expected), COPIES * 100), abs=1e-5)
 
 
@@ -118,7 +119,7 @@ def test_family_depth_and_width_are_asked_where_the_pool_leaves_a_choice():
     other = [replace(m, name=f"deep-{m.name}", depth=5, macs={"8": 3 * m.macs["8"]}) for m in pool.members]
     third = [replace(m, name=f"net-{m.name}", family="convnet", depth=None) for m in pool.members[:COPIES]]
     logits = {(m.name, "8"): pool.logits[m.name[m.name.index("mlp") :], "8"] for m in other + third}
-    joined = ensembling.join_pools([pool, replace(pool, members=(*other, *third), logits=logits)])
+    joined = pools.join_pools([pool, replace(pool, members=(*other, *third), logits=logits)])
     search = CachedSearch([joined], edges={"3": 6})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     asked, found = set(), set()
@@ -160,9 +161,9 @@ def test_the_best_within_a_budget_is_chosen_on_each_seeds_own_validation_data():
         finished(3, "single", [98, 98], [100, 100], feasible=False),
         finished(4, "single", [94, 95], [90, 110]),
     ]
-    assert sweeping.best_within(trials, "single", 100, 0).number == 4, "equal, and cheaper"
-    assert sweeping.best_within(trials, "single", 100, 1).number == 0
-    assert sweeping.best_within(trials, "ensemble", 100, 0) is None
+    assert best_within(trials, "single", 100, 0).number == 4, "equal, and cheaper"
+    assert best_within(trials, "single", 100, 1).number == 0
+    assert best_within(trials, "ensemble", 100, 0) is None
 
 
 def gains(*rows):
@@ -180,7 +181,7 @@ def gains(*rows):
     ],
 )  # fmt: skip
 def test_the_statement_says_where_committees_start_to_win(rows, said):
-    assert said in sweeping.state("ensemble", gains(*rows), "digits")
+    assert said in state("ensemble", gains(*rows), "digits")
 
 
 def test_results_have_a_front_for_each_kind_and_as_many_trials(search, tmp_path):
@@ -188,7 +189,7 @@ def test_results_have_a_front_for_each_kind_and_as_many_trials(search, tmp_path)
     evaluation = search.report(trials, "digits", {"trials": 36})
     study, fronts = (json.loads(evaluation.files[name]) for name in ("study.json", "pareto.json"))
     kinds = [row["configuration"]["kind"] for row in study["trials"]]
-    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(sweeping.KINDS, 12)
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(KINDS, 12)
     for kind, front in fronts.items():
         costs, values = ([p[key] for p in front] for key in ("macs_per_sample", "validation_top1_percent"))
         assert costs == sorted(costs) and values == sorted(values) and len(front) == len(set(values)), kind
@@ -197,7 +198,7 @@ def test_results_have_a_front_for_each_kind_and_as_many_trials(search, tmp_path)
     assert "digits/sweep_single/top1_percent@mlp-h16" in evaluation.metrics[0]
     assert study["statement"].startswith("On digits, ensembles")
     for figure in evaluation.figures:
-        assert [series.name for series in figure.series] == list(sweeping.TITLES.values())
+        assert [series.name for series in figure.series] == list(TITLES.values())
         for series in figure.series:
             assert series.x == sorted(series.x) and len(series.x) == len(series.y)
             assert series.kind == "dashed" or len(series.x) == len(series.low) == len(series.high)
@@ -395,7 +396,7 @@ def test_a_storage_that_cannot_be_used_is_one_clear_line(tmp_path, storage, mess
 def splitting(tmp_path_factory):
     """The module (it imports torch), the system of the digits arm, and its data."""
     from lightning_modules.datasets import digits
-    from lightning_modules.tasks import splitting
+    from lightning_modules.sweeps import splitting
 
     folder = tmp_path_factory.mktemp("data") / "digits"
     digits.prepare(folder, **{k: v for k, v in compose("tiny", dataset="digits")["dataset"].items() if k != "_target_"})

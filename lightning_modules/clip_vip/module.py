@@ -50,6 +50,7 @@ from torch.optim import Optimizer
 from transformers import CLIPModel
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
+from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.layers.clip import make_clip, sizes_of
 from lightning_modules.layers.published import read_checkpoint
 from lightning_modules.layers.vision import load_strictly
@@ -57,7 +58,6 @@ from lightning_modules.losses.contrastive import gather, info_nce, joint_info_nc
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.settings import Count, NonNegative, Positive
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.video_texts import VideoTexts
 
 ATTENTIONS = ("proxy", "joint", "mean")
 # V video, F its middle frame, S subtitle, C caption. Between them `-` means both directions of InfoNCE.

@@ -24,11 +24,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from lightning_modules.ensembling import cascades, committee_files, pools
+from lightning_modules.ensembling.cascades import Cascade, StageTable, View, run_cascade
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 from lightning_modules.settings import Count, NonNegative, Positive, Share
-from lightning_modules.tasks import cascades, committee_files, ensembling
-from lightning_modules.tasks.cascades import Cascade, StageTable, View, run_cascade
 
 SHARES = np.linspace(0.0, 1.0, 21)  # of deferred samples, in the figures
 Metrics = dict[str, float]
@@ -85,7 +85,7 @@ def evaluate(
             margin=margin,
             cap=cap,
         )
-        for pool in ensembling.read_pools(runs)
+        for pool in pools.read_pools(runs)
     ]
     for name in (*pair, export):
         if name not in studies[0].pool.architectures:
@@ -123,7 +123,7 @@ class Study:
 
     def __init__(
         self,
-        pool: ensembling.Pool,
+        pool: pools.Pool,
         *,
         longest: int,
         order: str,
@@ -155,7 +155,7 @@ class Study:
     def _scale(self) -> None:
         """Divide every member's logits by the temperature of the best validation NLL."""
         for view in self.macs:
-            fitted = ensembling.fit_temperature(self.scores["val"][view], self.pool.labels["val"])
+            fitted = pools.fit_temperature(self.scores["val"][view], self.pool.labels["val"])
             self.temperatures[view] = fitted
             for scores in self.scores.values():
                 scores[view] = scores[view] / np.float64(fitted)
@@ -201,7 +201,7 @@ class Study:
     def single_curve(self, macs: float) -> float:
         """Test accuracy in percent of the best single model of a cost (the ladder's end where it is exceeded)."""
         costs, accuracy = self.ladder
-        return float(ensembling.single_envelope(costs, accuracy, float(np.clip(macs, costs.min(), costs.max()))))
+        return float(pools.single_envelope(costs, accuracy, float(np.clip(macs, costs.min(), costs.max()))))
 
     def metrics(self, pair: tuple[str, ...], deferral: float) -> Metrics:
         """Every number of this seed, named `<what>/<metric>[@<where>]`."""
@@ -359,11 +359,11 @@ class Study:
     def greedy(self, size: int = 8) -> Metrics:
         """Up to `size` members chosen greedily on validation NLL: the accuracy that the pool holds, at any cost."""
         views = [(member.name, member.native) for member in self.pool.members]
-        chosen = ensembling.greedy_selection(
+        chosen = pools.greedy_selection(
             np.stack([self.val.scores[view] for view in views]), self.pool.labels["val"], size, self.average
         )
         logits = np.stack([self.test.scores[views[i]] for i in chosen])
-        combined = ensembling.combine(logits, self.average)
+        combined = pools.combine(logits, self.average)
         return {
             "greedy_ensemble/top1_percent": 100 * classification.accuracy(combined, self.pool.labels["test"]),
             "greedy_ensemble/macs_per_sample": float(sum(self.macs[views[i]] for i in set(chosen))),
@@ -419,7 +419,7 @@ class Study:
         return found
 
 
-def _log_odds(pool: ensembling.Pool) -> dict[View, float]:
+def _log_odds(pool: pools.Pool) -> dict[View, float]:
     """Weight of each member: log odds of being right on validation data, at least 0.01 so that none is negative."""
     samples = len(pool.labels["val"])
     weights = {}
@@ -447,14 +447,14 @@ def _prefixed(dataset: str, metrics: Metrics) -> Metrics:
     return {f"{dataset}/{name}": value for name, value in metrics.items()}
 
 
-def _table(pool: ensembling.Pool, metrics: dict[int, Metrics], dataset: str) -> list[dict]:
+def _table(pool: pools.Pool, metrics: dict[int, Metrics], dataset: str) -> list[dict]:
     """One row per architecture: its size and every metric `@architecture`, mean and 95 % interval over seeds."""
     rows = []
     for name, copies in pool.architectures.items():
         row: dict = {"architecture": name, "params": copies[0].params, "macs": pool.macs[name], "copies": len(copies)}
         for key in next(iter(metrics.values())):
             if key.endswith(f"@{name}"):
-                values = ensembling.over_seeds(metrics, key)
+                values = pools.over_seeds(metrics, key)
                 low, high = classification.seed_interval(values)
                 row[key.removeprefix(f"{dataset}/").removesuffix(f"@{name}")] = {
                     "mean": round(float(values.mean()), 6),
@@ -493,9 +493,9 @@ def _accuracy_figure(study: Study, metrics: dict[int, Metrics], dataset: str) ->
     for what, (title, kind) in kinds.items():
         names = [n for n in study.pool.macs if all(f"{dataset}/{what}/top1_percent@{n}" in m for m in metrics.values())]
         if names:
-            x = [float(ensembling.over_seeds(metrics, f"{dataset}/{what}/macs_per_sample@{n}").mean()) for n in names]
-            y = np.stack([ensembling.over_seeds(metrics, f"{dataset}/{what}/top1_percent@{n}") for n in names], axis=1)
-            series.append(ensembling.seed_series(title, kind, x, y, labels=names))
+            x = [float(pools.over_seeds(metrics, f"{dataset}/{what}/macs_per_sample@{n}").mean()) for n in names]
+            y = np.stack([pools.over_seeds(metrics, f"{dataset}/{what}/top1_percent@{n}") for n in names], axis=1)
+            series.append(pools.seed_series(title, kind, x, y, labels=names))
     return Figure(
         id=f"{dataset}-accuracy-macs",
         title=f"Accuracy against cost on {dataset}",
@@ -519,7 +519,7 @@ def _deferral_figure(studies: list[Study], dataset: str, pair: tuple[str, ...]) 
         x_label="deferred samples (%)",
         y_label="top-1 accuracy (%)",
         series=[
-            ensembling.seed_series(
+            pools.seed_series(
                 kind.replace("_", " "),
                 "dashed" if kind in ("random", "oracle") else "line",
                 100 * SHARES,
@@ -570,7 +570,7 @@ def _risk_figure(studies: list[Study], dataset: str, pair: tuple[str, ...]) -> F
                 curves.append(classification.risk_coverage(*study.test.stage(views))[1])
             at = np.maximum(np.rint(coverage * len(curves[0])).astype(np.int64), 1) - 1
             risks.append(100 * np.mean(curves, axis=0)[at])
-        series.append(ensembling.seed_series(title, "line", 100 * coverage, np.stack(risks)))
+        series.append(pools.seed_series(title, "line", 100 * coverage, np.stack(risks)))
     return Figure(
         id=f"{dataset}-risk-coverage",
         title="Error among the most confident samples",

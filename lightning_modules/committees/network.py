@@ -37,7 +37,7 @@ class Committee(nn.Module):
         members: networks that map a batch to logits, in order.
         macs: cost of one row in each member.
         thresholds: one per member but the last; -inf lets all leave, +inf none.
-        confidence: see `lightning_modules.tasks.cascades.confidence`.
+        confidence: see `lightning_modules.ensembling.cascades.confidence`.
         average: `logits` (geometric mean) or `probabilities` (arithmetic mean).
         output: `running`, `last` or `weighted`, the latter with `weights`, one per member.
         temperatures: divide each member's logits first; 1.0 unless told.
@@ -170,7 +170,7 @@ class Committee(nn.Module):
 
 
 def confidence(scores: Float[Tensor, "rows classes"], kind: str) -> Float[Tensor, " rows"]:
-    """The torch twin of `lightning_modules.tasks.cascades.confidence`, in the same units; expects float64."""
+    """The torch twin of `lightning_modules.ensembling.cascades.confidence`, in the same units; expects float64."""
     top = scores.argmax(dim=-1, keepdim=True)
     shifted = scores - scores.gather(-1, top)
     others = shifted.exp().scatter(-1, top, 0.0)

@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
+from lightning_modules.datamodules.labelled import ImageData, check_images
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.transformer import Block
 from lightning_modules.layers.vision import (
@@ -30,7 +31,6 @@ from lightning_modules.layers.vision import (
 from lightning_modules.maskalign.encoders import make_teacher
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.labelled import ImageData, check_images
 
 
 class Decoder(nn.Module):

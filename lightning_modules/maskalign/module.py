@@ -28,6 +28,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
+from lightning_modules.datamodules.labelled import ImageData, check_images
 from lightning_modules.layers.published import read_checkpoint
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
@@ -42,7 +43,6 @@ from lightning_modules.layers.vision import (
 from lightning_modules.maskalign import encoders
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.labelled import ImageData, check_images
 
 MASKINGS = ("attentive", "random", "none")
 FUSIONS = ("linear", "sum", "simple")

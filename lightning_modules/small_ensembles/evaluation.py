@@ -21,11 +21,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from lightning_modules.ensembling import pools
+from lightning_modules.ensembling.pools import over_seeds, seed_series
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run
 from lightning_modules.settings import Count
-from lightning_modules.tasks import ensembling
-from lightning_modules.tasks.ensembling import over_seeds, seed_series
 
 Metrics = dict[str, float]
 
@@ -53,8 +53,7 @@ def evaluate(
         ValueError: a pool without copies, or answers that cannot be compared.
     """
     studies = [
-        Study(pool, largest=largest, average=average, reach=reach, subsets=subsets)
-        for pool in ensembling.read_pools(runs)
+        Study(pool, largest=largest, average=average, reach=reach, subsets=subsets) for pool in pools.read_pools(runs)
     ]
     metrics = {
         study.pool.seed: {f"{dataset}/{name}": value for name, value in study.metrics().items()} for study in studies
@@ -69,9 +68,9 @@ def evaluate(
 class Study:
     """All measurements on the pool of one seed, on test data. Nothing is chosen, so validation data is not read."""
 
-    def __init__(self, pool: ensembling.Pool, *, largest: int, average: str, reach: int, subsets: int) -> None:
-        if average not in ensembling.RULES:
-            raise ValueError(f"average ({average!r}) must be one of {ensembling.RULES}.")
+    def __init__(self, pool: pools.Pool, *, largest: int, average: str, reach: int, subsets: int) -> None:
+        if average not in pools.RULES:
+            raise ValueError(f"average ({average!r}) must be one of {pools.RULES}.")
         self.pool, self.average, self.reach, self.subsets = pool, average, reach, subsets
         self.labels = pool.labels["test"]
         self.logits = {
@@ -90,7 +89,7 @@ class Study:
         """Test accuracy in percent of k = 1 ... K copies, mean over subsets."""
         return 100 * np.array(
             [
-                ensembling.subset_accuracy(logits, self.labels, k, self.average, self.subsets)
+                pools.subset_accuracy(logits, self.labels, k, self.average, self.subsets)
                 for k in range(1, self.largest + 1)
             ]
         )
@@ -98,7 +97,7 @@ class Study:
     def single_at(self, macs: float) -> float:
         """Accuracy in percent of the best single network of that cost."""
         singles = [curve[0] for curve in self.curves.values()]
-        return float(ensembling.single_envelope(list(self.pool.macs.values()), singles, macs))
+        return float(pools.single_envelope(list(self.pool.macs.values()), singles, macs))
 
     def comparable(self, name: str) -> list[int]:
         """Ensemble sizes k >= 2 whose total cost a single network of the ladder can spend too."""
@@ -162,7 +161,7 @@ class Study:
                 rows.append(
                     (
                         self._mixed_accuracy(*pair),
-                        ensembling.interpolate_log_macs(list(total.values()), same, float(cost)),
+                        pools.interpolate_log_macs(list(total.values()), same, float(cost)),
                     )
                 )
         if not rows:
@@ -174,9 +173,7 @@ class Study:
         """Mean over all pairs of a copy of one and a copy of the other architecture, in percent."""
         pairs = itertools.product(self.logits[first], self.logits[second])
         return 100 * float(
-            np.mean(
-                [classification.accuracy(ensembling.combine(np.stack(p), self.average), self.labels) for p in pairs]
-            )
+            np.mean([classification.accuracy(pools.combine(np.stack(p), self.average), self.labels) for p in pairs])
         )
 
     def averages(self) -> Metrics:
@@ -189,8 +186,8 @@ class Study:
         for name, logits in self.logits.items():
             chosen = logits[: self.largest]
             row = {f"disagreement_percent@{name}": 100 * classification.disagreement(chosen.argmax(axis=-1))}
-            for rule in ensembling.RULES:
-                combined = ensembling.combine(chosen, rule)
+            for rule in pools.RULES:
+                combined = pools.combine(chosen, rule)
                 row[f"top1_percent:{rule}"] = 100 * classification.accuracy(combined, self.labels)
                 row[f"nll_nats:{rule}"] = classification.negative_log_likelihood(combined, self.labels)
             members = np.mean([classification.negative_log_likelihood(own, self.labels) for own in chosen])
@@ -210,7 +207,7 @@ class Study:
 
 def mean_divergence(logits: np.ndarray) -> float:
     """Mean over members and samples of KL(geometric mean || member), in nats."""
-    mean = ensembling.combine(logits, "logits")
+    mean = pools.combine(logits, "logits")
     members = classification.log_softmax(logits)
     return float((np.exp(mean) * (mean - members)).sum(axis=-1).mean())
 

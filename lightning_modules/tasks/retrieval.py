@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.metrics.retrieval import blind_ceiling, dual_softmax, ranks, retrieval
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 from lightning_modules.settings import Count
 from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
-from lightning_modules.tasks.ensembling import seed_series
 
 FIRST = "text_to_video/recall_at_1_percent"
 BACK = "video_to_text/recall_at_1_percent"

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.datasets.world_parsing import mark, parse
+from lightning_modules.ensembling.pools import over_seeds, seed_series
 from lightning_modules.metrics.captioning import CaptionScores, score_captions
 from lightning_modules.metrics.generation import clip_score, fd_world, scene_agreement
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run
 from lightning_modules.settings import Count
-from lightning_modules.tasks.ensembling import over_seeds, seed_series
 
 Metrics = dict[str, float]
 PERCENT = 100

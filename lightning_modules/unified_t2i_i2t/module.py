@@ -33,12 +33,12 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
+from lightning_modules.datamodules.captioned import CaptionedImages
+from lightning_modules.datamodules.labelled import centre_square
 from lightning_modules.layers.vision import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
 from lightning_modules.metrics.generation import has_fid, make_fid
 from lightning_modules.settings import Count, Natural, Positive, Share
-from lightning_modules.tasks.captioned import CaptionedImages
-from lightning_modules.tasks.labelled import centre_square
 from lightning_modules.unified_t2i_i2t.image_side import Clip, ImageSide, pixels
 from lightning_modules.unified_t2i_i2t.lxmert import LANES, Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict

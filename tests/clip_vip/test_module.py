@@ -21,9 +21,9 @@ from lightning_modules.clip_vip.module import (
     resize_times,
     run_layers,
 )
+from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets import world
 from lightning_modules.layers.clip import make_clip
-from lightning_modules.tasks.video_texts import VideoTexts
 from stages.plan import compose, load_plan
 from tests.clip_vip import reference
 from tests.processes import weights_after

@@ -12,9 +12,9 @@ from safetensors.numpy import load
 
 from lightning_modules.committees import evaluation as committees
 from lightning_modules.committees.network import Committee
+from lightning_modules.ensembling import pools
+from lightning_modules.ensembling.cascades import Cascade, run_cascade
 from lightning_modules.files import sha256
-from lightning_modules.tasks import ensembling
-from lightning_modules.tasks.cascades import Cascade, run_cascade
 from tests.reference.pools import rewrite_answers, write_run
 
 CHOICES = {"pair": ["mlp-h8", "mlp-h32"], "export": "mlp-h16", "edges": {3: 12, 4: 6}}
@@ -32,7 +32,7 @@ def study_of(run, **changes):
         "margin": 1.0,
         "cap": 1.0,
     }
-    return committees.Study(ensembling.read_pool(run), **{**choices, **changes})
+    return committees.Study(pools.read_pool(run), **{**choices, **changes})
 
 
 @pytest.fixture(scope="module")

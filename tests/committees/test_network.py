@@ -8,9 +8,9 @@ from torch import nn
 
 from lightning_modules.committees import network as layer
 from lightning_modules.committees.network import Committee
+from lightning_modules.ensembling import cascades
+from lightning_modules.ensembling.cascades import Cascade, StageTable, run_cascade
 from lightning_modules.metrics.classification import log_softmax
-from lightning_modules.tasks import cascades
-from lightning_modules.tasks.cascades import Cascade, StageTable, run_cascade
 
 
 class Counted(nn.Module):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+from lightning_modules.ensembling import pools
 from lightning_modules.metrics import classification
 from lightning_modules.small_ensembles import evaluation as small_ensembles
-from lightning_modules.tasks import ensembling
 from tests.reference.pools import rewrite_answers, write_run
 
 FACTS = yaml.safe_load(Path(small_ensembles.__file__).with_name("facts.yaml").read_text())
@@ -18,7 +18,7 @@ FACTS = yaml.safe_load(Path(small_ensembles.__file__).with_name("facts.yaml").re
 
 def study_of(run, **changes):
     choices = {"largest": 4, "average": "logits", "reach": 2, "subsets": 32}
-    return small_ensembles.Study(ensembling.read_pool(run), **{**choices, **changes})
+    return small_ensembles.Study(pools.read_pool(run), **{**choices, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_finite_json_and_the_same_again(runs, evaluation):
 
 
 def test_points_are_means_over_all_subsets_of_copies(runs, evaluation):
-    pool = ensembling.read_pool(runs[0])
+    pool = pools.read_pool(runs[0])
     labels = pool.labels["test"]
     logits = [pool.scores(f"mlp-h8#{copy}", "test").astype(np.float64) for copy in range(4)]
     pairs = [classification.accuracy(sum(pair), labels) for pair in itertools.combinations(logits, 2)]
@@ -116,7 +116,7 @@ def test_mixed_pairs_are_compared_at_their_own_cost(tmp_path):
     assert found["mixed_pair/top1_percent"] == pytest.approx(100 * np.mean(each))
 
 
-@pytest.mark.parametrize("average", ensembling.RULES)
+@pytest.mark.parametrize("average", pools.RULES)
 def test_every_average_works_throughout(tmp_path, average):
     run = write_run(tmp_path, samples=60)
     assert small_ensembles.evaluate([run], "made_up", average=average).metrics[0]

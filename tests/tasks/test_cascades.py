@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_modules.ensembling import cascades
+from lightning_modules.ensembling.cascades import Cascade, StageTable, run_cascade
 from lightning_modules.metrics.classification import log_softmax
-from lightning_modules.tasks import cascades
-from lightning_modules.tasks.cascades import Cascade, StageTable, run_cascade
 from tests.reference import cascades as slow
 
 

@@ -3,8 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.datamodules.labelled import (
+    EpochSteps,
+    LabelledImages,
+    MemberBatches,
+    centre_square,
+    crop_flip,
+    fit,
+)
 from lightning_modules.datasets import storage
-from lightning_modules.tasks.labelled import EpochSteps, LabelledImages, MemberBatches, centre_square, crop_flip, fit
 
 ROWS, COPIES, BATCH = 23, 3, 4
 

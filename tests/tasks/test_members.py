@@ -9,8 +9,8 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lightning_modules import pretrained
-from lightning_modules.tasks.labelled import EpochSteps, LabelledImages, MemberBatches
-from lightning_modules.tasks.members import Members, Normalise, build_network, resize
+from lightning_modules.datamodules.labelled import EpochSteps, LabelledImages, MemberBatches
+from lightning_modules.ensembling.members import Members, Normalise, build_network, resize
 
 COPIES = 2
 SHARED = {"copies": COPIES, "names": [], "num_classes": 4, "how": "auto"}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.datamodules import streamed
+from lightning_modules.datamodules.labelled import ImageData, LabelledImages
+from lightning_modules.datamodules.streamed import StreamedImages, random_box
 from lightning_modules.datasets import storage
-from lightning_modules.tasks import streamed
-from lightning_modules.tasks.labelled import ImageData, LabelledImages
-from lightning_modules.tasks.streamed import StreamedImages, random_box
 
 ROWS = 48
 

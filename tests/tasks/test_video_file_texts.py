@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lightning_modules import settings
+from lightning_modules.datamodules.labelled import Portion
+from lightning_modules.datamodules.video_file_texts import VideoFileBatches
 from lightning_modules.datasets import video_corpora
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
-from lightning_modules.tasks.labelled import Portion
-from lightning_modules.tasks.video_file_texts import VideoFileBatches
 from tests.datasets.test_tokenizers import bert_folder
 from tests.datasets.videos import encode, numbers
 
@@ -69,7 +69,7 @@ def data(home, seed=3, **changes):
         "mirror": str(home / "mirror"),
         "max_broken": 0.02,
     } | changes
-    block = {"_target_": "lightning_modules.tasks.video_file_texts.VideoFileTexts", **values}
+    block = {"_target_": "lightning_modules.datamodules.video_file_texts.VideoFileTexts", **values}
     return settings.bind(block, "conf/system/toy.yaml: data", folder=home / "index", seed=seed)()
 
 

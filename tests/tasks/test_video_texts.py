@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lightning_modules import settings
+from lightning_modules.datamodules.labelled import Portion
+from lightning_modules.datamodules.video_texts import VideoTextBatches, deal, shown_frames
 from lightning_modules.datasets import storage, world
-from lightning_modules.tasks.labelled import Portion
-from lightning_modules.tasks.video_texts import VideoTextBatches, deal, shown_frames
 
 OPTIONS = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
 CLASSES = 8
@@ -37,7 +37,7 @@ def data(folder, seed=3, **changes):
         "batch_size": 8,
         "evaluation_batch_size": 30,
     } | changes
-    block = {"_target_": "lightning_modules.tasks.video_texts.VideoTexts", **values}
+    block = {"_target_": "lightning_modules.datamodules.video_texts.VideoTexts", **values}
     return settings.bind(block, "conf/system/toy.yaml: data", folder=folder, seed=seed)()
 
 

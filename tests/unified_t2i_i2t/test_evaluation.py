@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import save
 
+from lightning_modules.datamodules.captioned import CaptionedImages, take
 from lightning_modules.datasets import storage, world
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.files import sha256, write_json
 from lightning_modules.runs import Run
-from lightning_modules.tasks.captioned import CaptionedImages, take
 from lightning_modules.unified_t2i_i2t import evaluation as bidirectional
 from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook
 

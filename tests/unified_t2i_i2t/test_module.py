@@ -11,8 +11,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import CLIPConfig, CLIPModel, LxmertConfig, LxmertForPreTraining, LxmertModel
 
 from lightning_modules import settings
+from lightning_modules.datamodules.captioned import CaptionedImages
 from lightning_modules.metrics.generation import frechet_distance
-from lightning_modules.tasks.captioned import CaptionedImages
 from lightning_modules.unified_t2i_i2t import module as unified_t2i_i2t
 from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict, one_by_one

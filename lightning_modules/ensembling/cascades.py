@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lightning_modules.ensembling.pools import Member, pareto_front
 from lightning_modules.metrics import classification
-from lightning_modules.tasks.ensembling import Member, pareto_front
 
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 OUTPUTS = ("running", "last", "weighted")

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import learning_rate_schedule
+from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets import storage
+from lightning_modules.ensembling.members import Members, build_network
 from lightning_modules.metrics.compute import count_macs
 from lightning_modules.runs import Evaluation, Figure, Series
-from lightning_modules.tasks.labelled import LabelledImages
-from lightning_modules.tasks.members import Members, build_network
-from lightning_modules.tasks.sweeping import TRAINING_FACTOR, Configuration, Finished, Outcome, as_json, training_images
+from lightning_modules.sweeps.search import TRAINING_FACTOR, Configuration, Finished, Outcome, as_json, training_images
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

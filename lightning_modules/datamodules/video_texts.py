@@ -14,11 +14,11 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, SPLITS, Part, check_names, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
-from lightning_modules.tasks.labelled import WHOLE, EpochSteps, Portion, portion
 
 COLUMNS = {"subtitle": "subtitle", "auxiliary": "auxiliary_caption", "caption": "caption"}
 Source = Literal["subtitle", "auxiliary", "caption"]

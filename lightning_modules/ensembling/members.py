@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from lightning_modules import pretrained
 from lightning_modules.base import PaperModule
+from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.layers.convolution import SmallConvNet, WideResNet
 from lightning_modules.layers.mlp import MLP
 from lightning_modules.layers.stack import Stack
 from lightning_modules.metrics.compute import count_macs, count_parameters, latency
 from lightning_modules.settings import Count, Positive
-from lightning_modules.tasks.labelled import LabelledImages
 
 TRAINED = ("mlp", "convnet", "wide_resnet")
 LATENCY_BATCHES = (1, 64)

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
+from lightning_modules.datamodules.labelled import EpochSteps, centre_square
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
 from lightning_modules.datasets.streaming import RowGroups
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import STRICT, Count
-from lightning_modules.tasks.labelled import EpochSteps, centre_square
 
 WORLD = "world"
 PROMPT, CLIP_LENGTH = "A photo depicts ", 77  # of the official code, and of CLIP

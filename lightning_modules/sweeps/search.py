@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_modules.ensembling import cascades, pools
+from lightning_modules.ensembling.cascades import Cascade, StageTable, View
+from lightning_modules.ensembling.pools import Pool
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Series
-from lightning_modules.tasks import cascades, ensembling
-from lightning_modules.tasks.cascades import Cascade, StageTable, View
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -80,7 +81,7 @@ class CachedSearch:
 
     def __init__(
         self,
-        pools: Sequence[ensembling.Pool],
+        pools: Sequence[Pool],
         *,
         budget: int | float | None = None,
         largest: int = 4,
@@ -246,7 +247,7 @@ def training_images(system: Mapping[str, Any]) -> int:
 class _SeedPool:
     """The pool of one seed and what was computed from it; every table and temperature is made once."""
 
-    def __init__(self, pool: ensembling.Pool, edges: Mapping[int, int], margin: float) -> None:
+    def __init__(self, pool: Pool, edges: Mapping[int, int], margin: float) -> None:
         self.pool, self.edges, self.margin = pool, edges, margin
         self.macs: dict[View, int] = {(m.name, m.native): m.macs[m.native] for m in pool.members}
         self.rotations = max(len(copies) for copies in pool.architectures.values())
@@ -298,7 +299,7 @@ class _SeedPool:
         return StageTable(scores, self.pool.labels[split], confidence=confidence, average=average)
 
     def _temperature(self, view: View) -> float:
-        return ensembling.fit_temperature(self.pool.logits[view]["val"], self.pool.labels["val"])
+        return pools.fit_temperature(self.pool.logits[view]["val"], self.pool.labels["val"])
 
 
 def best_within(trials: Sequence[Finished], kind: str, budget: int | float, index: int) -> Finished | None:
@@ -350,8 +351,8 @@ def gain_by_budget(
     for name, budget in rungs.items():
         metric = f"{dataset}/sweep_{kind}/top1_percent@{name}"
         if all(metric in own for own in metrics.values()):
-            single = ensembling.over_seeds(metrics, f"{dataset}/sweep_single/top1_percent@{name}")
-            difference = ensembling.over_seeds(metrics, metric) - single
+            single = pools.over_seeds(metrics, f"{dataset}/sweep_single/top1_percent@{name}")
+            difference = pools.over_seeds(metrics, metric) - single
             low, high = classification.seed_interval(difference)
             ends = (round(low, 6), round(high, 6)) if math.isfinite(low) else (None, None)
             gains.append(Gain(budget, name, round(float(difference.mean()), 6), *ends, len(difference)))
@@ -387,7 +388,7 @@ def _front(search: CachedSearch, trials: Sequence[Finished]) -> list[dict]:
     if not feasible:
         return []
     accuracy, macs = np.array([trial.outcome.values for trial in feasible]).T
-    return [_point(search, feasible[index]) for index in ensembling.pareto_front(macs, accuracy)]
+    return [_point(search, feasible[index]) for index in pools.pareto_front(macs, accuracy)]
 
 
 def _point(search: CachedSearch, trial: Finished) -> dict:
@@ -431,7 +432,7 @@ def _front_figure(fronts: Mapping[str, list[dict]], dataset: str, seeds: int) ->
         x_scale="log",
         y_scale="log_error",
         series=[
-            ensembling.seed_series(
+            pools.seed_series(
                 TITLES[kind],
                 "line",
                 [point["test_macs_per_sample"] for point in front],

@@ -29,8 +29,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_modules.processes import die_with_parent
 from lightning_modules.runs import Evaluation
-from lightning_modules.tasks import batches
-from lightning_modules.tasks.sweeping import Configuration, Finished, Outcome
+from lightning_modules.sweeps import batches
+from lightning_modules.sweeps.search import Configuration, Finished, Outcome
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -45,7 +45,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @runtime_checkable
 class Search(Protocol):
-    """What a study searches: see `sweeping.CachedSearch` and `splitting.TrainingSearch`."""
+    """What a study searches: see `search.CachedSearch` and `splitting.TrainingSearch`."""
 
     directions: tuple[str, ...]
     metric_names: tuple[str, ...]

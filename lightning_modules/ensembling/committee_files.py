@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lightning_modules.ensembling.cascades import Cascade, StageTable, Trace, View, run_cascade
+from lightning_modules.ensembling.pools import Pool
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Run
-from lightning_modules.tasks.cascades import Cascade, StageTable, Trace, View, run_cascade
-from lightning_modules.tasks.ensembling import Pool
 
 
 def export(

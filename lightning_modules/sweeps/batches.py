@@ -19,7 +19,7 @@ import optuna
 
 from lightning_modules.files import digest, replace_file, write_json
 from lightning_modules.processes import die_with_parent
-from lightning_modules.tasks.sweeping import CachedSearch, Configuration, Finished, Outcome
+from lightning_modules.sweeps.search import CachedSearch, Configuration, Finished, Outcome
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every trial, and there are thousands
 

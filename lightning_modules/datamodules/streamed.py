@@ -19,11 +19,11 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_modules.datamodules.labelled import centre_square, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import AUGMENTATION, Part, check_names
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
 from lightning_modules.settings import Count
-from lightning_modules.tasks.labelled import centre_square, portion
 
 TRIES = 10  # boxes drawn before the whole picture is taken (torchvision's RandomResizedCrop, which official codes use)
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -1,4 +1,4 @@
-"""Video files with sentences, decoded when they are trained on; the same batches as `tasks.video_texts`.
+"""Video files with sentences, decoded when they are trained on; the same batches as `datamodules.video_texts`.
 
 A video that cannot be read is left out, counted in the batch (`broken`) and logged, and too many end the work. While
 training, one of a later step takes its place, so that all ranks keep batches of one size.
@@ -19,6 +19,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
+from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_splits_and_sources
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
 from lightning_modules.datasets.storage import card
@@ -26,8 +28,6 @@ from lightning_modules.datasets.tokenizers import TextTokenizer, published_token
 from lightning_modules.datasets.video_corpora import read_index
 from lightning_modules.datasets.video_files import BrokenVideo, Skipped, evenly, jittered, read_frames
 from lightning_modules.settings import Count, Share
-from lightning_modules.tasks.labelled import WHOLE, EpochSteps, Portion, portion
-from lightning_modules.tasks.video_texts import COLUMNS, Batch, Source, check_splits_and_sources
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
 
