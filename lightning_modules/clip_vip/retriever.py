@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_modules import settings
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
-from lightning_modules.datasets.video_files import evenly, read_frames
+from lightning_modules.datasets.video.files import evenly, read_frames
 from lightning_modules.settings import Count
 
 

@@ -25,8 +25,8 @@ from lightning_modules.datasets.download import find
 from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
-from lightning_modules.datasets.video_corpora import read_index
-from lightning_modules.datasets.video_files import BrokenVideo, Skipped, evenly, jittered, read_frames
+from lightning_modules.datasets.video.corpora import read_index
+from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames
 from lightning_modules.settings import Count, Share
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
@@ -35,21 +35,21 @@ FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words
 class VideoFileTexts(LightningDataModule):
     """Batches as those of `VideoTexts`, without labels, with `broken`, the number of videos left out for each batch.
 
-    Frames are chosen by `video_files.jittered` for training and by `evenly` for evaluation. Of several sentences of a
+    Frames are chosen by `video.files.jittered` for training and by `evenly` for evaluation. Of several sentences of a
     source, training takes one that is drawn anew in each epoch, and evaluation refuses them.
 
     Args:
-        folder: an index that `video_corpora.prepare` has written.
+        folder: an index that `video.corpora.prepare` has written.
         seed: decides the rows of the splits and, with the epoch, order, frames and sentences.
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
         sources: `subtitle`, `auxiliary` (caption of the middle frame), `caption`.
         tokenizer: see `published_tokenizer`.
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
-        image_size: side to which they are brought, see `video_files.read_frames`.
+        image_size: side to which they are brought, see `video.files.read_frames`.
         batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
-        max_broken: largest share of broken videos, see `video_files.Skipped`.
+        max_broken: largest share of broken videos, see `video.files.Skipped`.
 
     Raises:
         ValueError: a split or source is unknown or named twice.
@@ -182,7 +182,7 @@ class Clips(NamedTuple):
 
         Args:
             row: of the video.
-            choose: see `video_files.read_frames`.
+            choose: see `video.files.read_frames`.
             sentence: a number that decides which of them; larger ones begin anew.
 
         Raises:

@@ -174,7 +174,7 @@ def check_splits_and_sources(splits: Mapping[str, Part], sources: Sequence[str])
 def shown_frames(stored: int, shown: int | None) -> Int[np.ndarray, " shown"]:
     """Which frames of a clip are shown: all, the middle one, or the first, the last and others evenly between.
 
-    The middle one is number `stored // 2`, as in CLIP-ViP's official code; see also `video_files.evenly`.
+    The middle one is number `stored // 2`, as in CLIP-ViP's official code; see also `video.files.evenly`.
 
     Raises:
         ValueError: there are not that many.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from pydantic import Field
 
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
-from lightning_modules.datasets.world_parsing import mark, parse
+from lightning_modules.datasets.world.parsing import mark, parse
 from lightning_modules.ensembling.pools import over_seeds, seed_series
 from lightning_modules.metrics.captioning import CaptionScores, score_captions
 from lightning_modules.metrics.generation import clip_score, fd_world, scene_agreement

@@ -22,7 +22,7 @@ from lightning_modules.clip_vip.module import (
     run_layers,
 )
 from lightning_modules.datamodules.video_texts import VideoTexts
-from lightning_modules.datasets import world
+from lightning_modules.datasets.world import views
 from lightning_modules.layers.clip import make_clip
 from stages.plan import compose, load_plan
 from tests.clip_vip import reference
@@ -247,7 +247,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "clips"
     options = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
     sizes = {"train": 32, "test": 64}
-    world.prepare(path, view="video_text", seed=1, sizes=sizes, image_size=16, options=options, workers=1)
+    views.prepare(path, view="video_text", seed=1, sizes=sizes, image_size=16, options=options, workers=1)
     return path
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from lightning_modules.clip_vip.module import ClipViP
 from lightning_modules.clip_vip.retriever import Retriever
-from lightning_modules.datasets.video_files import BrokenVideo
+from lightning_modules.datasets.video.files import BrokenVideo
 from stages import predict
 from tests.datasets import videos
 

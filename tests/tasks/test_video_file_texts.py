@@ -8,8 +8,8 @@ import torch
 from lightning_modules import settings
 from lightning_modules.datamodules.labelled import Portion
 from lightning_modules.datamodules.video_file_texts import VideoFileBatches
-from lightning_modules.datasets import video_corpora
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
+from lightning_modules.datasets.video import corpora
 from tests.datasets.test_tokenizers import bert_folder
 from tests.datasets.videos import encode, numbers
 
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
     split = {"auxiliary": None, "videos": None, "rows": VIDEOS}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over `mirror`
-        video_corpora.prepare(
+        corpora.prepare(
             path / "index",
             name="toy",
             corpus="msr_vtt",

@@ -5,7 +5,8 @@ import torch
 from lightning_modules import settings
 from lightning_modules.datamodules.labelled import Portion
 from lightning_modules.datamodules.video_texts import VideoTextBatches, deal, shown_frames
-from lightning_modules.datasets import storage, world
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.world import views
 
 OPTIONS = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
 CLASSES = 8
@@ -15,14 +16,14 @@ CLASSES = 8
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "video_text"
     sizes = {"train": 200, "test": 64}
-    world.prepare(path, view="video_text", seed=1, sizes=sizes, image_size=16, options=OPTIONS, workers=1)
+    views.prepare(path, view="video_text", seed=1, sizes=sizes, image_size=16, options=OPTIONS, workers=1)
     return path
 
 
 @pytest.fixture(scope="module")
 def unlabelled(tmp_path_factory):
     path, options = tmp_path_factory.mktemp("world") / "clips", {"frames": 4, "objects": [1, 1], "shared_words": 0.5}
-    world.prepare(path, view="clips", seed=1, sizes={"train": 20}, image_size=16, options=options, workers=1)
+    views.prepare(path, view="clips", seed=1, sizes={"train": 20}, image_size=16, options=options, workers=1)
     return path
 
 
@@ -189,7 +190,7 @@ def test_wrong_settings_are_refused(folder, changes, message):
 
 def test_data_of_another_kind_are_refused(tmp_path):
     options = {"noise": 1, "fading": 0.0}
-    world.prepare(
+    views.prepare(
         tmp_path / "set", view="graded", seed=1, sizes={"train": 9}, image_size=16, options=options, workers=1
     )
     found = data(tmp_path / "set", splits={"train": {"source": "train", "rows": None}})

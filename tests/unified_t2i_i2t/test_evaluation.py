@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.numpy import save
 
 from lightning_modules.datamodules.captioned import CaptionedImages, take
-from lightning_modules.datasets import storage, world
+from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
+from lightning_modules.datasets.world import views
 from lightning_modules.files import sha256, write_json
 from lightning_modules.runs import Run
 from lightning_modules.unified_t2i_i2t import evaluation as bidirectional
@@ -24,7 +25,7 @@ OPTIONS = dict(objects=[1, 2], colors=6, shapes=4, places=2, captions=5)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "world_plain"
-    world.prepare(
+    views.prepare(
         folder, view="plain", seed=0, sizes={"train": 40, "test": 24}, image_size=16, options=OPTIONS, workers=1
     )
     return folder
@@ -65,7 +66,7 @@ def test_the_plain_world_refuses_what_it_cannot_draw():
         ({"colors": 3, "shapes": 1}, "times shapes"),
     ):
         with pytest.raises(ValueError, match=message):
-            world.PlainImages(image_size=16, **{**OPTIONS, **wrong})
+            views.PlainImages(image_size=16, **{**OPTIONS, **wrong})
 
 
 def test_batches_have_captions_and_labels_of_their_images(folder):

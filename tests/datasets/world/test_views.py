@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_modules.datasets import storage, world, world_text
+from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import ContentDigest, infer_schema, record_batch
-from lightning_modules.datasets.world_scenes import CHUNK, SHAPES, TEXTURES, Stream
+from lightning_modules.datasets.world import text, views
+from lightning_modules.datasets.world.scenes import CHUNK, SHAPES, TEXTURES, Stream
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPTIONS = {
     "images": {"image_size": 32, "objects": (1, 3), "shared_words": 0.5},
     "graded": {"image_size": 32, "noise": 180, "fading": 0.8},
@@ -35,22 +36,22 @@ ROWS = 2 * CHUNK + 40
 
 
 def draw(view: str, chunk: int = 0, split: str = "train", **options) -> dict[str, np.ndarray]:
-    drawn = world.VIEWS[view](**OPTIONS[view] | options)
-    return world.chunk_columns(drawn, 7, split, chunk, CHUNK)
+    drawn = views.VIEWS[view](**OPTIONS[view] | options)
+    return views.chunk_columns(drawn, 7, split, chunk, CHUNK)
 
 
 def prepare(folder, view: str, workers: int = 1, sizes=None, seed: int = 7, **changes):
     options = OPTIONS.get(view, {"image_size": 32}) | changes
     size = options.pop("image_size")
     sizes = {"train": ROWS} if sizes is None else sizes
-    world.prepare(folder, view=view, seed=seed, sizes=sizes, image_size=size, options=options, workers=workers)
+    views.prepare(folder, view=view, seed=seed, sizes=sizes, image_size=size, options=options, workers=workers)
     return storage.card(folder)
 
 
 def digest(view: str) -> str:
     found = ContentDigest()
     for chunk, rows in ((0, CHUNK), (1, CHUNK), (2, 40)):
-        columns = world.chunk_columns(world.VIEWS[view](**OPTIONS[view]), 7, "train", chunk, rows)
+        columns = views.chunk_columns(views.VIEWS[view](**OPTIONS[view]), 7, "train", chunk, rows)
         shape = columns["video" if "video" in columns else "image"].shape[1:]
         found.update(record_batch(columns, infer_schema(columns), "raw", shape))
     return found.hexdigest()
@@ -67,7 +68,7 @@ def test_processor_features_change_no_byte():
     from numpy._core import _multiarray_umath as umath
 
     features = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]
-    code = "from tests.datasets.test_world import GOLDEN, digest; print(*map(digest, GOLDEN), sep='\\n')"
+    code = "from tests.datasets.world.test_views import GOLDEN, digest; print(*map(digest, GOLDEN), sep='\\n')"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(features)},
@@ -94,8 +95,8 @@ def test_what_is_written_is_what_was_drawn_with_a_card_and_a_sheet(tmp_path):
 @pytest.mark.parametrize("view", OPTIONS)
 def test_configurations_are_taken(tmp_path, view, preset):
     config = yaml.safe_load((ROOT / f"conf/dataset/world_{view}/{preset}.yaml").read_text())
-    assert config.pop("_target_") == "lightning_modules.datasets.world.prepare"
-    world.prepare(tmp_path / "set", **config | {"sizes": dict.fromkeys(config["sizes"], 1), "workers": 1})
+    assert config.pop("_target_") == "lightning_modules.datasets.world.views.prepare"
+    views.prepare(tmp_path / "set", **config | {"sizes": dict.fromkeys(config["sizes"], 1), "workers": 1})
     assert list(storage.card(tmp_path / "set")["splits"])[:3] == ["train", "val", "test"]
 
 
@@ -121,17 +122,17 @@ def test_sentences_do_not_depend_on_the_size_of_the_pictures():
 
 @pytest.mark.parametrize("view", OPTIONS)
 def test_seeds_splits_and_chunks_differ(view):
-    drawn = world.VIEWS[view](**OPTIONS[view])
+    drawn = views.VIEWS[view](**OPTIONS[view])
     name = "image" if view in ("images", "graded", "plain") else "video"
     places = [(7, "train", 0), (8, "train", 0), (7, "test", 0), (7, "train", 1)]
-    pictures = [world.chunk_columns(drawn, seed, split, chunk, 8)[name] for seed, split, chunk in places]
+    pictures = [views.chunk_columns(drawn, seed, split, chunk, 8)[name] for seed, split, chunk in places]
     assert len({picture.tobytes() for picture in pictures}) == len(places)
 
 
 @pytest.mark.parametrize("view", ["graded", "actions", "video_text"])
 def test_classes_are_balanced(view):
     labels = np.concatenate([draw(view, chunk)["label"] for chunk in range(5)])
-    counts = np.bincount(labels, minlength=world.VIEWS[view](**OPTIONS[view]).num_classes)
+    counts = np.bincount(labels, minlength=views.VIEWS[view](**OPTIONS[view]).num_classes)
     assert counts.max() - counts.min() <= 1
     assert (np.diff(labels) != 1).mean() > 0.8  # in random order
 
@@ -139,8 +140,8 @@ def test_classes_are_balanced(view):
 @pytest.mark.parametrize("frames", [4, 7, 16])
 def test_an_action_in_reverse_is_the_other_action_of_its_pair(frames):
     """So no statistic of a clip's frames that ignores their order tells the two apart."""
-    view, stream = world.ActionClips(image_size=32, frames=frames), Stream(3, "actions/train", 0)
-    label = np.arange(CHUNK) % len(world.ACTIONS)
+    view, stream = views.ActionClips(image_size=32, frames=frames), Stream(3, "actions/train", 0)
+    label = np.arange(CHUNK) % len(views.ACTIONS)
     clips, partners = view.draw(stream, label), view.draw(stream, label ^ 1)
     np.testing.assert_array_equal(clips, partners[:, ::-1])
     assert (clips != partners).any(axis=(1, 2, 3, 4)).all()  # and their order does
@@ -247,7 +248,7 @@ class Partner(Stream):
 
 @pytest.mark.parametrize("frames", [2, 5, 6])
 def test_a_clip_in_reverse_is_one_of_the_caption_of_the_other_direction(frames):
-    view = world.VideoText(**OPTIONS["video_text"] | {"frames": frames})
+    view = views.VideoText(**OPTIONS["video_text"] | {"frames": frames})
     ours, partner = (view.columns(kind(3, "video_text/train", 0)) for kind in (Stream, Partner))
     np.testing.assert_array_equal(ours["video"], partner["video"][:, ::-1])
     assert (ours["video"] != partner["video"]).any(axis=(1, 2, 3, 4)).all()
@@ -273,7 +274,7 @@ def test_subtitles_have_words_of_their_own_and_small_talk():
     content = {word for caption in drawn["caption"] for word in caption.split()} - {"a", "moving", "left", "right"}
     words = [word for subtitle in drawn["subtitle"] for word in subtitle.split()]
     assert not content - {"up", "down"} & set(words)
-    spoken = {"the", "thing", *world_text.lexicon(0.0).values(), *" ".join(world_text.SPOKEN).split()}
+    spoken = {"the", "thing", *text.lexicon(0.0).values(), *" ".join(text.SPOKEN).split()}
     assert 0.3 < np.mean([word not in spoken for word in words]) < 0.5
     shared = draw("video_text", shared_words=1.0)["subtitle"]
     assert content <= {word for subtitle in shared for word in subtitle.split()}

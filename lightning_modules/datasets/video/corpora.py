@@ -10,7 +10,7 @@
 
 The last is the form of CLIP-ViP's own files for HD-VILA (its released databases are not read here). The index has a
 column `file`, relative to the folder of the videos, and a list of sentences for each of `SOURCES`. Videos are decoded
-when they are trained on (`video_files`), so what is prepared here is small. It is held in memory by its readers: tens
+when they are trained on (`video.files`), so what is prepared here is small. It is held in memory by its readers: tens
 of millions of clips are too many for that.
 """
 

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from lightning_modules import settings
-from lightning_modules.datasets import video_corpora
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
-from lightning_modules.datasets.video_corpora import Texts, didemo_name, read_index, read_list
+from lightning_modules.datasets.video import corpora
+from lightning_modules.datasets.video.corpora import Texts, didemo_name, read_index, read_list
 from lightning_modules.files import sha256
 from tests.datasets.conftest import REALDATA
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LISTS = REALDATA / "retrieval-splits"
 CORPORA = ("msr_vtt", "didemo", "activitynet", "lsmdc", "hd_vila")
 
@@ -50,20 +50,20 @@ CLIPS = '{"clip_id": "Ab-1.7.mp4", "text": "so here we go"}\n{"clip_id": "Cd.0.m
      {"0001_American_Beauty/0001_American_Beauty_00.00.51.926-00.00.54.129": ("SOMEONE sits.",)}),
 ])  # fmt: skip
 def test_captions_of_each_video(tmp_path, corpus, name, content, expected):
-    found = video_corpora.READERS[corpus](write(tmp_path / name, content))
+    found = corpora.READERS[corpus](write(tmp_path / name, content))
     assert found == {video: Texts(captions) for video, captions in expected.items()}
 
 
 def test_clips_have_subtitles(tmp_path):
-    found = video_corpora.READERS["clips"](write(tmp_path / "clips.jsonl", CLIPS))
+    found = corpora.READERS["clips"](write(tmp_path / "clips.jsonl", CLIPS))
     assert found == {"Ab-1/Ab-1.7.mp4": Texts(subtitle=("so here we go",)), "Cd/Cd.0.mp4": Texts(subtitle=("right",))}
 
 
-@pytest.mark.parametrize("corpus", sorted(video_corpora.READERS))
+@pytest.mark.parametrize("corpus", sorted(corpora.READERS))
 def test_files_of_another_form_are_refused(tmp_path, corpus):
     path = write(tmp_path / "annotations.json", '{"answer": [42]}')
     with pytest.raises(ValueError, match=r"annotations.json(, line 1: expected| does not have the form of)"):
-        video_corpora._annotated(corpus, path)
+        corpora._annotated(corpus, path)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def prepare(folder: Path, copy: Path, **changes):
         "cache": str(copy / "cache"),
         "max_left_out": 0.4,
     } | changes
-    block = {"_target_": "lightning_modules.datasets.video_corpora.prepare", **values}
+    block = {"_target_": "lightning_modules.datasets.video.corpora.prepare", **values}
     settings.bind(block, "conf/dataset/toy/tiny.yaml")(folder)
 
 
@@ -165,7 +165,7 @@ def test_altered_indices_and_unknown_splits_are_refused(tmp_path):
     prepare(tmp_path / "index", tmp_path / "copy")
     with pytest.raises(ValueError, match=r"split 'val' is not in .*card.json, expected one of train"):
         read_index(tmp_path / "index", "val")
-    video_corpora.write_index(tmp_path / "index/train.parquet", {"video0.mp4": Texts(("a cat",))})
+    corpora.write_index(tmp_path / "index/train.parquet", {"video0.mp4": Texts(("a cat",))})
     with pytest.raises(ValueError, match=r"train\.parquet was altered"):
         read_index(tmp_path / "index", "train")
 
@@ -173,7 +173,7 @@ def test_altered_indices_and_unknown_splits_are_refused(tmp_path):
 def test_names_that_leave_the_folder_or_come_twice_are_refused(tmp_path):
     for name in ("../video", "/video"):
         with pytest.raises(ValueError, match="would lie outside the folder of the videos"):
-            video_corpora.file_name(name, ".mp4")
+            corpora.file_name(name, ".mp4")
     with pytest.raises(ValueError, match="names 1 videos twice"):
         read_list(write(tmp_path / "list.txt", "a\nb\na\n"))
 

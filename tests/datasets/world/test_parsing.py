@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lightning_modules.datasets import world_text
-from lightning_modules.datasets.world_parsing import mark, parse, read
-from lightning_modules.datasets.world_scenes import COLORS, PLACES, SHAPES, SIZES, TEXTURES, Stream, sample_scenes
+from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.parsing import mark, parse, read
+from lightning_modules.datasets.world.scenes import COLORS, PLACES, SHAPES, SIZES, TEXTURES, Stream, sample_scenes
 from lightning_modules.metrics.generation import scene_agreement
 
 STREAMS = [Stream(seed, "images/train", chunk) for seed in (0, 3) for chunk in (0, 1)]
@@ -18,7 +18,7 @@ def columns(scenes, *names):
 
 @pytest.mark.parametrize(
     ("language", "ending", "unsaid"),
-    [(world_text.dense_captions, "cell", "motion"), (world_text.motion_captions, "motion", "cell")],
+    [(text.dense_captions, "cell", "motion"), (text.motion_captions, "motion", "cell")],
 )
 def test_captions_read_back_to_their_scenes(language, ending, unsaid):
     forms = set()
@@ -40,7 +40,7 @@ def test_captions_read_back_to_their_scenes(language, ending, unsaid):
 
 def test_captions_of_other_scenes_agree_by_chance_only():
     scenes = sample_scenes(STREAMS[0], (1, 3))
-    captions = world_text.dense_captions(scenes, STREAMS[0])
+    captions = text.dense_captions(scenes, STREAMS[0])
     agreement = scene_agreement(parse(captions[1:] + captions[:1]), columns(scenes, *ALL, "cell"))
     assert 0.2 < agreement["precision"] < 0.3 and 0.2 < agreement["recall"] < 0.3 and agreement["exact"] == 0
 
@@ -48,7 +48,7 @@ def test_captions_of_other_scenes_agree_by_chance_only():
 def test_partial_captions_say_only_what_is_there():
     stream = STREAMS[0]
     scenes = sample_scenes(stream, (1, 3))
-    found = parse(world_text.partial_captions(scenes, stream))
+    found = parse(text.partial_captions(scenes, stream))
     agreement = scene_agreement(found | {"texture": np.full_like(found["texture"], -1)}, columns(scenes, *ALL))
     assert agreement["precision"] == 1 and 0.3 < agreement["recall"] < 0.8 and agreement["recall_texture"] == 0
 

@@ -1,4 +1,4 @@
-"""Captions of the captioned world read back into records: what `world_text` says, and what a model says instead.
+"""Captions of the captioned world read back into records: what `world.text` says, and what a model says instead.
 
 A caption that a network wrote may say anything. An object is read wherever a shape is named, with the words that lead
 to it and the place or motion that follows; words of the language that belong to no object are counted, not passed over.
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_modules.datasets.world_scenes import COLORS, COLUMNS, MAX_OBJECTS, PLACES, ROWS, SHAPES, SIZES, TEXTURES
-from lightning_modules.datasets.world_text import MOVING
+from lightning_modules.datasets.world.scenes import COLORS, COLUMNS, MAX_OBJECTS, PLACES, ROWS, SHAPES, SIZES, TEXTURES
+from lightning_modules.datasets.world.text import MOVING
 from lightning_modules.metrics.generation import match_objects
 
 CELLS = tuple(f"{row} {column}".replace("middle center", "center") for row in ROWS for column in COLUMNS)
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     """What a caption says.
 
     Attributes:
-        objects: for each object the index of each attribute that is said of it, as in `world_scenes`.
+        objects: for each object the index of each attribute that is said of it, as in `world.scenes`.
         spans: likewise where the words stand.
         place: index to `PLACES`; None where none is named, or two.
         places: where places are named.

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from lightning_modules.datasets import world_text
-from lightning_modules.datasets.world_drawing import render
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.drawing import render
+from lightning_modules.datasets.world.scenes import (
     CHUNK,
     COLORS,
     FRAME,
@@ -107,7 +107,7 @@ class PlainImages:
 
     def told(self, scenes: Scenes, stream: Stream) -> np.ndarray:
         """For each scene its captions, each in a style of its own."""
-        styles = [world_text.dense_captions] * (self.captions - LOOSE) + [world_text.partial_captions] * LOOSE
+        styles = [text.dense_captions] * (self.captions - LOOSE) + [text.partial_captions] * LOOSE
         told = [
             style(scenes, replace(stream, name=f"{stream.name}/{number}"))  # each with templates of its own
             for number, style in enumerate(styles)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_modules.datasets.world_drawing import (
+from lightning_modules.datasets.world.drawing import (
     BATCH,
     OPAQUE,
     RGB,
@@ -16,7 +16,7 @@ from lightning_modules.datasets.world_drawing import (
     paint,
     render,
 )
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world.scenes import (
     CHUNK,
     FRAME,
     PLACES,

@@ -1,7 +1,7 @@
 """The captioned world: pictures, clips and sentences drawn from scenes whose every detail is known.
 
 Read `prepare` first, then a view: `Images`, `GradedImages`, `Clips`, `ActionClips`, and `VideoText` in a file of its
-own. A view turns a chunk of scenes (`world_scenes`) into columns, with the help of `world_drawing` and `world_text`.
+own. A view turns a chunk of scenes (`world.scenes`) into columns, with the help of `world.drawing` and `world.text`.
 Row r of a split is sample r % 256 of its chunk r // 256: a larger split begins with the rows of a smaller one, and the
 scenes do not depend on the size of the pictures.
 """
@@ -18,12 +18,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from lightning_modules.datasets import storage, world_text
+from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
-from lightning_modules.datasets.world_drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
-from lightning_modules.datasets.world_plain import PlainImages
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
+from lightning_modules.datasets.world.plain import PlainImages
+from lightning_modules.datasets.world.scenes import (
     CHUNK,
     CLOCKWISE,
     COLORS,
@@ -46,7 +47,7 @@ from lightning_modules.datasets.world_scenes import (
     sample_scenes,
     trajectories,
 )
-from lightning_modules.datasets.world_video_text import VideoText
+from lightning_modules.datasets.world.video_text import VideoText
 from lightning_modules.files import replace_folder
 
 Columns = dict[str, np.ndarray]
@@ -87,10 +88,10 @@ class Images:
         grain = _random_pictures(stream, "grain", self.image_size)
         return {
             "image": render(scenes, tracks, grain=grain, size=self.image_size)[:, 0],
-            "caption": _text(world_text.dense_captions(scenes, stream)),
-            "partial_caption": _text(world_text.partial_captions(scenes, stream)),
-            "auxiliary_caption": _text(world_text.auxiliary_captions(scenes, stream, self.shared_words)),
-            "regions": _text(world_text.region_phrases(scenes)),
+            "caption": _text(text.dense_captions(scenes, stream)),
+            "partial_caption": _text(text.partial_captions(scenes, stream)),
+            "auxiliary_caption": _text(text.auxiliary_captions(scenes, stream, self.shared_words)),
+            "regions": _text(text.region_phrases(scenes)),
             "boxes": boxes(scenes, tracks)[:, 0],
             "place": scenes.place,
             **_attributes(scenes, "color", "shape", "texture", "size", "cell"),
@@ -197,9 +198,9 @@ class Clips:
         grain = _random_pictures(stream, "grain", self.image_size)
         return {
             "video": render(scenes, tracks, grain=grain, size=self.image_size),
-            "caption": _text(world_text.motion_captions(scenes, stream)),
-            "auxiliary_caption": _text(world_text.auxiliary_captions(scenes, stream, self.shared_words)),
-            "subtitle": _text(world_text.subtitles(scenes, stream)),
+            "caption": _text(text.motion_captions(scenes, stream)),
+            "auxiliary_caption": _text(text.auxiliary_captions(scenes, stream, self.shared_words)),
+            "subtitle": _text(text.subtitles(scenes, stream)),
             "boxes": boxes(scenes, tracks),
             "place": scenes.place,
             **_attributes(scenes, "color", "shape", "texture", "size", "motion"),

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from lightning_modules.datasets import world_text
-from lightning_modules.datasets.world_drawing import render
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.drawing import render
+from lightning_modules.datasets.world.scenes import (
     CHUNK,
     COLORS,
     DOWN,
@@ -95,9 +95,9 @@ class VideoText:
         )
         grain = stream.bytes("grain", CHUNK * self.image_size**2).reshape(CHUNK, self.image_size, self.image_size)
         texts = {
-            "caption": world_text.class_captions(scenes),
-            "auxiliary_caption": world_text.auxiliary_captions(scenes, stream, shared_words=1.0),
-            "subtitle": world_text.subtitles(scenes, stream, self.shared_words),
+            "caption": text.class_captions(scenes),
+            "auxiliary_caption": text.auxiliary_captions(scenes, stream, shared_words=1.0),
+            "subtitle": text.subtitles(scenes, stream, self.shared_words),
         }
         video = render(scenes, trajectories(scenes, self.frames), grain=grain, size=self.image_size)
         return {

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world.scenes import (
     CHUNK,
     CLOCKWISE,
     COLORS,

@@ -6,7 +6,7 @@ other words and another grammar; subtitles are speech: they leave much out, and 
 
 from collections.abc import Iterator
 
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world.scenes import (
     COLORS,
     COLUMNS,
     MAX_OBJECTS,

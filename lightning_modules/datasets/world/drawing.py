@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lightning_modules.datasets.world_scenes import FRAME, SINE, TURN, UNIT, Scenes, Tracks
+from lightning_modules.datasets.world.scenes import FRAME, SINE, TURN, UNIT, Scenes, Tracks
 
 RGB = np.array([[214, 40, 40], [44, 160, 60], [40, 80, 220], [236, 212, 40], [140, 60, 190], [244, 130, 30],
                 [60, 200, 210], [244, 140, 180]], np.int16)  # fmt: skip

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightning_modules.datasets import video_files
-from lightning_modules.datasets.video_files import BrokenVideo, Skipped, evenly, jittered, read_frames
+from lightning_modules.datasets.video import files
+from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames
 from tests.datasets.conftest import REALDATA
 from tests.datasets.videos import encode, numbers
 
@@ -38,11 +38,11 @@ def test_every_frame_is_found_in_its_place(tmp_path, name, codec, options):
 def test_frames_are_found_by_seeking_and_without(tmp_path, monkeypatch):
     path, chosen = encode(tmp_path / "clip.mp4", 30), lambda total: np.array([3, 4, 21])
     decoded = []
-    picture = video_files._picture
-    monkeypatch.setattr(video_files, "_picture", lambda frame, size: decoded.append(frame) or picture(frame, size))
+    picture = files._picture
+    monkeypatch.setattr(files, "_picture", lambda frame, size: decoded.append(frame) or picture(frame, size))
     quick = read_frames(path, chosen, 16)
     assert len(decoded) == 3
-    monkeypatch.setattr(video_files, "_timetable", lambda container: ([], []))
+    monkeypatch.setattr(files, "_timetable", lambda container: ([], []))
     np.testing.assert_array_equal(read_frames(path, chosen, 16), quick)
 
 
@@ -139,8 +139,8 @@ def test_skipped_videos_are_counted_logged_and_bounded(caplog):
 def test_real_videos_seek_to_the_frames_that_decoding_from_the_start_gives(name):
     chosen = lambda total: evenly(total, 6)  # noqa: E731
     quick = read_frames(REALDATA / name, chosen, 32)
-    np.testing.assert_array_equal(video_files._from_the_start(REALDATA / name, chosen, 32, 0), quick)
+    np.testing.assert_array_equal(files._from_the_start(REALDATA / name, chosen, 32, 0), quick)
     if "nasa" in name:
         counted = json.loads((REALDATA / f"{name}.stream3.all_frames_info.json").read_text())
-        with video_files._opened(REALDATA / name) as container:
-            assert len(video_files._timetable(container)[0]) == len(counted) == 390
+        with files._opened(REALDATA / name) as container:
+            assert len(files._timetable(container)[0]) == len(counted) == 390

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from lightning_modules.datasets import world_text
-from lightning_modules.datasets.world_scenes import (
+from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.scenes import (
     COLORS,
     COLUMNS,
     MOTIONS,
@@ -43,7 +43,7 @@ def place(number: int) -> str:
 
 
 def test_dense_captions_say_everything():
-    for number, caption in enumerate(world_text.dense_captions(SCENES, STREAM)):
+    for number, caption in enumerate(text.dense_captions(SCENES, STREAM)):
         found = [match.groupdict() for match in re.finditer(rf"{NOUN} at the (?P<where>\w+(?: \w+)?)(?= |$)", caption)]
         for parsed, expected in zip(found, objects(number), strict=True):
             assert (parsed["texture"] or "solid") == expected["texture"]
@@ -55,17 +55,17 @@ def test_dense_captions_say_everything():
 
 
 def test_motion_captions_say_every_motion():
-    for number, caption in enumerate(world_text.motion_captions(SCENES, STREAM)):
-        motions = "|".join(sorted(world_text.MOVING, key=len, reverse=True))
+    for number, caption in enumerate(text.motion_captions(SCENES, STREAM)):
+        motions = "|".join(sorted(text.MOVING, key=len, reverse=True))
         found = [match.groupdict() for match in re.finditer(rf"{NOUN} (?P<motion>{motions})", caption)]
         for parsed, expected in zip(found, objects(number), strict=True):
-            assert MOTIONS[world_text.MOVING.index(parsed["motion"])] == expected["motion"]
+            assert MOTIONS[text.MOVING.index(parsed["motion"])] == expected["motion"]
             assert (parsed["color"], parsed["shape"]) == (expected["color"], expected["shape"])
         assert PLACE.findall(caption) == [place(number)]
 
 
 def test_partial_captions_say_less_but_nothing_wrong():
-    captions = world_text.partial_captions(SCENES, STREAM)
+    captions = text.partial_captions(SCENES, STREAM)
     said = {name: 0 for name in ("size", "texture", "place", "two")}
     for number, caption in enumerate(captions):
         found = [match.groupdict() for match in re.finditer(NOUN, caption)]
@@ -83,14 +83,14 @@ def test_partial_captions_say_less_but_nothing_wrong():
 
 
 def test_dense_captions_tell_scenes_apart_and_partial_ones_do_not():
-    dense, partial = (f(SCENES, STREAM) for f in (world_text.dense_captions, world_text.partial_captions))
+    dense, partial = (f(SCENES, STREAM) for f in (text.dense_captions, text.partial_captions))
     assert len(set(dense)) == len(SCENES)
     assert len(set(partial)) < len(SCENES)
 
 
 def test_auxiliary_captions_say_the_same_in_other_words():
-    back = {other: word for word, other in world_text.lexicon(0.0).items()}
-    for number, caption in enumerate(world_text.auxiliary_captions(SCENES, STREAM, 0.0)):
+    back = {other: word for word, other in text.lexicon(0.0).items()}
+    for number, caption in enumerate(text.auxiliary_captions(SCENES, STREAM, 0.0)):
         words = [back[word] for word in re.findall(r"\w+", caption) if word in back]
         expected = [word for each in objects(number) for word in (each["size"], each["color"], each["texture"],
                                                                   each["shape"]) if word != "solid"]  # fmt: skip
@@ -100,7 +100,7 @@ def test_auxiliary_captions_say_the_same_in_other_words():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_the_languages_share_as_many_content_words_as_asked_for(share):
-    words = world_text.lexicon(share)
+    words = text.lexicon(share)
     kept = [word for word, other in words.items() if word == other]
     assert len(kept) == round(share * len(words))
     assert len(set(words.values())) == len(words)
@@ -109,38 +109,38 @@ def test_the_languages_share_as_many_content_words_as_asked_for(share):
 
 
 def test_without_shared_words_the_languages_have_no_content_word_in_common():
-    auxiliary = {w for caption in world_text.auxiliary_captions(SCENES, STREAM, 0.0) for w in caption.split()}
+    auxiliary = {w for caption in text.auxiliary_captions(SCENES, STREAM, 0.0) for w in caption.split()}
     assert not auxiliary & {*SIZES, *COLORS, *TEXTURES, *SHAPES, *PLACES}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_other_shares_are_refused(share):
     with pytest.raises(ValueError, match=rf"shared_words \({share}\) must be between 0"):
-        world_text.lexicon(share)
+        text.lexicon(share)
 
 
 def test_subtitles_speak_of_one_object_that_does_what_they_say():
     said = {"color": 0, "shape": 0, "chat": 0}
-    captions = world_text.subtitles(SCENES, STREAM)
+    captions = text.subtitles(SCENES, STREAM)
     for number, caption in enumerate(captions):
-        verbs = "|".join(world_text.SPOKEN)
+        verbs = "|".join(text.SPOKEN)
         color, noun, verb = re.search(
             rf"the (?:({'|'.join(COLORS)}) )?({'|'.join(SHAPES)}|thing) ({verbs})", caption
         ).groups()
-        told = {"color": color, "motion": MOTIONS[world_text.SPOKEN.index(verb)]}
+        told = {"color": color, "motion": MOTIONS[text.SPOKEN.index(verb)]}
         told |= {} if noun == "thing" else {"shape": noun}
         told = {name: word for name, word in told.items() if word}
         assert any(told.items() <= expected.items() for expected in objects(number))
         said["color"] += "color" in told
         said["shape"] += "shape" in told
-        said["chat"] += any(chat in caption for chat in world_text.CHAT)
+        said["chat"] += any(chat in caption for chat in text.CHAT)
         assert not any(texture in caption for texture in TEXTURES)
     share = {name: count / len(captions) for name, count in said.items()}
     assert 0.65 < share["color"] < 0.85 and 0.65 < share["shape"] < 0.85 and 0.35 < share["chat"] < 0.65
 
 
 def test_region_phrases_name_one_object_each():
-    for number, phrases in enumerate(world_text.region_phrases(SCENES)):
+    for number, phrases in enumerate(text.region_phrases(SCENES)):
         assert len(set(phrases)) == len(phrases) == SCENES.count[number]
         for phrase, expected in zip(phrases, objects(number), strict=True):
             words = [expected[name] for name in ("size", "color", "texture", "shape")]
@@ -148,17 +148,17 @@ def test_region_phrases_name_one_object_each():
 
 
 def test_every_motion_has_its_words():
-    for words in (world_text.MOVING, world_text.SPOKEN):
+    for words in (text.MOVING, text.SPOKEN):
         assert len(set(words)) == len(words) == len(MOTIONS)
 
 
 def test_articles_fit():
-    captions = world_text.dense_captions(SCENES, STREAM) + world_text.partial_captions(SCENES, STREAM)
+    captions = text.dense_captions(SCENES, STREAM) + text.partial_captions(SCENES, STREAM)
     assert not [caption for caption in captions if re.search(r"\ba [aeiou]|\ban [^aeiou]", caption)]
 
 
 def test_sentences_of_one_kind_do_not_depend_on_the_others():
-    before = world_text.subtitles(SCENES, STREAM)
-    world_text.dense_captions(SCENES, STREAM)
-    assert world_text.subtitles(SCENES, STREAM) == before
+    before = text.subtitles(SCENES, STREAM)
+    text.dense_captions(SCENES, STREAM)
+    assert text.subtitles(SCENES, STREAM) == before
     assert len(np.unique(before)) > 150
