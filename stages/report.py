@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lightning_modules import tracking
 from lightning_modules.files import ROOT, digest, replace_folder, scratch, write_json
 from lightning_modules.metrics import claims
+from lightning_modules.tracking import records
 from stages import page
 from stages.page import figures, machine
 from stages.plan import Plan, Row, load_plan, run_stage
@@ -95,7 +95,7 @@ def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
     if arm.missing:
         return
     version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])
-    with tracking.open_record(
+    with records.open_record(
         experiment=stem, arm=arm.name, stage="report", seed=None, preset=preset, key_suffix=version
     ) as record:
         record.summary({f"evaluate/{name}": row["mean"] for name, row in arm.metrics.items()})

@@ -15,7 +15,7 @@ from pathlib import Path
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments
 
 RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
-    *(f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")),
+    *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror")),
     *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
 }
 BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}

@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules import tracking
 from lightning_modules.files import digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run, find_runs
+from lightning_modules.tracking import records
 from stages.evaluate import write_evaluation
 from stages.plan import ROOT, Plan, Row, compose, load_plan, run_stage, stage_arguments
 
@@ -58,14 +58,14 @@ def track(
     common["key_suffix"] = digest(settings, study["space"])
     what = "worst_case_milliseconds_per_image"
     latency = {t.number: {what: t.outcome.facts[what]} for t in trials if what in t.outcome.facts}
-    tags = tracking.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
-    with tracking.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
+    tags = records.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
+    with records.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
         for file, content in evaluation.files.items():
             record.artifact(file, content)
         for figure in evaluation.figures:
             record.artifact(f"{figure.id}.png", figures.png(figure))
     for point in (point for front in fronts.values() for point in front[-BEST:]):
-        with tracking.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
+        with records.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
             record.summary({key: value for key, value in point.items() if isinstance(value, int | float)})
             record.machine(latency.get(point["trial"], {}))
 

@@ -1,7 +1,7 @@
 """The mirror: one background process per repository that sends run records to MLflow.
 
-    python -m lightning_modules.mirror            follow the records until all are sent and nothing runs any more
-    python -m lightning_modules.mirror --flush    send everything now, in the foreground (`make sync`)
+    python -m lightning_modules.tracking.mirror            follow the records until all are sent and nothing runs any more
+    python -m lightning_modules.tracking.mirror --flush    send everything now, in the foreground (`make sync`)
 
 Every point arrives exactly once, whoever is killed and whenever:
 
@@ -30,8 +30,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lightning_modules import tracking
 from lightning_modules.files import write_json
+from lightning_modules.tracking import records as run_records
 
 MAX_METRICS = 900  # per call; MLflow takes 1,000 metrics, parameters and tags together
 MAX_PARAM, MAX_TAG, MAX_NAME = 6000, 8000, 250  # characters that MLflow stores
@@ -65,12 +65,12 @@ class Record:
     @property
     def sent(self) -> dict[str, Any]:
         """What the last mirror noted about it: `uri`, `digest`, `offset`, `experiment_id`, `run_id`."""
-        return tracking.read_json(self.folder / "sent.json")
+        return run_records.read_json(self.folder / "sent.json")
 
     @property
     def tags(self) -> dict[str, str]:
         """Its tags in MLflow: those given by the run, what depends on the machine, and how it ended."""
-        machine = tracking.read_json(self.folder / "machine.json")
+        machine = run_records.read_json(self.folder / "machine.json")
         ended = {name: value for name, value in self.state.items() if name not in ("status", "end")}
         measured = {f"machine.{name}": value for name, value in (machine | ended).items()}
         identity = {"reprise.key": self.meta["key"], "reprise.record": self.meta["id"]}
@@ -79,7 +79,7 @@ class Record:
     @property
     def params(self) -> dict[str, str]:
         """Its parameters in MLflow."""
-        return _texts(tracking.read_json(self.folder / "params.json"), MAX_PARAM)
+        return _texts(run_records.read_json(self.folder / "params.json"), MAX_PARAM)
 
 
 @dataclass
@@ -295,7 +295,7 @@ def batches(path: Path, offset: int) -> Iterator[tuple[int, list[tuple[str, floa
         The offset that is true once the points have arrived, and points (name, value, time in ms, step).
     """
     points: list[tuple[str, float, int, int]] = []
-    for end, line in tracking.metric_lines(path, offset):
+    for end, line in run_records.metric_lines(path, offset):
         for name, value in line["m"].items():
             if len(points) == MAX_METRICS:
                 yield offset, points
@@ -348,9 +348,9 @@ def _read(folder: Path, changed: int) -> Record:
     parts = [folder / name for name in ("meta.json", "params.json", "metrics.jsonl", "machine.json", "status.json")]
     versions = {str(path): _version(path) for path in parts if path.exists()}
     versions |= {str(path): version for path, version in _artifacts(folder).items()}
-    state = tracking.state(folder)
+    state = run_records.state(folder)
     digest = hashlib.sha256(json.dumps([state["status"], versions], sort_keys=True).encode()).hexdigest()[:16]
-    return Record(folder, tracking.read_json(folder / "meta.json"), state, digest, changed)
+    return Record(folder, run_records.read_json(folder / "meta.json"), state, digest, changed)
 
 
 def _artifacts(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -455,7 +455,7 @@ def flush(root: Path) -> str | None:
         waiting, reason = mirror.push(records)
         notice = write_notice(mirror, waiting, reason)
     if any(record.running for record in records):
-        tracking.start_mirror(root)  # runs that are going on need one again
+        run_records.start_mirror(root)  # runs that are going on need one again
     return notice
 
 
@@ -473,7 +473,7 @@ def _taken_over(root: Path) -> Iterator[None]:
 
 
 def write_notice(mirror: Mirror, waiting: list[Record], reason: str | None) -> str | None:
-    """Leave for the training stages (`tracking`) one line about what is not on the server, and return it."""
+    """Leave for the training stages (`records`) one line about what is not on the server, and return it."""
     notice = None
     if waiting:
         uri = masked(mirror.uri)
@@ -482,7 +482,7 @@ def write_notice(mirror: Mirror, waiting: list[Record], reason: str | None) -> s
         notice = f"{runs} ({lines} metric lines) kept in .scratch/runs and not yet on {uri}: {masked(str(reason))}. "
         notice += "`make sync` sends them."
     path = mirror.root / ".scratch" / "mirror.json"
-    if notice != tracking.read_json(path).get("notice"):
+    if notice != run_records.read_json(path).get("notice"):
         with contextlib.suppress(OSError):  # a full disk is no reason to stop sending
             write_json(path, {"notice": notice})
     return notice
@@ -491,7 +491,7 @@ def write_notice(mirror: Mirror, waiting: list[Record], reason: str | None) -> s
 def _unsent_lines(record: Record, uri: str) -> int:
     sent = record.sent
     offset = sent["offset"] if sent.get("uri") == uri else 0
-    return sum(1 for _ in tracking.metric_lines(record.folder / "metrics.jsonl", offset))
+    return sum(1 for _ in run_records.metric_lines(record.folder / "metrics.jsonl", offset))
 
 
 def masked(text: str) -> str:
@@ -506,7 +506,7 @@ def _one_line(error: Exception) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Command line. Returns the exit status: 1 if `--flush` could not send everything."""
     parser = argparse.ArgumentParser(description="Send the run records of this repository to MLflow.")
-    parser.add_argument("--root", type=Path, default=tracking.root())
+    parser.add_argument("--root", type=Path, default=run_records.root())
     parser.add_argument("--flush", action="store_true", help="send everything now, in the foreground")
     parser.add_argument("--period", type=float, default=2.0, help="seconds between two looks")
     parser.add_argument("--linger", type=float, default=10.0, help="seconds to stay after all is sent")

@@ -1,4 +1,4 @@
-"""The Lightning logger over a run record; apart from `tracking`, so that evaluation and report import no Lightning."""
+"""The Lightning logger over a run record; apart from `records`, so that evaluation and report import no Lightning."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_modules.tracking import RunRecord
+from lightning_modules.tracking.records import RunRecord
 
 
 class RunLogger(Logger):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules import mirror, tracking
+from lightning_modules.tracking import mirror, records
 from tests.conftest import free_port
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [
     # MLflow 3.17 on SQLAlchemy 2.1: theirs to mend.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -51,8 +51,8 @@ def processes_of(root: Path) -> list[int]:
 
 
 def python(code: str, *, wait: bool = True, **environment: str) -> subprocess.Popen:
-    """Run a script that has `tracking` and `RUN` at hand."""
-    head = f"import os, signal, time\nfrom lightning_modules import tracking\nRUN = {RUN!r}\n"
+    """Run a script that has `records` and `RUN` at hand."""
+    head = f"import os, signal, time\nfrom lightning_modules.tracking import records\nRUN = {RUN!r}\n"
     child = subprocess.Popen(
         [sys.executable, "-c", head + code],
         cwd=REPOSITORY,
@@ -66,8 +66,8 @@ def python(code: str, *, wait: bool = True, **environment: str) -> subprocess.Po
     return child
 
 
-def points(record: tracking.RunRecord) -> list[tuple[int, str, float]]:
-    lines = tracking.metric_lines(record.folder / "metrics.jsonl")
+def points(record: records.RunRecord) -> list[tuple[int, str, float]]:
+    lines = records.metric_lines(record.folder / "metrics.jsonl")
     return [(line["step"], name, value) for _, line in lines for name, value in line["m"].items()]
 
 
@@ -82,22 +82,22 @@ def until(condition, seconds: float = 240.0) -> None:
 
 
 def test_a_run_is_a_folder_of_plain_files(base):
-    with tracking.open_record(**RUN, key_suffix="ab12-0", params={"a": {"b": 1}, "c": [1]}, tags={"x": 2}) as record:
+    with records.open_record(**RUN, key_suffix="ab12-0", params={"a": {"b": 1}, "c": [1]}, tags={"x": 2}) as record:
         record.log({"pretrain/loss": 0.5}, step=10)
         record.summary({"evaluate/digits/top1_percent": 97.0})
         record.artifact("figures/x.png", b"png")
         record.machine({"latency_ms_batch1": 1.5})
-        assert tracking.state(record.folder) == {"status": "RUNNING"}
+        assert records.state(record.folder) == {"status": "RUNNING"}
     folder = base / ".scratch/runs/committees/tiny--committees-digits--pretrain--seed-0--ab12-0"
-    meta, status = tracking.read_json(folder / "meta.json"), tracking.read_json(folder / "status.json")
+    meta, status = records.read_json(folder / "meta.json"), records.read_json(folder / "status.json")
     assert record.folder == folder
     assert meta["key"] == f"{KEY}/ab12-0"
     assert meta["parent"]["key"] == "tiny/committees-digits"
     assert meta["tags"] == {"preset": "tiny", "arm": "committees-digits", "stage": "pretrain", "seed": "0", "x": "2"}
-    assert tracking.read_json(folder / "params.json") == {"a.b": 1, "c": [1]}
+    assert records.read_json(folder / "params.json") == {"a.b": 1, "c": [1]}
     assert points(record) == [(10, "pretrain/loss", 0.5), (0, "evaluate/digits/top1_percent", 97.0)]
     assert (folder / "artifacts/figures/x.png").read_bytes() == b"png"
-    assert tracking.read_json(folder / "machine.json") == {"latency_ms_batch1": 1.5}
+    assert records.read_json(folder / "machine.json") == {"latency_ms_batch1": 1.5}
     assert status["status"] == "FINISHED" and status["end"] >= meta["start"]
     assert status["wall_seconds"] >= 0 and status["peak_memory_mib"] > 1
 
@@ -106,47 +106,47 @@ def test_a_run_is_a_folder_of_plain_files(base):
     ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
 )
 def test_an_exception_passes_through_and_is_recorded(error, status):
-    with pytest.raises(error), tracking.open_record(**RUN) as record:
+    with pytest.raises(error), records.open_record(**RUN) as record:
         raise error
-    assert tracking.state(record.folder)["status"] == status
+    assert records.state(record.folder)["status"] == status
 
 
 def test_a_resumed_run_records_each_point_once():
     python("""
-record = tracking.open_record(**RUN, params={"lr": 0.1})
+record = records.open_record(**RUN, params={"lr": 0.1})
 for step in range(10):
     record.log({"loss": step}, step)
 os.kill(os.getpid(), signal.SIGKILL)
 """)
-    folder = next((tracking.root() / ".scratch/runs").glob("*/*"))
+    folder = next((records.root() / ".scratch/runs").glob("*/*"))
     before = (folder / "metrics.jsonl").read_bytes()
-    assert tracking.state(folder)["status"] == "KILLED"
+    assert records.state(folder)["status"] == "KILLED"
     with (folder / "metrics.jsonl").open("ab") as file:
         file.write(b'{"t":1,"st')  # what a kill inside a write leaves
 
-    with tracking.open_record(**RUN, params={"lr": 0.1, "new": 1}) as record:
-        assert record.folder == folder and tracking.state(folder) == {"status": "RUNNING"}
+    with records.open_record(**RUN, params={"lr": 0.1, "new": 1}) as record:
+        assert record.folder == folder and records.state(folder) == {"status": "RUNNING"}
         record.resume(at_step=6)
         for step in range(6, 14):
             record.log({"loss": step, "other": step} if step == 9 else {"loss": step}, step)
     assert (folder / "metrics.jsonl").read_bytes().startswith(before)
     assert sorted(points(record)) == sorted([(step, "loss", step) for step in range(14)] + [(9, "other", 9)])
-    assert tracking.read_json(folder / "params.json") == {"lr": 0.1, "new": 1}
-    assert tracking.read_json(folder / "meta.json")["tags"]["resumed_at_step"] == "6"
+    assert records.read_json(folder / "params.json") == {"lr": 0.1, "new": 1}
+    assert records.read_json(folder / "meta.json")["tags"]["resumed_at_step"] == "6"
 
 
 def test_the_wall_time_of_a_resumed_run_counts_all_its_parts(monkeypatch):
     clock = iter(range(1_000_000, 2_000_000, 1000))
-    monkeypatch.setattr(tracking, "_milliseconds", lambda: next(clock))
+    monkeypatch.setattr(records, "_milliseconds", lambda: next(clock))
     for seconds in (1.0, 2.0):
-        with tracking.open_record(**RUN) as record:
+        with records.open_record(**RUN) as record:
             pass
-        assert tracking.state(record.folder)["wall_seconds"] == seconds
+        assert records.state(record.folder)["wall_seconds"] == seconds
 
 
 def test_only_rank_zero_writes(base, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with tracking.open_record(**RUN) as record:
+    with records.open_record(**RUN) as record:
         record.log({"loss": 1.0}, step=0)
         record.artifact("x", b"")
         record.resume(3)
@@ -156,7 +156,7 @@ def test_only_rank_zero_writes(base, monkeypatch):
 def test_a_full_disk_costs_one_warning_and_no_half_lines():
     child = python("""
 import resource
-record = tracking.open_record(**RUN)
+record = records.open_record(**RUN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 for step in range(100):
     record.log({"loss": 0.5}, step)
@@ -164,7 +164,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM
 record.log({"loss": 0.25}, 100)
 record.finish()
 """)
-    folder = next((tracking.root() / ".scratch/runs").glob("*/*"))
+    folder = next((records.root() / ".scratch/runs").glob("*/*"))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert child.returncode == 0, child.errors
     assert child.errors.count("\n") == 1 and "metrics.jsonl" in child.errors
@@ -174,49 +174,49 @@ record.finish()
 
 def test_an_unwritable_root_stops_nothing(base, monkeypatch, caplog):
     (base / ".scratch").write_text("not a folder")
-    with caplog.at_level(logging.WARNING), tracking.open_record(**RUN) as record:
+    with caplog.at_level(logging.WARNING), records.open_record(**RUN) as record:
         record.log({"loss": 1.0}, step=0)
     assert len(caplog.records) == 1
 
 
 def test_a_run_has_one_recorder(caplog):
-    with tracking.open_record(**RUN) as record:
+    with records.open_record(**RUN) as record:
         record.log({"loss": 1.0}, step=0)
-        second = tracking.open_record(**RUN)
+        second = records.open_record(**RUN)
         second.log({"loss": 2.0}, step=1)
         second.finish("FAILED")
     assert "another living process" in caplog.text
     assert points(record) == [(0, "loss", 1.0)]
-    assert tracking.state(record.folder)["status"] == "FINISHED"
+    assert records.state(record.folder)["status"] == "FINISHED"
 
 
 def test_nan_and_infinities_survive():
-    with tracking.open_record(**RUN) as record:
+    with records.open_record(**RUN) as record:
         record.log({"a": math.nan, "b": math.inf, "c": -math.inf}, step=0)
     assert [repr(value) for _, _, value in points(record)] == ["nan", "inf", "-inf"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "."])
 def test_an_artifact_stays_inside_its_record(name):
-    with tracking.open_record(**RUN) as record, pytest.raises(ValueError, match="relative path"):
+    with records.open_record(**RUN) as record, pytest.raises(ValueError, match="relative path"):
         record.artifact(name, b"")
 
 
 def test_the_first_end_counts():
-    with tracking.open_record(**RUN) as record:
+    with records.open_record(**RUN) as record:
         record.finish("FAILED")
-    assert tracking.state(record.folder)["status"] == "FAILED"
+    assert records.state(record.folder)["status"] == "FAILED"
 
 
 def test_an_unknown_status_is_refused():
-    with tracking.open_record(**RUN) as record, pytest.raises(ValueError, match="FINISHED, FAILED or KILLED"):
+    with records.open_record(**RUN) as record, pytest.raises(ValueError, match="FINISHED, FAILED or KILLED"):
         record.finish("DONE")
 
 
 def test_tracking_costs_no_heavy_import():
     child = python("""
 import sys
-import lightning_modules.mirror
+import lightning_modules.tracking.mirror
 print(sorted({"torch", "mlflow", "pytorch_lightning", "numpy"} & set(sys.modules)))
 """)
     assert child.output == "[]\n"
@@ -224,14 +224,14 @@ print(sorted({"torch", "mlflow", "pytorch_lightning", "numpy"} & set(sys.modules
 
 def test_provenance_states_the_commit_and_the_digests_of_the_inputs(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "pretrain@committees-digits")
-    facts = tracking.provenance()
+    facts = records.provenance()
     assert len(facts["git.commit"]) == 40 and facts["git.dirty"] in ("true", "false")
     assert facts["dvc.stage"] == "pretrain@committees-digits" and "dvc.exp" not in facts
 
     lock = {"stages": {"prepare": {"outs": [{"path": "data/a", "md5": "12.dir"}, {"path": "data/b", "md5": "34"}]}}}
     (tmp_path / "dvc.lock").write_text(json.dumps(lock))
-    monkeypatch.setattr(tracking, "ROOT", tmp_path)
-    found = tracking.provenance(inputs=["data/a"])
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    found = records.provenance(inputs=["data/a"])
     assert {name: value for name, value in found.items() if name.startswith("dvc.dep")} == {"dvc.dep.data/a": "12.dir"}
     for part in (
         "",
@@ -240,7 +240,7 @@ def test_provenance_states_the_commit_and_the_digests_of_the_inputs(tmp_path, mo
         "stages:\n  a:\n    outs:\n    -",
     ):
         (tmp_path / "dvc.lock").write_text(part)  # DVC is writing it
-        assert not [name for name in tracking.provenance(inputs=["data/a"]) if name.startswith("dvc.dep")]
+        assert not [name for name in records.provenance(inputs=["data/a"]) if name.startswith("dvc.dep")]
 
 
 @pytest.mark.slow
@@ -248,7 +248,7 @@ def test_lightning_logs_into_the_record_and_leaves_its_end_to_the_caller():
     import pytorch_lightning as pl
     import torch
 
-    from lightning_modules.run_logger import RunLogger
+    from lightning_modules.tracking.logger import RunLogger
 
     class Line(pl.LightningModule):
         def __init__(self):
@@ -263,7 +263,7 @@ def test_lightning_logs_into_the_record_and_leaves_its_end_to_the_caller():
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    with tracking.open_record(**RUN) as record:
+    with records.open_record(**RUN) as record:
         logger = RunLogger(record)
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -278,7 +278,7 @@ def test_lightning_logs_into_the_record_and_leaves_its_end_to_the_caller():
             warnings.simplefilter("ignore")  # Lightning's advice on workers
             trainer.fit(Line(), torch.utils.data.DataLoader(torch.ones(8, 1), batch_size=2))
         assert (logger.name, logger.version, logger.experiment) == ("committees", KEY, record)
-        assert tracking.state(record.folder) == {"status": "RUNNING"}
+        assert records.state(record.folder) == {"status": "RUNNING"}
     assert [step for step, name, _ in points(record) if name == "pretrain/loss"] == [0, 1, 2, 3]
 
 
@@ -381,7 +381,7 @@ def on_disk(root: Path) -> dict[str, dict]:
     """What `on_server` must give: the records, and a parent for each arm."""
     expected: dict[str, dict] = {}
     for record in mirror.scan(root):
-        lines = [line for _, line in tracking.metric_lines(record.folder / "metrics.jsonl")]
+        lines = [line for _, line in records.metric_lines(record.folder / "metrics.jsonl")]
         folder = record.folder / "artifacts"
         expected[record.meta["key"]] = {
             "status": record.state["status"],
@@ -408,7 +408,7 @@ def push(root: Path) -> None:
 
 def write_runs(seeds=range(2), steps: int = 50) -> None:
     for seed in seeds:
-        with tracking.open_record(**RUN | {"seed": seed}, params={"lr": 0.1, "long": "x" * 9000}) as record:
+        with records.open_record(**RUN | {"seed": seed}, params={"lr": 0.1, "long": "x" * 9000}) as record:
             for step in range(steps):
                 record.log({"loss": step / 3, "accuracy@1": float(seed)}, step)
             record.log({"nan": math.nan}, steps)
@@ -428,7 +428,7 @@ def test_everything_arrives_and_a_second_mirror_sends_nothing(base, database, mo
 
 def flush(root: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "lightning_modules.mirror", "--root", str(root), "--flush"],
+        [sys.executable, "-m", "lightning_modules.tracking.mirror", "--root", str(root), "--flush"],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         capture_output=True,
@@ -483,7 +483,7 @@ def test_a_dead_run_is_closed_and_a_resumed_one_opened_again(base, database):
         statuses.append((runs[KEY]["status"], runs["tiny/committees-digits"]["status"]))
 
     script = """
-record = tracking.open_record(**RUN)
+record = records.open_record(**RUN)
 for step in range(20):
     record.log({"loss": step / 7}, step)
 print("ready", flush=True)
@@ -495,7 +495,7 @@ time.sleep(60)
     child.kill()
     child.communicate()
     look()
-    with tracking.open_record(**RUN) as record:
+    with records.open_record(**RUN) as record:
         record.resume(at_step=10)
         look()
         for step in range(10, 30):
@@ -527,13 +527,13 @@ def test_flush_says_in_one_line_what_is_missing_where_and_why(base):
     )
     assert done.stdout.endswith("`make sync` sends them.\n")
     with mirror.claim(base):  # so that no other is started
-        child = python("for seed in range(5, 7): tracking.open_record(**RUN | {'seed': seed})", REPRISE_TRACKING="")
+        child = python("for seed in range(5, 7): records.open_record(**RUN | {'seed': seed})", REPRISE_TRACKING="")
     assert (child.output, child.errors) == ("", done.stdout)  # a later stage repeats it, once, at its end
 
 
 def test_two_runs_opened_at_once_share_one_mirror(base, database):
     script = """
-with tracking.open_record(**RUN | {"seed": int(os.environ["SEED"])}) as record:
+with records.open_record(**RUN | {"seed": int(os.environ["SEED"])}) as record:
     record.log({"loss": 1.0}, 0)
 """
     children = [python(script, wait=False, SEED=str(seed), REPRISE_TRACKING="") for seed in range(2)]
@@ -558,7 +558,7 @@ def test_a_mirror_gives_up_on_a_silent_server_and_says_so(base, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     write_runs(seeds=[0], steps=3)
     mirror.follow(base, period=0.05, linger=60.0, patience=0.2)
-    assert "1 run (4 metric lines)" in tracking.read_json(base / ".scratch/mirror.json")["notice"]
+    assert "1 run (4 metric lines)" in records.read_json(base / ".scratch/mirror.json")["notice"]
 
 
 def test_a_mirror_whose_lock_was_deleted_leaves_the_field(base, monkeypatch):
@@ -663,7 +663,7 @@ def start_follower(base):
         options = ["--root", str(base), "--period", "0.2", "--linger", str(linger), "--patience", "600"]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "lightning_modules.mirror", *options],
+                [sys.executable, "-m", "lightning_modules.tracking.mirror", *options],
                 cwd=REPOSITORY,
                 env={**os.environ, "MLFLOW_TRACKING_URI": uri},
             )
@@ -680,7 +680,7 @@ def slow_training(seed: int, steps: int = 300) -> subprocess.Popen:
     """A run of some seconds that also resumes a killed one."""
     return python(
         f"""
-with tracking.open_record(**RUN | {{"seed": {seed}}}, params={{"lr": 0.1}}) as record:
+with records.open_record(**RUN | {{"seed": {seed}}}, params={{"lr": 0.1}}) as record:
     for step in range({steps}):
         record.log({{"loss": step / 7, "accuracy@1": step / {steps}}}, step)
         time.sleep(0.02)
@@ -695,7 +695,7 @@ with tracking.open_record(**RUN | {{"seed": {seed}}}, params={{"lr": 0.1}}) as r
 def test_a_server_that_comes_late_and_is_killed_twice_gets_everything_once(base, server, start_follower):
     trainings = [slow_training(seed, steps=1000) for seed in range(2)]
     start_follower(server.uri, linger=600.0)
-    until(lambda: "2 runs" in (tracking.read_json(base / ".scratch/mirror.json").get("notice") or ""))
+    until(lambda: "2 runs" in (records.read_json(base / ".scratch/mirror.json").get("notice") or ""))
     for _ in range(2):
         server.start()
         until(lambda: list(base.glob(".scratch/runs/*/*/sent.json")))
@@ -737,7 +737,7 @@ def test_a_slow_server_slows_no_training(base, server, start_follower):
     with SlowProxy(server.port, delay=0.5) as proxy:
         follower = start_follower(proxy.uri)
         cost = 0.0
-        with tracking.open_record(**RUN) as record:
+        with records.open_record(**RUN) as record:
             for step in range(1000):
                 begin = time.perf_counter()
                 record.log({f"m{i}": i / 7 for i in range(8)}, step)

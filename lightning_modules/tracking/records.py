@@ -9,7 +9,7 @@ Every fact of a run is first a local file under `<root>/.scratch/runs/<experimen
     artifacts/      files
     status.json     how it ended; missing while it runs, and for ever if its process was killed
 
-MLflow is a mirror of these files, sent by one background process per repository (`lightning_modules.mirror`), which
+MLflow is a mirror of these files, sent by one background process per repository (`lightning_modules.tracking.mirror`), which
 the first open record starts, unless REPRISE_TRACKING=local (records only: tests). Whether MLflow answers, sleeps or
 burns is nothing that a training process can notice.
 
@@ -317,7 +317,16 @@ def start_mirror(base: Path) -> None:
     meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
     """
     folder = base / ".scratch"
-    command = ["sh", "-c", '"$0" "$@" &', sys.executable, "-m", "lightning_modules.mirror", "--root", str(base)]
+    command = [
+        "sh",
+        "-c",
+        '"$0" "$@" &',
+        sys.executable,
+        "-m",
+        "lightning_modules.tracking.mirror",
+        "--root",
+        str(base),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     try:
         if is_claimed(folder / "mirror.lock"):

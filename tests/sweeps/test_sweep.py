@@ -507,7 +507,7 @@ def test_a_dry_run_shows_what_each_machine_runs(machines, expected):
 
 WORKER = """
 from pathlib import Path
-from tests.test_sweep import Toy, join
+from tests.sweeps.test_sweep import Toy, join
 join(Path({folder!r}), Toy(seconds=0.15), trials={trials}, storage={storage!r}).work()
 """
 
