@@ -70,7 +70,7 @@ ui: setup  ## MLflow's pages over all runs, on PORT (5000)
 	@$(BIN)/python -m stages.ui --port $(PORT)
 
 sync: setup  ## send what MLflow has not got yet
-	@$(BIN)/python -m lightning_modules.mirror --flush
+	@$(BIN)/python -m lightning_modules.tracking.mirror --flush
 
 doctor: setup  ## say in plain words what is wrong with this environment
 	@$(BIN)/python -m stages.doctor

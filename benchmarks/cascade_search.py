@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_modules.tasks import cascades
+from lightning_modules.ensembling import cascades
 
 PAPERS = ("committees", "small_ensembles")
 

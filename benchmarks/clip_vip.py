@@ -7,10 +7,10 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from lightning_modules.clip_vip import VideoClip
+from lightning_modules.clip_vip.module import VideoClip
 from lightning_modules.layers.clip import make_clip
 from lightning_modules.metrics.compute import count_macs
-from tests.reference.clip_vip import allowed, dense_features
+from tests.clip_vip.reference import allowed, dense_features
 
 BASE = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
 TINY = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2)

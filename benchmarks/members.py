@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from lightning_modules.tasks.labelled import MemberBatches
-from lightning_modules.tasks.members import Members
+from lightning_modules.datamodules.labelled import MemberBatches
+from lightning_modules.ensembling.members import Members
 
 PAPERS = ("committees", "small_ensembles")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.tasks import batches
-from lightning_modules.tasks.ensembling import Member, Pool
-from lightning_modules.tasks.sweeping import KINDS, CachedSearch
+from lightning_modules.ensembling.pools import Member, Pool
+from lightning_modules.sweeps import batches
+from lightning_modules.sweeps.search import KINDS, CachedSearch
 
 PAPERS = ("committees", "small_ensembles")
 

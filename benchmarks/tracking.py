@@ -65,10 +65,10 @@ def _training_step() -> Callable[[int], None]:
 
 
 def _open_record(folder: Path):
-    from lightning_modules import tracking
+    from lightning_modules.tracking import records
 
     os.environ |= {"DVC_ROOT": str(folder), "REPRISE_TRACKING": "local"}
-    return tracking.open_record(experiment="benchmark", arm="mlp", stage="pretrain", seed=0, preset="tiny")
+    return records.open_record(experiment="benchmark", arm="mlp", stage="pretrain", seed=0, preset="tiny")
 
 
 def _record_log(folder: Path) -> Callable[[int], None]:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lightning_modules.layers.lxmert import Lxmert
-from lightning_modules.layers.mask_predict import mask_counts, mask_predict, one_by_one
-from lightning_modules.unified_t2i_i2t import UnifiedGenerator
+from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
+from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict, one_by_one
+from lightning_modules.unified_t2i_i2t.module import UnifiedGenerator
 
 NETWORK = dict(vocabulary=1000, feature_dim=256, codebook_size=512, grid=8, dim=192, num_heads=4, mlp_dim=768,
                language_layers=3, visual_layers=2, cross_layers=2, max_positions=32, dropout=0.0)  # fmt: skip

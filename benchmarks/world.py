@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lightning_modules.datasets import storage, world
+from lightning_modules.datasets import storage
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
+from lightning_modules.datasets.world import views
 
 CHUNKS = 8
 VIEWS = {
@@ -28,21 +29,21 @@ def main() -> list[dict]:
     """Drawing each view, then the resident and the streaming reader on captioned images of 64 px."""
     rows = []
     for what, (name, options, target) in VIEWS.items():
-        view, chunks = world.VIEWS[name](**options), CHUNKS if "image" in what else 1
+        view, chunks = views.VIEWS[name](**options), CHUNKS if "image" in what else 1
         seconds = _best(lambda view=view, chunks=chunks: _draw(view, chunks))
-        rows.append(_row(f"draw {what}", chunks * world.CHUNK / seconds, target))
+        rows.append(_row(f"draw {what}", chunks * views.CHUNK / seconds, target))
     with TemporaryDirectory() as scratch:
         folder = Path(scratch, "images")
-        count, options = 40 * world.CHUNK, {"objects": (1, 3), "shared_words": 0.5}
-        world.prepare(folder, view="images", seed=0, sizes={"train": count}, image_size=64, options=options, workers=1)
+        count, options = 40 * views.CHUNK, {"objects": (1, 3), "shared_words": 0.5}
+        views.prepare(folder, view="images", seed=0, sizes={"train": count}, image_size=64, options=options, workers=1)
         rows.append(_row("read resident, digest checked", count / _best(lambda: storage.read(folder, "train")), 30_000))
         rows.append(_row("read streaming, batches of 64", count / _best(lambda: _stream(folder)), 30_000))
     return rows
 
 
-def _draw(view: world.View, chunks: int) -> None:
+def _draw(view: views.View, chunks: int) -> None:
     for chunk in range(chunks):
-        world.chunk_columns(view, 0, "train", chunk, world.CHUNK)
+        views.chunk_columns(view, 0, "train", chunk, views.CHUNK)
 
 
 def _stream(folder: Path) -> None:

@@ -80,7 +80,7 @@ class PaperModule(LightningModule):
 
     def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Arrays on the evaluation splits that the evaluation stage reads."""
-        raise NotImplementedError(f"{type(self).__name__} gives no answers: write the method, see tasks/members.py.")
+        raise NotImplementedError(f"{type(self).__name__} gives no predictions; see ensembling/members.py.")
 
     def export(self) -> dict[str, Tensor]:
         """The weights to be kept."""

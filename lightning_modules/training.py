@@ -31,13 +31,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
-from lightning_modules import settings, tracking
+from lightning_modules import settings
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
 from lightning_modules.processes import die_with_parent
-from lightning_modules.run_logger import RunLogger
 from lightning_modules.settings import Count, NonNegative
+from lightning_modules.tracking import records
+from lightning_modules.tracking.logger import RunLogger
 
 DIGEST = 16  # hex digits in the name of a checkpoint
 
@@ -164,7 +165,7 @@ def train_seed(job: Job, position: int) -> None:
         module.start_from(load_file(job.upstream / "weights.safetensors"))
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
     module.check_data(data)
-    with tracking.open_record(
+    with records.open_record(
         experiment=job.system,
         arm=job.arm,
         stage=job.stage,
@@ -172,7 +173,7 @@ def train_seed(job: Job, position: int) -> None:
         preset=job.preset,
         key_suffix=job.fingerprint,
         params=job.config,
-        tags=tracking.provenance([str(job.dataset.relative_to(ROOT))]),
+        tags=records.provenance([str(job.dataset.relative_to(ROOT))]),
     ) as record:
         record.artifact("sources.json", job.sources.read_bytes())
         trainer = fit(module, data, job, record, position)
@@ -186,7 +187,7 @@ def train_seed(job: Job, position: int) -> None:
 
 
 def fit(
-    module: PaperModule, data: LightningDataModule, job: Job, record: "tracking.RunRecord", position: int = 0
+    module: PaperModule, data: LightningDataModule, job: Job, record: "records.RunRecord", position: int = 0
 ) -> Trainer:
     """Run the Trainer over `recipe["epochs"]`, from the job's checkpoint where there is one."""
     machine = job.config["trainer"]
@@ -225,7 +226,7 @@ def fit(
     return trainer
 
 
-def _usable(folder: Path, record: "tracking.RunRecord") -> Path | None:
+def _usable(folder: Path, record: "records.RunRecord") -> Path | None:
     """The newest checkpoint that is whole and holds nothing but data; the record goes back to its step.
 
     Others are set aside, each with one line.
@@ -302,7 +303,7 @@ def _write_outputs(
     module: PaperModule,
     answers: dict[str, torch.Tensor],
     metrics: dict[str, float],
-    record: "tracking.RunRecord",
+    record: "records.RunRecord",
 ) -> None:
     with replace_folder(job.folder / "outputs") as out:
         digests = {}
@@ -323,9 +324,9 @@ def _write_outputs(
             writer.writerows(rows)
 
 
-def _history(record: "tracking.RunRecord") -> list[dict[str, int | float]]:
+def _history(record: "records.RunRecord") -> list[dict[str, int | float]]:
     """What was logged at each step, without times."""
     rows: dict[int, dict[str, int | float]] = {}
-    for _, line in tracking.metric_lines(record.folder / "metrics.jsonl"):
+    for _, line in records.metric_lines(record.folder / "metrics.jsonl"):
         rows.setdefault(line["step"], {"step": line["step"]}).update(line["m"])
     return [rows[step] for step in sorted(rows)]

@@ -175,7 +175,7 @@ def check_claims(plan: Plan) -> None:
 
     for stem in plan.papers:
         arms = [arm for arm, row in plan.evaluate.items() if row.paper == stem]
-        claims.check_plan(claims.load_facts(ROOT / "lightning_modules" / f"{stem}.yaml"), arms, plan.preset)
+        claims.check_plan(claims.load_facts(ROOT / "lightning_modules" / stem / "facts.yaml"), arms, plan.preset)
 
 
 def trainer_name() -> str:

@@ -3,9 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning_modules import settings, tracking
+from lightning_modules import settings
 from lightning_modules.files import ROOT, digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run, find_runs
+from lightning_modules.tracking import records
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose
 from stages.plan import Plan, Row, load_plan
@@ -49,7 +50,7 @@ def main() -> None:
     with replace_folder(ROOT / "data/results" / plan.preset / row.paper / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():
-        with tracking.open_record(
+        with records.open_record(
             experiment=row.system,
             arm=row.arm,
             stage="evaluate",
@@ -57,7 +58,7 @@ def main() -> None:
             preset=plan.preset,
             key_suffix=digest(config, metrics),
             params=config,
-            tags=tracking.provenance([str(folder.relative_to(ROOT))]),
+            tags=records.provenance([str(folder.relative_to(ROOT))]),
         ) as record:
             record.summary({f"evaluate/{name}": value for name, value in metrics.items()})
 

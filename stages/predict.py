@@ -48,8 +48,8 @@ def classify(folder: Path, inputs: list[Path]) -> Iterator[dict]:
     """What a committee says of each image."""
     import torch
 
-    from lightning_modules.layers.committee import Committee
-    from lightning_modules.tasks.members import rebuild
+    from lightning_modules.committees.network import Committee
+    from lightning_modules.ensembling.members import rebuild
 
     record = json.loads((folder / "committee.json").read_text())
     committee = Committee.load(folder, rebuild(record))
@@ -79,7 +79,7 @@ def retrieve(folder: Path, inputs: list[Path], top: int) -> Iterator[dict]:
             f"got {len(videos)} videos, {len(lists)} text files and {len(sentences)} sentences; expected videos or a "
             "folder of them, and one .txt file with a sentence in each line"
         )
-    from lightning_modules.tasks.retriever import Retriever
+    from lightning_modules.clip_vip.retriever import Retriever
 
     retriever = Retriever.load(folder)
     for path in videos:

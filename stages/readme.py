@@ -12,7 +12,7 @@ TABLE = re.compile(r"(<!-- papers:.*?-->\n).*?(<!-- end of papers -->)", re.DOTA
 def row(facts: Facts) -> str:
     """One paper as a line of the table."""
     link = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})"
-    files = f"[code](lightning_modules/{facts.stem}.py), [facts](lightning_modules/{facts.stem}.yaml)"
+    files = f"[code](lightning_modules/{facts.stem}), [facts](lightning_modules/{facts.stem}/facts.yaml)"
     tiny = sum("tiny" in claim.presets for claim in facts.claims)
     return f"| `{facts.stem}` | {link}, {facts.venue} | {len(facts.claims)} ({tiny} at tiny scale) | {files} |"
 
@@ -20,7 +20,7 @@ def row(facts: Facts) -> str:
 def table() -> str:
     """The table of all papers that the project holds."""
     lines = ["| stem | paper | claims | files |", "|---|---|---|---|"]
-    lines += [row(load_facts(path)) for path in sorted((ROOT / "lightning_modules").glob("*.yaml"))]
+    lines += [row(load_facts(path)) for path in sorted((ROOT / "lightning_modules").glob("*/facts.yaml"))]
     return "\n".join(lines) + "\n"
 
 

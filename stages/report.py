@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lightning_modules import tracking
 from lightning_modules.files import ROOT, digest, replace_folder, scratch
 from lightning_modules.metrics import claims
+from lightning_modules.tracking import records
 from stages import page
 from stages.command import add_preset, run_stage
 from stages.composing import downstream
@@ -64,7 +64,7 @@ def read_paper(
 
     A paper that has no results here keeps the verdicts that are committed.
     """
-    facts = claims.load_facts(root / "lightning_modules" / f"{stem}.yaml")
+    facts = claims.load_facts(root / "lightning_modules" / stem / "facts.yaml")
     folder = root / "data/results" / plan.preset / stem
     rows = [row for row in plan.evaluate.values() if row.paper == stem]
     read = {row.arm: read_arm(plan, row, folder / row.arm, unavailable, pending) for row in rows}
@@ -117,7 +117,7 @@ def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
     if arm.missing:
         return
     version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])
-    with tracking.open_record(
+    with records.open_record(
         experiment=stem, arm=arm.name, stage="report", seed=None, preset=preset, key_suffix=version
     ) as record:
         record.summary({f"evaluate/{name}": row["mean"] for name, row in arm.metrics.items()})

@@ -21,7 +21,9 @@ import networkx
 from tqdm import tqdm
 
 from lightning_modules.files import ROOT, replace_file, scratch
-from stages.plan import Plan, check, load_plan, run_stage, trainer_name
+from stages.command import run_stage
+from stages.composing import check, trainer_name
+from stages.plan import Plan, load_plan
 
 ORDER = (
     "sources",

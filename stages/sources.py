@@ -17,7 +17,7 @@ from stages.command import run_stage, stage_arguments
 from stages.composing import compose
 
 RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
-    *(f"lightning_modules/{name}.py" for name in ("tracking", "run_logger", "mirror")),
+    *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror")),
     *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
 }
 BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}
@@ -92,8 +92,8 @@ def manifests(preset: str) -> dict[str, list[Path]]:
             if all(block in tree for block in blocks):
                 code = targets({block: tree[block] for block in blocks})
                 found[f"{stage}.{system}"] = [script / f"{stage}.py", *code]
-    for facts in sorted((ROOT / "lightning_modules").glob("*.yaml")):
-        found[f"claims.{facts.stem}"] = [script / "claims.py", facts]
+    for facts in sorted((ROOT / "lightning_modules").glob("*/facts.yaml")):
+        found[f"claims.{facts.parent.name}"] = [script / "claims.py", facts]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
     return found | {"report": [script / "report.py", *page]}
 

@@ -1,6 +1,6 @@
 """A study that workers on one machine or many share, until it has its trials: `make sweep`.
 
-Started again, it continues; a killed worker's trial is taken over (`tasks/studies.py`). Results, with the statement,
+Started again, it continues; a killed worker's trial is taken over (`sweeps/studies.py`). Results, with the statement,
 go to `.scratch/sweeps/<study>/`. The same search with a fixed seed, as an output of the pipeline, is `stages/sweep.py`.
 """
 
@@ -104,7 +104,7 @@ def main() -> None:
         return print(f"on each machine, in {ROOT}: {shlex.join(command(arguments, machines))}")
     search = search_of(plan, row, arguments.setting, settings)
 
-    from lightning_modules.tasks.studies import SharedStudy, WorkersEnded, run_workers
+    from lightning_modules.sweeps.studies import SharedStudy, WorkersEnded, run_workers
 
     def joined() -> SharedStudy:
         where = {"storage": machines["storage"], "folder": folder}

@@ -1,8 +1,8 @@
 """Search singles, ensembles and cascades of one arm's trained seeds.
 
 data/runs/<preset>/<runs>/pretrain -> data/results/<preset>/<paper>/sweep-<arm>/. Trials are the same with any number
-of workers (REPRISE_WORKERS) and after a kill: see `tasks/batches.py`. For a study that many machines share, and that is
-not an output of the pipeline, see `stages/study.py`.
+of workers (REPRISE_WORKERS) and after a kill: see `sweeps/batches.py`. For a study that many machines share, and that
+is not an output of the pipeline, see `stages/study.py`.
 """
 
 import json
@@ -11,16 +11,16 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules import tracking
 from lightning_modules.files import ROOT, digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run, find_runs
+from lightning_modules.tracking import records
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose
 from stages.evaluate import write_evaluation
 from stages.plan import Plan, Row, load_plan
 
 if TYPE_CHECKING:
-    from lightning_modules.tasks.sweeping import Finished
+    from lightning_modules.sweeps.search import Finished
 
 BEST = 5  # trials of each front that are tracked, the most accurate ones
 
@@ -29,13 +29,14 @@ def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> 
     """The search over the answers of an arm's seeds."""
     from hydra.utils import instantiate
 
-    from lightning_modules.tasks import ensembling, sweeping
+    from lightning_modules.ensembling import pools
+    from lightning_modules.sweeps import search
 
     trained = plan.row("pretrain", row.runs)
     system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
     return instantiate(settings["search"], _partial_=True, _convert_="all")(
-        ensembling.read_pools(runs),
-        training_images=sweeping.training_images(system),
+        pools.read_pools(runs),
+        training_images=search.training_images(system),
         latency=latencies(trained.system, f"{plan.preset}--{row.runs}--pretrain"),
     )
 
@@ -60,14 +61,14 @@ def track(
     common["key_suffix"] = digest(settings, study["space"])
     what = "worst_case_milliseconds_per_image"
     latency = {t.number: {what: t.outcome.facts[what]} for t in trials if what in t.outcome.facts}
-    tags = tracking.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
-    with tracking.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
+    tags = records.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
+    with records.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
         for file, content in evaluation.files.items():
             record.artifact(file, content)
         for figure in evaluation.figures:
             record.artifact(f"{figure.id}.png", figures.png(figure))
     for point in (point for front in fronts.values() for point in front[-BEST:]):
-        with tracking.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
+        with records.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
             record.summary({key: value for key, value in point.items() if isinstance(value, int | float)})
             record.machine(latency.get(point["trial"], {}))
 
@@ -81,7 +82,7 @@ def main() -> None:
     settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
     runs = find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
 
-    from lightning_modules.tasks import batches
+    from lightning_modules.sweeps import batches
 
     sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
     fingerprint = digest(settings["search"], [run.facts["answers_sha256"] for run in runs], sources)

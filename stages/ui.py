@@ -54,7 +54,7 @@ def dashboard(port: int, study: str, storage: str | None) -> None:
         )
     import optuna_dashboard
 
-    from lightning_modules.tasks.studies import open_storage
+    from lightning_modules.sweeps.studies import open_storage
 
     print(f"http://127.0.0.1:{port}", flush=True)
     optuna_dashboard.run_server(open_storage(storage, study, folder)[0], host="127.0.0.1", port=port)

@@ -25,7 +25,7 @@ def finished(tmp_path_factory):
     copy = Copy(tmp_path_factory.mktemp("finished"), seeds=range(5))  # as many as the claims ask for
     copy.environment["REPRISE_TRACKING"] = "local"  # sent below, at once
     copy.dvc("repro")
-    copy.python("-m", "lightning_modules.mirror", "--flush")
+    copy.python("-m", "lightning_modules.tracking.mirror", "--flush")
     copy.dvc("repro", "--force", "--single-item", "report")  # now with links to the runs
     return copy
 

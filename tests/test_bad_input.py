@@ -1,11 +1,11 @@
 """What a user, a disk or an attacker may do wrong, and the one line that answers it. Where each item is tested:
 
-unknown key, misspelt arm, unknown preset, seed listed twice    test_plan.py; values and form of `conf/` here
+unknown key, misspelt arm, unknown preset, seed listed twice    stages/test_plan.py; values and form of `conf/` here
 a claim that names a missing arm                                metrics/test_claims.py; that `make check` says it: here
-members with other classes or samples, NaN, empty validation    tasks/test_ensembling.py; rows and classes of data: here
-damaged Parquet shard, cached logits                            datasets/test_storage.py, tasks/test_ensembling.py
+members with other classes or samples, NaN, empty validation    ensembling/test_pools.py; rows and classes of data: here
+damaged Parquet shard, cached logits                            datasets/test_storage.py, ensembling/test_pools.py
 damaged weights and checkpoint, a checkpoint with code in it    here
-disk full while writing                                         here; of a run record: test_tracking.py
+disk full while writing                                         here; of a run record: tracking/test_tracking.py
 port of the UI taken                                            here
 anything at all in `plans/` and `conf/`                          the fuzz test here
 """
@@ -28,10 +28,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_modules import files, tracking, training
+from lightning_modules import files, training
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
 from lightning_modules.files import ROOT
+from lightning_modules.tracking import records
 from stages import composing, evaluate, plan, prepare, pretrain, sources
 from tests.reference.pools import write_run
 
@@ -134,7 +135,7 @@ def mistake(project, name: str, way: str, value: object) -> str:
         ("evaluate", DROPPED, "the key 'evaluate' is missing"),
         ("model/_target_", DROPPED, "model has no `_target_`"),
         ("model/_target_", "os.system", "'os.system', expected a class or function of lightning_modules"),
-        ("model/_target_", "lightning_modules.tasks.members.Member5", "there is no such class or function"),
+        ("model/_target_", "lightning_modules.ensembling.members.Member5", "there is no such class or function"),
         ("model/width", [8], "model: unknown key 'width'; did you mean 'widths'?"),
         ("model/copies", DROPPED, "Interpolation key"),
         ("model/depth", "2", "model.depth is '2', expected a valid integer"),
@@ -208,7 +209,7 @@ def saved(**content) -> bytes:
 def record(tmp_path_factory, monkeypatch):
     """The record of the run that a checkpoint belongs to."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
-    with tracking.open_record(experiment="a", arm="b", stage="pretrain", seed=0, preset="tiny") as opened:
+    with records.open_record(experiment="a", arm="b", stage="pretrain", seed=0, preset="tiny") as opened:
         yield opened
 
 

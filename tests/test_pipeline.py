@@ -62,11 +62,11 @@ def test_a_comment_reruns_sources_only_and_a_change_its_users(done):
     def ran(text):
         return [name.rpartition(":")[2] for name in re.findall(r"Running stage '([^']+)'", text)]
 
-    for file in ("training.py", "committees.py", "datasets/digits.py"):
+    for file in ("training.py", "committees/evaluation.py", "datasets/digits.py"):
         path = done.folder / "lightning_modules" / file
         path.write_text(path.read_text() + "\n# a comment\n")
     assert ran(done.dvc("repro").stdout) == ["sources"]
-    path = done.folder / "lightning_modules/small_ensembles.py"
+    path = done.folder / "lightning_modules/small_ensembles/evaluation.py"
     path.write_text(path.read_text() + "\nCHANGED = 1\n")
     assert set(ran(done.dvc("repro").stdout)) - {"report"} == {
         "sources", "evaluate@small_ensembles-digits", "evaluate@small_ensembles-deep_digits",

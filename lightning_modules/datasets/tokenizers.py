@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from lightning_modules.datasets import world_text
+from lightning_modules.datasets.world import text
 
 PAD, START, MASK, UNKNOWN, END = "[PAD]", "[CLS]", "[MASK]", "[UNK]", "[SEP]"
 
@@ -85,7 +85,7 @@ def world_tokenizer() -> TextTokenizer:
     [PAD] is 0, [CLS] 1, [MASK] 2, [UNK] 3, then the words in alphabetical order, and [SEP] last. Case does not count;
     a comma is a word.
     """
-    tokens = [PAD, START, MASK, UNKNOWN, *world_text.vocabulary(), END]
+    tokens = [PAD, START, MASK, UNKNOWN, *text.vocabulary(), END]
     backend = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=UNKNOWN))
     backend.add_special_tokens([PAD, START, MASK, UNKNOWN, END])
     backend.normalizer = normalizers.Lowercase()

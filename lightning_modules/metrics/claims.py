@@ -139,7 +139,7 @@ class Oracle(_Strict):
 
 
 class Facts(_Strict):
-    """What a paper says: one `lightning_modules/<stem>.yaml`."""
+    """What a paper says: one `lightning_modules/<stem>/facts.yaml`."""
 
     stem: str
     title: str
@@ -176,8 +176,8 @@ def load_facts(path: Path) -> Facts:
         facts = Facts.model_validate(document)
     except ValidationError as error:
         raise ValueError("\n".join(_complaint(path, document, problem) for problem in error.errors())) from error
-    if facts.stem != path.stem:
-        raise ValueError(f"{path}: stem is {facts.stem!r}, expected {path.stem!r}, the name of the file")
+    if facts.stem != path.parent.name:
+        raise ValueError(f"{path}: stem is {facts.stem!r}, expected {path.parent.name!r}, the name of the folder")
     return facts
 
 
@@ -208,7 +208,7 @@ def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
         for arm in claim.arms if preset in claim.presets else ():
             if arm not in arms:
                 raise ValueError(
-                    f"{facts.stem}.yaml: claim {claim.id}: arm is {arm!r}, expected an arm of the plan's "
+                    f"{facts.stem}/facts.yaml: claim {claim.id}: arm is {arm!r}, expected an arm of the plan's "
                     f"evaluate section: {', '.join(sorted(arms)) or 'it has none'}"
                 )
 

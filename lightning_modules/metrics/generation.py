@@ -174,7 +174,7 @@ def scene_agreement(
     scenes, of 1 to 3 objects, have precision and recall of 0.25.
 
     Args:
-        said: columns as `world_parsing.parse` gives them.
+        said: columns as `world.parsing.parse` gives them.
         real: columns of the scenes: `place` (samples,), and attributes (samples, objects), -1 where there is no object.
             Attributes that are not among them are not judged.
 

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, ProbeRecipe, TransformerRecipe, decay_groups
+from lightning_modules.datamodules.labelled import ImageData, check_images
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.vision import VisionTransformer, encoder_weights, load_strictly
 from lightning_modules.tasks.augmentation import Mix, Preprocess
-from lightning_modules.tasks.labelled import ImageData, check_images
 
 POOLS = ("mean", "cls")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from lightning_modules.ensembling.pools import over_seeds
 from lightning_modules.runs import Run, Series
-from lightning_modules.tasks.ensembling import over_seeds
 
 Metrics = dict[str, float]
 

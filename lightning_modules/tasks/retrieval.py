@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.metrics.retrieval import blind_ceiling, dual_softmax, ranks, retrieval
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 from lightning_modules.settings import Count
 from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
-from lightning_modules.tasks.ensembling import seed_series
 
 FIRST = "text_to_video/recall_at_1_percent"
 BACK = "video_to_text/recall_at_1_percent"
@@ -40,7 +40,7 @@ def evaluate(
         reversed_pairs: whether the clips of labels 2 i and 2 i + 1 are each other in reverse, so that what a model can
             reach that is blind to order is known.
         split: rows that are judged.
-        export: the arm whose fine-tuned model of the first seed is written for `tasks.retriever`; null for none.
+        export: the arm whose fine-tuned model of the first seed is written for `clip_vip.retriever`; null for none.
         tokenizer: that of its texts, see `published_tokenizer`; null for the captioned world's words.
 
     Raises:
@@ -75,7 +75,7 @@ def evaluate(
 
 
 def exported(runs: Sequence[Run], arm: str, tokenizer: str | None) -> dict[str, bytes]:
-    """The files that `tasks.retriever.Retriever.load` reads."""
+    """The files that `clip_vip.retriever.Retriever.load` reads."""
     from safetensors.numpy import save
 
     trained = [run for run in runs if run.name == f"{arm}/finetune"]

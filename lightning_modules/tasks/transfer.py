@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run
 from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
-from lightning_modules.tasks.ensembling import seed_series
 
 PROTOCOLS = {"finetune": "fine-tuned", "probe": "linear probe"}
 

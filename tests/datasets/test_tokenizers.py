@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from transformers import BertTokenizerFast, CLIPTokenizerFast
 
-from lightning_modules.datasets import world_text
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
-from lightning_modules.datasets.world_scenes import Stream, sample_scenes
+from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.scenes import Stream, sample_scenes
 
 SENTENCES = ["a red circle moving left in the meadow", "picture of crimson disc, little azure wedge by the water", ""]
 
@@ -21,17 +21,17 @@ def world_sentences():
     for chunk in range(2):
         stream = Stream(3, "clips/train", chunk)
         scenes = sample_scenes(stream, (1, 4))
-        for language in (world_text.dense_captions, world_text.motion_captions, world_text.partial_captions,
-                         world_text.subtitles):  # fmt: skip
+        for language in (text.dense_captions, text.motion_captions, text.partial_captions,
+                         text.subtitles):  # fmt: skip
             yield from language(scenes, stream)
         for share in (0.0, 0.5, 1.0):
-            yield from world_text.auxiliary_captions(scenes, stream, share)
-        yield from (phrase for phrases in world_text.region_phrases(scenes) for phrase in phrases)
+            yield from text.auxiliary_captions(scenes, stream, share)
+        yield from (phrase for phrases in text.region_phrases(scenes) for phrase in phrases)
 
 
 def test_special_tokens_have_their_places(world):
     assert (world.pad_id, world.start_id, world.mask_id, world.unknown_id) == (0, 1, 2, 3)
-    assert world.end_id == len(world) - 1 == len(world_text.vocabulary()) + 4
+    assert world.end_id == len(world) - 1 == len(text.vocabulary()) + 4
 
 
 def test_rows_are_start_words_end_padding(world):
@@ -62,7 +62,7 @@ def test_every_sentence_of_the_world_comes_back_word_for_word(world):
 
 def test_the_vocabulary_has_no_word_that_is_never_said():
     said = {word for sentence in world_sentences() for word in sentence.replace(",", " , ").split()}
-    assert set(world_text.vocabulary()) - said == {"solid"}  # the texture without a word of its own in captions
+    assert set(text.vocabulary()) - said == {"solid"}  # the texture without a word of its own in captions
 
 
 def test_unknown_words_and_special_tokens_in_a_sentence_are_no_words(world):

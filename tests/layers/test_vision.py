@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 
-from lightning_modules.layers import encoders
 from lightning_modules.layers.position import resize_positions, sincos_2d
 from lightning_modules.layers.transformer import Attention, DropPath
 from lightning_modules.layers.vision import (
@@ -18,6 +17,7 @@ from lightning_modules.layers.vision import (
     take,
     take_with_cls,
 )
+from lightning_modules.maskalign import encoders
 
 SIZES = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=24)
 

@@ -218,7 +218,8 @@ def test_summary_over_seeds():
 
 
 def written(folder, **changes):
-    path = folder / "alpha.yaml"
+    path = folder / "alpha" / "facts.yaml"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump({**FACTS, **changes}))
     return path
 
@@ -260,7 +261,7 @@ def without(key):
 def test_a_mistake_in_a_facts_file_is_named(tmp_path, changes, told):
     with pytest.raises(ValueError) as error:
         load_facts(written(tmp_path, **changes))
-    for part in ["alpha.yaml", *told]:
+    for part in ["alpha/facts.yaml", *told]:
         assert part in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
@@ -276,5 +277,5 @@ def test_a_claim_must_name_arms_of_the_plan():
     facts = Facts(**FACTS)
     check_plan(facts, ["alpha-digits"], "tiny")
     check_plan(facts, [], "paper")  # not to be judged there
-    with pytest.raises(ValueError, match=r"alpha\.yaml: claim K1: arm is 'alpha-digits', expected .* alpha-mnist"):
+    with pytest.raises(ValueError, match=r"alpha/facts\.yaml: claim K1: arm is 'alpha-digits', .* alpha-mnist"):
         check_plan(facts, ["alpha-mnist"], "tiny")

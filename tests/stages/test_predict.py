@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_modules.layers.committee import Committee
-from lightning_modules.tasks.members import Member, Normalise, build_network, rebuild
+from lightning_modules.committees.network import Committee
+from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
 from stages import predict
 
 SHAPE = (1, 8, 8)

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_modules.base import learning_rate_schedule
+from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets.digits import prepare
 from lightning_modules.layers.lars import LARS
 from lightning_modules.layers.vision import VisionTransformer
 from lightning_modules.tasks import augmentation
 from lightning_modules.tasks.augmentation import Mix, Preprocess
 from lightning_modules.tasks.classification import FineTune, LinearProbe, nearest_neighbours
-from lightning_modules.tasks.labelled import LabelledImages
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=2, num_heads=2, channels=1)
 PIXELS = dict(pixel_scale=16.0, mean=[0.3], std=[0.4])

@@ -1,0 +1,99 @@
+"""A trained text-video model as a tool: video files and sentences in, features and rankings out.
+
+retriever = Retriever.load("data/results/tiny/clip_vip-world_video_text")
+features = retriever.encode_files(["cat.mp4", "dog.mp4"])       # (2, dim), of length 1
+for sentence, similarity in retriever.rank("cat.mp4", ["a cat jumps", "a dog sleeps"]):
+    print(f"{similarity:.3f}  {sentence}")
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_modules import settings
+from lightning_modules.base import PaperModule
+from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.datasets.video.files import evenly, read_frames
+from lightning_modules.settings import Count
+
+
+class Retriever:
+    """Video and text tower with what comes before them: decoding, frames, size, words.
+
+    Args:
+        model: called with stored pixels (batch channels frames height width); `encode_texts` takes token ids. Both give
+            features of length 1.
+        tokenizer: that of its texts.
+        frames: how many are read of a video.
+        image_size: side to which they are brought.
+        text_length: tokens of a sentence.
+    """
+
+    def __init__(
+        self, model: PaperModule, tokenizer: TextTokenizer, *, frames: Count, image_size: Count, text_length: Count
+    ):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.frames, self.image_size, self.text_length = frames, image_size, text_length
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Retriever":
+        """The model that an evaluation has written: `retriever.json` and `retriever.safetensors`.
+
+        Raises:
+            ValueError: the folder has no such files.
+        """
+        folder = Path(folder)
+        if not (folder / "retriever.json").is_file():
+            raise ValueError(f"{folder} holds no retriever.json; `make repro` writes data/results/tiny/clip_vip-*.")
+        record = json.loads((folder / "retriever.json").read_text())
+        model = settings.bind(record["model"], f"{folder}/retriever.json: model")()
+        model.start_from(load_file(folder / "retriever.safetensors"))
+        words, clip = record["tokenizer"], record["model"]["clip"]
+        return cls(
+            model,
+            world_tokenizer() if words is None else published_tokenizer(words),
+            frames=record["model"]["frames"],
+            image_size=clip["vision"]["image_size"],
+            text_length=clip["text"]["max_position_embeddings"],
+        )
+
+    def encode_files(self, paths: Sequence[str | Path]) -> Float[Tensor, "videos dim"]:
+        """Features of video files.
+
+        Raises:
+            BrokenVideo: a file is not there or cannot be decoded.
+        """
+        choose = partial(evenly, shown=self.frames)
+        return torch.cat([self.encode_frames(read_frames(Path(path), choose, self.image_size)) for path in paths])
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Float[Tensor, "1 dim"]:
+        """Features of one video, given as its frames.
+
+        Raises:
+            ValueError: they differ in size, or are of another than the model reads.
+        """
+        frames = list(frames)
+        if len(sizes := {frame.shape for frame in frames}) != 1:
+            raise ValueError(f"the frames of a video must be of one size; got {sorted(sizes)}.")
+        video = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> 1 c t h w")
+        return self.model(video.to(self.model.device)).cpu()
+
+    @torch.inference_mode()
+    def encode_texts(self, sentences: Sequence[str]) -> Float[Tensor, "sentences dim"]:
+        """Features of sentences; longer ones than the model reads are cut."""
+        token_ids, _ = self.tokenizer(sentences, self.text_length)
+        return self.model.encode_texts(torch.from_numpy(token_ids).to(self.model.device)).cpu()
+
+    def rank(self, path: str | Path, sentences: Sequence[str]) -> list[tuple[str, float]]:
+        """The sentences with their cosine similarity to a video file, the most similar first."""
+        similarity = (self.encode_texts(sentences) @ self.encode_files([path])[0]).tolist()
+        return sorted(zip(sentences, similarity, strict=True), key=lambda pair: -pair[1])

@@ -1,0 +1,189 @@
+"""A chosen cascade as one runnable module.
+
+It lives beside the layers, and not beside the search that chooses it, so that an evaluation never loads torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
+
+
+class CommitteeOutput(NamedTuple):
+    """Answer per row, the stage it came from (from 0), and the MACs spent on it."""
+
+    probabilities: Float[Tensor, "batch classes"]
+    exit_stage: Int[Tensor, " batch"]
+    macs: Int[Tensor, " batch"]
+
+
+class Committee(nn.Module):
+    """Models run in order on the rows that are still unsure; their running average answers (section 3).
+
+    The first model sees the whole batch. A row leaves at stage k iff the confidence of the average of models 1..k is at
+    least `thresholds[k]`; the others are gathered into a smaller batch for model k + 1, and nothing runs once no row
+    is left. Averages and confidences are float64, as in the search that chose the thresholds, so both send every row
+    the same way. A network used at two resolutions is passed twice, each time behind its own resizing module.
+
+    Args:
+        members: networks that map a batch to logits, in order.
+        macs: cost of one row in each member.
+        thresholds: one per member but the last; -inf lets all leave, +inf none.
+        confidence: see `lightning_modules.ensembling.cascades.confidence`.
+        average: `logits` (geometric mean) or `probabilities` (arithmetic mean).
+        output: `running`, `last` or `weighted`, the latter with `weights`, one per member.
+        temperatures: divide each member's logits first; 1.0 unless told.
+        weights: share of each member in the running average.
+
+    Raises:
+        ValueError: numbers of members, MACs, thresholds, temperatures or weights that do not fit, or unknown names.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        *,
+        macs: Sequence[int],
+        thresholds: Sequence[float],
+        confidence: str = "max_probability",
+        average: str = "logits",
+        output: str = "running",
+        temperatures: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        count = len(members)
+        if count < 1 or len(macs) != count or len(thresholds) != count - 1:
+            raise ValueError(
+                f"{count} members, {len(macs)} MACs and {len(thresholds)} thresholds do not fit: each member has its "
+                "MACs, and each but the last its threshold."
+            )
+        for name, values in (("temperatures", temperatures), ("weights", weights)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} entries for {count} members.")
+        if confidence not in CONFIDENCES:
+            raise ValueError(f"confidence ({confidence!r}) must be one of {CONFIDENCES}.")
+        if average not in ("logits", "probabilities"):
+            raise ValueError(f"average ({average!r}) must be 'logits' or 'probabilities'.")
+        if output not in ("running", "last", "weighted"):
+            raise ValueError(f"output ({output!r}) must be 'running', 'last' or 'weighted'.")
+        if (weights is not None) != (output == "weighted"):
+            raise ValueError(f"weights go with output 'weighted' and with no other (output is {output!r}).")
+        self.members = nn.ModuleList(members)
+        self.macs, self.thresholds = tuple(macs), tuple(thresholds)
+        self.confidence, self.average, self.output = confidence, average, output
+        self.temperatures = tuple(temperatures or [1.0] * count)
+        self.weights = None if weights is None else tuple(weights)
+
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> CommitteeOutput:
+        """Answer every row with as few members as its confidence allows."""
+        batch = len(inputs)
+        rows = torch.arange(batch, device=inputs.device)
+        exit_stage = torch.zeros(batch, dtype=torch.int64, device=inputs.device)
+        macs = torch.zeros(batch, dtype=torch.int64, device=inputs.device)
+        total: Tensor | None = None
+        answers: Tensor | None = None
+        for stage, member in enumerate(self.members):
+            terms = self._terms(member(inputs[rows]).double() / self.temperatures[stage], stage)
+            total = terms if total is None or self.output == "last" else total + terms
+            scores = self._scores(total, stage)
+            probabilities = scores.softmax(dim=-1)
+            if answers is None:  # the first member sees every row
+                answers = probabilities.clone()
+            answers[rows], exit_stage[rows] = probabilities, stage
+            macs[rows] += self.macs[stage]
+            if stage == len(self.members) - 1:
+                break
+            unsure = confidence(scores, self.confidence) < self.thresholds[stage]
+            rows, total = rows[unsure], total[unsure]
+            if len(rows) == 0:
+                break
+        return CommitteeOutput(answers, exit_stage, macs)
+
+    def _terms(self, logits: Float[Tensor, "rows classes"], stage: int) -> Float[Tensor, "rows classes"]:
+        terms = logits if self.average == "logits" else logits.log_softmax(dim=-1).exp()
+        return terms if self.weights is None else self.weights[stage] * terms
+
+    def _scores(self, total: Float[Tensor, "rows classes"], stage: int) -> Float[Tensor, "rows classes"]:
+        if self.weights is not None:
+            mean = total / sum(self.weights[: stage + 1])
+        else:
+            mean = total / (1.0 if self.output == "last" else stage + 1.0)
+        return mean if self.average == "logits" else mean.clamp_min(1e-300).log()
+
+    def save(self, folder: Path, facts: dict[str, Any] | None = None) -> None:
+        """Write `committee.safetensors` and `committee.json`; `facts` are further entries of the latter."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = save({name: tensor.detach().clone() for name, tensor in self.state_dict().items()})
+        record = {
+            **(facts or {}),
+            "member_macs": list(self.macs),
+            "thresholds": [threshold_to_json(t) for t in self.thresholds],
+            "confidence": self.confidence,
+            "average": self.average,
+            "output": self.output,
+            "temperatures": list(self.temperatures),
+            "weights": None if self.weights is None else list(self.weights),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        }
+        (folder / "committee.safetensors").write_bytes(weights)
+        (folder / "committee.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, members: Sequence[nn.Module]) -> "Committee":
+        """A committee from its two files, into freshly built members in the order of `committee.json`.
+
+        Raises:
+            ValueError: the weights are not the ones the record speaks of, or do not fit the members.
+        """
+        record = json.loads((folder / "committee.json").read_text())
+        weights = (folder / "committee.safetensors").read_bytes()
+        found = hashlib.sha256(weights).hexdigest()
+        if found != record["weights_sha256"]:
+            raise ValueError(
+                f"{folder / 'committee.safetensors'} has sha256 {found}, but committee.json expects "
+                f"{record['weights_sha256']}: the two files come from different committees."
+            )
+        committee = cls(
+            members,
+            macs=record["member_macs"],
+            thresholds=[float(t) for t in record["thresholds"]],
+            confidence=record["confidence"],
+            average=record["average"],
+            output=record["output"],
+            temperatures=record["temperatures"],
+            weights=record["weights"],
+        )
+        try:
+            committee.load_state_dict(load(weights))
+        except RuntimeError as error:
+            raise ValueError(f"the members built do not fit the weights in {folder}: {error}") from error
+        return committee.eval()
+
+
+def confidence(scores: Float[Tensor, "rows classes"], kind: str) -> Float[Tensor, " rows"]:
+    """The torch twin of `lightning_modules.ensembling.cascades.confidence`, in the same units; expects float64."""
+    top = scores.argmax(dim=-1, keepdim=True)
+    shifted = scores - scores.gather(-1, top)
+    others = shifted.exp().scatter(-1, top, 0.0)
+    mass = others.sum(dim=-1)
+    if kind == "max_probability":
+        return -mass / (1.0 + mass)
+    if kind == "probability_gap":
+        return -(mass + others.amax(dim=-1)) / (1.0 + mass)
+    if kind == "negative_entropy":
+        return (others * shifted).sum(dim=-1) / (1.0 + mass) - mass.log1p()
+    return -shifted.scatter(-1, top, -torch.inf).amax(dim=-1)
+
+
+def threshold_to_json(threshold: float) -> float | str:
+    """JSON has no infinity: "inf" and "-inf" are strings, which `float` reads back."""
+    return threshold if abs(threshold) != float("inf") else str(threshold)

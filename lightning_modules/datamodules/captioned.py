@@ -1,0 +1,241 @@
+"""Images, or their grid features, with several captions each; a batch depends on its place in the epochs alone."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
+
+from lightning_modules.datamodules.labelled import EpochSteps, centre_square
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
+from lightning_modules.datasets.streaming import RowGroups
+from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.settings import STRICT, Count
+
+WORLD = "world"
+PROMPT, CLIP_LENGTH = "A photo depicts ", 77  # of the official code, and of CLIP
+Columns = dict[str, Tensor | np.ndarray]
+
+
+class Scenes(TypedDict):
+    """Which columns label a scene, and which cells of it may hold something."""
+
+    __pydantic_config__ = STRICT
+    cells: list[int]
+    attributes: dict[str, Count]  # column -> number of values
+
+
+class Drawing(TypedDict):
+    """Whose first captions pictures are drawn for: so many images, of these sources in this order."""
+
+    __pydantic_config__ = STRICT
+    sources: Annotated[list[str], Field(min_length=1)]
+    images: Count
+
+
+class CaptionedImages(LightningDataModule):
+    """Resident images with captions as ids.
+
+    Batches have `ids`, `images` (uint8) or `features`, `references` (batch captions length) and `num_references`; of
+    labelled scenes also `scene` (batch cells attributes), in which the number of values says that nothing is there, and
+    its columns (`scene/<name>`).
+
+    Args:
+        folder: a prepared data set with the columns `image` or `features`, and `captions`.
+        seed: decides rows and orders.
+        splits: for each split its source and number of rows, see `datasets.splits.draw_splits`.
+        tokenizer: `world`, or the name of a published one.
+        text_length: tokens of a caption, start and end included; longer ones are cut.
+        full_stop: end every caption with one, as the official code does.
+        image_size: side that encoded images are scaled to, when their batch is made; null for raw images, or to leave
+            images out where there are features.
+        scorer_tokenizer: of a text-image scorer with words of its own: batches then have `scorer_ids`, of the captions
+            with CLIP's prompt.
+        scenes: labels to read, or null.
+        drawing: of the published evaluation of drawn pictures, see `drawing_batches`; null for none.
+
+    Raises:
+        ValueError: a split is unknown, or captions are missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        seed: int,
+        splits: dict[str, Part],
+        tokenizer: str,
+        text_length: Count,
+        batch_size: Count,
+        evaluation_batch_size: Count,
+        full_stop: bool = False,
+        image_size: Count | None = None,
+        scorer_tokenizer: str | None = None,
+        scenes: Scenes | None = None,
+        drawing: Drawing | None = None,
+    ):
+        super().__init__()
+        if "train" not in splits or not set(splits) <= {"train", "val", "test"}:
+            raise ValueError(f"splits has {list(splits)}, expected train and possibly val and test.")
+        self.folder, self.seed, self.splits, self.scenes = folder, seed, splits, scenes
+        self.tokenizer_name, self.text_length, self.full_stop = tokenizer, text_length, full_stop
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.image_size, self.scorer_tokenizer, self.drawing = image_size, scorer_tokenizer, drawing
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """What makes ids of words."""
+        return world_tokenizer() if self.tokenizer_name == WORLD else published_tokenizer(self.tokenizer_name)
+
+    @cached_property
+    def columns(self) -> dict[str, Columns]:
+        """The rows of each split as tensors; encoded images as bytes."""
+        rows = draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
+        stored = {source: storage.read(self.folder, source) for source in {source for source, _ in rows.values()}}
+        return {
+            split: self._tensors({name: values[index] for name, values in stored[source].items()})
+            for split, (source, index) in rows.items()
+        }
+
+    def _tensors(self, columns: Mapping[str, np.ndarray]) -> Columns:
+        found: Columns = {"ids": torch.from_numpy(columns["id"]), **self._captions(columns)}
+        if "features" in columns:
+            found["features"] = torch.from_numpy(columns["features"])
+        raw = columns["image"].dtype == np.uint8
+        wanted = self.image_size is not None
+        if (raw and wanted) or not (raw or wanted or "features" in columns):
+            raise ValueError(
+                f"image_size is {self.image_size}, but the images of {self.folder} are {'raw' if raw else 'encoded'}: "
+                "raw ones take null, encoded ones without features a size."
+            )
+        if raw:
+            found["images"] = torch.from_numpy(np.ascontiguousarray(columns["image"].transpose(0, 3, 1, 2)))
+        elif wanted:
+            found["images"] = columns["image"]
+        if self.scenes is not None:
+            found["scene"] = torch.from_numpy(label_scenes(columns, self.scenes))
+            for name in sorted({"place", "cell", *self.scenes["attributes"]}):
+                found[f"scene/{name}"] = torch.from_numpy(columns[name])
+        return found
+
+    def _captions(self, columns: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        if "captions" not in columns:
+            raise ValueError(f"{self.folder} has the columns {', '.join(columns)}, expected `captions` among them.")
+        counts = np.array([len(captions) for captions in columns["captions"]])
+        if empty := columns["id"][counts == 0].tolist():
+            raise ValueError(
+                f"{self.folder}: {len(empty)} images have no caption (ids {empty[:5]}): leave them out of the data set."
+            )
+        flat = [f"{text}." if self.full_stop else text for captions in columns["captions"] for text in captions]
+        token_ids, _ = self.tokenizer(flat, self.text_length)
+        there = np.arange(counts.max()) < counts[:, None]
+
+        def by_image(ids: np.ndarray, padding: int) -> Tensor:
+            rows = np.full((*there.shape, ids.shape[1]), padding)
+            rows[there] = ids
+            return torch.from_numpy(rows)
+
+        found = {"references": by_image(token_ids, self.tokenizer.pad_id), "num_references": torch.from_numpy(counts)}
+        if self.scorer_tokenizer is not None:
+            tokenizer = published_tokenizer(self.scorer_tokenizer)
+            prompted, _ = tokenizer([PROMPT + text for text in flat], CLIP_LENGTH)
+            found["scorer_ids"] = by_image(prompted, tokenizer.pad_id)
+        return found
+
+    def references(self, split: str) -> dict[int, list[list[int]]]:
+        """Ids of all captions of each image of a split, by the image's id."""
+        rows = self.columns[split]
+        known = zip(rows["ids"].tolist(), rows["references"].tolist(), rows["num_references"].tolist(), strict=True)
+        return {image: captions[:count] for image, captions, count in known}
+
+    def train_dataloader(self) -> DataLoader:
+        """The training batches, the epoch set by Lightning."""
+        batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed, self.image_size)
+        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        rows = self.columns[split]
+        for start in range(0, len(rows["ids"]), self.evaluation_batch_size):
+            yield take(
+                rows, np.arange(start, min(start + self.evaluation_batch_size, len(rows["ids"]))), self.image_size
+            )
+
+    def drawing_batches(self) -> Iterator[dict[str, Any]]:
+        """First captions that pictures are drawn for, read as they are needed; none without `drawing`.
+
+        Batches have `ids`, `references` and possibly `scorer_ids` as ever, one caption each, and `stored`: the images
+        in their own sizes, a list of uint8 (height, width, 3).
+
+        Raises:
+            ValueError: a source is not stored, or there are fewer images than are to be drawn.
+        """
+        if self.drawing is None:
+            return
+        sources, left = self.drawing["sources"], self.drawing["images"]
+        groups = [RowGroups(self.folder, source, ["id", "image", "captions"]) for source in sources]
+        if (there := sum(map(len, groups))) < left:
+            raise ValueError(f"drawing asks for {left} images, but {', '.join(sources)} of {self.folder} have {there}.")
+        for group in groups:
+            count = min(len(group), left)
+            left -= count
+            for start in range(0, count, self.evaluation_batch_size):
+                rows = group[np.arange(start, min(start + self.evaluation_batch_size, count))]
+                first = np.fromiter((said[:1] for said in rows["captions"]), dtype=object, count=len(rows["id"]))
+                captions = self._captions({"id": rows["id"], "captions": first})
+                raw = rows["image"].dtype == np.uint8
+                stored = list(rows["image"]) if raw else [storage.decode(image) for image in rows["image"]]
+                yield {"ids": torch.from_numpy(rows["id"]), "stored": stored, **captions}
+
+
+def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarray:
+    """The value of each attribute at each cell, int64 (rows, cells, attributes); the number of values for nothing."""
+    nothing = np.array(list(scenes["attributes"].values()))
+    labels = np.tile(nothing, (len(columns["cell"]), len(scenes["cells"]), 1))
+    for place, cell in enumerate(scenes["cells"]):
+        rows, slots = np.nonzero(columns["cell"] == cell)
+        for number, name in enumerate(scenes["attributes"]):
+            if columns[name].ndim == 1:  # of the whole scene
+                labels[:, place, number] = columns[name]
+            else:
+                labels[rows, place, number] = columns[name][rows, slots]
+    return labels
+
+
+class OrderedBatches(Dataset):
+    """Batches of rows; item `(epoch, step)` depends on the seed and that pair only. The rest of an epoch is left out.
+
+    Raises:
+        ValueError: the batch is larger than the data.
+    """
+
+    def __init__(self, columns: Columns, batch_size: int, seed: int, image_size: int | None = None):
+        self.rows = len(columns["ids"])
+        if batch_size > self.rows:
+            raise ValueError(f"batch_size ({batch_size}) must be at most the number of images ({self.rows}).")
+        self.columns, self.batch_size, self.seed, self.image_size = columns, batch_size, seed, image_size
+
+    def __len__(self) -> int:
+        return self.rows // self.batch_size
+
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, step = at
+        order = permutation(self.rows, self.seed, ORDER, 0, epoch)
+        return take(self.columns, order[step * self.batch_size : (step + 1) * self.batch_size], self.image_size)
+
+
+def take(columns: Columns, rows: np.ndarray, image_size: int | None) -> dict[str, Tensor]:
+    """A batch of rows; encoded images are decoded, and scaled to squares."""
+    batch = {name: x[torch.from_numpy(rows)] for name, x in columns.items() if isinstance(x, Tensor)}
+    if isinstance(encoded := columns.get("images"), np.ndarray):
+        images = [centre_square(storage.decode(image), image_size, 1.0) for image in encoded[rows]]
+        batch["images"] = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+    return batch

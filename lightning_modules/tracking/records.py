@@ -1,0 +1,468 @@
+"""Run records: tracking that can never stop, slow or lose a run. Imports neither torch nor mlflow.
+
+Every fact of a run is first a local file under `<root>/.scratch/runs/<experiment>/<run id>/`:
+
+    meta.json       what the run is: key, parent, tags, start                            (rewritten when it is resumed)
+    params.json     its resolved parameters, flattened
+    metrics.jsonl   one line per call of `log`: {"t": ms, "step": n, "m": {name: value}} (append-only)
+    machine.json    what depends on the machine: latencies, throughput
+    artifacts/      files
+    status.json     how it ended; missing while it runs, and for ever if its process was killed
+
+MLflow is a mirror of these files, sent by one background process per repository (`tracking/mirror.py`), which the first
+open record starts, unless REPRISE_TRACKING=local (records only: tests). A training never waits for MLflow, and an error
+of MLflow never reaches it.
+
+Two rules make a resumed or repeated run exact:
+
+- What is recorded stays. A (metric, step) that is logged again, because a resumed run passes the steps after its
+  checkpoint a second time, is left out, so the file stays append-only and the mirror never sends a point twice.
+- The process that records holds a lock on `metrics.jsonl`. The kernel drops it however the process ends, so "is it
+  still running" needs no process ids, which are reused, and no heartbeat, which can be late. (It takes a file system
+  with `flock`: local ones, NFS 4, Lustre mounted with it. Without, a run goes on unrecorded, with a warning.)
+"""
+
+import atexit
+import contextlib
+import fcntl
+import functools
+import json
+import logging
+import os
+import platform
+import resource
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lightning_modules.files import ROOT, replace_file, scratch
+
+_CLAIM_ATTEMPTS = 10  # the mirror tests a lock by taking it for microseconds: a claim may meet it by chance
+_READ_ATTEMPTS = 10
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_log = logging.getLogger(__name__)
+
+
+def root() -> Path:
+    """Where `.scratch` lies: `$DVC_ROOT`, which outlives the temporary copies of `dvc exp`, or the repository."""
+    return scratch().parent.resolve()
+
+
+def open_record(
+    *,
+    experiment: str,
+    arm: str,
+    stage: str,
+    seed: int | None,
+    preset: str,
+    key_suffix: str = "",
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> "RunRecord":
+    """Create the record of one (arm, seed, stage), or re-open it if a run with the same key was interrupted.
+
+    Args:
+        experiment: stem of the paper; the MLflow experiment.
+        arm: row of the paper's comparison; its runs share a parent run in MLflow.
+        stage: pipeline stage, such as `pretrain`.
+        seed: seed of the run; None where it is about all seeds of the arm.
+        preset: `tiny` or `paper`.
+        key_suffix: what else tells this run from others, usually `<fingerprint of the inputs>-<attempt>`.
+        params: resolved configuration, nested or flat. Names recorded by an earlier, interrupted run keep their value.
+        tags: further facts, such as `provenance()`.
+
+    Returns:
+        The record. On all ranks but zero it takes every call and writes nothing.
+    """
+    own = "" if seed is None else f"seed-{seed}"
+    key = "/".join(filter(None, (preset, arm, stage, own, key_suffix)))
+    identity = {"preset": preset, "arm": arm, "stage": stage, "seed": "all" if seed is None else seed}
+    meta = {
+        "key": key,
+        "experiment": experiment,
+        "name": " ".join(filter(None, (arm, stage, own))),
+        "parent": {"key": f"{preset}/{arm}", "name": f"{arm} ({preset})"},
+        "tags": {name: str(value) for name, value in {**identity, **(tags or {})}.items()},
+    }
+    base = root()
+    record = RunRecord(base / ".scratch" / "runs" / experiment / key.replace("/", "--"), meta, flatten(params or {}))
+    if record.writes and os.environ.get("REPRISE_TRACKING") != "local":
+        start_mirror(base)
+        _announce_at_exit(base)
+    return record
+
+
+def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
+    """Let a writing method do nothing on ranks other than zero, and turn a full or lost disk into one warning."""
+
+    @functools.wraps(method)
+    def guarded(self: "RunRecord", *args: Any, **kwargs: Any) -> None:
+        if not self.writes:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except OSError as error:
+            if not self._warned:
+                _log.warning("%s: %s. The run goes on; what cannot be written is missing there.", self.folder, error)
+            self._warned = True
+
+    return guarded
+
+
+class RunRecord:
+    """The local record of one run, and the only thing that a training process writes for tracking.
+
+    As a context manager it ends as FINISHED, as KILLED on `KeyboardInterrupt` or `SystemExit` (Lightning turns SIGTERM
+    into one) and as FAILED on any other exception. A process that dies without a word leaves no status and counts as
+    KILLED from then on (`state`).
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any], params: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.meta = meta
+        self.writes = _rank() == 0
+        self._warned = False
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._recorded: dict[int, set[str]] = {}
+        self._last_recorded_step = -1
+        self._open(params)
+        self.writes = "opened" in self.meta
+
+    @_best_effort
+    def _open(self, params: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        spent = _seconds_spent(self.folder)
+        self._file = _claim(self.folder / "metrics.jsonl")
+        self._load_points()
+        self._write_meta(spent)
+        self._write_json("params.json", {**params, **read_json(self.folder / "params.json")})
+        (self.folder / "status.json").unlink(missing_ok=True)
+
+    def _load_points(self) -> None:
+        """Learn what an interrupted run recorded, and cut the half line that a kill may have left."""
+        for end, line in metric_lines(self.folder / "metrics.jsonl"):
+            self._recorded.setdefault(line["step"], set()).update(line["m"])
+            self._size = end
+        self._last_recorded_step = max(self._recorded, default=-1)
+        self._file.truncate(self._size)
+
+    def _write_meta(self, spent: float) -> None:
+        now = _milliseconds()
+        fresh = {"id": secrets.token_hex(8), "start": now}
+        earlier = read_json(self.folder / "meta.json")
+        kept = {name: earlier.get(name, value) for name, value in fresh.items()}
+        session = {"opened": now, "spent_seconds": spent, "host": socket.gethostname(), "pid": os.getpid()}
+        self.meta |= kept | session | {"tags": {**earlier.get("tags", {}), **self.meta["tags"]}}
+        self._write_json("meta.json", self.meta)
+
+    @_best_effort
+    def log(self, metrics: Mapping[str, float | int], step: int) -> None:
+        """Append one line of metrics; a (name, step) that an interrupted run recorded already is left out.
+
+        Args:
+            metrics: name to value; NaN and infinities are kept.
+            step: optimizer steps done, as Lightning counts them.
+        """
+        if step <= self._last_recorded_step:
+            known = self._recorded.get(step, ())
+            metrics = {name: value for name, value in metrics.items() if name not in known}
+        if metrics:
+            values = {name: float(value) for name, value in metrics.items()}
+            self._append(_encode({"t": _milliseconds(), "step": step, "m": values}).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        written = self._file.write(line)
+        if written != len(line):  # the disk is full: what follows must not be glued to half a line
+            self._file.truncate(self._size)
+            raise OSError(f"only {written} of {len(line)} bytes could be written to metrics.jsonl")
+        self._size += written
+
+    def summary(self, metrics: Mapping[str, float | int]) -> None:
+        """Record final numbers, which belong to no step (they are logged at step 0)."""
+        self.log(metrics, step=0)
+
+    @_best_effort
+    def artifact(self, name: str, content: bytes) -> None:
+        """Keep a file with the run.
+
+        Args:
+            name: relative path, such as `figures/accuracy.png`.
+            content: what the file holds.
+
+        Raises:
+            ValueError: the path leads out of the record.
+        """
+        base = (self.folder / "artifacts").resolve()
+        path = (base / name).resolve()
+        if base not in path.parents:
+            raise ValueError(f"artifact name ({name}) must be a relative path without `..`, such as figures/x.png")
+        with replace_file(path) as temporary:
+            temporary.write_bytes(content)
+
+    @_best_effort
+    def machine(self, facts: Mapping[str, float | int | str]) -> None:
+        """Record what depends on the machine and therefore belongs in no stage output: latency, throughput."""
+        self._write_json("machine.json", {**read_json(self.folder / "machine.json"), **facts})
+
+    @_best_effort
+    def resume(self, at_step: int) -> None:
+        """State that the run goes on from a checkpoint; the points that it passes again are left out by `log`.
+
+        Args:
+            at_step: optimizer steps that the checkpoint holds.
+        """
+        self.meta["tags"]["resumed_at_step"] = str(at_step)
+        self._write_json("meta.json", self.meta)
+
+    @_best_effort
+    def finish(self, status: str = "FINISHED") -> None:
+        """Close the record; a second call changes nothing.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+
+        Raises:
+            ValueError: for any other status.
+        """
+        if status not in ("FINISHED", "FAILED", "KILLED"):
+            raise ValueError(f"status ({status}) must be FINISHED, FAILED or KILLED")
+        if self._file.closed:
+            return
+        now = _milliseconds()
+        seconds = self.meta["spent_seconds"] + (now - self.meta["opened"]) / 1000
+        ended = {"status": status, "end": now, "wall_seconds": round(seconds, 3), **_peak_memory()}
+        try:
+            self._write_json("status.json", ended)
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # closing is not enough: forked data workers hold the file open too
+            self._file.close()
+
+    def __enter__(self) -> "RunRecord":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED")
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with replace_file(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, default=str))
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the keys of nested mappings by dots; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def metric_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (byte offset after the line, line) of a metrics.jsonl, leaving out what a crash cut or garbled."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for raw in file:
+            offset += len(raw)
+            if raw.endswith(b"\n"):
+                with contextlib.suppress(json.JSONDecodeError):
+                    yield offset, json.loads(raw)
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """How a run stands: `status.json`, or {"status": "RUNNING"}, or KILLED if its process is gone without a word."""
+    running = is_claimed(folder / "metrics.jsonl")  # asked first: a process that ends in between has left its status
+    ended = read_json(folder / "status.json")
+    if ended or running:
+        return ended or {"status": "RUNNING"}
+    return {"status": "KILLED", "end": _last_sign_of_life(folder)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file of a record, {} if there is none or a power cut left it empty."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def is_claimed(path: Path) -> bool:
+    """Whether a living process holds the lock on a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def start_mirror(base: Path) -> None:
+    """Start the process that sends records to MLflow, unless it runs.
+
+    It must outlive this process, and neither a Ctrl-C nor a reader that waits for the end of this process's output may
+    meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
+    """
+    folder = base / ".scratch"
+    command = [
+        "sh",
+        "-c",
+        '"$0" "$@" &',
+        sys.executable,
+        "-m",
+        "lightning_modules.tracking.mirror",
+        "--root",
+        str(base),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    try:
+        if is_claimed(folder / "mirror.lock"):
+            return
+        with (folder / "mirror.log").open("ab") as log:
+            subprocess.run(
+                command,
+                cwd=base,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                check=False,
+            )
+    except OSError as error:
+        _log.warning("the MLflow mirror could not be started: %s. Records are kept; `make sync` sends them.", error)
+
+
+@functools.cache
+def _announce_at_exit(base: Path) -> None:
+    atexit.register(_announce, base)
+
+
+def _announce(base: Path) -> None:
+    with contextlib.suppress(OSError):
+        if notice := read_json(base / ".scratch" / "mirror.json").get("notice"):
+            print(notice, file=sys.stderr)
+
+
+def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
+    """Where a run comes from, as flat tags: commit, machine, versions, DVC stage, digests of its inputs.
+
+    Args:
+        inputs: DVC outputs that the stage reads, such as `data/datasets/digits/tiny`; their md5 is taken from dvc.lock.
+
+    Returns:
+        Only what is known: a version is stated if the package is loaded, a GPU if torch is loaded and sees one.
+    """
+    facts = {
+        "git.commit": _git("rev-parse", "HEAD"),
+        # During `dvc repro` these two differ from the commit by their nature.
+        "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!data"))).lower(),
+        "host": socket.gethostname(),
+        "cpu": _cpu_model(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "python": platform.python_version(),
+        "dvc.stage": os.environ.get("DVC_STAGE", ""),
+        "dvc.exp": os.environ.get("DVC_EXP_NAME", ""),
+    }
+    for package in ("torch", "pytorch_lightning", "transformers"):
+        if package in sys.modules:
+            facts[package] = sys.modules[package].__version__
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        facts["gpu"] = sys.modules["torch"].cuda.get_device_name()
+    facts |= {f"dvc.dep.{path}": md5 for path, md5 in _locked_digests(set(inputs)).items()}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _locked_digests(paths: set[str]) -> dict[str, str]:
+    """Digests in dvc.lock, which DVC writes in place whenever a stage ends: a part of it is read again, or left be."""
+    lock = ROOT / "dvc.lock"
+    if not paths or not lock.exists():
+        return {}
+    import yaml
+
+    for _ in range(_READ_ATTEMPTS):
+        text = lock.read_text()
+        try:
+            stages = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+            outputs = [output for stage in stages.values() for output in stage.get("outs", ())]
+            found = {output["path"]: output["md5"] for output in outputs if output["path"] in paths and "md5" in output}
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+            text = None
+        if text == lock.read_text():
+            return found
+        time.sleep(0.02)
+    return {}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        finished = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return finished.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _peak_memory() -> dict[str, float]:
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    peak = {"peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        peak["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peak
+
+
+def _seconds_spent(folder: Path) -> float:
+    """Wall time of the earlier, interrupted runs of a record."""
+    meta, ended = read_json(folder / "meta.json"), read_json(folder / "status.json")
+    if not meta or ended:
+        return ended.get("wall_seconds", 0.0)
+    return meta["spent_seconds"] + max(_last_sign_of_life(folder) - meta["opened"], 0) / 1000
+
+
+def _last_sign_of_life(folder: Path) -> int:
+    return max((path.stat().st_mtime_ns for path in folder.glob("me*.json*")), default=0) // 1_000_000
+
+
+def _rank() -> int:
+    # The order is Lightning's: SLURM_PROCID is also set where SLURM starts a single process.
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next((rank for rank in ranks if rank), 0))
+
+
+def _claim(path: Path) -> BinaryIO:
+    """Open a file for appending, unbuffered (each line is one write), under a lock that dies with the process."""
+    file = path.open("ab", buffering=0)
+    for _ in range(_CLAIM_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return file
+    file.close()
+    raise OSError("another living process records this very run; this one records nothing")
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000

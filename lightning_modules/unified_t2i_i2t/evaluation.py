@@ -1,0 +1,204 @@
+"""How well one network describes images and draws them, from stored answers on the captioned world. Imports no torch.
+
+Captions are held against the references (CIDEr-D, BLEU-4, ROUGE-L), and read back and held against the scene. Pictures
+are read by a judge that had no part in the training of the network, nor in its reward, and held against what the
+caption says. What the judge sees in pictures decoded from the right codes is the ceiling of all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+from pydantic import Field
+
+from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.datasets.world.parsing import mark, parse
+from lightning_modules.ensembling.pools import over_seeds, seed_series
+from lightning_modules.metrics.captioning import CaptionScores, score_captions
+from lightning_modules.metrics.generation import clip_score, fd_world, scene_agreement
+from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run
+from lightning_modules.settings import Count
+
+Metrics = dict[str, float]
+PERCENT = 100
+CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
+NO_FID = "torch-fidelity was not installed where the pictures were drawn, see CONTRIBUTING.md, Dependencies"
+NO_CLIP = "published CLIP was not the scorer where the pictures were drawn, or its data named no captions to draw"
+
+
+def evaluate(
+    runs: Sequence[Run],
+    dataset: str,
+    *,
+    tokenizer: str,
+    attributes: dict[str, Count],
+    examples: Count,
+    tasks: Annotated[list[Literal["i2t", "t2i"]], Field(min_length=1)],
+    java: bool = False,
+) -> Evaluation:
+    """What the arm was trained for, per seed.
+
+    Args:
+        runs: the seeds of one arm, with the answers of `UnifiedGenerator.answers`.
+        dataset: first part of every metric's name.
+        tokenizer: of the captions: `world`, or the name of a published one.
+        attributes: that the judge reads, in its order, and how many values each has; empty without a judge, where
+            captions are held against references only, and pictures are measured as published (FID, CLIP score).
+        examples: rows of each gallery.
+        tasks: that the arm was trained for, captioning (`i2t`) and drawing (`t2i`); another one is not measured.
+        java: whether METEOR and SPICE are wanted, where they can be had.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    if not runs:
+        raise ValueError("there is no trained generator to evaluate: `dvc repro pretrain` trains them.")
+    words = world_tokenizer() if tokenizer == "world" else published_tokenizer(tokenizer)
+    metrics, missing = {}, {}
+    for run in runs:
+        answers = run.answers()
+        found = {"parameters": float(run.facts["parameters"])}
+        if "i2t" in tasks:
+            captions = _captions(answers, words, java)
+            found |= {name: captions.scores[name] for name in CAPTION_SCORES if name in captions.scores}
+            missing |= captions.not_computed
+            found |= _agreement(answers, words) if attributes else {}
+        if "t2i" in tasks and attributes:
+            found |= _pictures(answers, words, attributes)
+        elif "t2i" in tasks:
+            published = _published(answers)
+            found |= published
+            missing |= {name: why for name, why in (("fid", NO_FID), ("clip_score", NO_CLIP)) if name not in published}
+        metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
+    first, galleries = runs[0].answers(), []
+    if "t2i" in tasks and "pictures/told" in first:
+        galleries.append(_drawn(first, words, examples))
+    if "i2t" in tasks and attributes:
+        galleries.append(_described(first, words, examples))
+    return Evaluation(
+        metrics=metrics,
+        figures=[_consistency(metrics, dataset)] if "t2i" in tasks and attributes else [],
+        galleries=galleries,
+        not_computed=missing,
+    )
+
+
+def _captions(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool) -> CaptionScores:
+    said = dict(enumerate(tokenizer.decode(answers["captions"])))
+    known = {
+        row: tokenizer.decode(ids[:count])
+        for row, (ids, count) in enumerate(zip(answers["references"], answers["num_references"], strict=True))
+    }
+    return score_captions(said, known, java=java)
+
+
+def _agreement(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:
+    agreement = scene_agreement(parse(tokenizer.decode(answers["captions"])), _scenes(answers))
+    return {f"scene_{name}_percent": PERCENT * agreement[name] for name in ("precision", "recall", "exact")}
+
+
+def _scenes(answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix("scene/"): values for name, values in answers.items() if name.startswith("scene/")}
+
+
+def _pictures(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, attributes: Mapping[str, int]) -> Metrics:
+    asked, named = answers["labels"], parse(tokenizer.decode(answers["loose"]))
+    found = {}
+    for name in ("real", "decoded", "told"):
+        seen = answers[f"seen/{name}"]
+        there = asked[..., 0] < next(iter(attributes.values()))
+        found[f"{name}_right_percent"] = PERCENT * float((seen == asked).all((1, 2)).mean())
+        found[f"{name}_attributes_percent"] = PERCENT * float((seen == asked)[there].mean())
+    for steps in _steps(answers):
+        shown = consistent(answers[f"seen/loose-{steps}"], named, attributes)
+        found[f"consistent_{steps}_steps_percent"] = PERCENT * float(shown.mean())
+    distance = fd_world(answers["features/told"], answers["features/real"])
+    return found | {name: value for name, value in distance.items() if name != "fd_world_samples"}
+
+
+def _published(answers: Mapping[str, np.ndarray]) -> Metrics:
+    found = {"fid": float(answers["fid"][0])} if "fid" in answers else {}
+    return found | ({"clip_score": clip_score(answers["clip_logits"])} if "clip_logits" in answers else {})
+
+
+def _steps(answers: Mapping[str, np.ndarray]) -> list[int]:
+    return sorted(int(name.removeprefix("seen/loose-")) for name in answers if name.startswith("seen/loose-"))
+
+
+def consistent(
+    seen: Int[np.ndarray, "pictures places attributes"],
+    named: Mapping[str, Int[np.ndarray, "pictures things"]],
+    attributes: Mapping[str, int],
+) -> Bool[np.ndarray, " pictures"]:
+    """Whether everything that a caption names is in its picture exactly once, wherever it is.
+
+    Where places of a picture are filled without regard to one another, a thing is drawn in two corners, or in none.
+
+    Args:
+        seen: what is at each place; the number of values where nothing is.
+        named: attribute -> what is said of each thing; -1 where nothing is said.
+        attributes: in the order of `seen`, with their numbers of values.
+    """
+    said = np.stack([named[name] for name in attributes], axis=-1)
+    there = (said >= 0).any(-1)
+    matches = ((said[:, :, None] == seen[:, None]) | (said[:, :, None] < 0)).all(-1)
+    return ((matches.sum(-1) == 1) | ~there).all(-1) & there.any(-1)
+
+
+def _consistency(metrics: Mapping[int, Metrics], dataset: str) -> Figure:
+    names = sorted(
+        (name for name in next(iter(metrics.values())) if "/consistent_" in name),
+        key=lambda name: int(name.split("_")[-3]),
+    )
+    values = np.stack([over_seeds(metrics, name) for name in names], axis=1)
+    steps = [int(name.split("_")[-3]) for name in names]
+    return Figure(
+        id="steps",
+        title=f"Pictures in which each named thing is there once ({dataset})",
+        caption="Captions do not say where things are; the more steps, the more a place knows of the others.",
+        x_label="steps of mask-predict",
+        y_label="consistent pictures, %",
+        x_scale="log",
+        series=[seed_series("mask-predict", "line", steps, values)],
+    )
+
+
+def _drawn(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples: int) -> Gallery:
+    captions = tokenizer.decode(answers["told"][:examples])
+    return Gallery(
+        id="drawn",
+        title="Captions in, pictures out",
+        caption="Test captions of one seed. What is decoded is the real picture, through codebook and decoder.",
+        rows=[
+            [
+                Exhibit("caption", text=[(caption, None)]),
+                *(
+                    Exhibit(label, picture=Picture.of(answers[f"pictures/{name}"][row], f"{label}: {caption}"))
+                    for name, label in (("told", "drawn"), ("decoded", "decoded"), ("real", "real"))
+                    if f"pictures/{name}" in answers
+                ),
+            ]
+            for row, caption in enumerate(captions)
+        ],
+    )
+
+
+def _described(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples: int) -> Gallery:
+    scenes, rows = _scenes(answers), []
+    for row, caption in enumerate(tokenizer.decode(answers["captions"][:examples])):
+        truth = tokenizer.decode(answers["told"][row : row + 1])[0]
+        pieces = mark(caption, {name: values[row] for name, values in scenes.items()})
+        rows.append(
+            [
+                Exhibit("real", picture=Picture.of(answers["pictures/real"][row], truth)),
+                Exhibit("caption", text=pieces),
+                Exhibit("reference", text=[(truth, None)]),
+            ]
+        )
+    return Gallery(
+        id="described",
+        title="Pictures in, captions out",
+        caption="Test pictures of one seed; words that agree with the scene, and words that do not.",
+        rows=rows,
+    )

@@ -1,0 +1,232 @@
+"""Trains what makes grid features, ids and pixels of images (see `image_side`), before a generator uses it.
+
+First the backbone learns to name what is where, as a detector's does; beside it learn the text-image scorer and the
+judge, each on its own. Then the codebook is fitted to the backbone's features and all that is frozen. The image decoder
+learns against a discriminator to draw an image from the centroids of its features (X-LXMERT, 2009.11278): hinge loss,
+features of discriminator and backbone matched, codes recognised by an auxiliary classifier. Pixels have weight 0.
+
+Read `ImageSideTraining.training_step` first.
+
+X-LXMERT compares features of an ImageNet ResNet-50; here those of the backbone. It steps generator and discriminator in
+turns, on the images that the generator drew before its step: with both gradients taken before either step, as here, the
+steps are the same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from pydantic import Field
+from pytorch_lightning import LightningDataModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
+from lightning_modules.settings import Count, Natural, NonNegative
+from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
+from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
+
+
+class ImageSideRecipe(TransformerRecipe):
+    """`lr` and `betas` are those of backbone, scorer and judge; weights of the two players are not decayed."""
+
+    generator_lr: NonNegative
+    generator_betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
+    discriminator_lr: NonNegative
+
+
+class ImageSideTraining(PaperModule):
+    """Two phases of one training.
+
+    Args:
+        images: arguments of `ImageSide`.
+        discriminator_dim: channels of the discriminator.
+        reading_epochs: of the first phase; 0 where the data have features of their own.
+        gan: weight of the adversarial loss; `matching` of the discriminator's features, `perception` of the backbone's,
+            `recognition` of the codes, `reconstruction` of the pixels.
+
+    Raises:
+        ValueError: there is a backbone and no epoch for it to learn, or the reverse.
+    """
+
+    recipe_form = ImageSideRecipe
+
+    def __init__(
+        self,
+        *,
+        images: dict,
+        discriminator_dim: Count,
+        reading_epochs: Natural,
+        gan: NonNegative = 1.0,
+        matching: NonNegative = 10.0,
+        perception: NonNegative = 10.0,
+        recognition: NonNegative = 1.0,
+        reconstruction: NonNegative = 0.0,
+    ):
+        super().__init__()
+        self.images = ImageSide(**images)
+        if (self.images.reader is None) != (reading_epochs == 0):
+            raise ValueError(
+                f"reading_epochs ({reading_epochs}) must be 0 without a backbone of our own, and more with one."
+            )
+        self.discriminator = SpadeDiscriminator(
+            grid=self.images.grid,
+            image_size=self.images.image_size,
+            dim=discriminator_dim,
+            feature_dim=self.images.feature_dim,
+            codebook_size=self.images.codebook_size,
+        )
+        self.reading_epochs = reading_epochs
+        self.weights = {
+            "gan": gan,
+            "matching": matching,
+            "perception": perception,
+            "recognition": recognition,
+            "reconstruction": reconstruction,
+        }
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
+        """Learn to see, or learn to draw."""
+        if self.current_epoch >= self.reading_epochs:
+            return self.drawing(batch)
+        return self.reading(batch) + sum(parameter.sum() * 0 for parameter in self.players())
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Who does not play yet takes no step: Adam would count it and make the first real one twenty times as long."""
+        if self.current_epoch < self.reading_epochs:
+            for parameter in self.players():
+                parameter.grad = None
+
+    def on_train_epoch_start(self) -> None:
+        """Between the phases: fit the codebook and freeze what it rests on."""
+        if self.current_epoch < self.reading_epochs:
+            return
+        for part in self.readers():
+            part.requires_grad_(False)
+        if self.current_epoch == self.reading_epochs:
+            data = self.trainer.datamodule
+            batches = (
+                self.images.features({name: x.to(self.device) for name, x in batch.items()})
+                for batch in data.evaluation_batches("train")
+            )
+            total = len(data.columns["train"]["ids"]) * self.images.grid**2
+            codebook = fit_codebook(batches, total=total, size=self.images.codebook_size, seed=data.seed)
+            self.images.codebook.copy_(codebook)
+
+    def readers(self) -> list[nn.Module]:
+        """What is trained in the first phase."""
+        return [part for part in (self.images.reader, self.images.judge, self.images.scorer) if part is not None]
+
+    def players(self) -> Iterator[nn.Parameter]:
+        """What is trained in the second phase."""
+        yield from self.images.decoder.parameters()
+        yield from self.discriminator.parameters()
+
+    def reading(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Attributes at each place, by the backbone's reader and by the judge; captions told apart by the scorer."""
+        images, texts = pixels(batch["images"]), batch["references"]
+        which = torch.randint(texts.shape[1], (len(texts),), device=texts.device) % batch["num_references"]
+        texts = texts[torch.arange(len(texts), device=texts.device), which]
+        terms = {
+            "pretrain/read": attributes_loss(self.images.reader(images), batch["scene"]),
+            "pretrain/judge": attributes_loss(self.images.judge(images), batch["scene"]),
+        }
+        if self.images.scorer is not None:
+            logits = self.images.scorer.logits(images, texts)
+            own = torch.arange(len(logits), device=logits.device)
+            terms["pretrain/scorer"] = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        self.log_terms(terms)
+        return sum(terms.values())
+
+    def drawing(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """The sum of both players' losses; neither's gradient reaches the other."""
+        codes = self.images.codes(self.images.features(batch))
+        real = 2 * pixels(batch["images"]) - 1
+        centroids = rearrange(self.images.codebook[codes], "b (h w) d -> b d h w", h=self.images.grid)
+        codes = rearrange(codes, "b (h w) -> b h w", h=self.images.grid)
+        drawn = self.images.decoder(centroids)
+        with frozen(self.discriminator):
+            terms = self.generator_terms(drawn, real, codes)
+        terms["pretrain/discriminator"] = self.discriminator_loss(drawn.detach(), real, codes)
+        self.log_terms(terms)
+        names = {"pretrain/" + name: weight for name, weight in self.weights.items()}
+        return sum(names.get(name, 1.0) * term for name, term in terms.items())
+
+    def generator_terms(
+        self, drawn: Float[Tensor, "b 3 h w"], real: Float[Tensor, "b 3 h w"], codes: Int[Tensor, "b grid grid"]
+    ) -> dict[str, Tensor]:
+        """Look real, with the right codes, and like the real image to discriminator and backbone."""
+        score, recognised, maps = self.discriminator(drawn)
+        with torch.no_grad():
+            _, _, right = self.discriminator(real)
+        terms = {
+            "pretrain/gan": -score.mean(),
+            "pretrain/matching": matched(maps, right),
+            "pretrain/recognition": F.cross_entropy(recognised, codes),
+            "pretrain/reconstruction": F.smooth_l1_loss(drawn, real),
+        }
+        if self.images.reader is not None:
+            see = self.images.reader.backbone.maps
+            with torch.no_grad():
+                seen = see((real + 1) / 2)
+            terms["pretrain/perception"] = matched(see((drawn + 1) / 2), seen)
+        return terms
+
+    def discriminator_loss(
+        self, drawn: Float[Tensor, "b 3 h w"], real: Float[Tensor, "b 3 h w"], codes: Int[Tensor, "b grid grid"]
+    ) -> Float[Tensor, ""]:
+        """Hinge loss, and the codes of both images."""
+        losses = []
+        for images, sign in ((drawn, 1), (real, -1)):
+            score, recognised, _ = self.discriminator(images)
+            losses.append(F.relu(1 + sign * score).mean())
+            losses.append(self.weights["recognition"] * F.cross_entropy(recognised, codes))
+        return sum(losses)
+
+    def parameter_groups(self) -> list[dict]:
+        """The two players have rates of their own; the discriminator has no momentum (beta 1 = 0)."""
+        readers = [p for part in self.readers() for p in part.parameters() if p.requires_grad]
+        both = (
+            (self.images.decoder, self.recipe["generator_lr"], self.recipe["generator_betas"]),
+            (self.discriminator, self.recipe["discriminator_lr"], (0.0, 0.999)),
+        )
+        groups = [{"params": readers}] + [
+            {"params": list(player.parameters()), "lr": lr, "betas": tuple(betas), "weight_decay": 0.0}
+            for player, lr, betas in both
+        ]
+        return [group for group in groups if group["params"]]
+
+    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+        """None: what it makes is judged with the generator that uses it."""
+        return {}
+
+    def export(self) -> dict[str, Tensor]:
+        """All but the discriminator, and published weights, which need not be stored again."""
+        return self.images.state_dict()
+
+
+def attributes_loss(
+    logits: list[Float[Tensor, "batch places _"]], scene: Int[Tensor, "batch places attributes"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of all attributes at all places."""
+    losses = [F.cross_entropy(each.flatten(0, 1), scene[..., i].flatten()) for i, each in enumerate(logits)]
+    return torch.stack(losses).mean()
+
+
+def matched(maps: list[Tensor], targets: list[Tensor]) -> Float[Tensor, ""]:
+    """Smooth L1 between the maps of two images, summed over layers."""
+    return sum(F.smooth_l1_loss(ours, theirs) for ours, theirs in zip(maps, targets, strict=True))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradient for a module's parameters, while there is one through it."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

@@ -1,0 +1,196 @@
+import json
+import logging
+import os
+
+import pytest
+import torch
+
+from lightning_modules import settings
+from lightning_modules.datamodules.labelled import Portion
+from lightning_modules.datamodules.video_file_texts import VideoFileBatches
+from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
+from lightning_modules.datasets.video import corpora
+from tests.datasets.test_tokenizers import bert_folder
+from tests.datasets.videos import encode, numbers
+
+VIDEOS, WORDS = 13, ("red", "circle", "left", "moving")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A copy of a corpus of clips of 12 frames, its index, and a tokenizer."""
+    path = tmp_path_factory.mktemp("corpus")
+    (path / "tokenizer").mkdir()
+    bert_folder(path / "tokenizer")
+    names = [f"video{number}" for number in range(VIDEOS)]
+    for number, name in enumerate(names):
+        encode(path / f"mirror/toy/videos/{name}.mp4", 12, size=(32 + 16 * (number % 2), 32))
+    sentences = [{"video_id": name, "caption": f"a {WORDS[number % 4]} circle {number}"}
+                 for number, name in enumerate(names)]  # fmt: skip
+    more = [{"video_id": name, "caption": "red"} for name in names]
+    for file, said in (("one.json", sentences), ("two.json", sentences + more)):
+        (path / f"mirror/toy/{file}").write_text(json.dumps({"sentences": said}))
+    split = {"auxiliary": None, "videos": None, "rows": VIDEOS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over `mirror`
+        corpora.prepare(
+            path / "index",
+            name="toy",
+            corpus="msr_vtt",
+            splits={"train": {"annotations": "two.json", **split}, "test": {"annotations": "one.json", **split}},
+            suffix=".mp4",
+            videos="videos",
+            lists={},
+            list_mirrors=[],
+            list_cache=str(path / "cache"),
+            mirror=str(path / "mirror"),
+            cache=str(path / "cache"),
+            max_left_out=0.0,
+        )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: [])  # no workers, unless a test wants them
+
+
+def data(home, seed=3, **changes):
+    values = {
+        "splits": {"train": {"source": "train", "rows": None}, "test": {"source": "test", "rows": None}},
+        "sources": ["caption"],
+        "tokenizer": str(home / "tokenizer"),
+        "text_length": 8,
+        "frames": 4,
+        "image_size": 16,
+        "batch_size": 4,
+        "evaluation_batch_size": 5,
+        "mirror": str(home / "mirror"),
+        "max_broken": 0.02,
+    } | changes
+    block = {"_target_": "lightning_modules.datamodules.video_file_texts.VideoFileTexts", **values}
+    return settings.bind(block, "conf/system/toy.yaml: data", folder=home / "index", seed=seed)()
+
+
+def loaded(data, epoch=0):
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def same(batches, others):
+    return all(a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+               for a, b in zip(batches, others, strict=True))  # fmt: skip
+
+
+def test_evaluation_has_the_videos_in_order_and_their_even_frames(home):
+    found = data(home)
+    batches = list(found.evaluation_batches("test"))
+    assert [tuple(batch["video"].shape) for batch in batches] == [(n, *found.video_shape) for n in (5, 5, 3)]
+    assert batches[0]["video"].dtype == torch.uint8
+    for clip in torch.cat([batch["video"] for batch in batches]):
+        assert numbers(clip.permute(1, 2, 3, 0).numpy()) == [0, 3, 7, 11]
+    said = found.tokenizer.decode(torch.cat([batch["caption_token_ids"] for batch in batches]).numpy())
+    assert [sentence.split()[1] for sentence in said[:3]] == ["red", "circle", "left"[:4]]
+    assert all(batch["broken"] == 0 for batch in batches)
+
+
+def test_with_auxiliary_captions_the_middle_frame_comes_too(home):
+    clips = data(home).clips("test")
+    clips = clips._replace(texts={"auxiliary": clips.texts["caption"]})
+    found = clips.read(3, lambda total: torch.arange(2).numpy(), sentence=0)
+    assert numbers(found["images"][None].numpy()) == [6] and numbers(found["video"].numpy()) == [0, 1]
+    assert "auxiliary_token_ids" in found
+
+
+def test_training_batches_depend_on_seed_epoch_and_step_alone(home):
+    first, again, later = loaded(data(home)), loaded(data(home)), loaded(data(home), epoch=1)
+    assert len(first) == VIDEOS // 4
+    assert same(first, again) and not same(first, later) and not same(first, loaded(data(home, seed=4)))
+    assert data(home).train_dataloader().dataset[1, 2]["video"].equal(later[2]["video"])
+
+
+def test_workers_change_nothing(home, monkeypatch):
+    alone = loaded(data(home))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: [0, 1])
+    assert data(home).train_dataloader().num_workers == 2
+    assert same(alone, loaded(data(home)))
+
+
+def test_training_frames_are_jittered_and_sentences_drawn(home):
+    found = data(home, batch_size=13)
+    batches = [loaded(found, epoch)[0] for epoch in range(6)]
+    frames = [numbers(clip.permute(1, 2, 3, 0).numpy()) for batch in batches for clip in batch["video"]]
+    assert {shown[0] for shown in frames} == {0, 1, 2, 3, 4} and {shown[-1] for shown in frames} == {7, 8, 9, 10, 11}
+    lengths = torch.cat([batch["caption_attention_mask"].sum(1) for batch in batches])
+    assert 0.25 < (lengths == 3).float().mean() < 0.75  # the second sentence is one word
+
+
+def test_processes_and_accumulated_batches_share_a_step(home):
+    settings = {"seed": 3, "frames": 2, "batch_size": 6, "max_broken": 0.0}
+    whole, *parts = (VideoFileBatches(data(home).clips("train"), portion=Portion(*of), **settings)
+                     for of in ((0, 1, 1), (0, 2, 1), (1, 2, 1), (0, 1, 3)))  # fmt: skip
+    assert [len(batches) for batches in (whole, *parts)] == [2, 2, 2, 6]
+    halves, thirds = [parts[rank][0, 1] for rank in range(2)], [parts[2][0, 3 + place] for place in range(3)]
+    for batches in (halves, thirds):
+        assert torch.cat([batch["video"] for batch in batches]).equal(whole[0, 1]["video"])
+    with pytest.raises(ValueError, match=r"batch_size \(14\) must be between 1 and the number of videos \(13\)"):
+        VideoFileBatches(data(home).clips("train"), **settings | {"batch_size": 14})
+
+
+def test_what_replaces_a_broken_video_is_in_no_other_batch_of_the_step(home):
+    batches = [VideoFileBatches(data(home).clips("train"), seed=3, frames=2, batch_size=4, max_broken=0.0,
+                                portion=Portion(rank, 2)) for rank in range(2)]  # fmt: skip
+    for each in batches:
+        each[0, 1]
+    candidates = [list(each._candidates(1)) for each in batches]
+    assert [len(rows) for rows in candidates] == [2 + 5, 2 + 4]
+    assert sorted(candidates[0] + candidates[1]) == list(range(VIDEOS))
+
+
+@pytest.fixture
+def broken(home):
+    """One video is cut off while the test runs."""
+    path = home / "mirror/toy/videos/video5.mp4"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    yield path
+    path.write_bytes(whole)
+
+
+def test_a_broken_video_is_replaced_while_training_counted_and_logged(home, broken, caplog):
+    with caplog.at_level(logging.WARNING):
+        batches = loaded(data(home))
+    assert [len(batch["video"]) for batch in batches] == [4, 4, 4]
+    assert sum(batch["broken"].item() for batch in batches) == 1
+    assert "video5.mp4 cannot be decoded" in caplog.text
+    for batch in batches:
+        assert batch["video"].float().std(dim=(1, 2, 3, 4)).min() > 10  # frames of all brightnesses, no black clip
+        assert len(batch["video"].flatten(1).unique(dim=0)) == 4
+    assert same(batches, loaded(data(home)))
+
+
+def test_a_broken_video_is_left_out_of_evaluation(home, broken):
+    batches = list(data(home).evaluation_batches("test"))
+    assert [len(batch["video"]) for batch in batches] == [5, 4, 3]
+    assert [batch["broken"].item() for batch in batches] == [0, 1, 0]
+
+
+def test_too_many_broken_videos_end_the_work(home, broken):
+    with pytest.raises(ValueError, match=r"videos are broken, more than max_broken \(0.0\) allows"):
+        list(data(home, max_broken=0.0).evaluation_batches("test"))
+    with pytest.raises(ValueError, match=r"videos are broken, more than max_broken \(0.0\) allows"):
+        [batch for epoch in range(3) for batch in loaded(data(home, max_broken=0.0), epoch)]
+
+
+def test_what_cannot_be_used_is_refused(home):
+    with pytest.raises(ValueError, match=r"13 of 13 videos of split 'train' have no subtitle, the first is video0.mp4"):
+        data(home, sources=["caption", "subtitle"]).train_dataloader()
+    with pytest.raises(ValueError, match=r"videos of split 'val' have several sentences"):
+        next(data(home, splits={"val": {"source": "train", "rows": 4}}).evaluation_batches("val"))
+    with pytest.raises(ValueError, match="there is no split 'train'"):
+        data(home, splits={"test": {"source": "test", "rows": None}}).train_dataloader()
+    with pytest.raises(DataUnavailable, match=f"(?s)toy: videos could not be had.*{MIRROR_VARIABLE}"):
+        data(home, mirror=None).clips("train")
+    assert data(home).num_classes is None

