@@ -209,7 +209,7 @@ def test_the_page_tells_post_hoc_claims_p_values_and_what_survives_holms_correct
     assert "except in 1 of the 5 judged claims: these are marked post hoc" in text
     assert "Changed after seed 7 had been seen." in text
     assert "at most 0.25 of 5" in text
-    assert "Of 5 judged claims at most 0.25 are to be expected false." in text
+    assert "5 claims are judged here. At most 0.25 of them are expected to be false." in text
     survive = page.count(ledger, "verdict_holm")
     assert f"All papers 5 0.25 1 {survive['shown']} {survive['refuted']} {survive['undecided']}" in text
 
@@ -226,7 +226,7 @@ def test_a_page_without_post_hoc_claims_says_so_and_counts_are_told_as_facts(pro
     text = " ".join("".join(reader.text).split())
     assert [row["exact"] for row in ledger[:2]] == [False, True]
     assert "its margin, too, were fixed before the first test number" in text
-    assert "at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
+    assert "here of at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
     assert "none: both sides are the same for every seed" in text
 
 
