@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from lightning_modules.metrics.classification import seed_interval
+from lightning_modules.settings import complaint
 
 CONFIDENCE = 0.95
 ALPHA = round(1 - CONFIDENCE, 6)
@@ -193,20 +194,14 @@ def load_facts(path: Path) -> Facts:
 
 
 def _complaint(path: Path, document: Any, problem: Mapping[str, Any]) -> str:
-    """One problem that pydantic found, in the words of someone who edits the file."""
-    where, place = str(path), list(problem["loc"])
-    if place[:1] == ["claims"] and len(place) > 1:
-        claim = document["claims"][place[1]]
-        name = claim.get("id") if isinstance(claim, dict) else None
-        where, place = f"{where}: claim {name or f'number {place[1] + 1}'}", place[2:]
-    field = ".".join(str(part) for part in place) or "as a whole"
-    if problem["type"] == "missing":
-        return f"{where}: {field}: missing, expected a value"
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: {field}: unknown key (value {problem['input']!r}), expected only keys of the schema"
-    given = "" if place in ([], ["claims"]) else f" is {problem['input']!r}"
+    """One problem that pydantic found, with the claim that it lies in."""
+    where, given, place, form = str(path), document, problem["loc"], Facts
+    if place[:1] == ("claims",) and len(place) > 1:
+        given, place, form = document["claims"][place[1]], place[2:], Claim
+        name = given.get("id") if isinstance(given, dict) else None
+        where = f"{path}: claim {name or problem['loc'][1] + 1}"
     hint = " (put it in quotes)" if problem["type"] == "string_type" else ""
-    return f"{where}: {field}{given}: {problem['msg'].removeprefix('Value error, ')}{hint}"
+    return complaint(where, given, {**problem, "loc": place}, form.model_fields) + hint
 
 
 def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
