@@ -2,7 +2,7 @@
 
 An asynchronous study depends on who finishes first. Here a suggestion sees all trials of the batches before it and
 nothing else, and each batch has a sampler seeded by the number of trials so far, so the result is a pure function of
-the settings and the search. What was evaluated is remembered on disk: after a kill the study is asked again, answers
+the settings and the search. What was evaluated is remembered on disk: after a kill the study is asked again, predictions
 come from there, and only what was running is lost.
 """
 
@@ -114,7 +114,7 @@ def _read(path: Path) -> Outcome:
 
 @contextmanager
 def _evaluators(search: CachedSearch, workers: int) -> Iterator[Callable[[list[Configuration]], Iterator[Outcome]]]:
-    """A `map` of the search's evaluation, in this process or in forked ones that already hold the answers."""
+    """A `map` of the search's evaluation, in this process or in forked ones that already hold the predictions."""
     if workers == 1:
         yield lambda configs: map(search.evaluate, configs)
         return

@@ -1,6 +1,6 @@
 """The mirror: one background process per repository that sends run records to MLflow.
 
-    python -m lightning_modules.tracking.mirror            follow the records until all are sent and nothing runs any more
+    python -m lightning_modules.tracking.mirror            follow the records until all are sent and nothing runs
     python -m lightning_modules.tracking.mirror --flush    send everything now, in the foreground (`make sync`)
 
 Every point arrives exactly once, whoever is killed and whenever:

@@ -9,7 +9,7 @@ Every fact of a run is first a local file under `<root>/.scratch/runs/<experimen
     artifacts/      files
     status.json     how it ended; missing while it runs, and for ever if its process was killed
 
-MLflow is a mirror of these files, sent by one background process per repository (`lightning_modules.tracking.mirror`), which
+MLflow is a mirror of these files, sent by one background process per repository (`tracking.mirror`), which
 the first open record starts, unless REPRISE_TRACKING=local (records only: tests). Whether MLflow answers, sleeps or
 burns is nothing that a training process can notice.
 
