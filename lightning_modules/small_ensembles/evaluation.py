@@ -1,7 +1,7 @@
 """When Ensembling Smaller Models is More Efficient than Single Large Models (Kondratyuk et al., arXiv 2005.00570).
 
-In go the stored predictions of several independently trained copies of each width of one family, out comes whether k small
-copies beat one larger network at the same total MACs. It works where the remaining error of a network is mostly
+In go the stored predictions of several independently trained copies of each width of one family, out comes whether k
+small copies beat one larger network at the same total MACs. It works where the remaining error of a network is mostly
 variance, which averaging removes, and fails where the network is too small to fit the data. Read
 `Study.equal_macs` first.
 

@@ -2,7 +2,7 @@
 
 An asynchronous study depends on who finishes first. Here a suggestion sees all trials of the batches before it and
 nothing else, and each batch has a sampler seeded by the number of trials so far, so the result is a pure function of
-the settings and the search. What was evaluated is remembered on disk: after a kill the study is asked again, predictions
+the settings and the search. What was evaluated is remembered on disk: after a kill the study is asked again, answers
 come from there, and only what was running is lost.
 """
 

@@ -1,4 +1,4 @@
-"""How well one network describes images and draws them, from stored predictions on the captioned world. Imports no torch.
+"""How well one network describes images and draws them, from stored predictions. Imports no torch.
 
 Captions are held against the references (CIDEr-D, BLEU-4, ROUGE-L), and read back and held against the scene. Pictures
 are read by a judge that had no part in the training of the network, nor in its reward, and held against what the
