@@ -179,9 +179,9 @@ def train_seed(job: Job, position: int) -> None:
         trainer = fit(module, data, job, record, position)
         if not trainer.is_global_zero:
             return
-        answers = module.answers(data, trainer.strategy.root_device)
+        predictions = module.predictions(data, trainer.strategy.root_device)
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
-        _write_outputs(job, module, answers, metrics, record)
+        _write_outputs(job, module, predictions, metrics, record)
         record.summary(metrics)  # after the history was written: a summary is no step
         record.machine(module.machine_facts(data))
 
@@ -301,13 +301,13 @@ class ResumeCheckpoint(Callback):
 def _write_outputs(
     job: Job,
     module: PaperModule,
-    answers: dict[str, torch.Tensor],
+    predictions: dict[str, torch.Tensor],
     metrics: dict[str, float],
     record: "records.RunRecord",
 ) -> None:
     with replace_folder(job.folder / "outputs") as out:
         digests = {}
-        for name, tensors in (("weights", module.export()), ("answers", answers)):
+        for name, tensors in (("weights", module.export()), ("predictions", predictions)):
             path = out / f"{name}.safetensors"
             path.write_bytes(save(tensors))
             digests[f"{name}_sha256"] = sha256(path)

@@ -200,7 +200,7 @@ class ImageSideTraining(PaperModule):
         ]
         return [group for group in groups if group["params"]]
 
-    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """None: what it makes is judged with the generator that uses it."""
         return {}
 
