@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from stages import sources
+from stages.plan import PRESETS, load_plan
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_modules"
@@ -25,8 +26,6 @@ ORDER = [
     set(STEMS),
     {"stages"},
 ]
-# The papers whose arms the systems without a paper's name train.
-SYSTEMS = {"classifier": "maskalign", "image_side": "unified_t2i_i2t", "masked_autoencoder": "maskalign"}
 ALWAYS_SHARED = {
     "metrics": "numbers of different papers must be comparable",
     "datasets": "a data set belongs to no paper",
@@ -128,9 +127,11 @@ def reached(roots: Iterable[Path], through_papers: bool) -> set[Path]:
 def users() -> dict[Path, set[str]]:
     """Who uses each project file: papers by their folders and systems, and what every paper runs through."""
     roots: dict[str, list[Path]] = {stem: list((PACKAGE / stem).glob("*.py")) for stem in STEMS}
-    for file in (ROOT / "conf/system").glob("*/*.yaml"):
-        system = file.parent.name
-        roots[SYSTEMS.get(system, system)] += sources.targets(yaml.safe_load(file.read_text()))
+    for preset in PRESETS:
+        plan = load_plan(preset)
+        for row in [*plan.pretrain.values(), *plan.finetune.values(), *plan.evaluate.values()]:
+            file = ROOT / f"conf/system/{row.system}/{preset}.yaml"
+            roots[row.paper] += sources.targets(yaml.safe_load(file.read_text()))
     found: dict[Path, set[str]] = {}
     for stem, files in roots.items():
         for path in reached(files, through_papers=True):
