@@ -1,4 +1,4 @@
-"""What a process owes its parent."""
+"""How a child process ends with its parent."""
 
 import ctypes
 import signal
