@@ -1,11 +1,15 @@
-"""Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/."""
+"""Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/.
+
+With `--seed N` train this seed alone into the seed store (`lightning_modules/seed_store.py`), and write no output of
+the stage: the call without it takes from the store what is there.
+"""
 
 from stages.plan import ROOT, compose, load_plan, run_stage, stage_arguments, trainer_name
 
 
 def main() -> None:
     """Compose, then hand over to `training.train_arm`."""
-    arguments = stage_arguments("arm")
+    arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.plan)
     row = plan.row("pretrain", arguments.arm)
     config = compose(
@@ -22,6 +26,7 @@ def main() -> None:
         system=row.system,
         preset=plan.preset,
         seeds=plan.seeds_of(row),
+        only=arguments.seed,
         dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
         sources=ROOT / "data/sources" / plan.preset / f"pretrain.{row.system}.json",
         start=runs / row.start / "pretrain" if row.start else None,

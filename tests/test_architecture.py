@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lightning_modules"
 STEMS = sorted(path.stem for path in PACKAGE.glob("*.yaml"))
 # Who may import whom: a layer may import those before it.
 SHARED = {"layers", "losses", "metrics", "datasets"}
-HELPERS = {"files", "processes", "runs", "settings", "tracking", "mirror"}
+HELPERS = {"files", "processes", "runs", "seed_store", "settings", "tracking", "mirror"}
 ORDER = [HELPERS, SHARED | {"pretrained"}, {"base", "run_logger", "training"}, {"tasks"}, set(STEMS), {"stages"}]
 
 
