@@ -11,6 +11,19 @@ from pathlib import PurePath
 
 import psutil
 
+# What trainings import, for a server that they are forked from: nine CPU seconds. Most of them are Lightning's, which
+# imports torch._dynamo and torchmetrics, and with it transformers, scipy.signal and matplotlib, used or not. Imported
+# under PRELOAD_ENVIRONMENT they start no thread and touch no CUDA, so that the server can be forked.
+PRELOAD = (
+    "lightning_modules.training",
+    "hydra",
+    "jaxtyping",
+    "omegaconf",
+    "pyarrow.dataset",
+    "torch.profiler",
+    "transformers.models.clip.modeling_clip",
+)
+PRELOAD_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 FORCE = re.compile(r"--f[a-z-]*|-[A-Za-z]*f.*")  # what can be the option, so that DVC's parser is seldom needed
 
 

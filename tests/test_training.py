@@ -350,6 +350,25 @@ def test_what_a_resumed_run_could_not_have_is_refused(arm, monkeypatch):
         arm.train(0)
 
 
+def test_what_a_server_preloads_is_all_that_a_training_imports_and_starts_no_thread():
+    code = f"""
+import importlib, os, sys
+for name in {processes.PRELOAD!r}:
+    importlib.import_module(name)
+import torch
+from lightning_modules.tasks import members
+from stages.plan import compose
+before = set(sys.modules)
+compose("tiny", system="committees", trainer="cpu")
+print(os.listdir("/proc/self/task") == [str(os.getpid())], torch.cuda.is_initialized(), len(set(sys.modules) - before))
+"""
+    environment = {**os.environ, **processes.PRELOAD_ENVIRONMENT, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    started_none, cuda, late = done.stdout.split()
+    assert (started_none, cuda) == ("True", "False"), done.stderr
+    assert int(late) < 20
+
+
 # --- force ------------------------------------------------------------------------------------------------------------
 
 
