@@ -79,5 +79,5 @@ lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/pip-compile --quiet --extra dev --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 	@sed -i -e '/^#/d' -e 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
 
-clean:  ## remove what the pipeline made (not DVC's cache, MLflow's runs or downloads)
-	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/logs
+clean:  ## remove what the pipeline made and the store of trained seeds (not DVC's cache, MLflow's runs or downloads)
+	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/seeds .scratch/logs
