@@ -1,27 +1,25 @@
 """Bring the pipeline up to date, stages side by side, and print the claims: what `make repro` runs.
 
-DVC owns the graph, the hashes and the cache: every stage is one `dvc --wait-for-lock repro -s STAGE`, started when
-what it needs is done (`dvc repro` itself runs one stage at a time). Where a data set is not to be had on this machine,
-the stages that need it are left out and the report says so.
+DVC owns the graph, the hashes and the cache; `stages.runner` keeps its books and runs the commands (`dvc repro` itself
+runs one stage at a time). Where a data set is not to be had on this machine, the stages that need it are left out and
+the report says so.
 """
 
 import argparse
 import os
-import queue
 import shlex
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import networkx
-from tqdm import tqdm
-
-from lightning_modules.files import ROOT, replace_file, scratch
+from lightning_modules.files import ROOT, scratch
 from stages.plan import Plan, check, load_plan, run_stage, trainer_name
+
+if TYPE_CHECKING:
+    import networkx
 
 ORDER = (
     "sources",
@@ -33,20 +31,6 @@ ORDER = (
     "sweep",
     "report",
 )  # first claims soon
-BUSY = "is busy, it is being blocked"  # DVC's own word for a clash on shared outputs: an instant error, so we try again
-TRIES = 8
-
-
-def stage_graph(plan: Plan) -> tuple[networkx.DiGraph, set[str]]:
-    """DVC's stages of this plan (edges point to what a stage needs), and those that are not up to date."""
-    from dvc.repo import Repo
-
-    with Repo(str(ROOT)) as repo:
-        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in repo.index.graph})
-        mine = {name for name in graph if name.rpartition(":")[0] == dvc_file(plan)}
-        stale = {name for name, changes in repo.status(targets=sorted(mine)).items() if changes}
-    graph = networkx.DiGraph(graph.subgraph(mine))
-    return graph, stale | set().union(*(networkx.ancestors(graph, name) for name in stale))
 
 
 def dvc_file(plan: Plan) -> str:
@@ -80,97 +64,6 @@ def parts(stage: str) -> tuple[str, str, str]:
     return stage.rpartition(":")[2].partition("@")
 
 
-class Runner:
-    """Runs stages in slots; a slot is a core's share, a GPU, or a job of a cluster."""
-
-    def __init__(
-        self,
-        graph: networkx.DiGraph,
-        todo: set[str],
-        *,
-        slots: list[str],
-        launch: list[str],
-        after: Callable[[str, set[str]], None] = lambda name, stale: None,
-        order: Callable[[str], object] = str,
-    ):
-        self.order = order
-        self.graph, self.launch, self.alone, self.after = graph, launch, len(slots) == 1, after
-        self.waiting, self.running = set(todo), set()
-        self.done: set[str] = set()
-        self.failed: dict[str, int] = {}
-        self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for slot in slots:
-            self.slots.put(slot)
-        self.workers = max(1, len(os.sched_getaffinity(0)) // len(slots))
-        self.changed = threading.Condition()
-        bars = not self.alone and sys.stderr.isatty() and not os.environ.get("CI")  # alone, a stage shows its own
-        self.bar = tqdm(total=len(todo), unit="stage", disable=not bars)
-        self.started = time.monotonic()
-
-    def run(self) -> None:
-        """Run until nothing is left that can run."""
-        with self.changed:
-            while True:
-                for name in self.ready():
-                    if self.slots.empty():
-                        break
-                    self.waiting.discard(name)
-                    self.running.add(name)
-                    self.bar.set_postfix_str(", ".join(sorted(self.running)))
-                    threading.Thread(target=self.run_one, args=(name, self.slots.get()), daemon=True).start()
-                if not self.running:
-                    self.bar.close()
-                    return
-                self.changed.wait()
-
-    def ready(self) -> list[str]:
-        """Waiting stages of which everything that they need is up to date, in order."""
-        blocked = set().union(*(networkx.ancestors(self.graph, name) for name in self.failed))
-        pending = self.waiting | self.running
-        free = (name for name in self.waiting - blocked if not pending & set(self.graph.successors(name)))
-        return sorted(free, key=self.order)
-
-    def run_one(self, name: str, slot: str) -> None:
-        """Run one stage in a slot, and wake the loop."""
-        started = time.monotonic()
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the `python` of the stages' commands
-        environment = {"REPRISE_WORKERS": str(self.workers), **os.environ, "PATH": path}
-        if slot:
-            environment["CUDA_VISIBLE_DEVICES"] = slot
-        command = [*self.launch, sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-q", "-s", name]
-        log = scratch() / "logs" / f"{name.replace('/', '_').replace(':', '_')}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(TRIES):
-            with log.open("w") as file:
-                output = None if self.alone else file
-                code = subprocess.run(
-                    command, env=environment, cwd=ROOT, stdout=output, stderr=output and subprocess.STDOUT
-                )
-            if code.returncode == 0 or BUSY not in log.read_text():
-                break
-            time.sleep(1)
-        with self.changed:
-            self.running.discard(name)
-            self.slots.put(slot)
-            if code.returncode:
-                self.failed[name] = code.returncode
-            else:
-                self.done.add(name)
-            self.say(name, "failed" if code.returncode else "done", time.monotonic() - started)
-            if code.returncode == 0:
-                self.after(name, self.waiting | self.running | set(self.failed))
-            elif not self.alone:
-                print("".join(log.read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
-            self.changed.notify_all()
-
-    def say(self, name: str, what: str, seconds: float) -> None:
-        """One line for each stage that ends."""
-        elapsed = time.monotonic() - self.started
-        self.bar.update()
-        self.bar.write(f"[{elapsed:6.1f} s] {what:6} {name} ({seconds:.1f} s)")
-        sys.stdout.flush()
-
-
 def place(plan: Plan, name: str) -> tuple[int, int]:
     """Where a stage stands in the order: what leads to a claim soonest comes first, then the order of the plan."""
     stage, _, arm = parts(name)
@@ -179,22 +72,8 @@ def place(plan: Plan, name: str) -> tuple[int, int]:
 
 
 def usual_jobs() -> int:
-    """Two stages side by side on a machine without accelerator: one imports while the other one trains."""
-    return min(2, len(os.sched_getaffinity(0))) if trainer_name() == "cpu" else 1
-
-
-def sort_lock(plan: Plan) -> None:
-    """Order the stages of dvc.lock by name: DVC adds them as they end, which side by side is by chance."""
-    from dvc.utils.serialize import dump_yaml, load_yaml
-
-    path = (ROOT / plan.path).with_name("dvc.lock")
-    if not path.is_file():
-        return
-    lock = load_yaml(path)
-    stages = dict(sorted(lock["stages"].items()))
-    if list(stages) != list(lock["stages"]):
-        with replace_file(path) as temporary:
-            dump_yaml(temporary, {**lock, "stages": stages})
+    """A slot for each core on a machine without accelerator, else one."""
+    return len(os.sched_getaffinity(0)) if trainer_name() == "cpu" else 1
 
 
 def main() -> None:
@@ -202,36 +81,65 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", help="stages or groups, e.g. evaluate or evaluate@committees-mnist")
     parser.add_argument("--plan", default="params.yaml")
-    parser.add_argument("--jobs", type=int, help="stages side by side; two of them on a CPU, one on a GPU")
+    parser.add_argument("--jobs", type=int, help="commands side by side; as many as cores on a CPU, one on a GPU")
     parser.add_argument("--gpus", default="", help="device of each slot, e.g. 0,1; sets --jobs")
     parser.add_argument("--launch", default="", help="put before each stage's command, e.g. 'srun -N1 -n1'")
+    parser.add_argument("--force", action="store_true", help="run stages that are up to date, too, and really train")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="start no further stage after so long")
     arguments = parser.parse_args()
     jobs = usual_jobs() if arguments.jobs is None else arguments.jobs
     if jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {jobs}")
+    print("reading the plan", flush=True)
     plan = load_plan(arguments.plan)
     check(plan)
-    graph, todo = stage_graph(plan)
-    todo &= wanted(graph, arguments.targets)
-    slots = arguments.gpus.split(",") if arguments.gpus else [""] * jobs
-    print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
-    shown, order = partial(show_claims, plan), partial(place, plan)
-    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=shown, order=order)
-    runner.run()
-    sort_lock(plan)
+    from stages.runner.bookkeeping import Bookkeeper  # imports DVC, which takes a moment: something is on screen by now
+    from stages.runner.display import display
+    from stages.runner.schedule import Runner, alone
+
+    with alone():
+        print("building the graph", flush=True)
+        books = Bookkeeper(ROOT)
+        mine = {name for name in books.graph if name.rpartition(":")[0] == dvc_file(plan)}
+        names = wanted(books.graph.subgraph(mine), arguments.targets)
+        print("asking which stages are up to date", flush=True)
+        runner = Runner(
+            books,
+            names,
+            order=partial(place, plan),
+            after=partial(show_claims, plan),
+            slots=arguments.gpus.split(",") if arguments.gpus else [""] * jobs,
+            launch=shlex.split(arguments.launch),
+            force=arguments.force,
+            deadline=arguments.deadline,
+            display=display(),
+        )
+        print(f"{runner.total} of {len(names)} stages to bring up to date", flush=True)
+        try:
+            runner.run()
+        finally:
+            books.close()
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():
         print(f"left out: {reason}", file=sys.stderr)
+    if runner.interrupted:
+        done = f"{len(runner.done)} of {runner.total} stages are done"
+        print(f"{runner.interrupted.name}: {done}; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + runner.interrupted)
     if failed := sorted(set(runner.failed) - set(missing)):
         raise SystemExit(f"error: {', '.join(failed)} failed; logs are in {scratch() / 'logs'}")
+    if runner.errors:
+        raise SystemExit("error: " + "; ".join(runner.errors))
     report = [sys.executable, "-m", "stages.report", "--plan", str(plan.path)]
     if missing:  # DVC will not run a report that lacks an input; it is made all the same, and stays out of date for DVC
         subprocess.run(report, cwd=ROOT, check=True)
     subprocess.run([*report, "--show"], cwd=ROOT, check=True)
 
 
-def wanted(graph: networkx.DiGraph, targets: Iterable[str]) -> set[str]:
+def wanted(graph: "networkx.DiGraph", targets: Iterable[str]) -> set[str]:
     """The stages that the targets name, and all that these need; every stage when there is no target."""
+    import networkx
+
     found: set[str] = set()
     for target in targets:
         named = {
