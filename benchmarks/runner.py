@@ -4,9 +4,18 @@ The commands of its stages do next to nothing, so that what is left is the runne
 process, with its children where the line says so.
 """
 
+import json
+import os
+import resource
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+
+import psutil
+
+from lightning_modules.files import ROOT
 
 STAGES, PAPERS = 300, 19
 PIPELINE = """vars: [params.yaml]
@@ -114,6 +123,97 @@ esac
 """
 
 
+PROBE = """import time
+import stages.pretrain, stages.evaluate
+from lightning_modules import training
+open("cpu", "w").write(str(time.process_time()))
+"""
+
+
+def main() -> list[dict]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        few, many = STAGES // 3, STAGES
+        runs = {}
+        for stages, papers in ((few, PAPERS // 3), (many, PAPERS)):
+            project = folder / str(stages)
+            project.mkdir()
+            generate(project, stages, papers)
+            runs[stages] = _measured(project)
+            idle = _measured(project)
+        start, fresh = _start_of_a_training(folder)
+        each = (runs[many]["own"] - idle["own"]) / many
+        ratio = _all(runs[many]) / _all(runs[few])
+        return [
+            {"what": "until the first line of `make repro`", "cpu_seconds": _first_line(), "target": "2"},
+            {"what": f"nothing to do, {many} stages in {PAPERS} papers", "cpu_seconds": _all(idle), "target": "5"},
+            {"what": "bookkeeping, a stage", "cpu_seconds": each, "target": "0.5"},
+            {"what": "start of a training: forked", "cpu_seconds": start, "target": "0.5"},
+            {"what": "start of a training: a fresh process", "cpu_seconds": fresh, "ratio": fresh / start},
+            {"what": f"{few} stages", "cpu_seconds": _all(runs[few])},
+            {"what": f"{many} stages", "cpu_seconds": _all(runs[many]), "ratio": ratio, "target": f"3.5 times {few}"},
+        ]
+
+
+def _all(run: dict) -> float:
+    return run["own"] + run["children"]
+
+
+def _measured(project: Path) -> dict:
+    """CPU seconds of the runner on a project, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.runner", str(project)]
+    environment = {**os.environ, "DVC_ROOT": str(project)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(project: Path) -> None:
+    """Bring a project up to date in this process, and print what it took."""
+    from stages.runner.bookkeeping import Bookkeeper
+    from stages.runner.schedule import Runner
+
+    books = Bookkeeper(project)
+    runner = Runner(books, books.graph, slots=["", ""])
+    runner.run()
+    books.close()
+    if runner.failed or runner.left:
+        raise SystemExit(f"error: {runner.failed}")
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({"own": own.ru_utime + own.ru_stime, "children": children.ru_utime + children.ru_stime}))
+
+
+def _first_line() -> float:
+    """CPU seconds until `make repro` prints something."""
+    command = [sys.executable, "-m", "stages.repro"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdout.readline()
+        times = psutil.Process(process.pid).cpu_times()
+        process.kill()
+    return times.user + times.system
+
+
+def _start_of_a_training(folder: Path) -> tuple[float, float]:
+    """CPU seconds until a training has what it needs: forked from the server, and in a fresh process."""
+    from stages.runner import children
+
+    (folder / "probe.py").write_text(PROBE)
+    children.FORKED = children.FORKED | {"probe"}
+    server = children.Server()
+    while not server.ready():
+        time.sleep(0.1)
+    seconds = []
+    for given in (server, None):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        child = children.Child(
+            "python -m probe", folder=folder, environment=environment, log=folder / "log", server=given
+        )
+        while child.poll() is None:
+            children.wait([child], 1)
+        child.close()
+        seconds.append(float((folder / "cpu").read_text()))
+    return seconds[0], seconds[1]
+
+
 def generate(folder: Path, stages: int, papers: int) -> None:
     """Write a DVC project of so many stages into an empty folder."""
     import yaml
@@ -152,3 +252,7 @@ def generate(folder: Path, stages: int, papers: int) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]))

@@ -109,7 +109,7 @@ class Bookkeeper:
                     rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), reads, writes, self._hardlink)
                 )
             except LockError as error:
-                raise Busy(" ".join(str(error).split())) from None
+                raise _busy(error) from None
             stage.remove_outs(ignore_remove=False, force=False)
             if not force:
                 try:
@@ -165,7 +165,7 @@ class Bookkeeper:
             ):  # DVC resolves names by the folder
                 yield
         except LockError as error:
-            raise Busy(" ".join(str(error).split())) from None
+            raise _busy(error) from None
         finally:
             sys.argv = before
 
@@ -223,6 +223,11 @@ def _joined(entries: dict[str, str]) -> str:
         text += f"  {name}:\n" + REFERENCE.sub(lambda match, names=names: names[match[0]], lines)
         count += len(names)
     return text
+
+
+def _busy(error: Exception) -> Busy:
+    """DVC's error in one line, without its advice to remove files by hand."""
+    return Busy(" ".join(str(error).partition("\n\n")[0].split()))
 
 
 def name_of(stage: "PipelineStage") -> str:

@@ -31,9 +31,9 @@ class Server:
     Start it from the main thread: it ends with the thread that started it.
     """
 
-    def __init__(self, preload: str = PRELOAD):
+    def __init__(self):
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([preload])
+        self.context.set_forkserver_preload([PRELOAD])
         forkserver.ensure_running()
         self._first = threading.Thread(target=self._wait, daemon=True)
         self._first.start()

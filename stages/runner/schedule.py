@@ -98,7 +98,7 @@ class Runner:
             )
         self.books, self.order, self.after, self.parts = books, order, after, parts
         self.free, self.slots, self.launch, self.force = list(slots), len(slots), list(launch), force
-        self.display = display or Lines()
+        self.display = Lines() if display is None else display
         self.started = time.monotonic()
         self.deadline = None if deadline is None else self.started + deadline
         self.waiting = set(names) if force else books.stale(names)
