@@ -1,0 +1,79 @@
+"""Record what a lock was made with, and write the README's table of papers anew: `make release`.
+
+A lock is released when a whole run has just made it. In `plans/<preset>/<paper>/`, `release.json` has the machine, the
+versions and the manifests of the code: an audit expects the same bytes on such a machine, and begins with papers whose
+code changed since. `durations.json` has the seconds of each stage, from which the time of a run is estimated.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.files import ROOT, scratch, write_json
+from lightning_modules.portable import made_by
+from stages import readme
+from stages.auditing import locks
+from stages.auditing.locks import Locked
+from stages.command import run_stage, stage_arguments
+from stages.plan import PlanError
+
+
+def manifests(stages: Mapping[str, Locked], paper: str) -> dict[str, str | None]:
+    """Path and md5 of each manifest that the stages of a paper depend on."""
+    found = {path: md5 for each in stages.values() if each.paper == paper for path, md5 in each.manifests.items()}
+    return dict(sorted(found.items()))
+
+
+def read(root: Path, preset: str, paper: str) -> dict[str, Any]:
+    """The last release of a paper's lock; empty where it was never released."""
+    return _read(root / "plans" / preset / paper / "release.json")
+
+
+def durations(root: Path, preset: str) -> dict[str, float]:
+    """Seconds that each stage took in the run that was released, by address."""
+    found: dict[str, float] = {}
+    for path in sorted((root / "plans" / preset).glob("*/durations.json")):
+        found |= _read(path)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def release(root: Path, preset: str, took: Mapping[str, float]) -> list[str]:
+    """Write the records of every paper of a preset, and give back their stems.
+
+    Args:
+        root: the checkout, with fresh manifests.
+        preset: which plans.
+        took: seconds of each stage, by address; what is not in it keeps its recorded time.
+
+    Raises:
+        PlanError: a lock does not belong to this code, configuration and plan.
+    """
+    stages = locks.read(root, preset)
+    if stale := [address for address, each in stages.items() if each.stale]:
+        raise PlanError(f"{len(stale)} stages are not up to date, {stale[0]} first: run `make repro`, then release")
+    took = {address: round(seconds, 1) for address, seconds in {**durations(root, preset), **took}.items()}
+    papers = sorted({each.paper for each in stages.values()})
+    for paper in papers:
+        folder = root / "plans" / preset / paper
+        write_json(folder / "release.json", {"made_by": made_by(), "manifests": manifests(stages, paper)})
+        mine = {address: took[address] for address, each in stages.items() if each.paper == paper and address in took}
+        write_json(folder / "durations.json", mine)
+    return papers
+
+
+def main() -> None:
+    """Release the locks of a preset as they lie in the working tree."""
+    preset = stage_arguments().preset
+    locks.make_manifests(ROOT, preset)
+    papers = release(ROOT, preset, _read(scratch() / "durations.json"))
+    readme.main()
+    print(f"released: {', '.join(papers)}; commit plans/{preset}, results/{preset} and README.md")
+
+
+if __name__ == "__main__":
+    run_stage(main)
