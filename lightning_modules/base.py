@@ -78,7 +78,7 @@ class PaperModule(LightningModule):
             f"{type(self).__name__} starts from no other arm: remove `from`, or write the method."
         )
 
-    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Arrays on the evaluation splits that the evaluation stage reads."""
         raise NotImplementedError(f"{type(self).__name__} gives no predictions; see ensembling/members.py.")
 

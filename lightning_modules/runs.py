@@ -41,9 +41,9 @@ class Run:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON ({error}): it was altered or cut. {WAY_OUT}") from error
 
-    def answers(self) -> dict[str, np.ndarray]:
+    def predictions(self) -> dict[str, np.ndarray]:
         """Arrays that the trained network gave on the evaluation splits, computed once."""
-        return self._arrays("answers")
+        return self._arrays("predictions")
 
     def weights(self) -> dict[str, np.ndarray]:
         """The state dict of the trained module, as arrays."""

@@ -5,17 +5,19 @@ versions and the manifests of the code: an audit expects the same bytes on such 
 code changed since. `durations.json` has the seconds of each stage, from which the time of a run is estimated.
 """
 
+import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.files import ROOT, scratch, write_json
 from lightning_modules.portable import made_by
+from lightning_modules.settings import meant
 from stages import readme
 from stages.auditing import locks
 from stages.auditing.locks import Locked
-from stages.command import run_stage, stage_arguments
+from stages.command import add_preset, run_stage
 from stages.plan import PlanError
 
 
@@ -42,22 +44,27 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def release(root: Path, preset: str, took: Mapping[str, float]) -> list[str]:
-    """Write the records of every paper of a preset, and give back their stems.
+def release(root: Path, preset: str, took: Mapping[str, float], papers: Collection[str] = ()) -> list[str]:
+    """Write the records of papers, and give back their stems.
 
     Args:
         root: the checkout, with fresh manifests.
         preset: which plans.
         took: seconds of each stage, by address; what is not in it keeps its recorded time.
+        papers: stems, or all of the preset.
 
     Raises:
-        PlanError: a lock does not belong to this code, configuration and plan.
+        PlanError: an unknown paper, or a lock that does not belong to this code, configuration and plan.
     """
     stages = locks.read(root, preset)
-    if stale := [address for address, each in stages.items() if each.stale]:
+    known = sorted({each.paper for each in stages.values()})
+    for paper in papers:
+        if paper not in known:
+            raise PlanError(f"no paper {paper!r} in plans/{preset}{meant(paper, known)}")
+    papers = sorted(papers or known)
+    if stale := [address for address, each in stages.items() if each.stale and each.paper in papers]:
         raise PlanError(f"{len(stale)} stages are not up to date, {stale[0]} first: run `make repro`, then release")
     took = {address: round(seconds, 1) for address, seconds in {**durations(root, preset), **took}.items()}
-    papers = sorted({each.paper for each in stages.values()})
     for paper in papers:
         folder = root / "plans" / preset / paper
         write_json(folder / "release.json", {"made_by": made_by(), "manifests": manifests(stages, paper)})
@@ -67,12 +74,15 @@ def release(root: Path, preset: str, took: Mapping[str, float]) -> list[str]:
 
 
 def main() -> None:
-    """Release the locks of a preset as they lie in the working tree."""
-    preset = stage_arguments().preset
-    locks.make_manifests(ROOT, preset)
-    papers = release(ROOT, preset, _read(scratch() / "durations.json"))
+    """Release the locks of a preset, or of some of its papers, as they lie in the working tree."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--paper", nargs="*", default=[], help="stems, such as maskalign; all papers of the preset")
+    add_preset(parser)
+    arguments = parser.parse_args()
+    locks.make_manifests(ROOT, arguments.preset)
+    papers = release(ROOT, arguments.preset, _read(scratch() / "durations.json"), arguments.paper)
     readme.main()
-    print(f"released: {', '.join(papers)}; commit plans/{preset}, results/{preset} and README.md")
+    print(f"released: {', '.join(papers)}; commit plans/{arguments.preset}, results/{arguments.preset} and README.md")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,14 @@ def digest(path: Path) -> str:
     return _read(path, path.stat().st_mtime_ns)[0]
 
 
+def imported(path: Path) -> list[Path]:
+    """The project files that a file imports, at its top or inside a function, and the packages they lie in."""
+    return _read(path, path.stat().st_mtime_ns)[1]
+
+
 @cache
 def _read(path: Path, modified: int) -> tuple[str, list[Path]]:
-    """A file's digest, and the project files that it imports, at its top or inside a function, with their packages."""
+    """Both of the above; every manifest asks for the same files."""
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], []
     tree = ast.parse(path.read_text())
@@ -63,8 +68,8 @@ def closure(roots: Iterable[Path]) -> dict[str, str]:
         path = todo.pop()
         name = path.relative_to(ROOT).as_posix()
         if name not in found:
-            found[name], imported = _read(path, path.stat().st_mtime_ns)
-            todo += [file for file in imported if file.relative_to(ROOT).as_posix() not in RECORDS_ONLY]
+            found[name] = digest(path)
+            todo += [file for file in imported(path) if file.relative_to(ROOT).as_posix() not in RECORDS_ONLY]
     return dict(sorted(found.items()))
 
 

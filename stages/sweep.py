@@ -26,7 +26,7 @@ BEST = 5  # trials of each front that are tracked, the most accurate ones
 
 
 def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> Any:
-    """The search over the answers of an arm's seeds."""
+    """The search over the predictions of an arm's seeds."""
     from hydra.utils import instantiate
 
     from lightning_modules.ensembling import pools
@@ -85,7 +85,7 @@ def main() -> None:
     from lightning_modules.sweeps import batches
 
     sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
-    fingerprint = digest(settings["search"], [run.facts["answers_sha256"] for run in runs], sources)
+    fingerprint = digest(settings["search"], [run.facts["predictions_sha256"] for run in runs], sources)
     search = cached_search(plan, row, runs, settings)
     memory = scratch() / "sweeps" / f"{row.arm}-{fingerprint}"
     study, trials = batches.run(

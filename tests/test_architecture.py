@@ -2,18 +2,45 @@
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stages import sources
+from stages.plan import PRESETS, load_plan
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_modules"
-STEMS = sorted(path.stem for path in PACKAGE.glob("*.yaml"))
+STEMS = sorted(path.parent.name for path in PACKAGE.glob("*/facts.yaml"))
 # Who may import whom: a layer may import those before it.
-SHARED = {"layers", "losses", "metrics", "datasets"}
-HELPERS = {"files", "processes", "runs", "settings", "tracking", "mirror"}
-ORDER = [HELPERS, SHARED | {"pretrained"}, {"base", "run_logger", "training"}, {"tasks"}, set(STEMS), {"stages"}]
+HELPERS = {"files", "portable", "processes", "runs", "seed_store", "settings", "tracking"}
+ORDER = [
+    HELPERS,
+    {"layers", "losses", "metrics", "datasets", "pretrained"},
+    {"base", "training"},
+    {"datamodules"},
+    {"ensembling"},
+    {"tasks", "sweeps"},
+    set(STEMS),
+    {"stages"},
+]
+ALWAYS_SHARED = {
+    "metrics": "numbers of different papers must be comparable",
+    "datasets": "a data set belongs to no paper",
+}
+ONE_USER = {  # modules of the shared folders that one paper uses, and why they stay there
+    "datamodules/captioned.py": "MM-GEM trains on images with captions",
+    "datamodules/video_texts.py": "HD-VILA, LF-VILA and VideoPoet train on videos with sentences",
+    "datamodules/video_file_texts.py": "HD-VILA and LF-VILA read the same video files",
+    "datamodules/streamed.py": "MoViNets and ViT-BERT train on data larger than memory",
+    "losses/contrastive.py": "HD-VILA, LF-VILA, MM-GEM and IMP train with it",
+    "tasks/retrieval.py": "HD-VILA, LF-VILA, MM-GEM and IMP report retrieval",
+    "tasks/classification.py": "MoViNets, ViT-BERT and IMP fine-tune and probe",
+    "tasks/transfer.py": "MoViNets, ViT-BERT and IMP compare fine-tuned encoders",
+    "ensembling/committee_files.py": "written beside the cascades that it stores",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -34,6 +61,10 @@ def part(module: str) -> str | None:
     return rest.split(".")[0] or None if first == "lightning_modules" else None
 
 
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 def rank(name: str) -> int:
     return next(index for index, group in enumerate(ORDER) if name in group)
 
@@ -43,7 +74,7 @@ CODE = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "stages").rglob("*.py"))
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path):
-    mine = part(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    mine = part(dotted(path))
     if path.name == "__init__.py":
         return
     for other in {part(name) for name in imports(path)} - {None, mine}:
@@ -60,9 +91,10 @@ def test_stages_hold_no_model_code(path):
 def test_what_only_reads_and_reports_imports_no_torch():
     """Import time is part of the tiny budget: these files are reached without torch at module level."""
     for path in [
-        *(PACKAGE / "datasets").glob("*.py"),
+        *(PACKAGE / "datasets").rglob("*.py"),
         *(ROOT / "stages").glob("*.py"),
         *(PACKAGE / f"{h}.py" for h in HELPERS),
+        *(PACKAGE / "tracking" / f"{name}.py" for name in ("records", "mirror")),
     ]:
         if not path.is_file():
             continue
@@ -74,8 +106,54 @@ def test_what_only_reads_and_reports_imports_no_torch():
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_paper_has_all_its_files(stem):
-    for file in (f"lightning_modules/{stem}.py", f"tests/test_{stem}.py", f"conf/system/{stem}/tiny.yaml"):
-        assert (ROOT / file).is_file(), file
+    assert (ROOT / f"conf/system/{stem}/tiny.yaml").is_file()
+    assert list((ROOT / "tests" / stem).glob("test_*.py"))
+    assert {path.name for path in (PACKAGE / stem).iterdir()} & {"module.py", "evaluation.py"}
+
+
+def reached(roots: Iterable[Path], through_papers: bool) -> set[Path]:
+    """The project files that `roots` import, directly or not."""
+    found: set[Path] = set()
+    todo = list(roots)
+    while todo:
+        path = todo.pop()
+        if path in found or (not through_papers and part(dotted(path)) in STEMS):
+            continue
+        found.add(path)
+        todo += sources.imported(path)
+    return found
+
+
+def users() -> dict[Path, set[str]]:
+    """Who uses each project file: papers by their folders and systems, and what every paper runs through."""
+    roots: dict[str, list[Path]] = {stem: list((PACKAGE / stem).glob("*.py")) for stem in STEMS}
+    for preset in PRESETS:
+        plan = load_plan(preset)
+        for row in [*plan.pretrain.values(), *plan.finetune.values(), *plan.evaluate.values()]:
+            file = ROOT / f"conf/system/{row.system}/{preset}.yaml"
+            roots[row.paper] += sources.targets(yaml.safe_load(file.read_text()))
+    found: dict[Path, set[str]] = {}
+    for stem, files in roots.items():
+        for path in reached(files, through_papers=True):
+            found.setdefault(path, set()).add(stem)
+    common = [*(ROOT / "stages").rglob("*.py"), PACKAGE / "tracking/mirror.py"]  # a process of its own
+    for file in (ROOT / "conf/sweep").glob("*.yaml"):
+        common += sources.targets(yaml.safe_load(file.read_text()))
+    for path in reached(common, through_papers=False):
+        found.setdefault(path, set()).update(STEMS)
+    return found
+
+
+def test_what_is_shared_has_two_papers_as_users():
+    """Code of one paper lies in its folder; it moves to a shared one when the second paper needs it."""
+    used, single = users(), {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        folder = part(dotted(path))
+        if path.name != "__init__.py" and folder not in {*STEMS, *ALWAYS_SHARED} and len(used.get(path, ())) < 2:
+            single[path.relative_to(PACKAGE).as_posix()] = used.get(path, set())
+    surplus = {name: stems for name, stems in single.items() if name not in ONE_USER}
+    assert not surplus, "move these into their papers' folders"
+    assert not ONE_USER.keys() - single.keys(), "these have two users now: take them off the list"
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "conf/system").iterdir()), ids=lambda path: path.name)

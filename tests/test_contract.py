@@ -82,13 +82,13 @@ def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(arm):
     assert arm[0] in REWARDED or runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
 
 
-def test_saved_and_loaded_gives_the_same_loss_and_the_same_answers(arm):
+def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(arm):
     module, data = arm[1]()
     other, _ = arm[1]()
     batch = next(iter(data.train_dataloader()))
     list(losses(module, [batch] * 3))
     other.load_state_dict(module.state_dict())
-    first, second = (each.answers(data, torch.device("cpu")) for each in (module, other))
+    first, second = (each.predictions(data, torch.device("cpu")) for each in (module, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     again = []

@@ -264,7 +264,7 @@ class ClipViP(PaperModule):
             null for one that the loss does not speak of.
         logit_scale: logarithm of the inverse temperature at the start; weights that are loaded bring their own.
         max_scale: the largest inverse temperature.
-        also_at: further numbers of frames at which the answers read the videos.
+        also_at: further numbers of frames at which the predictions read the videos.
         stage: first part of the name that the loss is logged under.
 
     Raises:
@@ -391,7 +391,7 @@ class ClipViP(PaperModule):
         return self.network.encode_videos(rearrange(frames, "(b t) c h w -> b c t h w", b=len(video)))
 
     @torch.no_grad()
-    def answers(self, data: VideoTexts, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: VideoTexts, device: torch.device) -> dict[str, Tensor]:
         """Features of `videos`, also `videos@<frames>`, and of the different captions, `texts`, of splits but `train`.
 
         `belongs` says which text is a video's own; `labels` are the data's, where it has any.

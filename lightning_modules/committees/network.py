@@ -90,15 +90,15 @@ class Committee(nn.Module):
         exit_stage = torch.zeros(batch, dtype=torch.int64, device=inputs.device)
         macs = torch.zeros(batch, dtype=torch.int64, device=inputs.device)
         total: Tensor | None = None
-        answers: Tensor | None = None
+        predictions: Tensor | None = None
         for stage, member in enumerate(self.members):
             terms = self._terms(member(inputs[rows]).double() / self.temperatures[stage], stage)
             total = terms if total is None or self.output == "last" else total + terms
             scores = self._scores(total, stage)
             probabilities = scores.softmax(dim=-1)
-            if answers is None:  # the first member sees every row
-                answers = probabilities.clone()
-            answers[rows], exit_stage[rows] = probabilities, stage
+            if predictions is None:  # the first member sees every row
+                predictions = probabilities.clone()
+            predictions[rows], exit_stage[rows] = probabilities, stage
             macs[rows] += self.macs[stage]
             if stage == len(self.members) - 1:
                 break
@@ -106,7 +106,7 @@ class Committee(nn.Module):
             rows, total = rows[unsure], total[unsure]
             if len(rows) == 0:
                 break
-        return CommitteeOutput(answers, exit_stage, macs)
+        return CommitteeOutput(predictions, exit_stage, macs)
 
     def _terms(self, logits: Float[Tensor, "rows classes"], stage: int) -> Float[Tensor, "rows classes"]:
         terms = logits if self.average == "logits" else logits.log_softmax(dim=-1).exp()

@@ -1,4 +1,4 @@
-"""Cascades over stored answers: confidence, the exact threshold search, and selection on validation data.
+"""Cascades over stored predictions: confidence, the exact threshold search, and selection on validation data.
 
 A cascade runs models in order and stops at the first whose output is confident enough. The search lives apart from the
 paper's measurements because it is exact arithmetic that is tested and timed alone. Imports no torch.

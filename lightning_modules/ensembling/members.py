@@ -3,7 +3,7 @@
 One module is the pool of one seed: `copies` members of each width, each with its own initialisation and its own data
 order, trained together because small networks leave a machine idle. Nothing is shared between them but the step.
 
-Read `Members.training_step` first, then `Members.answers`, which is all that an evaluation needs.
+Read `Members.training_step` first, then `Members.predictions`, which is all that an evaluation needs.
 """
 
 from collections import defaultdict
@@ -139,7 +139,7 @@ class Members(PaperModule):
             self.log_dict({f"pretrain/{name}/loss": loss.detach() for name, loss in losses.items()})
 
     @torch.inference_mode()
-    def answers(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: LabelledImages, device: torch.device) -> dict[str, Tensor]:
         """Float32 logits `logits/<member>/<split>[@resolution]`, int64 `labels/<split>`; splits are val and test."""
         self.to(device).eval()
         parts = defaultdict(list)
@@ -147,11 +147,11 @@ class Members(PaperModule):
             for batch in data.evaluation_batches(split):
                 parts[f"labels/{split}"].append(batch["labels"])
                 images = self.normalise(batch["images"].to(device))
-                for member, suffix, logits in self._answer(images):
+                for member, suffix, logits in self._predict(images):
                     parts[f"logits/{member}/{split}{suffix}"].append(logits.float().cpu())
         return {key: torch.cat(part) for key, part in parts.items()}
 
-    def _answer(self, images: Float[Tensor, "batch c height width"]) -> Iterator[tuple[str, str, Tensor]]:
+    def _predict(self, images: Float[Tensor, "batch c height width"]) -> Iterator[tuple[str, str, Tensor]]:
         for name, stack in self.stacks.items():
             native = self.resolutions[name][0]
             for resolution in self.resolutions[name]:

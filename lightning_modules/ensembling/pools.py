@@ -1,4 +1,4 @@
-"""Pools of independently trained classifiers, and ways of combining their stored answers.
+"""Pools of independently trained classifiers, and ways of combining their stored predictions.
 
 Shared by the papers that average models instead of enlarging them. A pool never runs a network: it reads the logits
 that training left behind, so that thousands of combinations cost seconds. Imports no torch.
@@ -52,7 +52,7 @@ class Pool:
     logits: dict[tuple[str, str], dict[str, np.ndarray]] = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse answers that would give numbers without meaning."""
+        """Refuse predictions that would give numbers without meaning."""
         if not self.members:
             raise ValueError(f"seed {self.seed}: the pool has no members; train at least one.")
         for split in ("val", "test"):
@@ -116,7 +116,7 @@ class Pool:
 
 
 def read_pool(run: Run) -> Pool:
-    """The pool that one run holds (`facts.json` and `answers.safetensors`).
+    """The pool that one run holds (`facts.json` and `predictions.safetensors`).
 
     Raises:
         ValueError: an altered file, NaN logits, members that saw different samples or classes, an empty split.
@@ -127,7 +127,7 @@ def read_pool(run: Run) -> Pool:
     native = {member.name: member.native for member in members}
     labels: dict[str, np.ndarray] = {}
     logits: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for key, array in run.answers().items():
+    for key, array in run.predictions().items():
         kind, _, rest = key.partition("/")
         if kind == "labels":
             labels[rest] = array
@@ -159,7 +159,7 @@ def join_pools(pools: Sequence[Pool]) -> Pool:
             if not np.array_equal(labels, other.labels.get(split)):
                 raise ValueError(
                     f"seed {first.seed}: the {split} labels of two runs differ, so row i is not one sample in both. "
-                    "Store the answers in the order of one split, without shuffling."
+                    "Store the predictions in the order of one split, without shuffling."
                 )
     members = tuple(member for pool in pools for member in pool.members)
     return Pool(
@@ -261,7 +261,7 @@ def greedy_selection(
 def fit_temperature(logits: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"]) -> float:
     """Temperature in [0.05, 20] that minimises the NLL of logits / temperature (Guo et al. 2017, section 4.2).
 
-    Fit it on validation answers. The predicted class never changes; confidences become comparable between members.
+    Fit it on validation predictions. The predicted class never changes; confidences become comparable between members.
     """
     from scipy.optimize import minimize_scalar
 

@@ -163,7 +163,7 @@ class MaskedAutoencoder(PaperModule):
         """Vectors are not decayed."""
         return decay_groups(self.named_parameters())
 
-    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """None: the encoder is judged by the stages that fine-tune and probe it."""
         return {}
 

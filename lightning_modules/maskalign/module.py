@@ -371,7 +371,7 @@ class MaskAlign(PaperModule):
         """Vectors and the mixing matrix are not decayed (official code, main_pretrain.py); CLS is, as there."""
         return decay_groups(self.named_parameters(), undecayed=["alignment.weights"])
 
-    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """None: the student is judged by the stages that fine-tune and probe it."""
         return {}
 

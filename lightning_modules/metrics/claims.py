@@ -1,8 +1,10 @@
 """Judges the claims of a paper by what was measured here: facts files, intervals over seeds, verdicts, the ledger.
 
 A claim compares two metrics, seed by seed. The differences (or log-ratios) of the seeds give a mean and its 95 %
-Student t interval, and only that interval against a margin stated beforehand decides the verdict. Read `judge` first,
-then `decide`. Imports no torch.
+Student t interval, and only that interval against the claim's margin decides the verdict. A claim whose statement,
+arms or margin was not fixed before the first result says so (`post_hoc`). The same interval gives a p-value, and
+Holm's correction over all claims of a paper tells which verdicts survive (`ledger`). Read `judge` first, then `decide`.
+Imports no torch.
 """
 
 import math
@@ -15,8 +17,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from lightning_modules.metrics.classification import seed_interval
+from lightning_modules.settings import complaint
 
 CONFIDENCE = 0.95
+ALPHA = round(1 - CONFIDENCE, 6)
+P_DIGITS = 3  # significant digits of a p-value in the ledger
 DECIMALS = 6  # of every number in the ledger; the verdict is taken on rounded numbers, so the page never contradicts it
 
 Direction = Literal["higher", "lower", "equal"]
@@ -88,7 +93,11 @@ class Operand(_Strict):
 
 
 class Claim(_Strict):
-    """One sentence of a paper as data; `margin` is a difference, or a log-ratio if `compare` is `ratio`."""
+    """One sentence of a paper as data; `margin` is a difference, or a log-ratio if `compare` is `ratio`.
+
+    `post_hoc` marks a claim whose statement, arms (their settings included) or margin was made or changed after a test
+    number of these arms had been seen; `note` then says what had been seen and what was decided.
+    """
 
     id: str
     statement: str
@@ -106,6 +115,7 @@ class Claim(_Strict):
     unit: str
     presets: list[Preset] = Field(min_length=1)
     min_seeds: int = Field(ge=2)
+    post_hoc: bool = False
     note: str | None = None
 
     @property
@@ -124,6 +134,8 @@ class Claim(_Strict):
             raise ValueError(f"paper_value is {self.paper_value!r}, so paper_value_source must say where it is from")
         if self.direction == "equal" and self.margin == 0:
             raise ValueError("direction is 'equal', so margin must be positive: it is half the band of equivalence")
+        if self.post_hoc and self.note is None:
+            raise ValueError("post_hoc is true, so note must say what had been seen before and what was decided then")
         if self.compare == "ratio" and isinstance(self.reference, float) and self.reference <= 0:
             raise ValueError(f"reference is {self.reference}, but a ratio needs a positive one")
         return self
@@ -182,20 +194,14 @@ def load_facts(path: Path) -> Facts:
 
 
 def _complaint(path: Path, document: Any, problem: Mapping[str, Any]) -> str:
-    """One problem that pydantic found, in the words of someone who edits the file."""
-    where, place = str(path), list(problem["loc"])
-    if place[:1] == ["claims"] and len(place) > 1:
-        claim = document["claims"][place[1]]
-        name = claim.get("id") if isinstance(claim, dict) else None
-        where, place = f"{where}: claim {name or f'number {place[1] + 1}'}", place[2:]
-    field = ".".join(str(part) for part in place) or "as a whole"
-    if problem["type"] == "missing":
-        return f"{where}: {field}: missing, expected a value"
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: {field}: unknown key (value {problem['input']!r}), expected only keys of the schema"
-    given = "" if place in ([], ["claims"]) else f" is {problem['input']!r}"
+    """One problem that pydantic found, with the claim that it lies in."""
+    where, given, place, form = str(path), document, problem["loc"], Facts
+    if place[:1] == ("claims",) and len(place) > 1:
+        given, place, form = document["claims"][place[1]], place[2:], Claim
+        name = given.get("id") if isinstance(given, dict) else None
+        where = f"{path}: claim {name or problem['loc'][1] + 1}"
     hint = " (put it in quotes)" if problem["type"] == "string_type" else ""
-    return f"{where}: {field}{given}: {problem['msg'].removeprefix('Value error, ')}{hint}"
+    return complaint(where, given, {**problem, "loc": place}, form.model_fields) + hint
 
 
 def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
@@ -242,19 +248,65 @@ def _pairs(claim: Claim, results: Results, missing: Mapping[str, str]) -> tuple[
     return value, np.full_like(value, claim.reference)
 
 
-def _compared(claim: Claim, value: np.ndarray, reference: np.ndarray) -> Interval:
-    """Interval of the paired differences, or of the logs of the paired ratios."""
+def _compared(claim: Claim, value: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The paired differences, or the logs of the paired ratios."""
     if claim.compare == "difference":
-        return confidence_interval(value - reference)
+        return value - reference
     if min(value.min(), reference.min()) <= 0:
         raise _NotTestableError("a ratio needs positive values on both sides")
-    return confidence_interval(np.log(value / reference))
+    return np.log(value / reference)
+
+
+def p_value(values: Sequence[float] | np.ndarray, direction: Direction, margin: float) -> float:
+    """Two-sided p-value of Student's t test that the mean of `values` lies on an edge of the margin.
+
+    The edge is `+margin` for `higher` and `-margin` for `lower`. For `equal` it is the nearer of the two, which gives
+    the larger p-value: inside the band this is twice the larger p-value of two one-sided tests, as a 95 % interval
+    inside the band asks for 2.5 % on either side. So p < 0.05 if and only if the 95 % interval holds no edge, which is
+    when `decide` comes to a verdict. Values without spread (to `DECIMALS`) give 0, or 1 if they lie on an edge.
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size < 2:
+        raise ValueError(f"a p-value needs at least two values, got {sample.tolist()}")
+    from scipy.special import stdtr  # scipy.stats has the same distribution at many times the import time
+
+    edges = {"higher": (margin,), "lower": (-margin,), "equal": (-margin, margin)}[direction]
+    distance = min(abs(float(sample.mean()) - edge) for edge in edges)
+    error = float(sample.std(ddof=1)) / math.sqrt(sample.size)
+    if _rounded(error) == 0:
+        return 0.0 if _rounded(distance) else 1.0
+    return float(2 * stdtr(sample.size - 1, -distance / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given (Scandinavian Journal of Statistics 6, 1979).
+
+    Of m p-values the smallest is multiplied by m, the next by m - 1 and so on; none is less than the one before it, and
+    none is above 1. If all those below 0.05 are taken as decided, the probability that one or more of these decisions
+    is false is at most 5 %, however the tests depend on each other.
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _told_p(p: float, decided: bool) -> float:
+    """A p-value with `P_DIGITS` digits, on the side of 0.05 where the verdict is that it belongs to."""
+    told = float(f"{p:.{P_DIGITS}g}")
+    return min(told, round(ALPHA - 10.0 ** -(P_DIGITS + 1), DECIMALS)) if decided else max(told, ALPHA)
 
 
 def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What was measured for a claim, and the verdict with its reason.
 
     For a ratio, `difference`, `interval` and `margin` are factors (1 = no difference), although judged on the log.
+    `p_value` is below 0.05 if and only if the verdict is shown or refuted; None if the claim is not testable. `exact`
+    says that neither side varies over the seeds, as counts of multiply-adds do not: no chance is in such a verdict.
 
     Args:
         claim: what the paper says.
@@ -264,7 +316,8 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
     """
     factor = math.exp if claim.compare == "ratio" else float
     row = dict.fromkeys(("value", "value_interval", "reference", "reference_interval", "difference", "interval"))
-    row |= {"margin": _rounded(factor(claim.margin)), "n": 0, "verdict": "not testable"}
+    row |= {"margin": _rounded(factor(claim.margin)), "n": 0, "p_value": None, "exact": False}
+    row["verdict"] = "not testable"
     try:
         if preset not in claim.presets:
             raise _NotTestableError(f"can be judged at preset {_listed(claim.presets)} only")
@@ -272,20 +325,31 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
         for name, side in (("value", confidence_interval(value)), ("reference", confidence_interval(reference))):
             row |= {name: side.mean, f"{name}_interval": _ends(side, float)}
         row["n"] = value.size
-        compared = _compared(claim, value, reference)
+        differences = _compared(claim, value, reference)
+        compared = confidence_interval(differences)
         row |= {"difference": _rounded(factor(compared.mean)), "interval": _ends(compared, factor)}
         if compared.n < claim.min_seeds:
             raise _NotTestableError(f"{compared.n} of the {claim.min_seeds} seeds that the claim asks for")
     except _NotTestableError as reason:
         return row | {"reason": str(reason)}
     verdict, because = decide(claim.direction, compared.low, compared.high, claim.margin)
-    return row | {"verdict": verdict, "reason": because}
+    p = _told_p(p_value(differences, claim.direction, claim.margin), verdict != "undecided")
+    exact = all(len(set(row[f"{side}_interval"])) == 1 for side in ("value", "reference"))
+    return row | {"p_value": p, "exact": exact, "verdict": verdict, "reason": because}
 
 
 def ledger(
     papers: Sequence[Facts], results: Results, preset: str, missing: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """One row per claim of every paper, in the order of the facts files: `data/report/<preset>/claims.json`."""
+    """One row per claim of every paper, in the order of the facts files: `data/report/<preset>/claims.json`.
+
+    Holm's correction is over the judged claims of one paper that are not exact: `p_holm`, and in `verdict_holm` the
+    verdict if `p_holm` is below 0.05, else `undecided`. Exact verdicts stay.
+    """
+    return [row for facts in papers for row in _corrected(_rows(facts, results, preset, missing or {}))]
+
+
+def _rows(facts: Facts, results: Results, preset: str, missing: Mapping[str, str]) -> list[dict[str, Any]]:
     return [
         {
             "paper": facts.stem,
@@ -293,13 +357,48 @@ def ledger(
             "arms": claim.arms,
             "metric": claim.value.metric,
             "reference_metric": claim.operands[1].metric if len(claim.operands) == 2 else None,
-            **claim.model_dump(include={"direction", "compare", "paper_value", "paper_value_source", "unit"}),
+            **claim.model_dump(
+                include={"direction", "compare", "paper_value", "paper_value_source", "unit", "post_hoc"}
+            ),
             **judge(claim, results, preset, missing),
             "preset": preset,
         }
-        for facts in papers
         for claim in facts.claims
     ]
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one paper with `p_holm` and `verdict_holm`."""
+    of_chance = [row for row in rows if row["p_value"] is not None and not row["exact"]]
+    adjusted = iter(holm([row["p_value"] for row in of_chance]))
+    corrected = []
+    for row in rows:
+        p, verdict = row["p_value"], row["verdict"]
+        if any(row is each for each in of_chance):
+            p = next(adjusted)
+            verdict = verdict if p < ALPHA else "undecided"
+            p = _told_p(p, verdict != "undecided")
+        corrected.append(row | {"p_holm": p, "verdict_holm": verdict})
+    return corrected
+
+
+class Chance(NamedTuple):
+    """What chance alone may have done to the verdicts of some rows of the ledger.
+
+    `judged` claims vary over seeds, `exact` ones do not. If the true mean of every one of the former lay on the margin,
+    5 % of them would be shown or refuted all the same: `expected` is that number. It is less if they lie elsewhere.
+    """
+
+    judged: int
+    exact: int
+    expected: float
+
+
+def chance(rows: Sequence[Mapping[str, Any]]) -> Chance:
+    """How many judged claims vary over seeds, how many do not, and the false verdicts to expect at most."""
+    exact = sum(row["exact"] for row in rows)
+    judged = sum(row["verdict"] != "not testable" for row in rows) - exact
+    return Chance(judged, exact, round(ALPHA * judged, 2))
 
 
 def summary(results: Results) -> dict[str, dict[str, dict[str, Any]]]:

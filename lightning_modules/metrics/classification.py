@@ -1,4 +1,4 @@
-"""Numbers reported for classifiers, from stored answers (numpy in, Python floats out; no torch).
+"""Numbers reported for classifiers, from stored predictions (numpy in, Python floats out; no torch).
 
 Everything is computed in float64: float32 softmax saturates at 1.0 and hides the differences that calibration,
 risk-coverage and cascades live on.

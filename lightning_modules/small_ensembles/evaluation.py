@@ -1,7 +1,7 @@
 """When Ensembling Smaller Models is More Efficient than Single Large Models (Kondratyuk et al., arXiv 2005.00570).
 
-In go the stored answers of several independently trained copies of each width of one family, out comes whether k small
-copies beat one larger network at the same total MACs. It works where the remaining error of a network is mostly
+In go the stored predictions of several independently trained copies of each width of one family, out comes whether k
+small copies beat one larger network at the same total MACs. It works where the remaining error of a network is mostly
 variance, which averaging removes, and fails where the network is too small to fit the data. Read
 `Study.equal_macs` first.
 
@@ -50,7 +50,7 @@ def evaluate(
         subsets: most subsets of copies that an ensemble's accuracy is averaged over.
 
     Raises:
-        ValueError: a pool without copies, or answers that cannot be compared.
+        ValueError: a pool without copies, or predictions that cannot be compared.
     """
     studies = [
         Study(pool, largest=largest, average=average, reach=reach, subsets=subsets) for pool in pools.read_pools(runs)

@@ -114,7 +114,7 @@ def _read(path: Path) -> Outcome:
 
 @contextmanager
 def _evaluators(search: CachedSearch, workers: int) -> Iterator[Callable[[list[Configuration]], Iterator[Outcome]]]:
-    """A `map` of the search's evaluation, in this process or in forked ones that already hold the answers."""
+    """A `map` of the search's evaluation, in this process or in forked ones that already hold the predictions."""
     if workers == 1:
         yield lambda configs: map(search.evaluate, configs)
         return

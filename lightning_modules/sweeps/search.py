@@ -1,4 +1,4 @@
-"""Singles, ensembles and cascades searched side by side under a compute budget, from stored answers.
+"""Singles, ensembles and cascades searched side by side under a compute budget, from stored predictions.
 
 A trial is one configuration: which members, how they are averaged, when a cascade may stop. It trains nothing: it
 reads cached logits, so it costs milliseconds. Each kind gets the same number of trials, or the comparison would be one

@@ -184,9 +184,9 @@ class TrainingSearch:
 @torch.inference_mode()
 def averaged_accuracy(members: Members, data: LabelledImages, device: torch.device) -> float:
     """Validation accuracy of the members' mean logits, in percent."""
-    answers = members.answers(data, device)
-    logits = [x for key, x in answers.items() if key.startswith("logits/") and key.endswith("/val")]
-    right: Tensor = torch.stack(logits).mean(dim=0).argmax(dim=-1) == answers["labels/val"]
+    predictions = members.predictions(data, device)
+    logits = [x for key, x in predictions.items() if key.startswith("logits/") and key.endswith("/val")]
+    right: Tensor = torch.stack(logits).mean(dim=0).argmax(dim=-1) == predictions["labels/val"]
     return round(100 * float(right.float().mean()), 6)
 
 

@@ -404,7 +404,7 @@ def run_workers(work: Callable[[], None], count: int, devices: list[str]) -> Non
     """
     if count < 1:
         raise ValueError(f"workers ({count}) must be at least 1.")
-    context = multiprocessing.get_context("fork")  # the search with its cached answers is read once
+    context = multiprocessing.get_context("fork")  # the search with its cached predictions is read once
     processes = [
         context.Process(target=_worker, args=(work, devices[k % len(devices)] if devices else None))
         for k in range(count)

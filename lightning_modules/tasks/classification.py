@@ -103,7 +103,7 @@ class FineTune(PaperModule):
             )
         ]
 
-    def answers(self, data: ImageData, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ImageData, device: torch.device) -> dict[str, Tensor]:
         """See `logits_and_labels`."""
         return logits_and_labels(self, data, device)
 
@@ -171,7 +171,7 @@ class LinearProbe(PaperModule):
         """What the frozen encoder says about normalised images."""
         return pooled(self.encoder.network(images), self.pool)
 
-    def answers(self, data: ImageData, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ImageData, device: torch.device) -> dict[str, Tensor]:
         """See `logits_and_labels`."""
         return logits_and_labels(self, data, device)
 

@@ -50,15 +50,15 @@ def evaluate(
         raise ValueError("there is no trained model to compare: `dvc repro finetune` trains them.")
     metrics: dict[int, Metrics] = defaultdict(dict)
     stored = [
-        {name.removesuffix(f"/{split}"): x for name, x in run.answers().items() if name.endswith(f"/{split}")}
+        {name.removesuffix(f"/{split}"): x for name, x in run.predictions().items() if name.endswith(f"/{split}")}
         for run in runs
     ]
-    check_rows(runs, [answers["belongs"] for answers in stored])
-    for run, answers in zip(runs, stored, strict=True):
+    check_rows(runs, [predictions["belongs"] for predictions in stored])
+    for run, predictions in zip(runs, stored, strict=True):
         arm, _, protocol = run.name.partition("/")
-        found = measured(answers, alike) | {"macs_per_video": float(run.facts["macs_per_video"])}
+        found = measured(predictions, alike) | {"macs_per_video": float(run.facts["macs_per_video"])}
         if reversed_pairs:
-            found |= ceiling(answers["labels"])
+            found |= ceiling(predictions["labels"])
         metrics[run.seed] |= {f"{dataset}/{protocol}/{name}@{arm}": value for name, value in found.items()}
     arms = arms_of(runs)
     protocols = sorted({run.name.partition("/")[2] for run in runs}, reverse=True)  # zero_shot before finetune
@@ -89,28 +89,28 @@ def exported(runs: Sequence[Run], arm: str, tokenizer: str | None) -> dict[str, 
     }
 
 
-def measured(answers: Mapping[str, np.ndarray], alike: int | None) -> Metrics:
+def measured(predictions: Mapping[str, np.ndarray], alike: int | None) -> Metrics:
     """All that is said of one run: features of `videos` and `texts`, and the text that each video `belongs` to.
 
     `videos@<n>` are features of the same videos seen at n frames. `one_to_one` is the mean over disjoint parts of the
     rows in which each text has one video: what dual softmax is made for.
     """
-    texts, belongs = answers["texts"], answers["belongs"]
+    texts, belongs = predictions["texts"], predictions["belongs"]
     numbers = np.arange(len(texts))
     found = {}
-    for name, videos in answers.items():
+    for name, videos in predictions.items():
         if name.startswith("videos"):
             shown = name.removeprefix("videos").replace("@", "at_")
             both = retrieval(texts @ videos.T, numbers, belongs)
             found |= {f"{shown}/{metric}".removeprefix("/"): value for metric, value in both.items()}
-    similarity = texts @ answers["videos"].T
+    similarity = texts @ predictions["videos"].T
     found |= {f"dual_softmax/{name}": value for name, value in with_dual_softmax(similarity, belongs).items()}
     plain, dual = (np.array(values) for values in zip(*one_to_one(similarity, belongs), strict=True))
     found |= {f"one_to_one/{FIRST}": plain.mean(), f"one_to_one/dual_softmax/{FIRST}": dual.mean()}
     found["one_to_one/dual_softmax_gain_points"] = (dual - plain).mean()
     found["dual_softmax_gain_points"] = found[f"dual_softmax/{FIRST}"] - found[FIRST]
     if alike is not None:
-        found["motion_percent"] = 100 * motion_accuracy(similarity, answers["labels"], belongs, alike)
+        found["motion_percent"] = 100 * motion_accuracy(similarity, predictions["labels"], belongs, alike)
     return found
 
 

@@ -1,7 +1,7 @@
 """How pre-trained encoders compare: every arm of a comparison fine-tuned and probed alike, on one data set.
 
 Not in a paper's own file, because the second paper that pre-trains an encoder needs it too, and because it reads stored
-answers only: judging them is not to cost the import of torch.
+predictions only: judging them is not to cost the import of torch.
 """
 
 from collections import defaultdict
@@ -30,9 +30,9 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     if not runs:
         raise ValueError("there is no fine-tuned encoder to compare: `dvc repro finetune` trains them.")
     metrics: dict[int, Metrics] = defaultdict(dict)
-    answers = [run.answers() for run in runs]
-    check_rows(runs, [each["labels/test"] for each in answers])
-    for run, each in zip(runs, answers, strict=True):
+    predictions = [run.predictions() for run in runs]
+    check_rows(runs, [each["labels/test"] for each in predictions])
+    for run, each in zip(runs, predictions, strict=True):
         metrics[run.seed] |= _measured(run, dataset, each["logits/test"], each["labels/test"])
     arms = arms_of(runs)
     return Evaluation(

@@ -1,4 +1,4 @@
-"""How well one network describes images and draws them, from stored answers on the captioned world. Imports no torch.
+"""How well one network describes images and draws them, from stored predictions. Imports no torch.
 
 Captions are held against the references (CIDEr-D, BLEU-4, ROUGE-L), and read back and held against the scene. Pictures
 are read by a judge that had no part in the training of the network, nor in its reward, and held against what the
@@ -40,7 +40,7 @@ def evaluate(
     """What the arm was trained for, per seed.
 
     Args:
-        runs: the seeds of one arm, with the answers of `UnifiedGenerator.answers`.
+        runs: the seeds of one arm, with the predictions of `UnifiedGenerator.predictions`.
         dataset: first part of every metric's name.
         tokenizer: of the captions: `world`, or the name of a published one.
         attributes: that the judge reads, in its order, and how many values each has; empty without a judge, where
@@ -57,21 +57,21 @@ def evaluate(
     words = world_tokenizer() if tokenizer == "world" else published_tokenizer(tokenizer)
     metrics, missing = {}, {}
     for run in runs:
-        answers = run.answers()
+        predictions = run.predictions()
         found = {"parameters": float(run.facts["parameters"])}
         if "i2t" in tasks:
-            captions = _captions(answers, words, java)
+            captions = _captions(predictions, words, java)
             found |= {name: captions.scores[name] for name in CAPTION_SCORES if name in captions.scores}
             missing |= captions.not_computed
-            found |= _agreement(answers, words) if attributes else {}
+            found |= _agreement(predictions, words) if attributes else {}
         if "t2i" in tasks and attributes:
-            found |= _pictures(answers, words, attributes)
+            found |= _pictures(predictions, words, attributes)
         elif "t2i" in tasks:
-            published = _published(answers)
+            published = _published(predictions)
             found |= published
             missing |= {name: why for name, why in (("fid", NO_FID), ("clip_score", NO_CLIP)) if name not in published}
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
-    first, galleries = runs[0].answers(), []
+    first, galleries = runs[0].predictions(), []
     if "t2i" in tasks and "pictures/told" in first:
         galleries.append(_drawn(first, words, examples))
     if "i2t" in tasks and attributes:
@@ -84,46 +84,48 @@ def evaluate(
     )
 
 
-def _captions(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool) -> CaptionScores:
-    said = dict(enumerate(tokenizer.decode(answers["captions"])))
+def _captions(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool) -> CaptionScores:
+    said = dict(enumerate(tokenizer.decode(predictions["captions"])))
     known = {
         row: tokenizer.decode(ids[:count])
-        for row, (ids, count) in enumerate(zip(answers["references"], answers["num_references"], strict=True))
+        for row, (ids, count) in enumerate(zip(predictions["references"], predictions["num_references"], strict=True))
     }
     return score_captions(said, known, java=java)
 
 
-def _agreement(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:
-    agreement = scene_agreement(parse(tokenizer.decode(answers["captions"])), _scenes(answers))
+def _agreement(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:
+    agreement = scene_agreement(parse(tokenizer.decode(predictions["captions"])), _scenes(predictions))
     return {f"scene_{name}_percent": PERCENT * agreement[name] for name in ("precision", "recall", "exact")}
 
 
-def _scenes(answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix("scene/"): values for name, values in answers.items() if name.startswith("scene/")}
+def _scenes(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix("scene/"): values for name, values in predictions.items() if name.startswith("scene/")}
 
 
-def _pictures(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, attributes: Mapping[str, int]) -> Metrics:
-    asked, named = answers["labels"], parse(tokenizer.decode(answers["loose"]))
+def _pictures(
+    predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, attributes: Mapping[str, int]
+) -> Metrics:
+    asked, named = predictions["labels"], parse(tokenizer.decode(predictions["loose"]))
     found = {}
     for name in ("real", "decoded", "told"):
-        seen = answers[f"seen/{name}"]
+        seen = predictions[f"seen/{name}"]
         there = asked[..., 0] < next(iter(attributes.values()))
         found[f"{name}_right_percent"] = PERCENT * float((seen == asked).all((1, 2)).mean())
         found[f"{name}_attributes_percent"] = PERCENT * float((seen == asked)[there].mean())
-    for steps in _steps(answers):
-        shown = consistent(answers[f"seen/loose-{steps}"], named, attributes)
+    for steps in _steps(predictions):
+        shown = consistent(predictions[f"seen/loose-{steps}"], named, attributes)
         found[f"consistent_{steps}_steps_percent"] = PERCENT * float(shown.mean())
-    distance = fd_world(answers["features/told"], answers["features/real"])
+    distance = fd_world(predictions["features/told"], predictions["features/real"])
     return found | {name: value for name, value in distance.items() if name != "fd_world_samples"}
 
 
-def _published(answers: Mapping[str, np.ndarray]) -> Metrics:
-    found = {"fid": float(answers["fid"][0])} if "fid" in answers else {}
-    return found | ({"clip_score": clip_score(answers["clip_logits"])} if "clip_logits" in answers else {})
+def _published(predictions: Mapping[str, np.ndarray]) -> Metrics:
+    found = {"fid": float(predictions["fid"][0])} if "fid" in predictions else {}
+    return found | ({"clip_score": clip_score(predictions["clip_logits"])} if "clip_logits" in predictions else {})
 
 
-def _steps(answers: Mapping[str, np.ndarray]) -> list[int]:
-    return sorted(int(name.removeprefix("seen/loose-")) for name in answers if name.startswith("seen/loose-"))
+def _steps(predictions: Mapping[str, np.ndarray]) -> list[int]:
+    return sorted(int(name.removeprefix("seen/loose-")) for name in predictions if name.startswith("seen/loose-"))
 
 
 def consistent(
@@ -164,8 +166,8 @@ def _consistency(metrics: Mapping[int, Metrics], dataset: str) -> Figure:
     )
 
 
-def _drawn(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples: int) -> Gallery:
-    captions = tokenizer.decode(answers["told"][:examples])
+def _drawn(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples: int) -> Gallery:
+    captions = tokenizer.decode(predictions["told"][:examples])
     return Gallery(
         id="drawn",
         title="Captions in, pictures out",
@@ -174,9 +176,9 @@ def _drawn(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples
             [
                 Exhibit("caption", text=[(caption, None)]),
                 *(
-                    Exhibit(label, picture=Picture.of(answers[f"pictures/{name}"][row], f"{label}: {caption}"))
+                    Exhibit(label, picture=Picture.of(predictions[f"pictures/{name}"][row], f"{label}: {caption}"))
                     for name, label in (("told", "drawn"), ("decoded", "decoded"), ("real", "real"))
-                    if f"pictures/{name}" in answers
+                    if f"pictures/{name}" in predictions
                 ),
             ]
             for row, caption in enumerate(captions)
@@ -184,14 +186,14 @@ def _drawn(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples
     )
 
 
-def _described(answers: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples: int) -> Gallery:
-    scenes, rows = _scenes(answers), []
-    for row, caption in enumerate(tokenizer.decode(answers["captions"][:examples])):
-        truth = tokenizer.decode(answers["told"][row : row + 1])[0]
+def _described(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, examples: int) -> Gallery:
+    scenes, rows = _scenes(predictions), []
+    for row, caption in enumerate(tokenizer.decode(predictions["captions"][:examples])):
+        truth = tokenizer.decode(predictions["told"][row : row + 1])[0]
         pieces = mark(caption, {name: values[row] for name, values in scenes.items()})
         rows.append(
             [
-                Exhibit("real", picture=Picture.of(answers["pictures/real"][row], truth)),
+                Exhibit("real", picture=Picture.of(predictions["pictures/real"][row], truth)),
                 Exhibit("caption", text=pieces),
                 Exhibit("reference", text=[(truth, None)]),
             ]

@@ -96,7 +96,7 @@ class ImageSideTraining(PaperModule):
         return self.reading(batch) + sum(parameter.sum() * 0 for parameter in self.players())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Who does not play yet takes no step: Adam would count it and make the first real one twenty times as long."""
+        """Leave out the parts that train later: Adam would count these steps, and make their first real one too long."""
         if self.current_epoch < self.reading_epochs:
             for parameter in self.players():
                 parameter.grad = None
@@ -200,7 +200,7 @@ class ImageSideTraining(PaperModule):
         ]
         return [group for group in groups if group["params"]]
 
-    def answers(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """None: what it makes is judged with the generator that uses it."""
         return {}
 

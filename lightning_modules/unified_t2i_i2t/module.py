@@ -336,7 +336,7 @@ class UnifiedGenerator(PaperModule):
     # What surrounds training
 
     @torch.no_grad()
-    def answers(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: CaptionedImages, device: torch.device) -> dict[str, Tensor]:
         """Captions of the test images, and what the judge sees in pictures drawn for test captions, as `tasks` have it.
 
         `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Where data have
@@ -391,7 +391,7 @@ class UnifiedGenerator(PaperModule):
         return {name: torch.cat(parts) for name, parts in found.items()}
 
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
-        """The answers for a batch, with its first pictures if they are to be shown (`full`)."""
+        """The predictions for a batch, with its first pictures if they are to be shown (`full`)."""
         found = {name: batch[name] for name in ("ids", "references", "num_references")}
         if any(task.endswith("i2t") for task in self.tasks):
             found["captions"], _ = self.write(self.network.see(self.caption_features(batch)), self.caption_length)

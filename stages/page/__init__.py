@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import TypeAdapter
 
-from lightning_modules.metrics.claims import CONFIDENCE, VERDICTS, Facts
+from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, chance
 from lightning_modules.runs import Figure, Gallery
 from stages.page import figures
 
@@ -56,6 +56,11 @@ class Paper:
         return count(self.rows)
 
     @property
+    def chance(self) -> Chance:
+        """How many of its claims are judged, and how many of these may be false by chance."""
+        return chance(self.rows)
+
+    @property
     def runs(self) -> list[tuple[str, str]]:
         """(stage, arm) of everything that was computed for this paper, each once."""
         trained = [pair for arm in self.arms for pair in arm.trained]
@@ -77,9 +82,9 @@ def load_not_computed(path: Path) -> dict[str, str]:
     return TypeAdapter(dict[str, str]).validate_json(path.read_bytes()) if path.exists() else {}
 
 
-def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many claims have each verdict, all four in a fixed order."""
-    found = Counter(row["verdict"] for row in rows)
+def count(rows: Sequence[Mapping[str, Any]], verdict: str = "verdict") -> dict[str, int]:
+    """How many claims have each verdict (or `verdict_holm`), all four in a fixed order."""
+    found = Counter(row[verdict] for row in rows)
     return {verdict: found[verdict] for verdict in VERDICTS}
 
 
@@ -101,6 +106,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "interval": interval,
         "margin": margin,
         "breakable": breakable,
+        "probability": probability,
     }
     return environment.get_template("page.html.j2").render(
         papers=papers,
@@ -108,6 +114,8 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         unavailable=unavailable,
         rows=[row for paper in papers for row in paper.rows],
         count=count,
+        chance=chance,
+        alpha=f"{ALPHA:.0%}".replace("%", " %"),
         icons=ICONS,
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         scale=interval_scale,
@@ -134,6 +142,11 @@ def number(value: float | None, decimals: int | None = None) -> str:
     else:
         text = f"{value:.3g}" if size >= 1e-4 else f"{value:.1e}"
     return text.replace("-", "−") if text.strip("-0.,") else text.removeprefix("-")
+
+
+def probability(p: float) -> str:
+    """A p-value as it stands in the ledger: 0.0312, or < 0.0001."""
+    return f"{p:g}" if p >= 1e-4 else "< 0.0001"
 
 
 def decimals(ends: Sequence[float] | None) -> int | None:
@@ -219,6 +232,10 @@ def show(papers: Sequence[Paper], path: Path, arm: str | None = None) -> None:
     if arm is None:
         every = [row for paper in papers for row in paper.rows]
         console.print(", ".join(f"{n} {verdict}" for verdict, n in count(every).items()))
+        survive = {verdict: n for verdict, n in count(every, "verdict_holm").items() if verdict != "not testable"}
+        told = ", ".join(f"{n} {verdict}" for verdict, n in survive.items())
+        console.print(f"with Holm's correction: {told}")
+        console.print(f"false verdicts to expect by chance: at most {chance(every).expected:g}")
         for missing in (each for paper in papers for each in paper.arms if each.missing):
             console.print(f"could not run: {missing.name}: {missing.missing}", markup=False)
         console.print(f"page: {path}", markup=False, soft_wrap=True)
@@ -238,7 +255,7 @@ def _claims_table(rows: Sequence[dict]) -> "Table":
         unit = row["unit"] if row["compare"] == "difference" else ""
         table.add_row(
             Text(f"  {ICONS[row['verdict']]} {row['verdict']}", style=colours[row["verdict"]]),
-            Text(row["id"]),
+            Text(row["id"] + " (post hoc)" * row["post_hoc"]),
             Text(f"{difference} {unit}".strip() + f" ({interval(row['interval'], row['compare'])}), n {row['n']}"),
             Text(row["statement"], style="dim"),
         )

@@ -280,7 +280,7 @@ def fitted(module, data, **options) -> Trainer:
     return trainer
 
 
-def test_it_trains_in_a_trainer_with_clipped_gradients_and_answers(folder):
+def test_it_trains_in_a_trainer_with_clipped_gradients_and_predicts(folder):
     module, data = build(clip=WORLD, also_at=[2, 5]), clips(folder)
     module.check_data(data)
     norms, clip = [], module.configure_gradient_clipping
@@ -294,16 +294,16 @@ def test_it_trains_in_a_trainer_with_clipped_gradients_and_answers(folder):
     assert len(norms) == 8 and norms == pytest.approx([5.0] * 8, rel=1e-4)  # hundreds before
     terms = {"pretrain/loss", "pretrain/loss V-S,C", "pretrain/loss F-C", "pretrain/scale"}
     assert terms <= trainer.callback_metrics.keys()
-    answers = module.answers(data, torch.device("cpu"))
-    assert {name: tuple(x.shape) for name, x in answers.items()} == {
+    predictions = module.predictions(data, torch.device("cpu"))
+    assert {name: tuple(x.shape) for name, x in predictions.items()} == {
         "videos/test": (64, 12), "videos@2/test": (64, 12), "videos@5/test": (64, 12), "texts/test": (8, 12),
         "belongs/test": (64,), "labels/test": (64,),
     }  # fmt: skip
     batch = next(data.evaluation_batches("test"))
-    torch.testing.assert_close(answers["videos/test"][:8], module(batch["video"]))
-    own = answers["texts/test"][answers["belongs/test"][:8]]
+    torch.testing.assert_close(predictions["videos/test"][:8], module(batch["video"]))
+    own = predictions["texts/test"][predictions["belongs/test"][:8]]
     torch.testing.assert_close(own, module.encode_texts(batch["caption_token_ids"]))
-    pairs = {*zip(answers["belongs/test"].tolist(), answers["labels/test"].tolist(), strict=True)}
+    pairs = {*zip(predictions["belongs/test"].tolist(), predictions["labels/test"].tolist(), strict=True)}
     assert len(pairs) == 8  # a caption is a class
 
 

@@ -15,7 +15,7 @@ from lightning_modules.committees.network import Committee
 from lightning_modules.ensembling import pools
 from lightning_modules.ensembling.cascades import Cascade, run_cascade
 from lightning_modules.files import sha256
-from tests.reference.pools import rewrite_answers, write_run
+from tests.reference.pools import rewrite_predictions, write_run
 
 CHOICES = {"pair": ["mlp-h8", "mlp-h32"], "export": "mlp-h16", "edges": {3: 12, 4: 6}}
 
@@ -67,11 +67,11 @@ def test_everything_is_finite_and_the_same_again(runs, evaluation):
 
 
 def test_what_is_chosen_does_not_depend_on_the_test_labels(tmp_path):
-    def shuffle(answers):
-        np.random.default_rng(1).shuffle(answers["labels/test"])
+    def shuffle(predictions):
+        np.random.default_rng(1).shuffle(predictions["labels/test"])
 
     run = write_run(tmp_path / "a")
-    other = rewrite_answers(write_run(tmp_path / "b"), shuffle)
+    other = rewrite_predictions(write_run(tmp_path / "b"), shuffle)
     first, second = study_of(run), study_of(other)
     for name in first.rungs:
         for rotation in range(2):

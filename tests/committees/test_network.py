@@ -37,7 +37,7 @@ def inputs(rows=80):
 
 @torch.no_grad()
 def offline(nets, x, thresholds, **choices):
-    """The same committee by the search's own arithmetic, on the answers of all members to all rows."""
+    """The same committee by the search's own arithmetic, on the predictions of all members to all rows."""
     views = tuple((f"m{k}#0", "6") for k in range(len(nets)))
     temperatures = choices.pop("temperatures", [1.0] * len(nets))
     weights = choices.pop("weights", None)
@@ -49,8 +49,8 @@ def offline(nets, x, thresholds, **choices):
         **choices,
     )
     trace = run_cascade(table, Cascade(views, tuple(thresholds)), {v: 10 * 3**k for k, v in enumerate(views)})
-    answers = np.stack([log_softmax(table.output(views[: k + 1])) for k in range(len(views))])
-    return np.exp(answers[trace.exit_stage, np.arange(len(x))]), trace
+    predictions = np.stack([log_softmax(table.output(views[: k + 1])) for k in range(len(views))])
+    return np.exp(predictions[trace.exit_stage, np.arange(len(x))]), trace
 
 
 @pytest.mark.parametrize("kind", cascades.CONFIDENCES)
@@ -66,12 +66,12 @@ def test_it_sends_every_row_where_the_search_sends_it(kind, average, output):
     thresholds = [float(np.quantile(first.stage((("m", "6"),))[0], q)) for q in (0.5, 0.4)]
 
     found = Committee(nets, macs=[10, 30, 90], thresholds=thresholds, **choices)(x)
-    answers, trace = offline(nets, x, thresholds, **choices)
+    predictions, trace = offline(nets, x, thresholds, **choices)
 
     np.testing.assert_array_equal(found.exit_stage.numpy(), trace.exit_stage)
     np.testing.assert_array_equal(found.macs.numpy(), trace.macs)
-    np.testing.assert_array_equal(found.probabilities.argmax(-1).numpy(), answers.argmax(-1))
-    np.testing.assert_allclose(found.probabilities.numpy(), answers, atol=1e-6)
+    np.testing.assert_array_equal(found.probabilities.argmax(-1).numpy(), predictions.argmax(-1))
+    np.testing.assert_allclose(found.probabilities.numpy(), predictions, atol=1e-6)
     assert len(np.unique(trace.exit_stage)) > 1
 
 
@@ -106,7 +106,7 @@ def test_confidences_equal_the_search_s():
 
 
 @torch.no_grad()
-def test_save_and_load_give_the_same_answers(tmp_path):
+def test_save_and_load_give_the_same_predictions(tmp_path):
     committee = Committee(
         members(),
         macs=[1, 2, 4],

@@ -68,8 +68,8 @@ class Data(LabelledImages):
             yield {"images": images, "labels": labels}
 
 
-def answers(module, name, batch_size=16):
-    return module.answers(Data(name, batch_size), torch.device("cpu"))
+def predictions(module, name, batch_size=16):
+    return module.predictions(Data(name, batch_size), torch.device("cpu"))
 
 
 def train(module, name, steps):
@@ -114,19 +114,19 @@ def test_copies_start_from_different_weights():
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_answers_do_not_depend_on_the_batch(name):
+def test_predictions_do_not_depend_on_the_batch(name):
     module = pool(name)
     train(module, name, 2)
-    together = answers(module, name)
-    alone = answers(module, name, batch_size=1)
+    together = predictions(module, name)
+    alone = predictions(module, name, batch_size=1)
     assert together.keys() == alone.keys()
     for key, value in together.items():
         torch.testing.assert_close(alone[key], value, rtol=1e-5, atol=1e-5)
 
 
-def test_answers_are_those_of_the_members_alone():
+def test_predictions_are_those_of_the_members_alone():
     module = pool("convnet")
-    found = answers(module, "convnet")
+    found = predictions(module, "convnet")
     images, labels = dataset("convnet")
     assert found["labels/test"].equal(labels)
     for name, member in module.member_modules().items():
@@ -144,7 +144,7 @@ def test_export_and_load_round_trip(name):
     torch.manual_seed(5)
     twin = Members(**{**SHARED, **POOLS[name]})
     twin.load_export(weights)
-    expected, found = answers(module, name), answers(twin, name)
+    expected, found = predictions(module, name), predictions(twin, name)
     assert all(found[key].equal(value) for key, value in expected.items())
 
 
@@ -153,7 +153,7 @@ def test_hub_members_answer_at_their_own_resolutions(monkeypatch):
     hub = {"family": "hub", "widths": [], "depth": None, "copies": 1, "names": ["owner/a-1.0", "owner/b"]}
     pixels = {"pixel_scale": 255, "pixel_mean": [0.5] * 3, "pixel_std": [0.25] * 3}
     module = Members(**hub, image_shape=[3, 16, 16], num_classes=4, resolutions=[[8], [12, 16]], **pixels)
-    found = module.answers(Data("wide_resnet", 16), torch.device("cpu"))
+    found = module.predictions(Data("wide_resnet", 16), torch.device("cpu"))
     assert {key for key in found if key.endswith("test") or "test@" in key} == {
         "labels/test",
         "logits/a-1_0#0/test",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightning_modules.ensembling import pools
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Run
-from tests.reference.pools import rewrite_answers, write_run
+from tests.reference.pools import rewrite_predictions, write_run
 
 
 def logits_of(members=3, samples=50, classes=5, seed=0):
@@ -22,39 +22,39 @@ def test_a_pool_is_read_with_names_costs_and_logits(tmp_path):
     assert list(pool.architectures) == ["mlp-h4", "mlp-h8"]  # cheap first
     assert pool.macs == {"mlp-h4": 400, "mlp-h8": 800}
     assert [m.name for m in pool.architectures["mlp-h8"]] == ["mlp-h8#0", "mlp-h8#1"]
-    np.testing.assert_array_equal(pool.scores("mlp-h4#1", "test", "6"), run.answers()["logits/mlp-h4#1/test@6"])
+    np.testing.assert_array_equal(pool.scores("mlp-h4#1", "test", "6"), run.predictions()["logits/mlp-h4#1/test@6"])
     assert pool.scores("mlp-h4#1", "val").shape == (400, 5)
 
 
 def refused(tmp_path, change, match, **shape):
-    run = rewrite_answers(write_run(tmp_path, **shape), change)
+    run = rewrite_predictions(write_run(tmp_path, **shape), change)
     with pytest.raises(ValueError, match=match):
         pools.read_pool(run)
 
 
-def test_answers_without_meaning_are_refused(tmp_path):
-    def nan(answers):
-        answers["logits/mlp-h4#0/val"][3, 1] = np.nan
+def test_predictions_without_meaning_are_refused(tmp_path):
+    def nan(predictions):
+        predictions["logits/mlp-h4#0/val"][3, 1] = np.nan
 
-    def classes(answers):
-        answers["logits/mlp-h8#1/test"] = answers["logits/mlp-h8#1/test"][:, :4].copy()
+    def classes(predictions):
+        predictions["logits/mlp-h8#1/test"] = predictions["logits/mlp-h8#1/test"][:, :4].copy()
 
-    def rows(answers):
-        answers["logits/mlp-h8#1/test"] = answers["logits/mlp-h8#1/test"][:-1].copy()
+    def rows(predictions):
+        predictions["logits/mlp-h8#1/test"] = predictions["logits/mlp-h8#1/test"][:-1].copy()
 
-    def empty(answers):
-        for key in list(answers):
+    def empty(predictions):
+        for key in list(predictions):
             if key.endswith("val"):
-                answers[key] = answers[key][:0].copy()
+                predictions[key] = predictions[key][:0].copy()
 
-    def missing(answers):
-        del answers["logits/mlp-h8#1/test"]
+    def missing(predictions):
+        del predictions["logits/mlp-h8#1/test"]
 
-    def unknown(answers):
-        answers["logits/cnn-w4#0/test"] = answers["logits/mlp-h8#1/test"].copy()
+    def unknown(predictions):
+        predictions["logits/cnn-w4#0/test"] = predictions["logits/mlp-h8#1/test"].copy()
 
-    def gone(answers):
-        del answers["logits/mlp-h8#1/test"], answers["logits/mlp-h8#1/val"]
+    def gone(predictions):
+        del predictions["logits/mlp-h8#1/test"], predictions["logits/mlp-h8#1/val"]
 
     refused(tmp_path / "a", nan, "mlp-h4#0 at 8, val: 1 rows of logits are NaN.*diverged")
     refused(tmp_path / "b", classes, r"shape \(400, 4\), expected \(400, 5\)")
@@ -65,11 +65,11 @@ def test_answers_without_meaning_are_refused(tmp_path):
     refused(tmp_path / "g", gone, "no logits at its native resolution 8")
 
 
-def test_altered_answers_are_refused(tmp_path):
+def test_altered_predictions_are_refused(tmp_path):
     run = write_run(tmp_path)
-    content = bytearray((tmp_path / "answers.safetensors").read_bytes())
+    content = bytearray((tmp_path / "predictions.safetensors").read_bytes())
     content[-1] ^= 1
-    (tmp_path / "answers.safetensors").write_bytes(bytes(content))
+    (tmp_path / "predictions.safetensors").write_bytes(bytes(content))
     with pytest.raises(ValueError, match="altered or cut"):
         pools.read_pool(run)
 
@@ -80,7 +80,7 @@ def test_pools_of_one_seed_are_joined_only_where_rows_are_the_same_samples(tmp_p
     assert len(pools.join_pools([first, second]).members) == 16
     for index, (match, other) in enumerate(
         {
-            "labels of two runs differ": rewrite_answers(
+            "labels of two runs differ": rewrite_predictions(
                 write_run(tmp_path / "c", family="c"), lambda a: a["labels/test"].sort()
             ),
             "5 and with 4 classes": write_run(tmp_path / "d", family="d", classes=4),

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -14,12 +14,15 @@ from lightning_modules.metrics.claims import (
     Claim,
     Facts,
     Operand,
+    chance,
     check_plan,
     confidence_interval,
     decide,
+    holm,
     judge,
     ledger,
     load_facts,
+    p_value,
     summary,
 )
 
@@ -199,11 +202,148 @@ def test_too_few_seeds_still_tell_what_came_out():
     assert (row["n"], row["difference"], row["interval"]) == (3, 1.0, [0.751586, 1.248414])
 
 
+@pytest.mark.parametrize(("direction", "margin"), [("higher", 0.5), ("lower", 0.5), ("higher", 0.0)])
+def test_p_value_is_that_of_students_t_test_at_the_margin(direction, margin):
+    values = [0.2, 1.1, 0.7, 1.4]
+    edge = margin if direction == "higher" else -margin
+    assert p_value(values, direction, margin) == pytest.approx(stats.ttest_1samp(values, edge).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("shift", [-0.9, -0.35, -0.1, 0.0, 0.2, 0.35, 0.9])
+def test_p_value_of_equal_is_twice_the_larger_of_two_one_sided_tests_within_the_band_and_beyond_it_that_of_the_edge(
+    shift,
+):
+    values, band = np.array([-0.1, 0.05, 0.15, -0.1]) + shift, 0.4
+    above = stats.ttest_1samp(values, -band, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, band, alternative="less").pvalue
+    outside = 2 * min(1 - above, 1 - below)
+    expected = 2 * max(above, below) if abs(shift) < band else outside
+    assert p_value(values, "equal", band) == pytest.approx(expected, rel=1e-9)
+
+
+def test_p_value_without_spread_is_0_or_on_the_edge_1():
+    assert p_value([2.0, 2.0, 2.0], "higher", 0.5) == 0.0
+    assert p_value([0.1 + 0.2] * 3, "higher", 0.3) == 1.0
+    assert p_value([0.0, 0.0], "equal", 0.5) == 0.0
+    with pytest.raises(ValueError, match=r"at least two values, got \[1.0\]"):
+        p_value([1.0], "higher", 0.0)
+
+
+directions = st.sampled_from(["higher", "lower", "equal"])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12), directions, st.floats(0.01, 5))
+def test_a_claim_is_decided_if_and_only_if_p_is_below_5_percent(differences, direction, margin):
+    claim = Claim(**{**CLAIM, "direction": direction, "margin": margin})
+    row = judge(claim, results(differences), "tiny")
+    assert (row["verdict"] != "undecided") == (row["p_value"] < 0.05)
+    # and the p-value of the ledger is that of the data, to the digits told, where rounding of the interval is no matter
+    measured = [
+        run[claim.value.metric] - run[claim.reference.metric] for run in results(differences)["alpha-digits"].values()
+    ]
+    assume(np.std(measured, ddof=1) > 1e-3)
+    edges = {"higher": [margin], "lower": [-margin], "equal": [-margin, margin]}[direction]
+    expected = max(stats.ttest_1samp(measured, edge).pvalue for edge in edges)
+    assert row["p_value"] == pytest.approx(expected, rel=0.01, abs=1e-12)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), directions, st.floats(0.01, 5))
+def test_the_rule_of_intervals_and_the_p_value_agree_before_anything_is_rounded(values, direction, margin):
+    assume(np.std(values, ddof=1) > 1e-3)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    p = p_value(values, direction, margin)
+    assume(abs(p - 0.05) > 1e-9)
+    assert (decide(direction, low, high, margin)[0] != "undecided") == (p < 0.05)
+
+
+def test_holm_on_a_textbook_example():
+    # Wikipedia, "Holm-Bonferroni method": of p = 0.01, 0.04, 0.03, 0.005 the first and the last are found at 5 %
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    for one, p in zip(adjusted, p_values, strict=True):
+        assert p <= one <= min(1.0, len(p_values) * p) + 1e-15
+    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
+
+
+def several(*differences, count=None):
+    """Facts and results of claims with these differences, and of one that compares counts if asked."""
+    claims, runs = [], {seed: {"zero": 0.0} for seed in range(3)}
+    for number, values in enumerate(differences):
+        claims.append({**CLAIM, "id": f"K{number}", "value": {"arm": "a", "metric": f"m{number}"}})
+        claims[-1]["reference"] = {"arm": "a", "metric": "zero"}
+        for seed, value in enumerate(values):
+            runs[seed][f"m{number}"] = value
+    if count is not None:
+        claims.append({**CLAIM, "id": "count", "value": {"arm": "a", "metric": "macs"}, "reference": 5.0})
+        for run in runs.values():
+            run["macs"] = count
+    return Facts(**{**FACTS, "claims": claims}), {"a": runs}
+
+
+def test_holm_over_the_claims_of_a_paper_in_the_ledger():
+    weak, strong, none = [1.0, 2.0, 1.6], [1.99, 2.0, 2.01], [-1.0, 0.0, 1.0]
+    facts, measured = several(weak, strong, none, weak)
+    rows = ledger([facts], measured, "tiny")
+    assert [row["verdict"] for row in rows] == ["shown", "shown", "undecided", "shown"]
+    assert [row["verdict_holm"] for row in rows] == ["undecided", "shown", "undecided", "undecided"]
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        assert row["p_holm"] == pytest.approx(adjusted, rel=5e-3)
+    (alone,) = ledger([several(weak)[0]], measured, "tiny")
+    assert alone["verdict_holm"] == "shown" and alone["p_holm"] == alone["p_value"]
+    both = ledger([several(weak)[0], several(strong)[0]], measured, "tiny")
+    assert both[0]["p_holm"] == both[0]["p_value"], "papers are corrected one by one"
+
+
+def test_counts_are_facts_that_no_correction_touches_and_that_are_not_expected_to_be_false():
+    weak = [1.0, 2.0, 1.6]
+    facts, measured = several(weak, weak, count=7.0)
+    *others, fact = ledger([facts], measured, "tiny")
+    assert (fact["exact"], fact["p_value"], fact["p_holm"], fact["verdict_holm"]) == (True, 0.0, 0.0, "shown")
+    without = ledger([several(weak, weak)[0]], measured, "tiny")
+    assert [row["p_holm"] for row in others] == [row["p_holm"] for row in without]
+    assert chance([*others, fact]) == (2, 1, 0.1)
+    facts, measured = several(weak, count=5.0)
+    edge = ledger([facts], measured, "tiny")[-1]
+    assert (edge["exact"], edge["p_value"], edge["verdict_holm"]) == (True, 1.0, "undecided")
+
+
+def test_a_constant_difference_of_values_that_vary_is_no_fact():
+    facts, measured = several([1.0, 1.0, 1.0])
+    for seed, run in measured["a"].items():
+        run |= {"zero": float(seed), "m0": seed + 1.0}
+    (row,) = ledger([facts], measured, "tiny")
+    assert (row["exact"], row["p_value"], row["verdict_holm"]) == (False, 0.0, "shown")
+    assert chance([row]).judged == 1
+
+
+def test_claims_that_are_not_testable_are_in_no_correction():
+    weak = [1.0, 2.0, 1.6]
+    facts, measured = several(weak, weak)
+    facts = Facts(
+        **{**FACTS, "claims": [facts.claims[0].model_dump(), {**facts.claims[1].model_dump(), "min_seeds": 9}]}
+    )
+    judged, absent = ledger([facts], measured, "tiny")
+    assert judged["p_holm"] == judged["p_value"]
+    assert (absent["p_value"], absent["p_holm"], absent["verdict_holm"]) == (None, None, "not testable")
+    assert chance([judged, absent]) == (1, 0, 0.05)
+
+
+def test_the_ledger_tells_what_is_post_hoc():
+    facts = Facts(**{**FACTS, "claims": [CLAIM, {**CLAIM, "id": "K2", "post_hoc": True, "note": "Added after K1."}]})
+    assert [row["post_hoc"] for row in ledger([facts], results([0.9, 1.0, 1.1]), "tiny")] == [False, True]
+
+
 def test_ledger_has_the_form_that_others_rely_on():
     (row,) = ledger([Facts(**FACTS)], results([0.9, 1.0, 1.1]), "tiny")
     assert set(row) >= set(
         "paper id statement place arms metric direction paper_value paper_value_source value reference difference "
-        "interval n verdict reason unit preset".split()
+        "interval n verdict reason unit preset post_hoc p_value p_holm verdict_holm exact".split()
     )
     assert row["paper"] == "alpha"
     assert row["arms"] == ["alpha-digits"]
@@ -238,14 +378,14 @@ def without(key):
     ("changes", "told"),
     [
         ({"stem": "beta"}, ["stem is 'beta'", "expected 'alpha'"]),
-        ({"titel": "x"}, ["titel", "unknown key", "'x'"]),
+        ({"titel": "x"}, ["titel", "unknown key", "did you mean 'title'"]),
         ({"year": "2020"}, ["year is '2020'", "valid integer"]),
         ({"arxiv": 2005.0057}, ["arxiv is 2005.0057", "valid string", "quotes"]),
         ({"official_code": "http://example.org"}, ["official_code", "https://"]),
         ({"claims": []}, ["claims", "at least 1"]),
         ({"claims": [CLAIM, CLAIM]}, ["unique", "K1"]),
         ({"claims": [without("unit")]}, ["claim K1", "unit", "missing"]),
-        ({"claims": [without("id")]}, ["claim number 1", "id", "missing"]),
+        ({"claims": [without("id")]}, ["claim 1.id", "id", "missing"]),
         ({"claims": [{**CLAIM, "direction": "bigger"}]}, ["claim K1", "direction is 'bigger'", "'higher'", "'equal'"]),
         ({"claims": [{**CLAIM, "margn": 1}]}, ["claim K1", "margn", "unknown key"]),
         ({"claims": [{**CLAIM, "margin": -1.0}]}, ["claim K1", "margin is -1.0", "greater than or equal to 0"]),
@@ -256,6 +396,8 @@ def without(key):
         ({"claims": [{**CLAIM, "direction": "equal"}]}, ["claim K1", "margin must be positive"]),
         ({"claims": [{**CLAIM, "compare": "ratio", "reference": 0.0}]}, ["claim K1", "positive"]),
         ({"claims": [{**CLAIM, "paper_value_source": None}]}, ["claim K1", "paper_value_source"]),
+        ({"claims": [{**CLAIM, "post_hoc": True}]}, ["claim K1", "post_hoc is true", "note must say"]),
+        ({"claims": [{**CLAIM, "post_hoc": "yes"}]}, ["claim K1", "post_hoc is 'yes'", "valid boolean"]),
     ],
 )
 def test_a_mistake_in_a_facts_file_is_named(tmp_path, changes, told):

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from lightning_modules.metrics import classification as metrics
 
 
-def answers(samples=200, classes=7, seed=0, scale=2.0):
+def predictions(samples=200, classes=7, seed=0, scale=2.0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, samples)
     logits = rng.normal(size=(samples, classes)) * scale
@@ -21,7 +21,7 @@ def answers(samples=200, classes=7, seed=0, scale=2.0):
 
 
 def test_against_scikit_learn_and_torchmetrics():
-    logits, labels = answers()
+    logits, labels = predictions()
     p = np.exp(metrics.log_softmax(logits))
     assert metrics.accuracy(logits, labels) == accuracy_score(labels, logits.argmax(-1))
     assert metrics.negative_log_likelihood(logits, labels) == pytest.approx(log_loss(labels, p), abs=1e-12)
@@ -96,7 +96,7 @@ def test_seed_interval_is_students():
 
 
 def test_what_has_no_value_is_refused():
-    logits, labels = answers(samples=4)
+    logits, labels = predictions(samples=4)
     with pytest.raises(ValueError, match="no samples"):
         metrics.accuracy(logits[:0], labels[:0])
     with pytest.raises(ValueError, match="1 of 4 rows hold NaN"):

@@ -24,10 +24,10 @@ def write_run(
     """A run whose member logits are a shared difficulty, a skill that grows with width, and noise of their own."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    answers, members = {}, []
+    predictions, members = {}, []
     ease = {}
     for split in ("val", "test"):
-        answers[f"labels/{split}"] = rng.integers(0, classes, samples)
+        predictions[f"labels/{split}"] = rng.integers(0, classes, samples)
         ease[split] = rng.normal(1.5, 1.5, samples)
     for rank, width in enumerate(widths):
         for copy in range(copies):
@@ -48,17 +48,17 @@ def write_run(
             for split in ("val", "test"):
                 for resolution in macs:
                     noise = rng.normal(size=(samples, classes))
-                    noise[np.arange(samples), answers[f"labels/{split}"]] += ease[split] + 0.5 * rank
+                    noise[np.arange(samples), predictions[f"labels/{split}"]] += ease[split] + 0.5 * rank
                     suffix = "" if resolution == "8" else f"@{resolution}"
-                    answers[f"logits/{name}/{split}{suffix}"] = (1.5 * noise).astype(np.float32)
-    save_file(answers, folder / "answers.safetensors")
+                    predictions[f"logits/{name}/{split}{suffix}"] = (1.5 * noise).astype(np.float32)
+    save_file(predictions, folder / "predictions.safetensors")
     facts = {
         "seed": seed,
         "dataset": "made_up",
         "num_classes": classes,
         "images": {"shape": [1, 8, 8], "scale": 16},
         "members": members,
-        "answers_sha256": sha256(folder / "answers.safetensors"),
+        "predictions_sha256": sha256(folder / "predictions.safetensors"),
     }
     if weights:
         tensors = {
@@ -70,11 +70,11 @@ def write_run(
     return Run(folder, seed)
 
 
-def rewrite_answers(run: Run, change) -> Run:
-    """The same run after `change(answers)`, with a digest that fits."""
-    answers = {key: array.copy() for key, array in run.answers().items()}
-    change(answers)
-    save_file(answers, run.folder / "answers.safetensors")
-    facts = {**run.facts, "answers_sha256": sha256(run.folder / "answers.safetensors")}
+def rewrite_predictions(run: Run, change) -> Run:
+    """The same run after `change(predictions)`, with a digest that fits."""
+    predictions = {key: array.copy() for key, array in run.predictions().items()}
+    change(predictions)
+    save_file(predictions, run.folder / "predictions.safetensors")
+    facts = {**run.facts, "predictions_sha256": sha256(run.folder / "predictions.safetensors")}
     (run.folder / "facts.json").write_text(json.dumps(facts))
     return Run(run.folder, run.seed)

@@ -11,7 +11,7 @@ import yaml
 from lightning_modules.ensembling import pools
 from lightning_modules.metrics import classification
 from lightning_modules.small_ensembles import evaluation as small_ensembles
-from tests.reference.pools import rewrite_answers, write_run
+from tests.reference.pools import rewrite_predictions, write_run
 
 FACTS = yaml.safe_load(Path(small_ensembles.__file__).with_name("facts.yaml").read_text())
 
@@ -79,12 +79,12 @@ def test_only_totals_that_a_single_network_reaches_are_compared(runs):
 
 
 def test_identical_copies_win_nothing(tmp_path):
-    def same(answers):
-        for key in list(answers):
+    def same(predictions):
+        for key in list(predictions):
             if key.startswith("logits/"):
-                answers[key] = answers[key.split("#")[0] + "#0/" + key.split("/")[-1]].copy()
+                predictions[key] = predictions[key.split("#")[0] + "#0/" + key.split("/")[-1]].copy()
 
-    study = study_of(rewrite_answers(write_run(tmp_path, copies=4), same))
+    study = study_of(rewrite_predictions(write_run(tmp_path, copies=4), same))
     found = study.metrics()
     for k in (2, 3, 4):
         assert found[f"increment/points@k{k}"] == pytest.approx(0, abs=1e-9)

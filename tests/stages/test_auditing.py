@@ -248,6 +248,8 @@ def test_a_release_records_manifests_and_durations_and_keeps_the_time_of_what_di
     record = release.read(toy, "tiny", "paper")
     assert record["made_by"] == made_by()
     assert record["manifests"].keys() == {"data/sources/tiny/pretrain.json"}
+    with pytest.raises(ValueError, match=r"no paper 'papr' in plans/tiny.*paper"):
+        release.release(toy, "tiny", {}, ["papr"])
     assert not audit.Sample(toy, "tiny", locks.read(toy, "tiny")).changed
 
 

@@ -69,7 +69,7 @@ CLAIMS = {
     "alpha": [
         claim("shown", "alpha-digits", "more", "less"),
         claim("refuted", "alpha-digits", "less", "more", note=HOSTILE),
-        claim("undecided", "alpha-digits", "noise", 90.0),
+        claim("undecided", "alpha-digits", "noise", 90.0, post_hoc=True, note="Changed after seed 7 had been seen."),
         claim("ratio", "alpha-digits", "more", "less", compare="ratio", direction="lower"),
         claim("equal", "alpha-digits", "more", "less", direction="equal", margin=5.0),
         claim("absent", "alpha-mnist", "more", "less"),
@@ -116,7 +116,13 @@ def project(tmp_path, monkeypatch):
         (tmp_path / "plans/tiny" / stem).mkdir(parents=True)
         (tmp_path / "plans/tiny" / stem / "params.yaml").write_text(yaml.safe_dump(plan))
     metrics = {
-        seed: {"more": 92.0 + seed / 7, "less": 90.0 + seed / 9, "noise": 90.0 + (-1) ** seed, "single_seed": 1.0}
+        seed: {
+            "more": 92.0 + seed / 7,
+            "less": 90.0 + seed / 9,
+            "noise": 90.0 + (-1) ** seed,
+            "macs": 7.0,
+            "single_seed": 1.0,
+        }
         for seed in range(4)
     }
     del metrics[3]["single_seed"]
@@ -208,6 +214,42 @@ def test_every_verdict_is_reached_with_its_reason(project):
     assert "data set mnist was not to be had" in text
     assert "mnist: nobody answered" in text
     assert "Not computed: meteor (it needs Java" in text
+
+
+def test_the_page_tells_post_hoc_claims_p_values_and_what_survives_holms_correction(project):
+    _, ledger, reader = made(project)
+    text = " ".join("".join(reader.text).split())
+    for row in ledger:
+        shown = reader.claims[f"{row['paper']}/{row['id']}"]
+        assert ("post_hoc" in shown) == row["post_hoc"]
+        if row["p_value"] is not None:
+            assert [float(shown[name]) for name in ("p_value", "p_holm")] == [row["p_value"], row["p_holm"]]
+            assert shown["verdict_holm"] == row["verdict_holm"]
+        else:
+            assert "p_value" not in shown
+    assert [row["id"] for row in ledger if row["post_hoc"]] == ["undecided"]
+    assert "except in 1 of the 5 judged claims: these are marked post hoc" in text
+    assert "Changed after seed 7 had been seen." in text
+    assert "at most 0.25 of 5" in text
+    assert "5 claims are judged here. At most 0.25 of them are expected to be false." in text
+    survive = page.count(ledger, "verdict_holm")
+    assert f"All papers 5 0.25 1 {survive['shown']} {survive['refuted']} {survive['undecided']}" in text
+
+
+def test_a_page_without_post_hoc_claims_says_so_and_counts_are_told_as_facts(project):
+    path = project / "lightning_modules/alpha.yaml"
+    facts = yaml.safe_load(path.read_text())
+    facts["claims"] = [
+        claim("shown", "alpha-digits", "more", "less"),
+        claim("count", "alpha-digits", "macs", 0.5),
+    ]
+    path.write_text(yaml.safe_dump(facts))
+    _, ledger, reader = made(project)
+    text = " ".join("".join(reader.text).split())
+    assert [row["exact"] for row in ledger[:2]] == [False, True]
+    assert "its margin, too, were fixed before the first test number" in text
+    assert "here of at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
+    assert "none: both sides are the same for every seed" in text
 
 
 def test_a_sweep_is_shown_with_its_statement_and_one_without_results_says_why(project):
@@ -309,6 +351,9 @@ def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypa
     report.main(["--show"], root=project)
     printed = capsys.readouterr().out
     assert "2 shown, 2 refuted, 1 undecided, 4 not testable" in printed
+    assert "false verdicts to expect by chance: at most 0.25" in printed
+    assert "with Holm's correction: " in printed
+    assert "undecided (post hoc)" in printed
     assert "could not run: alpha-mnist: no results, data set mnist was not to be had" in printed
     assert "data/report/tiny/index.html" in printed
     ledger = ledger_of(project)

@@ -83,7 +83,7 @@ def test_the_probe_trains_its_head_alone_and_leaves_the_encoder():
     assert features.mean(0).abs().max() < 1e-4 and (features.var(0, unbiased=False) - 1).abs().max() < 1e-2
 
 
-def test_answers_are_the_logits_of_every_split_but_train(tmp_path):
+def test_predictions_are_the_logits_of_every_split_but_train(tmp_path):
     prepare(tmp_path / "digits")
     data = LabelledImages(
         folder=tmp_path / "digits",
@@ -96,12 +96,14 @@ def test_answers_are_the_logits_of_every_split_but_train(tmp_path):
         centre_crop=None,
     )
     module = FineTune(encoder=VIT, num_classes=10, preprocess={**PIXELS, "shift": 1})
-    answers = module.answers(data, torch.device("cpu"))
-    assert {key: tuple(x.shape) for key, x in answers.items()} == {"logits/test": (15, 10), "labels/test": (15,)}
+    predictions = module.predictions(data, torch.device("cpu"))
+    assert {key: tuple(x.shape) for key, x in predictions.items()} == {"logits/test": (15, 10), "labels/test": (15,)}
     rows = data.rows["test"][1]
     batch = digits(1797)
-    assert torch.equal(answers["labels/test"], batch["labels"][rows])
-    torch.testing.assert_close(answers["logits/test"], module(batch["images"][rows]).detach())  # nothing is augmented
+    assert torch.equal(predictions["labels/test"], batch["labels"][rows])
+    torch.testing.assert_close(
+        predictions["logits/test"], module(batch["images"][rows]).detach()
+    )  # nothing is augmented
 
 
 def test_neighbours_vote_as_a_plain_loop_does():

@@ -19,16 +19,18 @@ def write(folder, wrong=(), belongs=LABELS, macs=2_000_000):
     folder.mkdir(parents=True)
     texts = np.eye(4, dtype=np.float32)
     seen = belongs ^ np.isin(np.arange(8), wrong)
-    answers = {
+    predictions = {
         "texts": texts,
         "videos": texts[seen],
         "videos@2": texts[belongs ^ 1],
         "belongs": belongs,
         "labels": belongs,
     }
-    save_file({f"{name}/test": np.ascontiguousarray(x) for name, x in answers.items()}, folder / "answers.safetensors")
+    save_file(
+        {f"{name}/test": np.ascontiguousarray(x) for name, x in predictions.items()}, folder / "predictions.safetensors"
+    )
     save_file({"w": np.full(2, len(wrong), np.float32)}, folder / "weights.safetensors")
-    digests = {f"{name}_sha256": sha256(folder / f"{name}.safetensors") for name in ("answers", "weights")}
+    digests = {f"{name}_sha256": sha256(folder / f"{name}.safetensors") for name in ("predictions", "weights")}
     (folder / "facts.json").write_text(json.dumps({"macs_per_video": macs, "model": {"frames": 3}, **digests}))
     (folder / "history.csv").write_text("step,finetune/loss\n0,3.0\n9,1.0\n")
 

@@ -1,4 +1,4 @@
-"""The comparison of fine-tuned encoders, on made-up answers."""
+"""The comparison of fine-tuned encoders, on made-up predictions."""
 
 import json
 
@@ -17,9 +17,9 @@ def write(folder, right, labels=LABELS, macs=None):
     """A run that classifies the first `right` of eight rows correctly."""
     folder.mkdir(parents=True)
     logits = np.eye(4, dtype=np.float32)[(labels + (np.arange(8) >= right)) % 4]
-    save_file({"logits/test": logits, "labels/test": labels}, folder / "answers.safetensors")
+    save_file({"logits/test": logits, "labels/test": labels}, folder / "predictions.safetensors")
     upstream = {} if macs is None else {"pretrain_macs_per_image": macs}
-    facts = {"answers_sha256": sha256(folder / "answers.safetensors"), "from": upstream}
+    facts = {"predictions_sha256": sha256(folder / "predictions.safetensors"), "from": upstream}
     (folder / "facts.json").write_text(json.dumps(facts))
     (folder / "history.csv").write_text(f"step,finetune/loss,lr\n0,2.0,\n1,,0.1\n20,{right}.0,\n")
 

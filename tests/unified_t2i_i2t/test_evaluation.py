@@ -195,7 +195,7 @@ def test_a_picture_is_consistent_if_each_named_thing_is_there_once():
     assert bidirectional.consistent(seen, named, ATTRIBUTES).tolist() == [True, False, True, False, True]
 
 
-def answers_of(folder, right: bool) -> dict[str, np.ndarray]:
+def predictions_of(folder, right: bool) -> dict[str, np.ndarray]:
     """Those of a perfect generator, or of one that says and draws what belongs to another scene."""
     batches = list(data(folder).evaluation_batches("test"))
     columns = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}
@@ -218,17 +218,23 @@ def answers_of(folder, right: bool) -> dict[str, np.ndarray]:
     }
 
 
-def finished(folder: Path, seed: int, answers: dict[str, np.ndarray]) -> Run:
-    """A run with these answers, as the training stage leaves it."""
+def finished(folder: Path, seed: int, predictions: dict[str, np.ndarray]) -> Run:
+    """A run with these predictions, as the training stage leaves it."""
     folder.mkdir()
-    (folder / "answers.safetensors").write_bytes(save({name: np.ascontiguousarray(x) for name, x in answers.items()}))
-    write_json(folder / "facts.json", {"parameters": 7, "answers_sha256": sha256(folder / "answers.safetensors")})
+    (folder / "predictions.safetensors").write_bytes(
+        save({name: np.ascontiguousarray(x) for name, x in predictions.items()})
+    )
+    write_json(
+        folder / "facts.json", {"parameters": 7, "predictions_sha256": sha256(folder / "predictions.safetensors")}
+    )
     return Run(folder, seed)
 
 
 def test_both_directions_are_scored_and_shown(folder, tmp_path):
     options = dict(tokenizer="world", attributes=ATTRIBUTES, examples=3, tasks=["i2t", "t2i"])
-    runs = [finished(tmp_path / str(seed), seed, answers_of(folder, right)) for seed, right in enumerate((True, False))]
+    runs = [
+        finished(tmp_path / str(seed), seed, predictions_of(folder, right)) for seed, right in enumerate((True, False))
+    ]
     evaluation = bidirectional.evaluate(runs, "world_plain", **options)
     perfect, wrong = (evaluation.metrics[seed] for seed in (0, 1))
     assert perfect["world_plain/scene_exact_percent"] == 100 > wrong["world_plain/scene_exact_percent"]
@@ -253,8 +259,8 @@ def test_both_directions_are_scored_and_shown(folder, tmp_path):
 
 
 def test_published_scores_are_reported_where_they_were_computed(folder, tmp_path):
-    answers = answers_of(folder, right=True)
-    given = {name: answers[name] for name in ("told", "pictures/told", "pictures/real")}
+    predictions = predictions_of(folder, right=True)
+    given = {name: predictions[name] for name in ("told", "pictures/told", "pictures/real")}
     given |= {"fid": np.array([31.5], np.float32), "clip_logits": np.array([30, -4], np.float32)}
     options = dict(tokenizer="world", attributes={}, examples=2, tasks=["t2i"], java=True)
     evaluation = bidirectional.evaluate([finished(tmp_path / "0", 0, given)], "coco", **options)
