@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from lightning_modules.portable import made_by
-from stages import audit, release
+from stages import release
 from stages.auditing import comparing, drawing, locks
 from stages.auditing.locks import Locked
+from stages.auditing.sample import Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # of pygtrie, which DVC uses
 
@@ -236,7 +237,7 @@ def test_bytes_are_expected_where_the_lock_was_made_on_a_machine_like_this_one(t
         folder = tmp_path / "plans/tiny" / paper
         folder.mkdir(parents=True)
         (folder / "release.json").write_text(json.dumps({"made_by": made, "manifests": {"m.json": digest}}))
-    sample = audit.Sample(tmp_path, "tiny", stages)
+    sample = Sample(tmp_path, "tiny", stages)
     assert sample.exact == {"here", "never"}
     assert sample.changed == ["elsewhere", "never"]
 
@@ -250,7 +251,7 @@ def test_a_release_records_manifests_and_durations_and_keeps_the_time_of_what_di
     assert record["manifests"].keys() == {"data/sources/tiny/pretrain.json"}
     with pytest.raises(ValueError, match=r"no paper 'papr' in plans/tiny.*paper"):
         release.release(toy, "tiny", {}, ["papr"])
-    assert not audit.Sample(toy, "tiny", locks.read(toy, "tiny")).changed
+    assert not Sample(toy, "tiny", locks.read(toy, "tiny")).changed
 
 
 def test_a_stale_lock_is_not_released(toy):
@@ -258,3 +259,23 @@ def test_a_stale_lock_is_not_released(toy):
     with pytest.raises(ValueError, match=r"2 stages are not up to date, .*pretrain@a first: run `make repro`"):
         release.release(toy, "tiny", {})
     assert not (toy / "plans/tiny/paper/release.json").exists()
+
+
+@pytest.mark.parametrize("notice", [False, True])
+def test_a_stage_that_fails_is_named_once_and_data_that_is_not_to_be_had_is_no_failure(tmp_path, notice):
+    def with_output(address, needs=()):
+        needs = frozenset(f"plans/tiny/p/dvc.yaml:{need}" for need in needs)
+        return Locked(f"plans/tiny/p/dvc.yaml:{address}", "p", needs, {f"data/{address}": "1"}, {})
+
+    chain = [with_output("prepare@d"), with_output("pretrain@a", ["prepare@d"])]
+    chain += [with_output("evaluate@a", ["prepare@d", "pretrain@a"]), with_output("prepare@e")]
+    sample = Sample(tmp_path, "tiny", {each.address: each for each in chain})
+    sample.asked = set(sample.stages)
+    for made in ("evaluate@a", "prepare@e"):  # what lies there of an arm that could not run was not made now
+        (tmp_path / "data" / made).mkdir(parents=True)
+    if notice:
+        (tmp_path / ".scratch/unavailable").mkdir(parents=True)
+        (tmp_path / ".scratch/unavailable/d-tiny.txt").write_text("no network\n")
+    assert sample.made() == ["plans/tiny/p/dvc.yaml:prepare@e"]
+    assert sample.failed() == ([] if notice else ["plans/tiny/p/dvc.yaml:prepare@d"])
+    assert list(sample.left_out().values()) == (["no network"] if notice else [])
