@@ -19,6 +19,7 @@ from stages.auditing import locks
 from stages.auditing.locks import Locked
 from stages.command import add_preset, run_stage
 from stages.plan import PlanError
+from stages.runner import durations
 
 
 def manifests(stages: Mapping[str, Locked], paper: str) -> dict[str, str | None]:
@@ -29,18 +30,7 @@ def manifests(stages: Mapping[str, Locked], paper: str) -> dict[str, str | None]
 
 def read(root: Path, preset: str, paper: str) -> dict[str, Any]:
     """The last release of a paper's lock; empty where it was never released."""
-    return _read(root / "plans" / preset / paper / "release.json")
-
-
-def durations(root: Path, preset: str) -> dict[str, float]:
-    """Seconds that each stage took in the run that was released, by address."""
-    found: dict[str, float] = {}
-    for path in sorted((root / "plans" / preset).glob("*/durations.json")):
-        found |= _read(path)
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
+    path = root / "plans" / preset / paper / "release.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
@@ -50,7 +40,7 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
     Args:
         root: the checkout, with fresh manifests.
         preset: which plans.
-        took: seconds of each stage, by address; what is not in it keeps its recorded time.
+        took: seconds of each stage, by address.
         papers: stems, or all of the preset.
 
     Raises:
@@ -64,12 +54,11 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
     papers = sorted(papers or known)
     if stale := [address for address, each in stages.items() if each.stale and each.paper in papers]:
         raise PlanError(f"{len(stale)} stages are not up to date, {stale[0]} first: run `make repro`, then release")
-    took = {address: round(seconds, 1) for address, seconds in {**durations(root, preset), **took}.items()}
     for paper in papers:
         folder = root / "plans" / preset / paper
         write_json(folder / "release.json", {"made_by": made_by(), "manifests": manifests(stages, paper)})
         mine = {address: took[address] for address, each in stages.items() if each.paper == paper and address in took}
-        write_json(folder / "durations.json", mine)
+        write_json(folder / durations.NAME, mine)
     return papers
 
 
@@ -80,7 +69,7 @@ def main() -> None:
     add_preset(parser)
     arguments = parser.parse_args()
     locks.make_manifests(ROOT, arguments.preset)
-    papers = release(ROOT, arguments.preset, _read(scratch() / "durations.json"), arguments.paper)
+    papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper)
     readme.main()
     print(f"released: {', '.join(papers)}; commit plans/{arguments.preset}, results/{arguments.preset} and README.md")
 

@@ -38,12 +38,12 @@ def head(root: Path) -> str:
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def rerun(folder: Path, arms: Sequence[str]) -> None:
+def rerun(folder: Path, preset: str, arms: Sequence[str]) -> None:
     """Run arms in the clone, with all that they need; a stage that fails leaves no output behind."""
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` of the commands
     environment["REPRISE_TRACKING"] = "local"
     if mirror := environment.get("REPRISE_MIRROR"):
         environment["REPRISE_MIRROR"] = str(Path(mirror).resolve())
-    command = [sys.executable, "-m", "dvc", "repro", "--keep-going", "--no-run-cache", *arms]
+    command = [sys.executable, "-m", "stages.repro", "--preset", preset, *arms]
     subprocess.run(command, cwd=folder, env=environment)

@@ -10,6 +10,7 @@ from stages import release
 from stages.auditing import comparing, drawing, locks
 from stages.auditing.checkout import head, rerun
 from stages.auditing.locks import Locked
+from stages.runner import durations
 
 FIRST = 0.5  # of the time is planned by recorded durations alone; the rest by how fast this machine turned out to be
 MEASURED = ("evaluate", "sweep")  # stages that write metrics
@@ -31,19 +32,19 @@ class Sample:
     def run(self, minutes: float, started: float) -> None:
         """Run as many arms as fit into the time, one at least, in rounds: each learns how fast this machine is."""
         order = drawing.drawn(self.stages, self.changed, head(self.folder))
-        durations = release.durations(self.folder, self.preset)
+        known = durations.load(self.folder, self.folder / ".scratch")
         left = 60 * minutes - (time.monotonic() - started)
-        arms, expected = drawing.chosen(order, self.stages, durations, (), left, FIRST * left)
+        arms, expected = drawing.chosen(order, self.stages, known, (), left, FIRST * left)
         if not arms:
-            arms, expected = drawing.chosen(order[:1], self.stages, durations, (), math.inf)
+            arms, expected = drawing.chosen(order[:1], self.stages, known, (), math.inf)
         while arms:
             print(f"runs anew: {', '.join(arms)}", flush=True)
             begun = time.monotonic()
-            rerun(self.folder, arms)
+            rerun(self.folder, self.preset, arms)
             self.asked.update(arms, *(self.stages[arm].needs for arm in arms))
             now = time.monotonic()
             pace, left = (now - begun) / max(expected, 1.0), 60 * minutes - (now - started)
-            arms, expected = drawing.chosen(order, self.stages, durations, self.asked, left / pace)
+            arms, expected = drawing.chosen(order, self.stages, known, self.asked, left / pace)
 
     def made(self) -> list[str]:
         """The stages that ran to their end."""
