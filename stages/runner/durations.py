@@ -1,7 +1,7 @@
 """How long stages took in earlier runs, and from that how long the rest will take.
 
-`python -m stages.runner.durations` copies what this folder knows to `plans/<preset>/<paper>/durations.json`, which the
-repository ships for those who have not run anything yet.
+`make release` writes what this folder knows into `plans/<preset>/<paper>/durations.json`: the repository ships it for those
+who have not run anything yet.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import networkx
 
-from lightning_modules.files import ROOT, scratch, write_json
+from lightning_modules.files import write_json
 
 NAME = "durations.json"
 
@@ -63,18 +63,3 @@ def seconds_left(graph: networkx.DiGraph, left: set[str], spent: Mapping[str, fl
 
 def _kind(name: str) -> str:
     return name.rpartition(":")[2].partition("@")[0]
-
-
-def main() -> None:
-    """Copy this folder's durations beside the plans."""
-    plans: dict[Path, dict[str, float]] = {}
-    for name, seconds in load(ROOT, scratch()).items():
-        folder = (ROOT / name.rpartition(":")[0]).parent
-        if ":" in name and folder.is_dir():
-            plans.setdefault(folder, {})[name] = seconds
-    for folder, known in plans.items():
-        write_json(folder / NAME, known)
-
-
-if __name__ == "__main__":
-    main()
