@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lightning_modules import processes, tracking, training
+from lightning_modules import portable, processes, training
 from lightning_modules.datasets import digits
+from lightning_modules.tracking import records
 from lightning_modules.training import Job
-from stages.plan import compose
+from stages.composing import compose
 from tests.pipeline import ROOT, Copy
 
 SMALL = {
@@ -85,11 +86,11 @@ def test_settings_that_can_change_a_number_make_another_job_and_others_do_not(tm
     assert (plain.fingerprint == other.fingerprint) == same
 
 
-@pytest.mark.parametrize("what", ["capability", "torch", "numpy", "mkl"])
+@pytest.mark.parametrize("what", ["processor", "caps", "torch", "numpy", "mkl"])
 def test_another_processor_or_library_makes_another_job(tmp_path, monkeypatch, what):
-    before, made_by = job(tmp_path).fingerprint, training.made_by()
+    before, made_by = job(tmp_path).fingerprint, portable.made_by()
     assert made_by[what]
-    monkeypatch.setattr(training, "made_by", lambda: made_by | {what: "another"})
+    monkeypatch.setattr(portable, "made_by", lambda: made_by | {what: "another"})
     assert job(tmp_path).fingerprint != before
 
 
@@ -167,15 +168,21 @@ def arm(tmp_path, inputs, monkeypatch):
     return arm
 
 
-def records(arm: Arm) -> list[dict]:
+def runs_of(arm: Arm) -> list[dict]:
     folders = (arm.root / ".scratch/runs/committees").iterdir()
-    return [tracking.read_json(folder / "meta.json") | tracking.state(folder) for folder in sorted(folders)]
+    return [records.read_json(folder / "meta.json") | records.state(folder) for folder in sorted(folders)]
 
 
 def test_more_seeds_train_only_those_that_are_missing(arm):
     three = arm.train(0, 1, 2)
     assert arm.trained == [0, 1, 2] and sorted(three) == [0, 1, 2]
-    assert set(three[0]) == {"weights.safetensors", "answers.safetensors", "facts.json", "metrics.json", "history.csv"}
+    assert set(three[0]) == {
+        "weights.safetensors",
+        "predictions.safetensors",
+        "facts.json",
+        "metrics.json",
+        "history.csv",
+    }
     five = arm.train(0, 1, 2, 3, 4)
     assert arm.trained == [3, 4] and sorted(five) == [0, 1, 2, 3, 4]
     assert {seed: five[seed] for seed in three} == three
@@ -239,9 +246,9 @@ def test_a_forced_training_trains_gives_the_same_bytes_and_has_a_record_of_its_o
     assert [path.stat().st_ino for path in arm.entries] != [before], "the entry was replaced"
     monkeypatch.setenv("REPRISE_FORCE", "0")
     assert arm.train(0) == first and arm.trained == []
-    keys = [record["key"] for record in records(arm)]
+    keys = [record["key"] for record in runs_of(arm)]
     assert [key.rpartition("-")[2] for key in keys] == ["0", "1"] and len({key.rpartition("-")[0] for key in keys}) == 1
-    assert {record["status"] for record in records(arm)} == {"FINISHED"}
+    assert {record["status"] for record in runs_of(arm)} == {"FINISHED"}
     points = [path.read_text().count('"step"') for path in arm.root.glob(".scratch/runs/committees/*/metrics.jsonl")]
     assert points == [9, 9], "eight steps and the end, in each"
 
@@ -249,11 +256,11 @@ def test_a_forced_training_trains_gives_the_same_bytes_and_has_a_record_of_its_o
 def test_the_record_of_a_run_ends_its_curves_with_the_final_values_and_says_what_made_them(arm):
     trained = arm.train(0)
     (folder,) = (arm.root / ".scratch/runs/committees").iterdir()
-    lines = [line for _, line in tracking.metric_lines(folder / "metrics.jsonl")]
+    lines = [line for _, line in records.metric_lines(folder / "metrics.jsonl")]
     assert [line["step"] for line in lines] == list(range(9))
     assert {name: round(value, 6) for name, value in lines[-1]["m"].items()} == json.loads(trained[0]["metrics.json"])
     assert lines[0]["m"].keys() - {"epoch"} == lines[-1]["m"].keys()
-    made = tracking.read_json(folder / "machine.json")
+    made = records.read_json(folder / "machine.json")
     assert made["made_by.precision"] == '"32-true"' and made["made_by.torch"] == torch.__version__
 
 
@@ -302,7 +309,7 @@ def test_two_processes_that_want_the_same_seed_get_the_same_bytes_from_one_train
     assert [process.exitcode for process in both] == [0, 0]
     assert outputs(arm.root / "a") == outputs(arm.root / "b") != {}
     assert sorted((arm.root / f"{out}.trained").read_text() for out in "ab") == ["0", "1"]
-    assert len(records(arm)) == 1
+    assert len(runs_of(arm)) == 1
 
 
 def test_a_seed_of_several_processes_is_not_waited_for(arm):
@@ -336,7 +343,7 @@ def test_progress_is_written_for_the_runner(arm, monkeypatch, tmp_path):
 
 
 def test_what_a_resumed_run_could_not_have_is_refused(arm, monkeypatch):
-    from lightning_modules.tasks.members import Members
+    from lightning_modules.ensembling.members import Members
 
     step = Members.training_step
 
@@ -356,8 +363,8 @@ import importlib, os, sys
 for name in {processes.PRELOAD!r}:
     importlib.import_module(name)
 import torch
-from lightning_modules.tasks import members
-from stages.plan import compose
+from lightning_modules.ensembling import members
+from stages.composing import compose
 before = set(sys.modules)
 compose("tiny", system="committees", trainer="cpu")
 print(os.listdir("/proc/self/task") == [str(os.getpid())], torch.cuda.is_initialized(), len(set(sys.modules) - before))
@@ -415,25 +422,26 @@ def test_force_is_seen_through_parents(tmp_path):
 
 @pytest.mark.slow
 def test_a_forced_repro_trains_again_and_changes_no_byte_of_the_lock(tmp_path):
-    copy, arm = Copy(tmp_path / "project", seeds=[0, 1]), "pretrain@committees-digits"
+    copy, arm = Copy(tmp_path / "project", seeds=[0, 1]), "plans/tiny/committees/dvc.yaml:pretrain@committees-digits"
 
     def runs() -> int:
         return len(list(copy.folder.glob(".scratch/runs/committees/*committees-digits--pretrain*")))
 
     copy.dvc("repro", arm)
-    lock, data = copy.lock(), copy.folder / "data/runs/tiny/committees-digits/pretrain"
+    locks, data = copy.locks(), copy.folder / "data/runs/tiny/committees-digits/pretrain"
     trained = outputs(data)
-    assert runs() == 2
+    assert runs() == 2 and sorted(trained) == [0, 1]
     copy.dvc("repro", "-fs", arm)
-    assert runs() == 4 and copy.lock() == lock and outputs(data) == trained
+    assert runs() == 4 and copy.locks() == locks and outputs(data) == trained
 
     copy.run("rm", "-r", str(data), str(copy.folder / ".dvc/cache"))  # evicted
-    copy.dvc("repro", arm)
-    assert runs() == 4 and copy.lock() == lock and outputs(data) == trained
+    copy.dvc("repro", "-s", arm)
+    assert runs() == 4 and copy.locks() == locks and outputs(data) == trained
 
     copy.run("rm", "-r", str(copy.folder / ".scratch/seeds"))
     for seed in "10":
         copy.python("-m", "stages.pretrain", "committees-digits", "--seed", seed)
     assert runs() == 6
-    copy.dvc("repro", "-s", "--force", arm, REPRISE_FORCE="")
-    assert copy.lock() == lock
+    copy.run("rm", "-r", str(data))
+    copy.python("-m", "stages.pretrain", "committees-digits")
+    assert runs() == 6 and outputs(data) == trained
