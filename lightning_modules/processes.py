@@ -26,11 +26,13 @@ PRELOAD = (
 PRELOAD_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 FORCE = re.compile(r"--f[a-z-]*|-[A-Za-z]*f.*")  # what can be the option, so that DVC's parser is seldom needed
 
+_LIBC = ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None  # loaded here: nothing is loaded after a fork
+
 
 def die_with_parent() -> None:
     """Let this process be ended when its parent ends, however that happens: otherwise it works on as an orphan."""
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)
+    if _LIBC:
+        _LIBC.prctl(1, signal.SIGTERM)
 
 
 def is_forced() -> bool:

@@ -168,7 +168,7 @@ def arm(tmp_path, inputs, monkeypatch):
     return arm
 
 
-def runs_of(arm: Arm) -> list[dict]:
+def recorded(arm: Arm) -> list[dict]:
     folders = (arm.root / ".scratch/runs/committees").iterdir()
     return [records.read_json(folder / "meta.json") | records.state(folder) for folder in sorted(folders)]
 
@@ -246,9 +246,9 @@ def test_a_forced_training_trains_gives_the_same_bytes_and_has_a_record_of_its_o
     assert [path.stat().st_ino for path in arm.entries] != [before], "the entry was replaced"
     monkeypatch.setenv("REPRISE_FORCE", "0")
     assert arm.train(0) == first and arm.trained == []
-    keys = [record["key"] for record in runs_of(arm)]
+    keys = [record["key"] for record in recorded(arm)]
     assert [key.rpartition("-")[2] for key in keys] == ["0", "1"] and len({key.rpartition("-")[0] for key in keys}) == 1
-    assert {record["status"] for record in runs_of(arm)} == {"FINISHED"}
+    assert {record["status"] for record in recorded(arm)} == {"FINISHED"}
     points = [path.read_text().count('"step"') for path in arm.root.glob(".scratch/runs/committees/*/metrics.jsonl")]
     assert points == [9, 9], "eight steps and the end, in each"
 
@@ -309,7 +309,7 @@ def test_two_processes_that_want_the_same_seed_get_the_same_bytes_from_one_train
     assert [process.exitcode for process in both] == [0, 0]
     assert outputs(arm.root / "a") == outputs(arm.root / "b") != {}
     assert sorted((arm.root / f"{out}.trained").read_text() for out in "ab") == ["0", "1"]
-    assert len(runs_of(arm)) == 1
+    assert len(recorded(arm)) == 1
 
 
 def test_a_seed_of_several_processes_is_not_waited_for(arm):
