@@ -159,10 +159,10 @@ def test_what_is_shared_has_two_papers_as_users():
     assert not ONE_USER.keys() - single.keys(), "these have two users now: take them off the list"
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "conf/system").iterdir()), ids=lambda path: path.name)
-def test_presets_have_the_same_keys(folder):
+@pytest.mark.parametrize("system", sorted(path.name for path in (ROOT / "conf/system").iterdir()))
+def test_presets_have_the_same_keys(system):
     """Two complete files, so that `diff` shows the scaling; one of them may leave out what has a default."""
-    tiny, paper = (compose(preset, system=folder.name)["system"] for preset in ("tiny", "paper"))
+    tiny, paper = (compose(preset, system=system)["system"] for preset in ("tiny", "paper"))
     assert tiny.keys() == paper.keys()
     assert tiny.get("downstream", {}).keys() == paper.get("downstream", {}).keys()
     for name in tiny.keys() - {"downstream", "pretrain"}:
