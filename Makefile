@@ -6,6 +6,7 @@ PRESET ?= tiny
 PAPER ?=
 SEEDS ?=
 FORCE ?=
+MINUTES ?= 12
 JOBS ?=
 GPUS ?=
 LAUNCH ?=
@@ -22,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro page test test-slow check check-plan sweep dashboard bench ui sync doctor lock clean
+.PHONY: help setup repro page test test-slow check check-plan sweep dashboard audit release bench ui sync doctor lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,12 @@ check: setup check-plan  ## formatting, lint, and the plan with every configurat
 check-plan: setup
 	@$(BIN)/python -m stages.check --preset $(PRESET)
 
+audit: setup  ## prove that the committed locks are true: all of them by what they record, a sample by a new run (MINUTES=12)
+	@$(BIN)/python -m stages.audit --preset $(PRESET) --minutes $(MINUTES)
+
+release: setup  ## before a commit of new locks: record what made them and how long it took, and write the README's table (PAPER=maskalign)
+	@$(BIN)/python -m stages.release --preset $(PRESET) $(if $(PAPER),--paper $(PAPER))
+
 bench: setup  ## speed and memory, as ratios measured in one run (PAPER=maskalign: those of a paper)
 	@$(BIN)/python -m benchmarks $(if $(PAPER),--paper $(PAPER))
 
@@ -79,5 +86,5 @@ lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/pip-compile --quiet --extra dev --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 	@sed -i -e '/^#/d' -e 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
 
-clean:  ## remove what the pipeline made (not DVC's cache, MLflow's runs or downloads)
-	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/logs
+clean:  ## remove what the pipeline made and the store of trained seeds (not DVC's cache, MLflow's runs or downloads)
+	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/seeds .scratch/logs

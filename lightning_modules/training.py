@@ -1,9 +1,11 @@
 """The one place that touches the Trainer, the logger, checkpoints, seeds and resuming.
 
 A run that is killed and started again continues from its last checkpoint and ends with the numbers of a run that was
-never interrupted, digit for digit: data order depends on (seed, epoch), and the checkpoint holds the random states.
-Checkpoints live in `.scratch/training/<arm>-<stage>-seed<seed>-<fingerprint>/`, outside the outputs (DVC empties those
-before a stage runs), keyed by everything that can change the result: other inputs find another folder.
+never interrupted, digit for digit: data order depends on (seed, epoch), and the checkpoint holds the random states and
+the history. Checkpoints live in `.scratch/training/<arm>-<stage>-seed<seed>-<fingerprint>/`, outside the outputs (DVC
+empties those before a stage runs), keyed by everything that can change the result: other inputs find another folder.
+The outputs of a finished seed go to the seed store under the same key (`seed_store.py`), and from there into the output
+folder of the stage. Tracking only records: no output is made from a run's record.
 """
 
 import csv
@@ -16,10 +18,11 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
@@ -27,24 +30,32 @@ import torch
 from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
-from lightning_modules import settings
+from lightning_modules import portable, settings
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
-from lightning_modules.processes import die_with_parent
+from lightning_modules.processes import die_with_parent, is_forced
+from lightning_modules.seed_store import SeedStore
 from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
 from lightning_modules.tracking.logger import RunLogger
 
 DIGEST = 16  # hex digits in the name of a checkpoint
+NO_NUMBERS = (
+    "workers",
+    "checkpoint_seconds",
+)  # of TrainerSettings: they change how long a training takes, and nothing else
+PROGRESS_SECONDS = 0.5
+MODULES = "lightning_modules/"  # `stages/` finds, reads and passes on what a fingerprint holds anyway
 
 
 class TrainerSettings(TypedDict):
-    """A file of `conf/trainer/`: what suits this machine and changes no number."""
+    """A file of `conf/trainer/`: what suits this machine."""
 
     accelerator: str
     devices: Annotated[int, Field(ge=-1, le=1024)] | list[int] | str
@@ -90,13 +101,26 @@ class Job:
             )
         return own if own in runs else runs[0]
 
-    @property
+    @cached_property
+    def made_by(self) -> dict[str, str | dict[str, str]]:
+        """What computes the numbers: processor, libraries, and the settings of the trainer that can change them."""
+        machine = self.config["trainer"]
+        given = {name: json.dumps(value) for name, value in machine.items() if name not in NO_NUMBERS}
+        if machine["accelerator"] != "cpu" and torch.cuda.is_available():
+            given |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+            given["gpus"] = str(torch.cuda.device_count())  # `devices` may say: all of them
+        return portable.made_by() | given
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Digest of all that can change the result: configuration, seed, data, code and the weights at the start."""
-        inputs = [storage.card(self.dataset), json.loads(self.sources.read_text())]
+        """Digest of all that can change the result: configuration, seed, data, code, machine, weights at the start."""
+        system = {name: self.config["system"][name] for name in ("model", "data", self.stage)}
+        code = {name: value for name, value in json.loads(self.sources.read_text()).items() if name.startswith(MODULES)}
+        inputs = [storage.card(self.dataset), code]
         if self.upstream is not None:
             inputs.append(sha256(self.upstream / "weights.safetensors"))
-        return digest(self.stage, self.seed, self.config["system"], *inputs)
+            inputs.append(json.loads((self.upstream / "facts.json").read_text()))
+        return digest(self.stage, self.seed, system, self.made_by, *inputs)
 
     @property
     def conf(self) -> str:
@@ -105,29 +129,40 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where this job keeps its checkpoint, and its outputs until all seeds are done."""
+        """Where this job keeps its checkpoint."""
         return scratch() / "training" / f"{self.arm}-{self.stage}-seed{self.seed}-{self.fingerprint}"
 
 
-def train_arm(config: dict, *, seeds: list[int], out: Path, **job: object) -> None:
-    """Train each seed of an arm and put their outputs into `out/seed-<seed>/`.
+def train_arm(config: dict, *, seeds: list[int], out: Path, only: str | None = None, **job: object) -> None:
+    """Train each seed of an arm that the seed store has not, and put their outputs into `out/seed-<seed>/`.
+
+    Where the work is forced (`processes.is_forced`), what the store has is trained again and replaced. A checkpoint
+    that an interrupted training has left is taken up in any case.
 
     Args:
         config: resolved `system` (blocks model, data, and the recipe named as the stage) and `trainer`.
         seeds: what `Job.seed` runs over.
         out: the stage's output folder; it appears whole, when the last seed is done.
+        only: train this seed alone, as given on the command line, and leave its outputs in the store.
         job: the other fields of `Job`.
+
+    Raises:
+        ValueError: `only` is none of `seeds`, or a setting does not hold.
     """
+    if only is not None and only not in map(str, seeds):
+        raise ValueError(f"--seed is {only!r}, expected one that the plan gives this arm: {', '.join(map(str, seeds))}")
     config = {**config, "trainer": settings.check(config["trainer"], TrainerSettings, "conf/trainer")}
-    jobs = [Job(config=config, seed=seed, **job) for seed in seeds]
-    each_job(train_seed, jobs, config["trainer"])
-    if rank_zero_only.rank:  # of several processes the first one writes
-        return
-    with replace_folder(out) as folder:
-        for each in jobs:
-            shutil.copytree(each.folder / "outputs", folder / f"seed-{each.seed}")
-    for each in jobs:  # a forced rerun really trains
-        shutil.rmtree(each.folder)
+    chosen = seeds if only is None else [int(only)]
+    jobs = [Job(config=config, seed=seed, **job) for seed in chosen]
+    store, first = SeedStore(), not rank_zero_only.rank  # of several processes the first one writes
+    with store.using(each.fingerprint for each in jobs) if first else nullcontext():
+        each_job(partial(obtain_seed, store=store, force=is_forced()), jobs, config["trainer"])
+        if only is not None or not first:
+            return
+        with replace_folder(out) as folder:
+            for each in jobs:
+                store.copy(each.fingerprint, folder / f"seed-{each.seed}")
+    store.trim()  # not before a stage has its outputs: seeds that are trained side by side wait there for the last one
 
 
 def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -> None:
@@ -138,8 +173,8 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
         for job in jobs:
             work(job, 0)
         return
-    # Forked, not spawned: importing torch and Lightning costs each new interpreter some five seconds.
-    context = multiprocessing.get_context("fork")
+    # Forked where that can be: importing torch and Lightning costs a new interpreter nine seconds. CUDA allows no fork.
+    context = multiprocessing.get_context("fork" if trainer["accelerator"] == "cpu" else "spawn")
     with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
         futures = [pool.submit(work, job, index % workers) for index, job in enumerate(jobs)]
         try:
@@ -150,17 +185,38 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
             raise
 
 
-def train_seed(job: Job, position: int) -> None:
-    """Train one seed, or continue it, and leave its outputs in `job.folder/outputs`."""
-    if (job.folder / "outputs").is_dir():  # finished before another seed was interrupted
+def obtain_seed(job: Job, position: int, *, store: SeedStore, force: bool) -> None:
+    """See to it that the store has the outputs of one seed.
+
+    Raises:
+        ValueError: the seed is trained by several processes, and others train it at the same time.
+    """
+    if rank_zero_only.rank:  # the first process decides, checks and writes
+        if force or not store.sound(job.fingerprint):
+            train_seed(job, position, store)
         return
+    name = f"seed {job.seed} of {job.arm} ({job.stage})"
+    wait = None if job.config["trainer"]["devices"] != 1 else f"another process trains {name}: waiting for it"
+    try:
+        with store.writing(job.fingerprint, wait=wait):
+            if force or not store.take(job.fingerprint):
+                train_seed(job, position, store)
+            shutil.rmtree(job.folder, ignore_errors=True)
+    except BlockingIOError:
+        raise ValueError(
+            f"{name} is being trained by another command: run this one again when that has ended"
+        ) from None
+
+
+def train_seed(job: Job, position: int, store: SeedStore) -> None:
+    """Train one seed, or continue it, and put its outputs into the store."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = settings.bind(system["model"], f"{job.conf}: model")()
-    module.recipe = settings.check(system[job.stage], module.recipe_form, f"{job.conf}: {job.stage}")
+    module.recipe = module.check_recipe(system[job.stage], f"{job.conf}: {job.stage}")
     if job.upstream is not None:
         module.start_from(load_file(job.upstream / "weights.safetensors"))
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
@@ -174,24 +230,35 @@ def train_seed(job: Job, position: int) -> None:
         key_suffix=job.fingerprint,
         params=job.config,
         tags=records.provenance([str(job.dataset.relative_to(ROOT))]),
+        repeat=True,
     ) as record:
         record.artifact("sources.json", job.sources.read_bytes())
-        trainer = fit(module, data, job, record, position)
+        record.machine(records.flatten({"made_by": job.made_by}))
+        history = History()
+        trainer = fit(module, data, job, record, history, position)
         if not trainer.is_global_zero:
             return
         predictions = module.predictions(data, trainer.strategy.root_device)
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
-        _write_outputs(job, module, predictions, metrics, record)
-        record.summary(metrics)  # after the history was written: a summary is no step
+        with store.put(job.fingerprint) as folder:
+            _write_outputs(folder, job, module, predictions, metrics, history)
+        record.summary(metrics, step=trainer.global_step)
         record.machine(module.machine_facts(data))
 
 
 def fit(
-    module: PaperModule, data: LightningDataModule, job: Job, record: "records.RunRecord", position: int = 0
+    module: PaperModule,
+    data: LightningDataModule,
+    job: Job,
+    record: "records.RunRecord",
+    history: "History",
+    position: int = 0,
 ) -> Trainer:
     """Run the Trainer over `recipe["epochs"]`, from the job's checkpoint where there is one."""
     machine = job.config["trainer"]
-    callbacks: list[Callback] = [ResumeCheckpoint(job.folder, machine["checkpoint_seconds"])]
+    callbacks: list[Callback] = [history, ResumeCheckpoint(job.folder, machine["checkpoint_seconds"])]
+    if file := os.environ.get("REPRISE_PROGRESS"):
+        callbacks.append(Progress(Path(file)))
     visible = sys.stderr.isatty() and not os.environ.get("CI")
     if visible:
         callbacks.append(TQDMProgressBar(process_position=position))
@@ -206,7 +273,7 @@ def fit(
             accumulate_grad_batches=machine["accumulate"],
             deterministic=machine["deterministic"],
             log_every_n_steps=machine["log_every_n_steps"],
-            logger=RunLogger(record),
+            logger=[RunLogger(record), history],
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -298,35 +365,108 @@ class ResumeCheckpoint(Callback):
         torch.cuda.set_rng_state_all(checkpoint["random_states"]["cuda"])
 
 
+class History(Callback, Logger):
+    """What was logged at each step, without times: the content of `history.csv`.
+
+    A logger, as only loggers are given what Lightning logs; a callback, as only callbacks have state in the checkpoint.
+    """
+
+    name = "history"
+    version = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, dict[str, float]] = {}
+        self._at_epoch_end = 0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
+        """Keep the metrics of one step."""
+        self.rows.setdefault(step or 0, {}).update({name: float(value) for name, value in metrics.items()})
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """Do nothing: they are no part of a history."""
+
+    def state_dict(self) -> dict[str, list]:
+        """The rows as lists, which a checkpoint holds without code."""
+        return {"rows": [[step, row] for step, row in self.rows.items()]}
+
+    def load_state_dict(self, state_dict: dict[str, list]) -> None:
+        """Go on with the rows of a checkpoint."""
+        self.rows = {step: dict(row) for step, row in state_dict["rows"]}
+        self._at_epoch_end = self._count()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: PaperModule) -> None:
+        """Note how much there is when the checkpoint is written."""
+        self._at_epoch_end = self._count()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: PaperModule) -> None:
+        """Refuse what Lightning has logged since the checkpoint was written: a resumed run would not have it.
+
+        Raises:
+            ValueError: a module logs with `on_epoch=True`.
+        """
+        if trainer.current_epoch and self._count() > self._at_epoch_end:
+            raise ValueError(
+                f"{type(pl_module).__name__} logs with on_epoch=True, which is logged after the checkpoint of the "
+                "epoch and is lost when a run is resumed; log the mean as a step of its own"
+            )
+
+    def _count(self) -> int:
+        return sum(map(len, self.rows.values()))
+
+    def write(self, path: Path) -> None:
+        """Write the rows as CSV: the step, then all names in order."""
+        columns = sorted({name for row in self.rows.values() for name in row})
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
+
+
+class Progress(Callback):
+    """Tells the runner how far a training is, in the file that REPRISE_PROGRESS names.
+
+    The content is `{"step": steps done, "steps": steps in all, "loss": of the last batch}`, at most twice a second.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.written = path, -PROGRESS_SECONDS
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: PaperModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Write the file whole; a disk that is full stops no training."""
+        now = time.monotonic()
+        if now - self.written < PROGRESS_SECONDS or not trainer.is_global_zero:
+            return
+        self.written = now
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        state = {
+            "step": trainer.global_step,
+            "steps": trainer.estimated_stepping_batches,
+            "loss": float(loss) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None,
+        }
+        with suppress(OSError), replace_file(self.path) as temporary:
+            temporary.write_text(json.dumps(state))
+
+
 def _write_outputs(
+    out: Path,
     job: Job,
     module: PaperModule,
     predictions: dict[str, torch.Tensor],
     metrics: dict[str, float],
-    record: "records.RunRecord",
+    history: History,
 ) -> None:
-    with replace_folder(job.folder / "outputs") as out:
-        digests = {}
-        for name, tensors in (("weights", module.export()), ("predictions", predictions)):
-            path = out / f"{name}.safetensors"
-            path.write_bytes(save(tensors))
-            digests[f"{name}_sha256"] = sha256(path)
-        facts = {**module.facts(), "seed": job.seed, **digests}
-        if job.upstream is not None:
-            facts["from"] = json.loads((job.upstream / "facts.json").read_text())
-        write_json(out / "facts.json", facts)
-        write_json(out / "metrics.json", metrics)
-        rows = _history(record)
-        columns = sorted({name for row in rows for name in row} - {"step"})
-        with (out / "history.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def _history(record: "records.RunRecord") -> list[dict[str, int | float]]:
-    """What was logged at each step, without times."""
-    rows: dict[int, dict[str, int | float]] = {}
-    for _, line in records.metric_lines(record.folder / "metrics.jsonl"):
-        rows.setdefault(line["step"], {"step": line["step"]}).update(line["m"])
-    return [rows[step] for step in sorted(rows)]
+    digests = {}
+    for name, tensors in (("weights", module.export()), ("predictions", predictions)):
+        path = out / f"{name}.safetensors"
+        path.write_bytes(save(tensors))
+        digests[f"{name}_sha256"] = sha256(path)
+    facts = {**module.facts(), "seed": job.seed, **digests}
+    if job.upstream is not None:
+        facts["from"] = json.loads((job.upstream / "facts.json").read_text())
+    write_json(out / "facts.json", facts)
+    write_json(out / "metrics.json", metrics)
+    history.write(out / "history.csv")

@@ -101,7 +101,10 @@ def _resolved(stamp: int, group: str, choice: str, overrides: dict | None) -> di
         places = {name: (parent, key) for name, parent, key in _leaves(tree)}
         for name, parent, leaf in _leaves(overrides):
             if name not in places or name.rpartition(".")[2].startswith("_"):
-                raise PlanError(f"overrides: {name!r} is no setting of conf/{group}/{choice}.yaml{meant(name, places)}")
+                raise PlanError(
+                    f"overrides: {name!r} is no setting of conf/{group}/{choice}.yaml, which must have what an arm "
+                    f"changes{meant(name, places)}"
+                )
             target, last = places[name]
             target[last] = parent[leaf]
     if "${" in (text := str(tree)) or "???" in text:  # a reference, or a value that must be given

@@ -1,6 +1,7 @@
 """Fine-tune and probe the encoder of one pre-trained arm, every seed.
 
 data/runs/<preset>/<from>/pretrain + data/datasets -> data/runs/<preset>/<system>-<dataset>/finetune/<from>/<protocol>/.
+With `--seed N` train this seed alone into the seed store, through every protocol, and write no output of the stage.
 """
 
 from lightning_modules.files import ROOT
@@ -11,7 +12,7 @@ from stages.plan import load_plan
 
 def main() -> None:
     """Compose, then hand each protocol over to `training.train_arm`."""
-    arguments = stage_arguments("arm")
+    arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.preset)
     row = plan.row("finetune", arguments.arm)
     config = compose(
@@ -35,6 +36,7 @@ def main() -> None:
             system=row.system,
             preset=plan.preset,
             seeds=plan.seeds_of(row),
+            only=arguments.seed,
             dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
             sources=ROOT / "data/sources" / plan.preset / f"finetune.{row.system}.json",
             start=runs / row.start / "pretrain",

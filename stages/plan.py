@@ -4,7 +4,7 @@ Everything is checked before an output is touched: its form by pydantic, what re
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -175,8 +175,8 @@ class Plan:
         return [*(self._with_upstream(start) if start else ()), ("pretrain", arm)]
 
 
-def load_plan(preset: str = "tiny", root: Path | None = None) -> Plan:
-    """Read and check the plans of a preset.
+def load_plan(preset: str = "tiny", root: Path | None = None, *, shared: Mapping[str, Any] | None = None) -> Plan:
+    """Read and check the plans of a preset; `shared` holds values in place of those in `params.yaml`.
 
     Raises:
         PlanError: an unknown or missing key, a value of the wrong kind, a seed listed twice, an arm or a data set that
@@ -185,7 +185,8 @@ def load_plan(preset: str = "tiny", root: Path | None = None) -> Plan:
     root = root or ROOT
     if preset not in PRESETS:
         raise PlanError(f"unknown preset {preset!r}{meant(preset, PRESETS)}")
-    shared = _formed(Shared, _read(root / "params.yaml", "params.yaml"), "params.yaml")
+    given = _read(root / "params.yaml", "params.yaml")
+    shared = _formed(Shared, {**given, **(shared or {})} if isinstance(given, dict) else given, "params.yaml")
     _check_seeds(shared)
     folder = root / "plans" / preset
     papers = [_paper(path, preset) for path in sorted(folder.glob("*/params.yaml"))]

@@ -1,7 +1,7 @@
 """Use an exported model: a committee classifies images, a retriever ranks sentences for videos.
 
-    python -m stages.predict data/results/tiny/committees-digits three.png rows.npy
-    python -m stages.predict data/results/tiny/clip_vip-world_video_text folder-of-videos sentences.txt
+    python -m stages.predict data/results/tiny/committees/committees-digits three.png rows.npy
+    python -m stages.predict data/results/tiny/clip_vip/clip_vip-world_video_text folder-of-videos sentences.txt
 
 A committee says which member answered and at what cost. An array file holds images as the data set stores them: (rows,
 height, width) or (rows, height, width, channels). Image files are read in the committee's colours and size.
@@ -104,7 +104,7 @@ def main() -> None:
     else:
         raise ValueError(
             f"{arguments.model} holds no committee.json and no retriever.json; `make repro` writes "
-            "data/results/tiny/committees-* and clip_vip-*"
+            "data/results/tiny/committees/ and clip_vip/"
         )
     for line in answers:
         print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))

@@ -1,4 +1,8 @@
-"""Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/."""
+"""Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/.
+
+With `--seed N` train this seed alone into the seed store (`lightning_modules/seed_store.py`), and write no output of
+the stage: the call without it takes from the store what is there.
+"""
 
 from lightning_modules.files import ROOT
 from stages.command import run_stage, stage_arguments
@@ -8,7 +12,7 @@ from stages.plan import load_plan
 
 def main() -> None:
     """Compose, then hand over to `training.train_arm`."""
-    arguments = stage_arguments("arm")
+    arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.preset)
     row = plan.row("pretrain", arguments.arm)
     config = compose(
@@ -25,6 +29,7 @@ def main() -> None:
         system=row.system,
         preset=plan.preset,
         seeds=plan.seeds_of(row),
+        only=arguments.seed,
         dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
         sources=ROOT / "data/sources" / plan.preset / f"pretrain.{row.system}.json",
         start=runs / row.start / "pretrain" if row.start else None,

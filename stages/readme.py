@@ -1,26 +1,36 @@
-"""Write the README's table of papers from their facts: `python -m stages.readme`."""
+"""Write the README's table of papers from their facts and their committed verdicts: `python -m stages.readme`."""
 
+import json
 import re
+from collections import Counter
+from pathlib import Path
 
 from lightning_modules.files import ROOT, replace_file
-from lightning_modules.metrics.claims import Facts, load_facts
+from lightning_modules.metrics.claims import VERDICTS, Facts, load_facts
 from stages.command import run_stage
 
 TABLE = re.compile(r"(<!-- papers:.*?-->\n).*?(<!-- end of papers -->)", re.DOTALL)
 
 
-def row(facts: Facts) -> str:
-    """One paper as a line of the table."""
+def row(facts: Facts, root: Path = ROOT) -> str:
+    """One paper as a line of the table, with a dash for each verdict where none are committed yet."""
     link = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})"
-    files = f"[code](lightning_modules/{facts.stem}), [facts](lightning_modules/{facts.stem}/facts.yaml)"
-    tiny = sum("tiny" in claim.presets for claim in facts.claims)
-    return f"| `{facts.stem}` | {link}, {facts.venue} | {len(facts.claims)} ({tiny} at tiny scale) | {files} |"
+    files = [f"[code](lightning_modules/{facts.stem})", f"[facts](lightning_modules/{facts.stem}/facts.yaml)"]
+    committed = f"results/tiny/{facts.stem}/claims.json"
+    counts = ["-"] * len(VERDICTS)
+    if (root / committed).is_file():
+        found = Counter(claim["verdict"] for claim in json.loads((root / committed).read_text()))
+        counts = [str(found[verdict]) for verdict in VERDICTS]
+        files.append(f"[verdicts]({committed})")
+    cells = [f"`{facts.stem}`", f"{link}, {facts.venue}", str(len(facts.claims)), *counts, ", ".join(files)]
+    return f"| {' | '.join(cells)} |"
 
 
-def table() -> str:
-    """The table of all papers that the project holds."""
-    lines = ["| stem | paper | claims | files |", "|---|---|---|---|"]
-    lines += [row(load_facts(path)) for path in sorted((ROOT / "lightning_modules").glob("*/facts.yaml"))]
+def table(root: Path = ROOT) -> str:
+    """The table of all papers that the project holds; verdicts are those at tiny size."""
+    head = ["stem", "paper", "claims", *VERDICTS, "files"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines += [row(load_facts(path), root) for path in sorted((root / "lightning_modules").glob("*/facts.yaml"))]
     return "\n".join(lines) + "\n"
 
 

@@ -1,248 +1,233 @@
 """Bring the pipeline up to date, stages side by side, and print the claims: what `make repro` runs.
 
-DVC owns the graph, the hashes and the cache: every stage is one `dvc --wait-for-lock repro -s STAGE`, started when
-what it needs is done (`dvc repro` itself runs one stage at a time). Where a data set is not to be had on this machine,
-the stages that need it are left out and the report says so.
+DVC owns the graph, the hashes and the cache; `stages.runner` keeps its books and runs the commands (`dvc repro` itself
+runs one stage at a time). Where a data set is not to be had on this machine, the stages that need it are left out and
+the page says so.
 """
 
 import argparse
 import os
-import queue
+import re
 import shlex
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from pathlib import Path
-
-import networkx
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from lightning_modules.files import ROOT, replace_file, scratch
-from stages.command import run_stage
+from lightning_modules.settings import meant
+from stages.command import add_preset, run_stage
 from stages.composing import check, trainer_name
-from stages.plan import Plan, load_plan
+from stages.plan import Plan, PlanError, load_plan
 
-ORDER = (
+if TYPE_CHECKING:
+    import networkx
+
+ORDER = (  # first claims soon
     "sources",
     "prepare",
+    "claims",
     "evaluate",
     "finetune",
     "pretrain_from",
     "pretrain",
     "sweep",
     "report",
-)  # first claims soon
-BUSY = "is busy, it is being blocked"  # DVC's own word for a clash on shared outputs: an instant error, so we try again
-TRIES = 8
+)
+TRAINING = {"pretrain": "pretrain", "pretrain_from": "pretrain", "finetune": "finetune"}  # stage -> field of the plan
+AT_LEAST = re.compile(r"^at_least:[^#\n]*?(?=[ ]*(#|$))", re.MULTILINE)
 
 
-def stage_graph(plan: Plan) -> tuple[networkx.DiGraph, set[str]]:
-    """DVC's stages of this plan (edges point to what a stage needs), and those that are not up to date."""
-    from dvc.repo import Repo
-
-    with Repo(str(ROOT)) as repo:
-        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in repo.index.graph})
-        mine = {name for name in graph if name.rpartition(":")[0] == dvc_file(plan)}
-        stale = {name for name, changes in repo.status(targets=sorted(mine)).items() if changes}
-    graph = networkx.DiGraph(graph.subgraph(mine))
-    return graph, stale | set().union(*(networkx.ancestors(graph, name) for name in stale))
+def parts(name: str) -> tuple[str, str, str]:
+    """Paper, stage and arm of a name such as `plans/tiny/clip_vip/dvc.yaml:evaluate@clip_vip-world_video_text`."""
+    file, _, stage = name.rpartition(":")
+    folders = file.split("/")
+    stage, _, arm = stage.partition("@")
+    return folders[2] if len(folders) == 4 else "", stage, arm
 
 
-def dvc_file(plan: Plan) -> str:
-    """The dvc.yaml beside the plan as DVC addresses it: empty for the one at the root."""
-    folder = (ROOT / plan.path).resolve().parent.relative_to(ROOT)
-    return "" if folder == Path() else str(folder / "dvc.yaml")
+def wanted(
+    graph: "networkx.DiGraph", preset: str, papers: Collection[str] = (), targets: Iterable[str] = ()
+) -> set[str]:
+    """The preset's stages, or those of some papers, or those that targets name, with all that they need.
+
+    Raises:
+        ValueError: a target names no stage.
+    """
+    import networkx
+
+    home = "" if preset == "tiny" else f"plans/{preset}/dvc.yaml"  # of the stages that all papers share
+    mine = {name for name in graph if name.startswith(f"plans/{preset}/") or name.rpartition(":")[0] == home}
+    found = {name for name in mine if parts(name)[0] in papers} if papers else set()
+    for target in targets:
+        named = {
+            name for name in mine if name == target or target in (stage_of(name), stage_of(name).partition("@")[0])
+        }
+        if not named:
+            raise ValueError(f"no stage {target!r}; `dvc stage list --all --names-only` lists them")
+        found |= named
+    if not papers and not targets:
+        return mine
+    return found.union(*(networkx.descendants(graph, name) for name in found))
 
 
-def unavailable(plan: Plan, stage: str) -> str | None:
+def stage_of(name: str) -> str:
+    """Stage and arm, without the file that they stand in."""
+    return name.rpartition(":")[2]
+
+
+def unavailable(plan: Plan, name: str) -> str | None:
     """Why the data set of a failed `prepare` stage is not to be had here, if that is why it failed."""
-    name, _, dataset = parts(stage)
+    _, stage, dataset = parts(name)
     file = scratch() / "unavailable" / f"{dataset}-{plan.preset}.txt"
-    return file.read_text().strip() if name == "prepare" and file.is_file() else None
+    return file.read_text().strip() if stage == "prepare" and file.is_file() else None
 
 
-def show_claims(plan: Plan, stage: str, stale: set[str]) -> None:
+def show_claims(plan: Plan, name: str, stale: set[str]) -> None:
     """Print what an evaluation that has just ended says about its arm; the others may take an hour more.
 
     Results of `stale` stages are of another state of the project: nothing is compared with them.
     """
-    name, _, arm = parts(stage)
-    if name == "evaluate":
+    paper, stage, arm = parts(name)
+    if stage == "evaluate":
         from stages import page, report
 
-        pending = {arm for name, _, arm in map(parts, stale) if name == "evaluate"}
-        page.show(report.read_papers(plan, ROOT, {}, pending), report.page_of(plan), arm)
+        pending = {arm for _, stage, arm in map(parts, stale) if stage == "evaluate"}
+        page.show(report.read_papers(plan, ROOT, {}, [paper], pending), report.page_of(plan), arm)
 
 
-def parts(stage: str) -> tuple[str, str, str]:
-    """The stage and the arm of a name such as `presets/paper/dvc.yaml:evaluate@clip_vip`, with what is between them."""
-    return stage.rpartition(":")[2].partition("@")
+def place(plan: Plan, seconds: Mapping[str, float], name: str) -> tuple:
+    """Where a stage stands in the order: what leads to a claim soonest comes first.
+
+    Of one kind of stage, those of the paper that takes the least time in all come first, in the order of its plan.
+    """
+    paper, stage, arm = parts(name)
+    rows = list(getattr(plan, {"prepare": "datasets", **TRAINING}.get(stage, stage), ()))
+    return ORDER.index(stage), seconds.get(paper, 0.0), paper, rows.index(arm) if arm in rows else 0
 
 
-class Runner:
-    """Runs stages in slots; a slot is a core's share, a GPU, or a job of a cluster."""
-
-    def __init__(
-        self,
-        graph: networkx.DiGraph,
-        todo: set[str],
-        *,
-        slots: list[str],
-        launch: list[str],
-        after: Callable[[str, set[str]], None] = lambda name, stale: None,
-        order: Callable[[str], object] = str,
-    ):
-        self.order = order
-        self.graph, self.launch, self.alone, self.after = graph, launch, len(slots) == 1, after
-        self.waiting, self.running = set(todo), set()
-        self.done: set[str] = set()
-        self.failed: dict[str, int] = {}
-        self.slots: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for slot in slots:
-            self.slots.put(slot)
-        self.workers = max(1, len(os.sched_getaffinity(0)) // len(slots))
-        self.changed = threading.Condition()
-        bars = not self.alone and sys.stderr.isatty() and not os.environ.get("CI")  # alone, a stage shows its own
-        self.bar = tqdm(total=len(todo), unit="stage", disable=not bars)
-        self.started = time.monotonic()
-
-    def run(self) -> None:
-        """Run until nothing is left that can run."""
-        with self.changed:
-            while True:
-                for name in self.ready():
-                    if self.slots.empty():
-                        break
-                    self.waiting.discard(name)
-                    self.running.add(name)
-                    self.bar.set_postfix_str(", ".join(sorted(self.running)))
-                    threading.Thread(target=self.run_one, args=(name, self.slots.get()), daemon=True).start()
-                if not self.running:
-                    self.bar.close()
-                    return
-                self.changed.wait()
-
-    def ready(self) -> list[str]:
-        """Waiting stages of which everything that they need is up to date, in order."""
-        blocked = set().union(*(networkx.ancestors(self.graph, name) for name in self.failed))
-        pending = self.waiting | self.running
-        free = (name for name in self.waiting - blocked if not pending & set(self.graph.successors(name)))
-        return sorted(free, key=self.order)
-
-    def run_one(self, name: str, slot: str) -> None:
-        """Run one stage in a slot, and wake the loop."""
-        started = time.monotonic()
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the `python` of the stages' commands
-        environment = {"REPRISE_WORKERS": str(self.workers), **os.environ, "PATH": path}
-        if slot:
-            environment["CUDA_VISIBLE_DEVICES"] = slot
-        command = [*self.launch, sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-q", "-s", name]
-        log = scratch() / "logs" / f"{name.replace('/', '_').replace(':', '_')}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(TRIES):
-            with log.open("w") as file:
-                output = None if self.alone else file
-                code = subprocess.run(
-                    command, env=environment, cwd=ROOT, stdout=output, stderr=output and subprocess.STDOUT
-                )
-            if code.returncode == 0 or BUSY not in log.read_text():
-                break
-            time.sleep(1)
-        with self.changed:
-            self.running.discard(name)
-            self.slots.put(slot)
-            if code.returncode:
-                self.failed[name] = code.returncode
-            else:
-                self.done.add(name)
-            self.say(name, "failed" if code.returncode else "done", time.monotonic() - started)
-            if code.returncode == 0:
-                self.after(name, self.waiting | self.running | set(self.failed))
-            elif not self.alone:
-                print("".join(log.read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
-            self.changed.notify_all()
-
-    def say(self, name: str, what: str, seconds: float) -> None:
-        """One line for each stage that ends."""
-        elapsed = time.monotonic() - self.started
-        self.bar.update()
-        self.bar.write(f"[{elapsed:6.1f} s] {what:6} {name} ({seconds:.1f} s)")
-        sys.stdout.flush()
+def seconds_of_papers(durations: Mapping[str, float]) -> dict[str, float]:
+    """What the stages of each paper took in earlier runs, together."""
+    found: dict[str, float] = {}
+    for name, seconds in durations.items():
+        found[parts(name)[0]] = found.get(parts(name)[0], 0.0) + seconds
+    return found
 
 
-def place(plan: Plan, name: str) -> tuple[int, int]:
-    """Where a stage stands in the order: what leads to a claim soonest comes first, then the order of the plan."""
-    stage, _, arm = parts(name)
-    arms = list(getattr(plan, {"prepare": "datasets", "pretrain_from": "pretrain"}.get(stage, stage), []))
-    return ORDER.index(stage), arms.index(arm) if arm else 0
+def seeds_apart(plan: Plan, command: Callable[[str], str], name: str) -> list[str]:
+    """Commands that train one seed each, which may run side by side before the stage's own command."""
+    _, stage, arm = parts(name)
+    if stage not in TRAINING:
+        return []
+    return [f"{command(name)} --seed {seed}" for seed in plan.seeds_of(plan.row(TRAINING[stage], arm))]
+
+
+def ask_for_seeds(count: int) -> None:
+    """Write into `params.yaml` that arms train at least so many seeds: DVC then knows of it.
+
+    Raises:
+        PlanError: the file has no line `at_least`, or the plan does not allow so many.
+    """
+    path = ROOT / "params.yaml"
+    before = path.read_text(encoding="utf-8")
+    text, found = AT_LEAST.subn(f"at_least: {count}", before)
+    if found != 1:
+        raise PlanError("params.yaml: at_least: missing, expected a line `at_least: null` for SEEDS to fill in")
+    if text != before:
+        load_plan("tiny", shared={"at_least": count})
+        with replace_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(f"params.yaml: at_least is {count} now", flush=True)
 
 
 def usual_jobs() -> int:
-    """Two stages side by side on a machine without accelerator: one imports while the other one trains."""
-    return min(2, len(os.sched_getaffinity(0))) if trainer_name() == "cpu" else 1
+    """A slot for each core on a machine without accelerator, else one."""
+    return len(os.sched_getaffinity(0)) if trainer_name() == "cpu" else 1
 
 
-def sort_lock(plan: Plan) -> None:
-    """Order the stages of dvc.lock by name: DVC adds them as they end, which side by side is by chance."""
-    from dvc.utils.serialize import dump_yaml, load_yaml
+def parse() -> argparse.Namespace:
+    """The command line.
 
-    path = (ROOT / plan.path).with_name("dvc.lock")
-    if not path.is_file():
-        return
-    lock = load_yaml(path)
-    stages = dict(sorted(lock["stages"].items()))
-    if list(stages) != list(lock["stages"]):
-        with replace_file(path) as temporary:
-            dump_yaml(temporary, {**lock, "stages": stages})
+    Raises:
+        ValueError: fewer than one job or seed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", help="stages or groups, e.g. evaluate or evaluate@committees-mnist")
+    add_preset(parser)
+    parser.add_argument("--paper", nargs="+", default=[], help="only these papers, and what they need")
+    parser.add_argument("--seeds", type=int, help="train at least so many seeds of each arm")
+    parser.add_argument("--jobs", type=int, help="commands side by side; as many as cores on a CPU, one on a GPU")
+    parser.add_argument("--gpus", default="", help="device of each slot, e.g. 0,1; sets --jobs")
+    parser.add_argument("--launch", default="", help="put before each command, e.g. 'srun -N1 -n1'")
+    parser.add_argument("--force", action="store_true", help="run stages that are up to date, too, and really train")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="start no further stage after so long")
+    arguments = parser.parse_args()
+    for name in ("jobs", "seeds"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise ValueError(f"--{name} is {value}, expected at least 1")
+    return arguments
 
 
 def main() -> None:
-    """Check the plan, run what is not up to date, and print the claims."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", help="stages or groups, e.g. evaluate or evaluate@committees-mnist")
-    parser.add_argument("--plan", default="params.yaml")
-    parser.add_argument("--jobs", type=int, help="stages side by side; two of them on a CPU, one on a GPU")
-    parser.add_argument("--gpus", default="", help="device of each slot, e.g. 0,1; sets --jobs")
-    parser.add_argument("--launch", default="", help="put before each stage's command, e.g. 'srun -N1 -n1'")
-    arguments = parser.parse_args()
-    jobs = usual_jobs() if arguments.jobs is None else arguments.jobs
-    if jobs < 1:
-        raise ValueError(f"--jobs must be at least 1; got {jobs}")
-    plan = load_plan(arguments.plan)
-    check(plan)
-    graph, todo = stage_graph(plan)
-    todo &= wanted(graph, arguments.targets)
-    slots = arguments.gpus.split(",") if arguments.gpus else [""] * jobs
-    print(f"{len(todo)} of {len(graph)} stages to bring up to date", flush=True)
-    shown, order = partial(show_claims, plan), partial(place, plan)
-    runner = Runner(graph, todo, slots=slots, launch=shlex.split(arguments.launch), after=shown, order=order)
-    runner.run()
-    sort_lock(plan)
+    """Read the plan, run what is not up to date, and print the claims."""
+    arguments = parse()
+    print("reading the plan", flush=True)
+    if arguments.seeds:
+        ask_for_seeds(arguments.seeds)
+    plan = load_plan(arguments.preset)
+    for paper in arguments.paper:
+        if paper not in plan.papers:
+            raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
+    from stages.runner import durations
+    from stages.runner.bookkeeping import Bookkeeper  # imports DVC, which takes a moment: something is on screen by now
+    from stages.runner.display import display
+    from stages.runner.schedule import Runner, alone
+
+    with alone():
+        print("building the graph", flush=True)
+        books = Bookkeeper(ROOT)
+        try:
+            names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
+            print("asking which stages are up to date", flush=True)
+            runner = Runner(
+                books,
+                names,
+                order=partial(place, plan, seconds_of_papers(durations.load(ROOT, scratch()))),
+                after=partial(show_claims, plan),
+                parts=partial(seeds_apart, plan, books.command),
+                slots=arguments.gpus.split(",") if arguments.gpus else [""] * (arguments.jobs or usual_jobs()),
+                launch=shlex.split(arguments.launch),
+                force=arguments.force,
+                deadline=arguments.deadline,
+                display=display(),
+            )
+            print(f"{runner.total} of {len(names)} stages to bring up to date", flush=True)
+            if papers := {parts(name)[0] for name in runner.waiting} - {""}:
+                check(plan, papers)
+            runner.run()
+        finally:
+            books.close()
+    tell(plan, runner, arguments.paper)
+
+
+def tell(plan: Plan, runner: "object", papers: list[str]) -> None:
+    """Say how the run ended, make a page that DVC could not make, and print the claims."""
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():
         print(f"left out: {reason}", file=sys.stderr)
+    if runner.interrupted:
+        done = f"{len(runner.done)} of {runner.total} stages are done"
+        print(f"{runner.interrupted.name}: {done}; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + runner.interrupted)
     if failed := sorted(set(runner.failed) - set(missing)):
         raise SystemExit(f"error: {', '.join(failed)} failed; logs are in {scratch() / 'logs'}")
-    report = [sys.executable, "-m", "stages.report", "--plan", str(plan.path)]
-    if missing:  # DVC will not run a report that lacks an input; it is made all the same, and stays out of date for DVC
+    if runner.errors:
+        raise SystemExit("error: " + "; ".join(runner.errors))
+    report = [sys.executable, "-m", "stages.report", "--preset", plan.preset]
+    if missing or (papers and runner.done):  # of what is there; for DVC the page stays out of date
         subprocess.run(report, cwd=ROOT, check=True)
-    subprocess.run([*report, "--show"], cwd=ROOT, check=True)
-
-
-def wanted(graph: networkx.DiGraph, targets: Iterable[str]) -> set[str]:
-    """The stages that the targets name, and all that these need; every stage when there is no target."""
-    found: set[str] = set()
-    for target in targets:
-        named = {
-            name for name in graph if name == target or name.startswith(f"{target}@") or name.endswith(f":{target}")
-        }
-        if not named:
-            raise ValueError(f"no stage {target!r}; `dvc stage list --names-only` lists them")
-        found |= named.union(*(networkx.descendants(graph, name) for name in named))
-    return found if targets else set(graph)
+    subprocess.run([*report, "--show", *(["--paper", *papers] if papers else [])], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ class Copy:
                 self._shrink(plan, datasets, epochs)
             if path.parent.name in ((paper,) if rows is not None else ("committees", "small_ensembles")):
                 path.write_text(yaml.safe_dump(plan))
-                path.with_name("dvc.lock").unlink(missing_ok=True)
+                for name in ("dvc.lock", "release.json", "durations.json"):
+                    path.with_name(name).unlink(missing_ok=True)
             else:
                 shutil.rmtree(path.parent)
         (folder / "dvc.lock").unlink(missing_ok=True)

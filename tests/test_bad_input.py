@@ -244,6 +244,7 @@ def test_training_starts_anew_after_a_damaged_checkpoint_and_ends_with_the_same_
         return fit(module, data, job, *others)
 
     numbers = []
+    monkeypatch.setenv("REPRISE_FORCE", "1")
     for way in (fit, fit_after_damage):
         monkeypatch.setattr(training, "fit", way)
         pretrain.main()

@@ -1,6 +1,6 @@
 """A trained text-video model as a tool: video files and sentences in, features and rankings out.
 
-retriever = Retriever.load("data/results/tiny/clip_vip-world_video_text")
+retriever = Retriever.load("data/results/tiny/clip_vip/clip_vip-world_video_text")
 features = retriever.encode_files(["cat.mp4", "dog.mp4"])       # (2, dim), of length 1
 for sentence, similarity in retriever.rank("cat.mp4", ["a cat jumps", "a dog sleeps"]):
     print(f"{similarity:.3f}  {sentence}")
@@ -52,7 +52,7 @@ class Retriever:
         """
         folder = Path(folder)
         if not (folder / "retriever.json").is_file():
-            raise ValueError(f"{folder} holds no retriever.json; `make repro` writes data/results/tiny/clip_vip-*.")
+            raise ValueError(f"{folder} holds no retriever.json; `make repro` writes data/results/tiny/clip_vip/.")
         record = json.loads((folder / "retriever.json").read_text())
         model = settings.bind(record["model"], f"{folder}/retriever.json: model")()
         model.start_from(load_file(folder / "retriever.safetensors"))

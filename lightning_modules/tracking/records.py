@@ -13,10 +13,11 @@ MLflow is a mirror of these files, sent by one background process per repository
 open record starts, unless REPRISE_TRACKING=local (records only: tests). A training never waits for MLflow, and an error
 of MLflow never reaches it.
 
-Two rules make a resumed or repeated run exact:
+Three rules make a resumed or repeated run exact:
 
 - What is recorded stays. A (metric, step) that is logged again, because a resumed run passes the steps after its
   checkpoint a second time, is left out, so the file stays append-only and the mirror never sends a point twice.
+- A training that is repeated after its end gets a record of its own, under the next number (`repeat`).
 - The process that records holds a lock on `metrics.jsonl`. The kernel drops it however the process ends, so "is it
   still running" needs no process ids, which are reused, and no heartbeat, which can be late. (It takes a file system
   with `flock`: local ones, NFS 4, Lustre mounted with it. Without, a run goes on unrecorded, with a warning.)
@@ -26,6 +27,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import logging
 import os
@@ -63,6 +65,7 @@ def open_record(
     key_suffix: str = "",
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
+    repeat: bool = False,
 ) -> "RunRecord":
     """Create the record of one (arm, seed, stage), or re-open it if a run with the same key was interrupted.
 
@@ -72,15 +75,21 @@ def open_record(
         stage: pipeline stage, such as `pretrain`.
         seed: seed of the run; None where it is about all seeds of the arm.
         preset: `tiny` or `paper`.
-        key_suffix: what else tells this run from others, usually `<fingerprint of the inputs>-<attempt>`.
+        key_suffix: what else tells this run from others, usually a digest of its inputs.
         params: resolved configuration, nested or flat. Names recorded by an earlier, interrupted run keep their value.
         tags: further facts, such as `provenance()`.
+        repeat: a run after one that has finished is another attempt, with a record of its own; the number of the
+            attempt ends the key. Without, it belongs to the same record, which keeps what it has.
 
     Returns:
         The record. On all ranks but zero it takes every call and writes nothing.
     """
     own = "" if seed is None else f"seed-{seed}"
+    base = root()
+    runs = base / ".scratch" / "runs" / experiment
     key = "/".join(filter(None, (preset, arm, stage, own, key_suffix)))
+    if repeat:
+        key = next(each for each in (f"{key}-{n}" for n in itertools.count()) if not _is_finished(runs / _name(each)))
     identity = {"preset": preset, "arm": arm, "stage": stage, "seed": "all" if seed is None else seed}
     meta = {
         "key": key,
@@ -89,12 +98,20 @@ def open_record(
         "parent": {"key": f"{preset}/{arm}", "name": f"{arm} ({preset})"},
         "tags": {name: str(value) for name, value in {**identity, **(tags or {})}.items()},
     }
-    base = root()
-    record = RunRecord(base / ".scratch" / "runs" / experiment / key.replace("/", "--"), meta, flatten(params or {}))
+    record = RunRecord(runs / _name(key), meta, flatten(params or {}))
     if record.writes and os.environ.get("REPRISE_TRACKING") != "local":
         start_mirror(base)
         _announce_at_exit(base)
     return record
+
+
+def _name(key: str) -> str:
+    """The folder of a record."""
+    return key.replace("/", "--")
+
+
+def _is_finished(folder: Path) -> bool:
+    return read_json(folder / "status.json").get("status") == "FINISHED"
 
 
 def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
@@ -183,9 +200,14 @@ class RunRecord:
             raise OSError(f"only {written} of {len(line)} bytes could be written to metrics.jsonl")
         self._size += written
 
-    def summary(self, metrics: Mapping[str, float | int]) -> None:
-        """Record final numbers, which belong to no step (they are logged at step 0)."""
-        self.log(metrics, step=0)
+    def summary(self, metrics: Mapping[str, float | int], step: int = 0) -> None:
+        """Record final numbers.
+
+        Args:
+            metrics: name to value.
+            step: where the curves of the run end, so that these are their last points; 0 for a run without curves.
+        """
+        self.log(metrics, step)
 
     @_best_effort
     def artifact(self, name: str, content: bytes) -> None:

@@ -96,7 +96,7 @@ class ImageSideTraining(PaperModule):
         return self.reading(batch) + sum(parameter.sum() * 0 for parameter in self.players())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Who does not play yet takes no step: Adam would count it and make the first real one twenty times as long."""
+        """Leave out the parts that train later: Adam would count these steps and make their first one too long."""
         if self.current_epoch < self.reading_epochs:
             for parameter in self.players():
                 parameter.grad = None

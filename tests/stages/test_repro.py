@@ -1,79 +1,393 @@
-"""The runner's order, slots and failures, with a stand-in for DVC that writes down what it was asked."""
+"""The runner: order, slots, DVC's books, seeds side by side, and every way in which a run can go wrong."""
 
-import itertools
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import networkx
+import psutil
 import pytest
 
-from stages import repro
 from stages.plan import load_plan
-from stages.repro import Runner, place, wanted
+from stages.repro import place, wanted
+from stages.runner.bookkeeping import Bookkeeper
+from stages.runner.schedule import Runner, alone
+from tests.runner_project import dvc, project, start
 
-STAND_IN = """
-import json, os, pathlib, sys, time
-name, folder = sys.argv[-1], pathlib.Path({folder!r})
-facts = {{"start": time.monotonic(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}
-(folder / f"started-{{name}}").touch()
-for other in {together!r} if name in {together!r} else "":  # go on only when the other has started, too
-    while not (folder / f"started-{{other}}").exists() and time.monotonic() < facts["start"] + 20:
-        time.sleep(0.01)
-(folder / (name + ".json")).write_text(json.dumps({{**facts, "end": time.monotonic()}}))
-sys.exit(name in {failing!r})
-"""
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # in DVC, of its own library
+
+NOTE = "date +%s.%N >>log; echo $DVC_STAGE >>ran; "
+COPY = f"{NOTE}cat source >out/"
+DIAMOND = {
+    "a": ((), f"{COPY}a"),
+    "b": ("a", f"{COPY}b"),
+    "c": ("a", f"{COPY}c"),
+    "d": ("bc", f"{COPY}d"),
+}
+
+
+class Said(list):
+    """A display that keeps what it is told."""
+
+    def say(self, text):
+        self.append(text)
+
+    def start(self, state):
+        self.state = state
+
+    def stop(self):
+        self.append("stopped")
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(repro, "scratch", lambda: tmp_path)
+    """Runs a project in this process, and gives back the runner and the stages in the order in which they ran."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("REPRISE_WORKERS", raising=False)
-    graph = networkx.DiGraph([("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")])  # an edge points to what is needed
 
-    def start(slots, todo="abcd", failing=(), together="", **options):
-        code = STAND_IN.format(folder=str(tmp_path), failing=list(failing), together=together)
-        (tmp_path / "dvc.py").write_text(code)
-        runner = Runner(graph, set(todo), slots=slots, launch=[sys.executable, str(tmp_path / "dvc.py")], **options)
+    def run(stages=None, names=None, **options):
+        if stages:
+            project(tmp_path, stages)
+        books = Bookkeeper(tmp_path)
+        runner = Runner(books, names or set(books.graph), display=options.pop("display", Said()), **options)
         runner.run()
-        return runner, {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("?.json")}
+        books.close()
+        ran = (tmp_path / "ran").read_text().split() if (tmp_path / "ran").exists() else []
+        (tmp_path / "ran").unlink(missing_ok=True)
+        return runner, ran
 
-    return start
-
-
-def test_a_stage_starts_when_all_it_needs_is_done(run):
-    runner, facts = run(["", ""], together="bc")
-    assert runner.done == set("abcd") and not runner.failed
-    for name, needs in (("b", "a"), ("c", "a"), ("d", "b"), ("d", "c")):
-        assert facts[name]["start"] >= facts[needs]["end"]
-    assert facts["b"]["start"] < facts["c"]["end"] and facts["c"]["start"] < facts["b"]["end"], "side by side"
+    return run
 
 
-def test_one_slot_runs_one_stage_at_a_time(run):
-    _, facts = run([""])
-    times = sorted((f["start"], f["end"]) for f in facts.values())
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
+# Order and slots
 
 
-def test_each_slot_has_its_device(run):
-    _, facts = run(["0", "1"], together="bc")
-    assert {facts["b"]["gpu"], facts["c"]["gpu"]} == {"0", "1"}
+def test_every_stage_runs_once_and_after_what_it_needs(run):
+    runner, ran = run(DIAMOND, slots=["", ""])
+    assert runner.done == set("abcd") and not runner.failed and not runner.left
+    assert ran[0] == "a" and ran[-1] == "d" and sorted(ran) == list("abcd")
+    again, ran = run()
+    assert ran == [] and again.total == 0
+
+
+def test_stages_run_side_by_side_in_their_slots(run, tmp_path):
+    meet = "touch {0}-is-here; while [ ! -e {1}-is-here ]; do sleep 0.02; done; "
+    note = "echo $CUDA_VISIBLE_DEVICES >out/{0}"
+    stages = {x: ((), (meet + note).format(x, y)) for x, y in ("pq", "qp")}
+    runner, _ = run(stages, slots=["3", "5"])
+    assert runner.done == {"p", "q"}
+    assert {(tmp_path / "out" / name).read_text() for name in "pq"} == {"3\n", "5\n"}
+
+
+def test_one_slot_runs_one_stage_at_a_time_in_the_given_order(run, tmp_path):
+    span = "date +%s.%N >>times; sleep 0.1; date +%s.%N >>times; "
+    stages = {x: ((), f"{NOTE}{span} touch out/{x}") for x in "xyz"}
+    _, ran = run(stages, order="zxy".index)
+    assert ran == ["z", "x", "y"]
+    times = [float(line) for line in (tmp_path / "times").read_text().split()]
+    assert times == sorted(times)
 
 
 def test_what_needs_a_failed_stage_is_not_run_and_the_rest_is(run):
-    runner, facts = run([""], failing=["b"])
-    assert runner.failed == {"b": 1} and runner.done == {"a", "c"} and set(facts) == {"a", "b", "c"}
+    said = Said()
+    runner, ran = run({**DIAMOND, "b": ("a", f"{NOTE}echo the reason; exit 7")}, display=said)
+    assert runner.done == {"a", "c"} and runner.left == {"d"} and sorted(ran) == ["a", "b", "c"]
+    assert "exit code 7" in runner.failed["b"]
+    assert any("the reason" in line for line in said) and any("failed    b" in line for line in said)
 
 
 def test_what_follows_a_stage_is_told_which_results_are_not_up_to_date(run):
     told = {}
-    run([""], failing=["b"], after=lambda name, stale: told.update({name: stale}))
+    run({**DIAMOND, "b": ("a", "exit 1")}, after=lambda name, stale: told.update({name: stale}))
     assert told == {"a": {"b", "c", "d"}, "c": {"b", "d"}}
 
 
-def test_only_what_is_to_do_is_run(run):
-    _, facts = run([""], todo="cd")
-    assert set(facts) == {"c", "d"}
+def test_nothing_starts_after_the_deadline(run):
+    slow = {"a": ((), f"{NOTE}sleep 0.5; touch out/a"), "b": ("a", f"{COPY}b")}
+    runner, ran = run(slow, deadline=0.2)
+    assert ran == ["a"] and runner.done == {"a"} and runner.left == {"b"}
+
+
+# DVC's books
+
+
+def test_dvc_by_hand_gives_the_same_lock_byte_for_byte(run, tmp_path):
+    text = "[{name: &x {k: 0.1, long: " + "word " * 40 + "}}, *x]"
+    stages = {**DIAMOND, "a": ((), f"{NOTE}mkdir out/a; cat source >out/a/1; cat source >out/a/2")}
+    project(tmp_path, stages)
+    pipeline = (tmp_path / "dvc.yaml").read_text()
+    (tmp_path / "dvc.yaml").write_text(pipeline.replace("  b:\n", "  b:\n    params: [values.yaml: [list]]\n"))
+    (tmp_path / "values.yaml").write_text(f"list: {text}\n")
+    run(slots=["", ""])
+    assert dvc(tmp_path, "repro").count("didn't change") == 4
+    first = (tmp_path / "dvc.lock").read_bytes()
+    for new in ("2\n", "3\n"):  # from the same lock, once by the runner and once by hand
+        (tmp_path / "source").write_text(new)
+        before = (tmp_path / "dvc.lock").read_bytes()
+        run(slots=["", ""])
+        ours = (tmp_path / "dvc.lock").read_bytes()
+        assert ours != before and b"&id001" in ours
+        (tmp_path / "dvc.lock").write_bytes(before)
+        dvc(tmp_path, "repro", "--force")
+        assert (tmp_path / "dvc.lock").read_bytes() == ours
+    assert first != ours
+
+
+def test_a_stage_whose_inputs_turn_out_unchanged_is_not_run(run, tmp_path):
+    stages = {**DIAMOND, "a": ((), f"{NOTE}head -c 1 source >out/a")}
+    run(stages)
+    (tmp_path / "source").write_text("1, and more\n")
+    runner, ran = run()
+    assert ran == ["a"] and runner.done == set("abcd")
+
+
+def test_what_dvc_has_in_its_run_cache_is_taken_from_there(run, tmp_path):
+    run(DIAMOND)
+    for text in ("2\n", "1\n"):
+        (tmp_path / "source").write_text(text)
+        runner, ran = run()
+    assert ran == [] and runner.done == set("abcd") and (tmp_path / "out/d").read_text() == "1\n"
+    assert "up to date" in dvc(tmp_path, "status")
+
+
+def test_force_runs_what_is_up_to_date_and_says_so_to_the_command(run, tmp_path):
+    run({**DIAMOND, "d": ("bc", f"{NOTE}echo $REPRISE_FORCE >force; cat source >out/d")})
+    assert (tmp_path / "force").read_text() == "\n"
+    _, ran = run(force=True)
+    assert len(ran) == 4 and (tmp_path / "force").read_text() == "1\n"
+
+
+def test_a_lock_that_dvc_wrote_meanwhile_is_read_anew(run, tmp_path, monkeypatch):
+    project(tmp_path, DIAMOND)
+    books = Bookkeeper(tmp_path)
+    assert books.stale(books.graph) == set("abcd")
+    dvc(tmp_path, "repro", "-q")
+    assert books.begin("a") == "unchanged"
+    books.close()
+
+
+def test_dvc_by_hand_keeps_away_from_a_stage_that_runs_and_the_other_way_round(run, tmp_path):
+    project(tmp_path, DIAMOND)
+    books = Bookkeeper(tmp_path)
+    assert books.begin("a") == "run"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        dvc(tmp_path, "repro", "-s", "a")
+    assert "make repro: a" in caught.value.stderr
+    books.abandon("a")
+    books.close()
+    (tmp_path / "dvc.yaml").write_text((tmp_path / "dvc.yaml").read_text().replace(NOTE, f"{NOTE}sleep 1.5; ", 1))
+    by_hand = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "-q", "-s", "a"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    while not (tmp_path / "ran").exists():
+        time.sleep(0.05)
+    said = Said()
+    runner, ran = run(display=said)
+    assert by_hand.wait() == 0 and runner.done == set("abcd")
+    assert any(line.startswith("a waits: ") and "dvc" in line for line in said)
+    assert ran.count("a") == 1
+
+
+# Seeds side by side
+
+
+def test_parts_of_a_stage_run_side_by_side_before_its_own_command(run, tmp_path):
+    meet = "touch {0}; while [ ! -e {1} ]; do sleep 0.02; done; echo $REPRISE_WORKERS $REPRISE_FORCE >part-{0}"
+    parts = {"a": [meet.format(0, 1), meet.format(1, 0)]}
+    runner, ran = run(
+        {"a": ((), f"{NOTE}cat part-0 part-1 >out/a; echo $REPRISE_FORCE >own")},
+        parts=lambda name: parts.get(name, []),
+        slots=[""] * len(os.sched_getaffinity(0)) if len(os.sched_getaffinity(0)) > 1 else ["", ""],
+        force=True,
+    )
+    assert runner.done == {"a"} and ran == ["a"]
+    assert (tmp_path / "out/a").read_text() == "1 1\n1 1\n"
+    assert (tmp_path / "own").read_text() == "\n", "the parts have trained; their stage puts them together"
+
+
+def test_parts_of_what_leads_to_a_claim_soonest_start_first(run, tmp_path):
+    stages = {x: ((), f"touch out/{x}") for x in "xy"}
+    parts = {x: [f"echo {x}{n} >>order; sleep 0.1" for n in range(3)] for x in "xy"}
+    run(stages, parts=lambda name: list(parts[name]), slots=["", ""], order="yx".index)
+    started = (tmp_path / "order").read_text().split()
+    assert sorted(started[:3]) == ["y0", "y1", "y2"] and len(started) == 6
+
+
+def test_a_part_that_fails_fails_its_stage(run):
+    runner, ran = run(
+        {"a": ((), f"{COPY}a"), "b": ((), f"{COPY}b")},
+        parts=lambda name: ["true", "exit 3"] if name == "a" else [],
+        slots=["", ""],
+    )
+    assert "exit code 3" in runner.failed["a"] and ran == ["b"]
+
+
+# Faults
+
+
+def test_a_launch_program_that_is_not_there_is_said_at_once(run):
+    with pytest.raises(ValueError, match="no program 'srunn'"):
+        run(DIAMOND, launch=["srunn", "-N1"])
+
+
+def test_launch_is_put_before_each_command(run, tmp_path):
+    runner, _ = run({"a": ((), f"{COPY}a")}, launch=["env", "WHERE=there"])
+    assert runner.done == {"a"}
+
+
+def test_an_exception_in_what_follows_a_stage_is_one_line_and_stops_nothing(run):
+    said = Said()
+
+    def after(name, stale):
+        if name == "a":
+            raise KeyError("arm")
+
+    runner, ran = run(DIAMOND, after=after, display=said)
+    assert len(ran) == 4 and runner.errors == ["what follows a failed: KeyError: 'arm'"]
+    assert "error: what follows a failed: KeyError: 'arm'" in said and said[-1] == "stopped"
+
+
+def test_an_exception_in_bookkeeping_fails_the_stage_alone(run):
+    runner, ran = run({**DIAMOND, "b": ("a", f"{NOTE}true")})  # it makes no output
+    assert runner.done == {"a", "c"} and sorted(ran) == ["a", "b", "c"]
+    assert "does not exist" in runner.failed["b"] and "\n" not in runner.failed["b"]
+
+
+def test_a_killed_command_is_told_from_one_that_failed(run):
+    runner, _ = run({"a": ((), "kill -9 $$")})
+    assert "killed by SIGKILL, perhaps for want of memory" in runner.failed["a"]
+
+
+def await_file(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def alive(folder: Path) -> bool:
+    return psutil.pid_exists(int((folder / "pid").read_text())) and (
+        psutil.Process(int((folder / "pid").read_text())).status() != psutil.STATUS_ZOMBIE
+    )
+
+
+SLEEP = "echo $$ >pid; exec sleep 60"
+STUBBORN = "trap '' INT TERM; echo $$ >pid; while true; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_the_commands_and_keeps_what_is_done(tmp_path, number):
+    project(tmp_path, {"a": ((), f"{COPY}a"), "b": ("a", SLEEP), "c": ("b", f"{COPY}c")})
+    runner = start(tmp_path)
+    await_file(tmp_path / "pid")
+    runner.send_signal(number)
+    output, _ = runner.communicate(timeout=15)
+    *_, said, outcome = output.splitlines()
+    assert json.loads(outcome) == {"done": ["a"], "failed": {}, "left": ["b", "c"], "signal": number}
+    assert f"{number.name}: stopping 1 commands" in said
+    assert not alive(tmp_path)
+    assert json.loads((tmp_path / ".dvc/tmp/rwlock").read_text()) == {}, "no file of the project is locked"
+    assert dvc(tmp_path, "repro", "--dry", "-s", "a").startswith("Stage 'a' didn't change")
+
+
+def test_a_second_ctrl_c_kills_at_once(tmp_path):
+    project(tmp_path, {"a": ((), STUBBORN)})
+    runner = start(tmp_path)
+    await_file(tmp_path / "pid")
+    runner.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert alive(tmp_path)
+    runner.send_signal(signal.SIGINT)
+    output, _ = runner.communicate(timeout=10)
+    assert json.loads(output.splitlines()[-1])["left"] == ["a"] and not alive(tmp_path)
+
+
+def test_commands_die_with_a_runner_that_is_killed(tmp_path):
+    project(tmp_path, {"a": ((), SLEEP)})
+    runner = start(tmp_path)
+    await_file(tmp_path / "pid")
+    runner.kill()
+    runner.communicate()
+    deadline = time.monotonic() + 10
+    while alive(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_second_run_in_the_same_folder_says_so_in_one_line_and_ends(tmp_path, monkeypatch):
+    project(tmp_path, DIAMOND)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with alone():
+        second = start(tmp_path)
+        output, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert output.startswith(f"error: another `make repro` runs in this folder (process {os.getpid()})")
+    assert len(output.splitlines()) == 1
+    with alone():
+        pass  # the right is free again
+
+
+# Trainings, forked
+
+PROBE = """
+import os, pathlib, signal, sys, time
+import heavy  # there already in the server
+assert __name__ == "__main__"
+name = sys.argv[1]
+pathlib.Path("pid").write_text(str(os.getpid()))
+print(os.getcwd(), os.environ["DVC_STAGE"], sys.argv[1:], heavy.IMPORTED_BY != os.getpid())
+if name == "b":
+    sys.exit("error: a user's error")
+if name == "c":
+    os.kill(os.getpid(), signal.SIGKILL)
+if name == "s":
+    time.sleep(60)
+pathlib.Path("out", name).write_text("made\\n")
+"""
+
+
+@pytest.fixture
+def forked(tmp_path):
+    def forked(*names, **options):
+        project(tmp_path, {name: ((), f"python -m probe {name}") for name in names})
+        (tmp_path / "probe.py").write_text(PROBE)
+        (tmp_path / "heavy.py").write_text(
+            "import os\nfrom lightning_modules.processes import die_with_parent\n"
+            "die_with_parent()\nIMPORTED_BY = os.getpid()\n"
+        )
+        return start(tmp_path, forked=["probe"], preload="heavy", **options)
+
+    return forked
+
+
+def test_a_forked_command_is_like_a_fresh_one(forked, tmp_path):
+    output, _ = forked("a", "b", "c", slots=1).communicate(timeout=60)
+    outcome = json.loads(output.splitlines()[-1])
+    assert outcome["done"] == ["a"]
+    assert "exit code 1" in outcome["failed"]["b"] and "killed by SIGKILL" in outcome["failed"]["c"]
+    assert "    error: a user's error" in output
+    assert (tmp_path / ".scratch/logs/a.log").read_text() == f"{tmp_path} a ['a'] True\n"
+    assert "up to date" in dvc(tmp_path, "status", "a")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_forked_command_ends_with_the_runner(forked, tmp_path, number):
+    runner = forked("s")
+    await_file(tmp_path / "pid")
+    runner.send_signal(number)
+    runner.communicate(timeout=20)
+    deadline = time.monotonic() + 10
+    while alive(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# The plan
 
 
 def test_targets_are_stages_or_groups_with_all_they_need():

@@ -144,6 +144,27 @@ def test_the_wall_time_of_a_resumed_run_counts_all_its_parts(monkeypatch):
         assert records.state(record.folder)["wall_seconds"] == seconds
 
 
+def test_a_repeated_run_has_a_record_of_its_own_and_an_interrupted_one_goes_on():
+    keys = []
+    for status in ("KILLED", "FINISHED", "FAILED", "FINISHED"):
+        record = records.open_record(**RUN, key_suffix="ab12", repeat=True)
+        record.log({"loss": 1.0}, step=0)
+        record.finish(status)
+        keys.append(record.meta["key"])
+    assert keys == [f"{KEY}/ab12-{attempt}" for attempt in (0, 0, 1, 1)]
+    folders = sorted((records.root() / ".scratch/runs").glob("*/*"))
+    assert [path.name.rpartition("-")[2] for path in folders] == ["0", "1"]
+    assert all((path / "metrics.jsonl").read_text().count("loss") == 1 for path in folders)
+
+
+def test_final_values_end_the_curves_of_a_run():
+    with records.open_record(**RUN) as record:
+        record.log({"loss": 1.0}, step=0)
+        record.log({"loss": 0.5}, step=20)
+        record.summary({"loss": 0.25}, step=30)
+    assert points(record) == [(0, "loss", 1.0), (20, "loss", 0.5), (30, "loss", 0.25)]
+
+
 def test_only_rank_zero_writes(base, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with records.open_record(**RUN) as record:

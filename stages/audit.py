@@ -1,0 +1,59 @@
+"""Prove that the committed locks are true: `make audit MINUTES=12`.
+
+First every lock entry of HEAD is held against the code, the configuration and the plan of HEAD: that takes seconds and
+trains nothing. Then arms drawn from the commit's hash are run anew in a clone, with all that they start from, and what
+they give is held against the lock. Papers whose code changed since their last release (`stages.release`) come first.
+"""
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+from lightning_modules.files import ROOT
+from stages.auditing import locks
+from stages.auditing.checkout import clone, head
+from stages.auditing.sample import Sample
+from stages.command import add_preset, run_stage
+
+
+def audit(root: Path, preset: str, minutes: float) -> list[str]:
+    """Hold the locks of HEAD against its code, and a sample against a new run; what is wrong, a line each."""
+    started = time.monotonic()
+    with clone(root) as folder:
+        locks.make_manifests(folder, preset)
+        stages = locks.read(folder, preset)
+        if stale := [stage for stage in stages.values() if stage.stale]:
+            lines = [f"stale: {stage.address}: {why}" for stage in stale for why in stage.stale]
+            way_out = "run `make repro`, and commit what it wrote"
+            return [*lines, f"{len(stale)} of {len(stages)} stages are stale: {way_out}"]
+        seconds = time.monotonic() - started
+        print(f"locks: {len(stages)} stages, all of this code, configuration and plan ({seconds:.1f} s)")
+        sample = Sample(folder, preset, stages)
+        print(f"code changed since the last release: {', '.join(sample.changed) or 'no paper'}", flush=True)
+        sample.run(minutes, started)
+        sample.show()
+        return sample.differences() if sample.made() else [*sample.differences(), "nothing ran, nothing was compared"]
+
+
+def main() -> None:
+    """Print what was compared, and fail when anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=12, help="time to spend; one arm is run in any case")
+    add_preset(parser)
+    arguments = parser.parse_args()
+    if not 0 <= arguments.minutes < math.inf:
+        raise ValueError(f"--minutes is {arguments.minutes}, expected a number of minutes, such as 12")
+    started = time.monotonic()
+    print(f"audit of commit {head(ROOT)[:12]}; what is not committed is not looked at", flush=True)
+    found = audit(ROOT, arguments.preset, arguments.minutes)
+    for line in found:
+        print(line)
+    outcome = "failed: see the lines above" if found else "passed"
+    print(f"audit: {outcome} ({time.monotonic() - started:.0f} s)")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,53 @@
+"""Which arms are run anew: drawn from a seed, papers that changed first, as many as fit into the time."""
+
+import math
+import random
+from collections.abc import Collection, Mapping, Sequence
+
+from stages.auditing.locks import Locked
+
+UNKNOWN = 60.0  # seconds that a stage without a recorded duration is expected to take
+
+
+def drawn(stages: Mapping[str, Locked], changed: Collection[str], seed: str) -> list[str]:
+    """All arms, in the order in which they are drawn.
+
+    First one arm of each changed paper, then the other arms of these, then all others; at the end the judging of
+    claims, for which all arms of a paper must have run.
+    """
+    arms = sorted(address for address, stage in stages.items() if stage.kind in ("evaluate", "sweep"))
+    random.Random(seed).shuffle(arms)
+    first = {stages[arm].paper: arm for arm in reversed(arms)}
+    arms.sort(key=lambda arm: 2 if stages[arm].paper not in changed else int(arm != first[stages[arm].paper]))
+    return arms + sorted(address for address, stage in stages.items() if stage.kind == "claims")
+
+
+def chosen(
+    order: Sequence[str],
+    stages: Mapping[str, Locked],
+    durations: Mapping[str, float],
+    done: Collection[str],
+    seconds: float,
+    enough: float = math.inf,
+) -> tuple[list[str], float]:
+    """The arms that fit into the time, and the seconds that they are expected to take.
+
+    Args:
+        order: arms as they are drawn.
+        stages: all stages, by address.
+        durations: seconds of each stage.
+        done: stages that ran already: no arm to run again, and no cost.
+        seconds: time that there is; an arm that needs more than what is left of it is passed over.
+        enough: take no more when so many seconds are planned.
+    """
+    arms: list[str] = []
+    planned: set[str] = set()
+    spent = 0.0
+    for arm in order:
+        todo = ({arm} | stages[arm].needs) - planned - set(done)
+        cost = sum(durations.get(address, UNKNOWN) for address in todo)
+        if arm not in done and spent < enough and spent + cost <= seconds:
+            arms.append(arm)
+            planned |= todo
+            spent += cost
+    return arms, spent

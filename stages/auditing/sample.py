@@ -1,0 +1,99 @@
+"""Arms that are run anew, and what they gave, held against what is committed."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning_modules.portable import made_by
+from stages import release
+from stages.auditing import comparing, drawing, locks
+from stages.auditing.checkout import head, rerun
+from stages.auditing.locks import Locked
+from stages.runner import durations
+
+FIRST = 0.5  # of the time is planned by recorded durations alone; the rest by how fast this machine turned out to be
+MEASURED = ("evaluate", "sweep")  # stages that write metrics
+
+
+class Sample:
+    """Arms that are run anew in a clone, and what they gave, held against the lock."""
+
+    def __init__(self, folder: Path, preset: str, stages: Mapping[str, Locked]):
+        self.folder, self.preset, self.stages = folder, preset, stages
+        here, papers = made_by(), {stage.paper for stage in stages.values()}
+        released = {paper: release.read(folder, preset, paper) for paper in papers}
+        self.changed = sorted(
+            paper for paper in papers if released[paper].get("manifests") != release.manifests(stages, paper)
+        )
+        self.exact = {paper for paper in papers if released[paper].get("made_by", here) == here}
+        self.asked: set[str] = set()
+
+    def run(self, minutes: float, started: float) -> None:
+        """Run as many arms as fit into the time, one at least, in rounds: each learns how fast this machine is."""
+        order = drawing.drawn(self.stages, self.changed, head(self.folder))
+        known = durations.load(self.folder, self.folder / ".scratch")
+        left = 60 * minutes - (time.monotonic() - started)
+        arms, expected = drawing.chosen(order, self.stages, known, (), left, FIRST * left)
+        if not arms:
+            arms, expected = drawing.chosen(order[:1], self.stages, known, (), math.inf)
+        while arms:
+            print(f"runs anew: {', '.join(arms)}", flush=True)
+            begun = time.monotonic()
+            rerun(self.folder, self.preset, arms)
+            self.asked.update(arms, *(self.stages[arm].needs for arm in arms))
+            now = time.monotonic()
+            pace, left = (now - begun) / max(expected, 1.0), 60 * minutes - (now - started)
+            arms, expected = drawing.chosen(order, self.stages, known, self.asked, left / pace)
+
+    def made(self) -> list[str]:
+        """The stages that ran to their end."""
+        missing = self._missing()
+        return sorted(address for address in self.asked - missing if not missing & self.stages[address].needs)
+
+    def failed(self) -> list[str]:
+        """The stages that ran and failed, without those that only lacked what another one was to make."""
+        missing = self._missing() - self.left_out().keys()
+        return sorted(address for address in missing if not self._missing() & self.stages[address].needs)
+
+    def _missing(self) -> set[str]:
+        """The stages that were to run and have not made all their outputs."""
+        return {
+            address
+            for address in self.asked
+            if not all((self.folder / path).exists() for path in self.stages[address].outputs)
+        }
+
+    def left_out(self) -> dict[str, str]:
+        """The stages that prepare data which is not to be had on this machine, with the reason."""
+        notes = self.folder / ".scratch/unavailable"
+        prepared = {stage.address: notes / f"{stage.arm}-{self.preset}.txt" for stage in self.stages.values()}
+        return {
+            address: note.read_text().strip()
+            for address, note in prepared.items()
+            if self.stages[address].kind == "prepare" and note.is_file()
+        }
+
+    def differences(self) -> list[str]:
+        """Whatever is not as it is committed, a line each."""
+        found, after = [f"{address}: failed" for address in self.failed()], locks.read(self.folder, self.preset)
+        for address in self.made():
+            stage = self.stages[address]
+            exact = stage.paper in self.exact
+            if exact:
+                found += comparing.digests(stage, after[address])
+            if stage.kind in MEASURED:
+                found += comparing.metrics(self.folder, stage, self.preset, exact)
+        return found
+
+    def show(self) -> None:
+        """Print what was compared, and how."""
+        for reason in self.left_out().values():
+            print(f"left out: {reason}")
+        made = [self.stages[address] for address in self.made()]
+        equal = [stage.address for stage in made if stage.paper in self.exact]
+        near = [stage.address for stage in made if stage.paper not in self.exact and stage.kind in MEASURED]
+        other = "by metrics, for the lock was made on another machine"
+        for how, addresses in (("byte by byte", equal), (f"{other}: {comparing.TOLERANCE}", near)):
+            if addresses:
+                print(f"compared {how}:", *addresses, sep="\n  ")

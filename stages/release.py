@@ -1,0 +1,78 @@
+"""Record what a lock was made with, and write the README's table of papers anew: `make release`.
+
+A lock is released when a whole run has just made it. In `plans/<preset>/<paper>/`, `release.json` has the machine, the
+versions and the manifests of the code: an audit expects the same bytes on such a machine, and begins with papers whose
+code changed since. `durations.json` has the seconds of each stage, from which the time of a run is estimated.
+"""
+
+import argparse
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.files import ROOT, scratch, write_json
+from lightning_modules.portable import made_by
+from lightning_modules.settings import meant
+from stages import readme
+from stages.auditing import locks
+from stages.auditing.locks import Locked
+from stages.command import add_preset, run_stage
+from stages.plan import PlanError
+from stages.runner import durations
+
+
+def manifests(stages: Mapping[str, Locked], paper: str) -> dict[str, str | None]:
+    """Path and md5 of each manifest that the stages of a paper depend on."""
+    found = {path: md5 for each in stages.values() if each.paper == paper for path, md5 in each.manifests.items()}
+    return dict(sorted(found.items()))
+
+
+def read(root: Path, preset: str, paper: str) -> dict[str, Any]:
+    """The last release of a paper's lock; empty where it was never released."""
+    path = root / "plans" / preset / paper / "release.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def release(root: Path, preset: str, took: Mapping[str, float], papers: Collection[str] = ()) -> list[str]:
+    """Write the records of papers, and give back their stems.
+
+    Args:
+        root: the checkout, with fresh manifests.
+        preset: which plans.
+        took: seconds of each stage, by address.
+        papers: stems, or all of the preset.
+
+    Raises:
+        PlanError: an unknown paper, or a lock that does not belong to this code, configuration and plan.
+    """
+    stages = locks.read(root, preset)
+    known = sorted({each.paper for each in stages.values()})
+    for paper in papers:
+        if paper not in known:
+            raise PlanError(f"no paper {paper!r} in plans/{preset}{meant(paper, known)}")
+    papers = sorted(papers or known)
+    if stale := [address for address, each in stages.items() if each.stale and each.paper in papers]:
+        raise PlanError(f"{len(stale)} stages are not up to date, {stale[0]} first: run `make repro`, then release")
+    for paper in papers:
+        folder = root / "plans" / preset / paper
+        write_json(folder / "release.json", {"made_by": made_by(), "manifests": manifests(stages, paper)})
+        mine = {address: took[address] for address, each in stages.items() if each.paper == paper and address in took}
+        write_json(folder / durations.NAME, mine)
+    return papers
+
+
+def main() -> None:
+    """Release the locks of a preset, or of some of its papers, as they lie in the working tree."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--paper", nargs="*", default=[], help="stems, such as maskalign; all papers of the preset")
+    add_preset(parser)
+    arguments = parser.parse_args()
+    locks.make_manifests(ROOT, arguments.preset)
+    papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper)
+    readme.main()
+    print(f"released: {', '.join(papers)}; commit plans/{arguments.preset}, results/{arguments.preset} and README.md")
+
+
+if __name__ == "__main__":
+    run_stage(main)

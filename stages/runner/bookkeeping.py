@@ -1,0 +1,266 @@
+"""What `dvc repro -s STAGE` does before and after a stage's command, in one process that keeps the repository open.
+
+DVC's objects belong to one thread: use a `Bookkeeper` from the thread that made it. While a stage runs, its files are
+entered in DVC's rwlock, so that a `dvc` command in another terminal keeps away from them and says who has them. The
+repository's own lock is held for the moment of bookkeeping only.
+"""
+
+import copy
+import functools
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, chdir, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import networkx
+
+from lightning_modules.files import replace_file
+
+if TYPE_CHECKING:
+    from dvc.stage import PipelineStage
+
+ENTRY = re.compile(r"^  ([^\s#].*):\n", re.MULTILINE)  # the first line of a stage in dvc.lock, as DVC writes it
+REFERENCE = re.compile(r"(?<=[ ][&*])id\d{3,}(?=\s)")  # a name that DVC's writer gives to a value that occurs twice
+HEAD = "schema: '2.0'\nstages:\n"
+
+
+class Busy(ValueError):
+    """Another `dvc` command is at work on the same files; try again later."""
+
+
+class Bookkeeper:
+    """DVC's repository, held open. Names of stages are their addresses as seen from the root.
+
+    Attributes:
+        root: the repository's root.
+        graph: the stages; an edge points to what a stage needs.
+    """
+
+    def __init__(self, root: Path):
+        from dvc.lock import make_lock
+        from dvc.repo import Repo
+
+        _parse_parameters_once()
+        self.root = root.resolve()
+        self.repo = Repo(str(self.root))
+        tmp = self.repo.tmp_dir  # the same lock file as DVC's own, without a progress bar of its own
+        self.repo.lock = make_lock(os.path.join(tmp, "lock"), tmp_dir=tmp, hardlink_lock=self._hardlink)
+        graph = self.repo.index.graph
+        self._stages: dict[str, PipelineStage] = {name_of(stage): stage for stage in graph if stage.cmd}
+        names = {stage: name for name, stage in self._stages.items()}
+        self.graph = networkx.relabel_nodes(graph.subgraph(names), names)
+        self._held: dict[str, ExitStack] = {}
+        self._written = {lock: _signature(lock) for lock in map(_lock_file, self._stages.values())}
+
+    @property
+    def _hardlink(self) -> bool:
+        return self.repo.config["core"].get("hardlink_lock", False)
+
+    def close(self) -> None:
+        """Give up what is held, and close the repository."""
+        for name in list(self._held):
+            self.abandon(name)
+        self.repo.close()
+
+    def stale(self, names: Iterable[str]) -> set[str]:
+        """Those of the stages that are not up to date, with all that need them.
+
+        Raises:
+            Busy: another `dvc` command is at work.
+        """
+        from dvc.lock import LockError
+
+        names = set(names)
+        stale: set[str] = set()
+        with self._acting("reading what is up to date"):
+            for name in networkx.topological_sort(self.graph.reverse(copy=False)):
+                if name not in names:
+                    continue
+                try:
+                    changed = not stale.isdisjoint(self.graph.successors(name)) or self._fresh(name).changed()
+                except LockError:  # another command is making it: it is asked again when its turn comes
+                    changed = True
+                if changed:
+                    stale.add(name)
+        return stale
+
+    def begin(self, name: str, *, force: bool = False) -> Literal["unchanged", "cached", "run"]:
+        """Make a stage ready to run, unless it is up to date or DVC's run cache has its outputs.
+
+        After `run`, the caller runs the command and then calls `end` or `abandon`.
+
+        Raises:
+            Busy: another `dvc` command is at work; nothing was done.
+        """
+        from dvc.lock import LockError
+        from dvc.rwlock import rwlock
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        with self._acting(name), ExitStack() as held:
+            stage = self._fresh(name)
+            if not force and not stage.changed():
+                return "unchanged"
+            reads, writes = ([item.fs_path for item in items] for items in (stage.deps, stage.outs))
+            try:
+                held.enter_context(
+                    rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), reads, writes, self._hardlink)
+                )
+            except LockError as error:
+                raise _busy(error) from None
+            stage.remove_outs(ignore_remove=False, force=False)
+            if not force:
+                try:
+                    self.repo.stage_cache.restore(stage)
+                except RunCacheNotFoundError:
+                    stage.save_deps()
+                else:
+                    self._save(stage)
+                    return "cached"
+            self._held[name] = held.pop_all()
+        return "run"
+
+    def end(self, name: str) -> None:
+        """Take up the outputs of a command that has ended well.
+
+        Raises:
+            Busy: another `dvc` command holds the repository's lock; nothing was done.
+        """
+        with self._acting(name):
+            try:
+                self._save(self._fresh(name))
+            finally:
+                self.abandon(name)
+
+    def abandon(self, name: str) -> None:
+        """Give up a stage whose command failed. DVC's lock keeps its last good state."""
+        if held := self._held.pop(name, None):
+            held.close()
+
+    def command(self, name: str) -> str | list[str]:
+        """What dvc.yaml says is to be run."""
+        return self._stages[name].cmd
+
+    def folder(self, name: str) -> Path:
+        """The working directory of the command."""
+        return Path(self._stages[name].wdir)
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What DVC adds to the environment of a command."""
+        return {"DVC_ROOT": os.environ.get("DVC_ROOT", str(self.root)), "DVC_STAGE": name}
+
+    @contextmanager
+    def _acting(self, what: str) -> Iterator[None]:
+        """Hold the repository's lock, and let DVC tell others who has it."""
+        from dvc.lock import LockError
+
+        before, sys.argv = sys.argv, ["make", "repro:", what]
+        try:
+            with (
+                chdir(self.root),
+                self.repo.lock,
+                self.repo.scm_context(quiet=True),
+            ):  # DVC resolves names by the folder
+                yield
+        except LockError as error:
+            raise _busy(error) from None
+        finally:
+            sys.argv = before
+
+    def _fresh(self, name: str) -> "PipelineStage":
+        """The stage, read anew if someone else wrote its lock since."""
+        lock = _lock_file(self._stages[name])
+        if self._written[lock] != _signature(lock):
+            self._written[lock] = _signature(lock)
+            dvcfile = self._stages[name].dvcfile
+            dvcfile._reset()
+            self._stages |= {name_of(stage): stage for stage in dvcfile.stages.values()}
+        return self._stages[name]
+
+    def _save(self, stage: "PipelineStage") -> None:
+        tracked = all(out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
+        stage.save(run_cache=tracked)  # the same condition as in DVC's Stage.run
+        stage.commit()
+        self._write_lock(stage)
+
+    def _write_lock(self, stage: "PipelineStage") -> None:
+        """Write a stage's entry into its dvc.lock, as `stage.dump(update_pipeline=False)` does.
+
+        DVC reads and writes the whole file for each stage. This replaces the entry's lines only, which gives the same
+        bytes, keeps the entries sorted by name (stages that run side by side end in no fixed order), and replaces the
+        file in one step.
+        """
+        from dvc.stage.serialize import to_lockfile
+        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+        path = _lock_file(stage)
+        text = path.read_text(encoding="utf-8") if path.is_file() else HEAD
+        entry = dumps_yaml({"stages": to_lockfile(stage)}).removeprefix("stages:\n")
+        if text.startswith(HEAD):
+            text = HEAD + _joined(_entries(text.removeprefix(HEAD)) | _entries(entry))
+        else:  # not as DVC writes it
+            data = parse_yaml_for_update(text, str(path))
+            stages = {**(data.get("stages") or {}), **to_lockfile(stage)}
+            text = dumps_yaml({**data, "stages": dict(sorted(stages.items()))})
+        with replace_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        self._written[path] = _signature(path)
+
+
+def _entries(text: str) -> dict[str, str]:
+    """The lines below each stage's name."""
+    _, *pieces = ENTRY.split(text)
+    return dict(zip(pieces[::2], pieces[1::2], strict=True))
+
+
+def _joined(entries: dict[str, str]) -> str:
+    """The entries sorted by name, with references numbered through the file, as DVC's writer does it."""
+    text, count = "", 0
+    for name, lines in sorted(entries.items()):
+        names = {old: f"id{count + number:03}" for number, old in enumerate(sorted(set(REFERENCE.findall(lines))), 1)}
+        text += f"  {name}:\n" + REFERENCE.sub(lambda match, names=names: names[match[0]], lines)
+        count += len(names)
+    return text
+
+
+def _busy(error: Exception) -> Busy:
+    """DVC's error in one line, without its advice to remove files by hand."""
+    return Busy(" ".join(str(error).partition("\n\n")[0].split()))
+
+
+def name_of(stage: "PipelineStage") -> str:
+    """A stage's address from the root, whatever the current folder is."""
+    name = getattr(stage, "name", None)
+    if name is None:
+        return stage.path_in_repo
+    return name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{name}"
+
+
+def _lock_file(stage: "PipelineStage") -> Path:
+    return Path(stage.path).with_suffix(".lock")
+
+
+@functools.cache
+def _parse_parameters_once() -> None:
+    """Let DVC parse a file of parameters once, while it stays the same: it does so several times for each stage."""
+    from dvc.dependency import param
+
+    load, parsed = param.load_path, {}
+
+    def load_path(path: str, *args, **kwargs) -> dict:
+        signature = _signature(Path(path))
+        if path not in parsed or parsed[path][0] != signature:
+            parsed[path] = signature, load(path, *args, **kwargs)
+        return copy.deepcopy(parsed[path][1])
+
+    param.load_path = load_path
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,113 @@
+"""What the user sees of a run: a live table in a terminal, a line each elsewhere."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass
+class Running:
+    """One child: what it runs, since when (`time.monotonic`), and where it writes its progress."""
+
+    title: str
+    started: float
+    progress: Path
+
+
+class State(Protocol):
+    """What the table is drawn from, at any moment and from a thread of its own."""
+
+    total: int
+    started: float
+
+    def finished(self) -> int: ...  # noqa: D102
+
+    def working(self) -> Iterable[Running]: ...  # noqa: D102
+
+    def seconds_left(self) -> float | None: ...  # noqa: D102
+
+
+class Lines:
+    """A line for each thing that happens."""
+
+    def __init__(self, stream=None):
+        self.stream = stream or sys.stdout
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(text, file=self.stream, flush=True)
+
+    def start(self, state: State) -> None:
+        """The stages begin."""
+
+    def stop(self) -> None:
+        """The stages have ended, one way or the other."""
+
+
+class Table(Lines):
+    """Lines that scroll past above a table of what is running."""
+
+    def start(self, state: State) -> None:
+        """Draw the table until `stop`."""
+        from rich.live import Live
+
+        self.live = Live(get_renderable=lambda: table(state), refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def stop(self) -> None:
+        """Take the table away."""
+        if live := self.__dict__.pop("live", None):
+            live.stop()
+
+
+def display() -> Lines:
+    """A table in a terminal; `CI` in the environment asks for lines."""
+    return Table() if sys.stdout.isatty() and not os.environ.get("CI") else Lines()
+
+
+def table(state: State):
+    """The table of this moment: a row for each child, and a last line that counts."""
+    from rich import box
+    from rich.table import Table as Rows
+
+    rows = Rows(box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.add_column("running", overflow="fold")
+    for name in ("step", "loss", "time"):
+        rows.add_column(name, justify="right", no_wrap=True)
+    now = time.monotonic()
+    for child in state.working():
+        step, loss = progress(child.progress)
+        rows.add_row(child.title, step, loss, span(now - child.started))
+    left = state.seconds_left()
+    rows.caption = (
+        f"{state.finished()} of {state.total} stages done, {span(now - state.started)} so far, "
+        f"{'time left unknown' if left is None else f'about {span(left)} left'}"
+    )
+    rows.caption_justify = "left"
+    return rows
+
+
+def progress(path: Path) -> tuple[str, str]:
+    """Step and loss of a training, from the file that it writes; empty where there is none."""
+    try:
+        found = json.loads(path.read_text())
+        return f"{found['step']:,} / {found['steps']:,}", f"{found['loss']:.4g}" if found.get(
+            "loss"
+        ) is not None else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+
+
+def span(seconds: float) -> str:
+    """A duration as one reads it: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

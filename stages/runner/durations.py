@@ -1,0 +1,65 @@
+"""How long stages took in earlier runs, and from that how long the rest will take.
+
+`make release` writes what this folder knows into `plans/<preset>/<paper>/durations.json`, which the repository ships
+for those who have not run anything yet.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+import networkx
+
+from lightning_modules.files import write_json
+
+NAME = "durations.json"
+
+
+def load(root: Path, own: Path) -> dict[str, float]:
+    """Seconds of each stage: those of this folder, else those that the repository ships."""
+    known: dict[str, float] = {}
+    for path in (*sorted(root.glob(f"plans/**/{NAME}")), own / NAME):
+        try:
+            found = json.loads(path.read_text())
+            known |= {str(name): float(seconds) for name, seconds in found.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue  # an estimate is not worth an error
+    return known
+
+
+def remember(own: Path, new: Mapping[str, float]) -> None:
+    """Add what stages took to the durations of this folder."""
+    path = own / NAME
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    write_json(path, known | {name: round(seconds, 1) for name, seconds in new.items()})
+
+
+def seconds_left(graph: networkx.DiGraph, left: set[str], spent: Mapping[str, float], known: Mapping[str, float],
+                 slots: int) -> float | None:  # fmt: skip
+    """An estimate of the wall time until the stages of `left` are done, or None where nothing is known.
+
+    It is the longer of two: the work in all slots, and the longest chain of stages that need each other. `spent` is
+    what the running ones have had. A stage that never ran is taken for a usual one of its kind.
+    """
+    if not known:
+        return None
+    kinds: dict[str, list[float]] = {}
+    for name, seconds in known.items():
+        kinds.setdefault(_kind(name), []).append(seconds)
+    usual = statistics.median(known.values())
+    ends: dict[str, float] = {}
+    total = 0.0
+    for name in networkx.topological_sort(graph.subgraph(left).reverse(copy=False)):
+        expected = known[name] if name in known else statistics.median(kinds.get(_kind(name), [usual]))
+        rest = max(expected - spent.get(name, 0.0), 0.0)
+        total += rest
+        ends[name] = rest + max((ends[need] for need in graph.successors(name) if need in ends), default=0.0)
+    return max(total / slots, max(ends.values(), default=0.0))
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(":")[2].partition("@")[0]
