@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from stages.plan import load_plan
 from stages.repro import place, wanted
 from stages.runner.bookkeeping import Bookkeeper
 from stages.runner.schedule import Runner, alone
+from tests.pipeline import Copy
 from tests.runner_project import dvc, project, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # in DVC, of its own library
@@ -404,3 +406,21 @@ def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_pla
     arms = list(plan.pretrain)
     names = [f"pretrain@{arms[1]}", "report", f"evaluate@{next(iter(plan.evaluate))}", f"pretrain@{arms[0]}", "sources"]
     assert sorted(names, key=partial(place, plan)) == [names[4], names[2], names[3], names[0], names[1]]
+
+
+@pytest.mark.slow
+def test_a_forked_training_gives_the_bytes_of_a_fresh_process(tmp_path):
+    copy = Copy(tmp_path, seeds=(0,), epochs=1)
+    books = Bookkeeper(tmp_path)
+    [name] = (name for name in books.graph if name.endswith("pretrain@committees-digits"))
+    books.close()
+    copy.dvc("repro", name)
+    out = tmp_path / "data/runs/tiny/committees-digits"
+    fresh = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    shutil.rmtree(out)
+    shutil.rmtree(tmp_path / ".scratch/training", ignore_errors=True)
+    runner = start(tmp_path, names=[name], force=True, slots=1)
+    output, _ = runner.communicate(timeout=300)
+    assert json.loads(output.splitlines()[-1])["done"] == [name]
+    assert fresh == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len(fresh) > 2
