@@ -133,6 +133,16 @@ def made_by() -> dict[str, str | dict[str, str]]:
     }
 
 
+def kind() -> str:
+    """Maker and widest vectors of the processor, such as `GenuineIntel AVX-512`: what code could be chosen by."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    found = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
+    vectors = next((told for flag, told in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in found["flags"]), "SSE")
+    return f"{found['vendor_id'][0]} {vectors}"
+
+
 def processor() -> str:
     """Name of the processor, as the system gives it."""
     if sys.platform != "linux":

@@ -1,4 +1,4 @@
-"""What depends on the machine (time, memory, latency, hardware, software, links to MLflow), kept out of the page that DVC tracks.
+"""What depends on the machine (time, memory, hardware, software, links), kept out of the page that DVC tracks.
 
 The page has a place for each of these facts; `machine.js` beside it fills them in. Without the file the page is
 complete and shows a dash.
