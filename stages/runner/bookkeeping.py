@@ -7,6 +7,7 @@ repository's own lock is held for the moment of bookkeeping only.
 
 import copy
 import functools
+import logging
 import os
 import re
 import sys
@@ -44,6 +45,7 @@ class Bookkeeper:
         from dvc.repo import Repo
 
         _parse_parameters_once()
+        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars go by this, too
         self.root = root.resolve()
         self.repo = Repo(str(self.root))
         tmp = self.repo.tmp_dir  # the same lock file as DVC's own, without a progress bar of its own
