@@ -11,11 +11,14 @@ import pytest
 import torch
 from hydra.utils import get_method, instantiate
 from pytorch_lightning import seed_everything
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from stages.composing import compose
 from stages.plan import load_plan
 
 PLAN = load_plan("tiny")
+LATER = 1e-3  # relative, of losses after the first: see the last test
 
 
 def composed(row):
@@ -105,16 +108,33 @@ def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(system, b
     assert again[0] == again[1]
 
 
+class Draws(TorchFunctionMode):
+    """Notes whether something was drawn with chances that the network gave."""
+
+    seen = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen |= function in (torch.multinomial, Tensor.multinomial)
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_first_losses_are_those_that_are_written_down(arm, build):
     """A change of these numbers is a change of results: it needs a line in CHANGES.md.
 
+    The first loss holds on every processor. Later ones may differ by rounding where the code paths are not held at
+    AVX2. Once something is drawn with chances that the network gave, rounding can change what is drawn: there only
+    the first loss is compared.
     `REPRISE_GOLDEN=write pytest tests/test_contract.py` writes them anew.
     """
     module, data = build()
-    found = list(losses(module, [batch for batch, _ in zip(data.train_dataloader(), range(10), strict=False)]))
+    with Draws() as draws:
+        found = list(losses(module, [batch for batch, _ in zip(data.train_dataloader(), range(10), strict=False)]))
+    if draws.seen:
+        found = found[:1]
     path = Path(__file__).parent / PLAN.pretrain[arm].paper / f"golden/{arm}.txt"
     if os.environ.get("REPRISE_GOLDEN") == "write":
-        path.write_text("".join(f"{step} {loss:.6f}\n" for step, loss in enumerate(found)))
+        path.write_text("".join(f"{step} {loss:.7g}\n" for step, loss in enumerate(found)))
     expected = [float(line.split()[1]) for line in path.read_text().splitlines()]
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found == pytest.approx(expected, rel=LATER)

@@ -7,6 +7,7 @@ repository's own lock is held for the moment of bookkeeping only.
 
 import copy
 import functools
+import logging
 import os
 import re
 import sys
@@ -44,6 +45,7 @@ class Bookkeeper:
         from dvc.repo import Repo
 
         _parse_parameters_once()
+        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars go by this, too
         self.root = root.resolve()
         self.repo = Repo(str(self.root))
         tmp = self.repo.tmp_dir  # the same lock file as DVC's own, without a progress bar of its own
@@ -71,19 +73,13 @@ class Bookkeeper:
         Raises:
             Busy: another `dvc` command is at work.
         """
-        from dvc.lock import LockError
-
         names = set(names)
         stale: set[str] = set()
         with self._acting("reading what is up to date"):
             for name in networkx.topological_sort(self.graph.reverse(copy=False)):
                 if name not in names:
                     continue
-                try:
-                    changed = not stale.isdisjoint(self.graph.successors(name)) or self._fresh(name).changed()
-                except LockError:  # another command is making it: it is asked again when its turn comes
-                    changed = True
-                if changed:
+                if not stale.isdisjoint(self.graph.successors(name)) or _differs(self._fresh(name)):
                     stale.add(name)
         return stale
 
@@ -223,6 +219,13 @@ def _joined(entries: dict[str, str]) -> str:
         text += f"  {name}:\n" + REFERENCE.sub(lambda match, names=names: names[match[0]], lines)
         count += len(names)
     return text
+
+
+def _differs(stage: "PipelineStage") -> bool:
+    """What `stage.changed()` says, without an entry in DVC's rwlock for each look: `begin` asks again with it."""
+    if stage.changed_stage() or stage.is_callback or stage.always_changed:
+        return True
+    return any(dep.status() for dep in stage.deps) or any(out.status() for out in stage.outs)
 
 
 def _busy(error: Exception) -> Busy:

@@ -73,7 +73,9 @@ def display() -> Lines:
 def table(state: State):
     """The table of this moment: a row for each child, and a last line that counts."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table as Rows
+    from rich.text import Text
 
     rows = Rows(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("running", overflow="fold")
@@ -84,12 +86,11 @@ def table(state: State):
         step, loss = progress(child.progress)
         rows.add_row(child.title, step, loss, span(now - child.started))
     left = state.seconds_left()
-    rows.caption = (
+    last = (
         f"{state.finished()} of {state.total} stages done, {span(now - state.started)} so far, "
         f"{'time left unknown' if left is None else f'about {span(left)} left'}"
     )
-    rows.caption_justify = "left"
-    return rows
+    return Group(rows, Text(last))
 
 
 def progress(path: Path) -> tuple[str, str]:
