@@ -84,10 +84,10 @@ def test_each_trainable_parameter_gets_a_gradient(system, build):
 @pytest.mark.parametrize("system", CHOSEN)
 def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
     runs = []
-    for _ in range(2):
+    for steps in (30, 10):
         module, data = build()
-        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * 30)))
-    assert runs[0] == runs[1]
+        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * steps)))
+    assert runs[0][:10] == runs[1]
     assert runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
 
 
