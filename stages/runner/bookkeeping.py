@@ -45,7 +45,12 @@ class Bookkeeper:
         from dvc.repo import Repo
 
         _parse_parameters_once()
-        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars go by this, too
+        for package in (
+            "dvc",
+            "dvc_data",
+            "dvc_objects",
+        ):  # errors are raised; their progress bars go by the level, too
+            logging.getLogger(package).setLevel(logging.CRITICAL)
         self.root = root.resolve()
         self.repo = Repo(str(self.root))
         tmp = self.repo.tmp_dir  # the same lock file as DVC's own, without a progress bar of its own
