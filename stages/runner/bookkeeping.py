@@ -44,7 +44,7 @@ class Bookkeeper:
         from dvc.lock import make_lock
         from dvc.repo import Repo
 
-        _parse_parameters_once()
+        _parse_once()
         for package in (
             "dvc",
             "dvc_data",
@@ -251,9 +251,13 @@ def _lock_file(stage: "PipelineStage") -> Path:
 
 
 @functools.cache
-def _parse_parameters_once() -> None:
-    """Let DVC parse a file of parameters once, while it stays the same: it does so several times for each stage."""
+def _parse_once() -> None:
+    """Let DVC parse a file of parameters once, while it stays the same, and an expression such as `${key}` once.
+
+    It does both several times for each stage, and that was most of what a stage cost.
+    """
     from dvc.dependency import param
+    from dvc.parsing import interpolate
 
     load, parsed = param.load_path, {}
 
@@ -264,6 +268,7 @@ def _parse_parameters_once() -> None:
         return copy.deepcopy(parsed[path][1])
 
     param.load_path = load_path
+    interpolate.parse_expr = functools.cache(interpolate.parse_expr)
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
