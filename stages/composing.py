@@ -59,8 +59,7 @@ def compose(
         for key, value in _leaves(overrides or {}):
             if key not in known or key.rpartition(".")[2].startswith("_"):
                 raise PlanError(
-                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml, which must "
-                    f"have what an arm changes{meant(key, known)}"
+                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
                 )
             OmegaConf.update(config[block], key, value, merge=False)
         composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

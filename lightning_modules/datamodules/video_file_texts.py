@@ -22,7 +22,15 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
 from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
-from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
+from lightning_modules.datasets.splits import (
+    AUGMENTATION,
+    ORDER,
+    Part,
+    check_splits,
+    draw_splits,
+    permutation,
+    random_words,
+)
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video.corpora import read_index
@@ -47,8 +55,8 @@ class VideoFileTexts(LightningDataModule):
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
         image_size: side to which they are brought, see `video.files.read_frames`.
-        batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`; null
-            where nothing is trained.
+        batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
+            null where nothing is trained.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
         max_broken: largest share of broken videos, see `video.files.Skipped`.
 
