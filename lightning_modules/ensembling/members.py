@@ -260,7 +260,9 @@ def resize(images: Float[Tensor, "batch c height width"], resolution: int) -> Fl
     return F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
 
 
-def _check(family: str, widths: list[int], depth: int | None, copies: int, names: list[str], resolutions: list) -> None:
+def _check(
+    family: str, widths: Sequence[int], depth: int | None, copies: int, names: Sequence[str], resolutions: list
+) -> None:
     if family not in (*TRAINED, "hub"):
         raise ValueError(f"family ({family!r}) must be one of {', '.join(TRAINED)}, hub.")
     if family == "hub":
