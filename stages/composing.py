@@ -25,13 +25,15 @@ def compose(
     machines: str = "",
     overrides: dict | None = None,
     stage: str = "",
+    resolve: bool = True,
 ) -> dict:
-    """The resolved configuration of one stage: any of the groups of `conf/`.
+    """The configuration of one stage: any of the groups of `conf/`.
 
     `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
     `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
 
-    `stage` is the one that it is for, so that what this stage needs of a system must be there.
+    `stage` is the one that it is for, so that what this stage needs of a system must be there. Without `resolve`
+    references (`${system.model.copies}`) are left as they are, which is much quicker.
 
     Raises:
         PlanError: no such file, a key that it does not have, or a missing one.
@@ -54,7 +56,7 @@ def compose(
     try:
         _read(stamp, choices.items())
         composed = {
-            group: _resolved(stamp, group, choice, overrides if group == block else None)
+            group: _composed(stamp, group, choice, overrides if group == block else None, resolve)
             for group, choice in choices.items()
         }
     except PlanError:
@@ -71,7 +73,7 @@ def compose(
 
 File = tuple[str, str]  # a group of `conf/` and the choice in it
 _trees: dict[tuple[int, str, str], dict] = {}  # what Hydra makes of a file, before overrides
-_containers: dict[tuple[int, str, str, str], dict] = {}  # with overrides, resolved
+_resolved: dict[tuple[int, str, str, str], dict] = {}  # with overrides, without references
 
 
 def _read(stamp: int, files: Iterable[File]) -> None:
@@ -89,13 +91,13 @@ def _read(stamp: int, files: Iterable[File]) -> None:
         _trees[stamp, *file] = trees.get(f"file{number}", {})
 
 
-def _resolved(stamp: int, group: str, choice: str, overrides: dict | None) -> dict:
-    """A file with its overrides, without references. Rows that say the same share the work."""
+def _composed(stamp: int, group: str, choice: str, overrides: dict | None, resolve: bool) -> dict:
+    """A file with its overrides. Rows that say the same share the work."""
     from omegaconf import OmegaConf
 
     key = (stamp, group, choice, repr(overrides))
-    if key in _containers:
-        return deepcopy(_containers[key])
+    if resolve and key in _resolved:
+        return deepcopy(_resolved[key])
     tree = deepcopy(_trees[stamp, group, choice])
     if overrides:
         places = {name: (parent, key) for name, parent, key in _leaves(tree)}
@@ -107,16 +109,19 @@ def _resolved(stamp: int, group: str, choice: str, overrides: dict | None) -> di
                 )
             target, last = places[name]
             target[last] = parent[leaf]
+    if not resolve:
+        return tree
     if "${" in (text := str(tree)) or "???" in text:  # a reference, or a value that must be given
         tree = OmegaConf.to_container(OmegaConf.create({group: tree}), resolve=True, throw_on_missing=True)[group]
     if "${oc.env" not in text:  # an environment variable may change
-        _containers[key] = deepcopy(tree)
+        _resolved[key] = deepcopy(tree)
     return tree
 
 
 def _stamp() -> int:
     """A number that changes when a file of `conf/` does."""
-    return hash(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in (ROOT / "conf").rglob("*.yaml")))
+    files = [file for folder, _, _ in os.walk(ROOT / "conf") for file in os.scandir(folder) if file.is_file()]
+    return hash(tuple((file.path, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
 
 def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
@@ -163,17 +168,17 @@ def downstream(system: str, preset: str) -> list[str]:
     return list(compose(preset, system=system)["system"].get("downstream", {}))
 
 
-def row_config(plan: Plan, stage: str, row: Row, trainer: str = "") -> dict:
-    """The configuration of one row of the plan.
+def _check_row(plan: Plan, stage: str, row: Row) -> None:
+    """Check a row's file and its overrides. These replace single values, so references that hold go on to hold.
 
     Raises:
         PlanError: what `compose` says, with the row.
     """
     try:
         sweep = "cached" if stage == "sweep" else ""
-        return compose(
-            plan.preset, system=row.system, trainer=trainer, sweep=sweep, overrides=row.overrides, stage=stage
-        )
+        compose(plan.preset, system=row.system, sweep=sweep, stage=stage)
+        resolve = "${" in str(row.overrides)
+        compose(plan.preset, system=row.system, sweep=sweep, overrides=row.overrides, stage=stage, resolve=resolve)
     except PlanError as error:
         raise PlanError(f"plans/{plan.preset}/{row.paper}/params.yaml: {stage}.{row.arm}: {error}") from None
 
@@ -192,7 +197,7 @@ def check(plan: Plan, papers: Iterable[str] = ()) -> None:
     for stage in ("pretrain", "finetune", "evaluate", "sweep"):
         for row in getattr(plan, stage).values():
             if row.paper in papers:
-                row_config(plan, stage, row)
+                _check_row(plan, stage, row)
     compose(plan.preset, trainer=trainer_name())
 
 

@@ -3,12 +3,13 @@
 Systems and arms are those of the plan: a new paper needs no change here, only `tests/<paper>/golden/<arm>.txt`.
 """
 
+import inspect
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from pytorch_lightning import seed_everything
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -26,7 +27,8 @@ def composed(row):
 
 def downloaded(dataset):
     """Whether its files come from elsewhere: then its `prepare` takes the folder of a local copy."""
-    return "mirror" in compose("tiny", dataset=dataset)["dataset"]
+    prepare = get_method(compose("tiny", dataset=dataset)["dataset"]["_target_"])
+    return "mirror" in inspect.signature(prepare).parameters
 
 
 ARMS = [
