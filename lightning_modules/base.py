@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.layers.lars import LARS
-from lightning_modules.settings import Natural, NonNegative, Share
+from lightning_modules.settings import Natural, NonNegative, Share, check
 
 Schedule = Callable[[int], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -32,10 +32,10 @@ class Recipe(AnyRecipe):
     """The form for small networks trained on labels; a paper that reads further keys extends it."""
 
     optimizer: Literal["adamw", "sgd"]
-    momentum: Momentum
+    momentum: NotRequired[Momentum]  # of sgd; 0 without it
     schedule: Literal["cosine", "one_cycle", "steps"]
-    milestones: list[Share]  # of all steps, for the schedule `steps`
-    decay: Share  # factor at each milestone
+    milestones: NotRequired[list[Share]]  # of all steps, for the schedule `steps`
+    decay: NotRequired[Share]  # factor at each milestone
 
 
 class TransformerRecipe(AnyRecipe):
@@ -64,6 +64,15 @@ class PaperModule(LightningModule):
 
     recipe_form: type = Recipe
     recipe: dict
+
+    @classmethod
+    def check_recipe(cls, recipe: Mapping[str, object], where: str) -> dict:
+        """The training block, held against `recipe_form`. Where nothing is trained, it need only say `epochs: 0`.
+
+        Raises:
+            ValueError: a key is unknown or missing, or a value is not of its kind.
+        """
+        return check(recipe, cls.recipe_form, where, required=("epochs",) if recipe.get("epochs") == 0 else None)
 
     def check_data(self, data: LightningDataModule) -> None:
         """Refuse data that the network cannot be trained on; called once, before anything is computed.
@@ -125,7 +134,7 @@ class PaperModule(LightningModule):
         if name == "lars":
             return LARS(parameters, lr=lr, weight_decay=decay, momentum=self.recipe["momentum"])
         if name == "sgd":
-            momentum = self.recipe["momentum"]
+            momentum = self.recipe.get("momentum", 0.0)
             return SGD(parameters, lr=lr, weight_decay=decay, momentum=momentum, nesterov=momentum > 0, fused=True)
         raise ValueError(f"optimizer ({name!r}) must be adamw, sgd or lars.")
 
@@ -134,7 +143,7 @@ def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
     """The factor on `lr` at each step: warm-up, then the named schedule.
 
     Raises:
-        ValueError: the schedule's name is unknown.
+        ValueError: the schedule's name is unknown, or a key that it needs is missing.
     """
     warmup_steps = round(recipe["warmup"] * total_steps)
     if recipe["schedule"] == "cosine":
@@ -149,6 +158,8 @@ def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:
     if recipe["schedule"] == "one_cycle":
         return partial(one_cycle, warmup_steps=warmup_steps, total_steps=total_steps)
     if recipe["schedule"] == "steps":
+        if missing := [key for key in ("milestones", "decay") if key not in recipe]:
+            raise ValueError(f"the schedule steps needs milestones and decay, but {' and '.join(missing)} is missing.")
         milestones = [round(share * total_steps) for share in recipe["milestones"]]
         return partial(steps, milestones=milestones, decay=recipe["decay"])
     raise ValueError(

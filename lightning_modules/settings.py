@@ -11,7 +11,7 @@ import inspect
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -48,13 +48,21 @@ def bind(block: Mapping[str, Any], where: str, **given: Any) -> Callable[..., An
     return partial(target, **checked, **given)
 
 
-def check(values: Mapping[str, Any], form: type, where: str) -> dict[str, Any]:
+def check(values: Mapping[str, Any], form: type, where: str, required: Collection[str] | None = None) -> dict[str, Any]:
     """The values, held against a TypedDict.
+
+    Args:
+        values: what `conf/` says.
+        form: the TypedDict.
+        where: file and name of the block.
+        required: the keys that must be there, if not those that the form says.
 
     Raises:
         ValueError: a key is unknown or missing, or a value is not of its kind.
     """
-    return _checked(values, get_type_hints(form, include_extras=True), form.__required_keys__, where)
+    hints = get_type_hints(form, include_extras=True)
+    hints = {name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint for name, hint in hints.items()}
+    return _checked(values, hints, form.__required_keys__ if required is None else required, where)
 
 
 def meant(given: object, known: Iterable[object]) -> str:
@@ -122,5 +130,6 @@ def _checked(
         try:
             checked[name] = TypeAdapter(hints[name], config=STRICT).validate_python(value)
         except ValidationError as error:
-            raise ValueError(complaint(f"{where}.{name}", value, error.errors()[0])) from None
+            place = f"{where}: {name}" if where.endswith(".yaml") else f"{where}.{name}"
+            raise ValueError(complaint(place, value, error.errors()[0])) from None
     return checked

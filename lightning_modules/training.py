@@ -216,7 +216,7 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
     module: PaperModule = settings.bind(system["model"], f"{job.conf}: model")()
-    module.recipe = settings.check(system[job.stage], module.recipe_form, f"{job.conf}: {job.stage}")
+    module.recipe = module.check_recipe(system[job.stage], f"{job.conf}: {job.stage}")
     if job.upstream is not None:
         module.start_from(load_file(job.upstream / "weights.safetensors"))
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()

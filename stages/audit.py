@@ -33,8 +33,9 @@ def audit(root: Path, preset: str, minutes: float) -> list[str]:
         sample = Sample(folder, preset, stages)
         print(f"code changed since the last release: {', '.join(sample.changed) or 'no paper'}", flush=True)
         sample.run(minutes, started)
+        differences = sample.differences()
         sample.show()
-        return sample.differences() if sample.made() else [*sample.differences(), "nothing ran, nothing was compared"]
+        return differences if sample.made() else [*differences, "nothing ran, nothing was compared"]
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """The configuration of a stage: files of `conf/`, put together by Hydra, with the overrides of a row of the plan."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from copy import deepcopy
-from functools import cache
 from typing import Any
 
 from lightning_modules.files import ROOT
@@ -36,8 +36,6 @@ def compose(
     Raises:
         PlanError: no such file, a key that it does not have, or a missing one.
     """
-    from omegaconf import OmegaConf
-
     choices = {
         "system": system and f"{system}/{preset}",
         "dataset": dataset and f"{dataset}/{preset}",
@@ -52,35 +50,68 @@ def compose(
         if not (folder / f"{choice}.yaml").is_file():
             known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
             raise PlanError(f"conf/{group}/{choice}.yaml does not exist{meant(choice, known)}")
-    lines = tuple(f"{group}={choice}" for group, choice in choices.items())
+    stamp = _stamp()
     try:
-        config = deepcopy(_files(str(ROOT / "conf"), lines, _stamp()))
-        known = [key for key, _ in _leaves(OmegaConf.to_container(config).get(block) or {})] if overrides else []
-        for key, value in _leaves(overrides or {}):
-            if key not in known or key.rpartition(".")[2].startswith("_"):
-                raise PlanError(
-                    f"overrides: {key!r} is no setting of conf/{block}/{choices[block]}.yaml{meant(key, known)}"
-                )
-            OmegaConf.update(config[block], key, value, merge=False)
-        composed = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        _read(stamp, choices.items())
+        composed = {
+            group: _resolved(stamp, group, choice, overrides if group == block else None)
+            for group, choice in choices.items()
+        }
     except PlanError:
         raise
     except Exception as error:  # Hydra and OmegaConf raise a family of errors; their text names file and key
-        raise PlanError(f"conf/ for {', '.join(lines)}: {' '.join(str(error).split())}") from None
-    for group, choice in choices.items():
-        if group in composed:  # the settings of machines are a part of those of the sweep
-            _blocks(group, composed[group], FURTHER_BLOCKS.get(stage), f"conf/{group}/{choice}.yaml")
+        lines = ", ".join(f"{group}={choice}" for group, choice in choices.items())
+        raise PlanError(f"conf/ for {lines}: {' '.join(str(error).split())}") from None
+    if machines:
+        composed["sweep"]["machines"] = composed.pop("sweep/machines")
+    for group, tree in composed.items():
+        _blocks(group, tree, FURTHER_BLOCKS.get(stage), f"conf/{group}/{choices[group]}.yaml")
     return composed
 
 
-@cache
-def _files(folder: str, lines: tuple[str, ...], stamp: int) -> Any:
-    """What Hydra makes of the files alone: the rows of a system differ in their overrides only."""
+File = tuple[str, str]  # a group of `conf/` and the choice in it
+_trees: dict[tuple[int, str, str], dict] = {}  # what Hydra makes of a file, before overrides
+_containers: dict[tuple[int, str, str, str], dict] = {}  # with overrides, resolved
+
+
+def _read(stamp: int, files: Iterable[File]) -> None:
+    """Let Hydra compose the files that were not read yet, all in one call: a call costs more than a file."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
 
-    with initialize_config_dir(folder, version_base="1.3"):
-        return hydra_compose("config", overrides=list(lines))
+    if not (new := [file for file in files if (stamp, *file) not in _trees]):
+        return
+    lines = [f"+{group}@file{number}={choice}" for number, (group, choice) in enumerate(new)]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        trees = OmegaConf.to_container(hydra_compose("config", overrides=lines))
+    for number, file in enumerate(new):
+        _trees[stamp, *file] = trees.get(f"file{number}", {})
+
+
+def _resolved(stamp: int, group: str, choice: str, overrides: dict | None) -> dict:
+    """A file with its overrides, without references. Rows that say the same share the work."""
+    from omegaconf import OmegaConf
+
+    key = (stamp, group, choice, repr(overrides))
+    if key in _containers:
+        return deepcopy(_containers[key])
+    tree = deepcopy(_trees[stamp, group, choice])
+    if overrides:
+        places = {name: (parent, key) for name, parent, key in _leaves(tree)}
+        for name, parent, leaf in _leaves(overrides):
+            if name not in places or name.rpartition(".")[2].startswith("_"):
+                raise PlanError(
+                    f"overrides: {name!r} is no setting of conf/{group}/{choice}.yaml, which must have what an arm "
+                    f"changes{meant(name, places)}"
+                )
+            target, last = places[name]
+            target[last] = parent[leaf]
+    if "${" in (text := str(tree)) or "???" in text:  # a reference, or a value that must be given
+        tree = OmegaConf.to_container(OmegaConf.create({group: tree}), resolve=True, throw_on_missing=True)[group]
+    if "${oc.env" not in text:  # an environment variable may change
+        _containers[key] = deepcopy(tree)
+    return tree
 
 
 def _stamp() -> int:
@@ -109,12 +140,13 @@ def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
             raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, dict, Any]]:
+    """Dotted name of each value, the mapping that holds it, and its key there."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", tree, key
 
 
 def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
@@ -153,6 +185,7 @@ def check(plan: Plan, papers: Iterable[str] = ()) -> None:
         PlanError: the first thing that does not hold.
     """
     papers = set(papers) or set(plan.papers)
+    _read_all(plan, papers)
     for dataset, paper in plan.datasets.items():
         if paper in papers:
             compose(plan.preset, dataset=dataset)
@@ -161,6 +194,17 @@ def check(plan: Plan, papers: Iterable[str] = ()) -> None:
             if row.paper in papers:
                 row_config(plan, stage, row)
     compose(plan.preset, trainer=trainer_name())
+
+
+def _read_all(plan: Plan, papers: Collection[str]) -> None:
+    """Read the files of all rows at once. What does not hold is told when its row is composed."""
+    files = [("dataset", name) for name, paper in plan.datasets.items() if paper in papers]
+    for stage in ("pretrain", "finetune", "evaluate", "sweep"):
+        files += [("system", row.system) for row in getattr(plan, stage).values() if row.paper in papers]
+    files = [(group, f"{name}/{plan.preset}") for group, name in dict.fromkeys(files)]
+    files += [("sweep", "cached"), ("trainer", trainer_name())]
+    with suppress(Exception):
+        _read(_stamp(), [file for file in files if (ROOT / "conf" / "/".join(file)).with_suffix(".yaml").is_file()])
 
 
 def check_claims(plan: Plan) -> None:

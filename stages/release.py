@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.files import ROOT, scratch, write_json
-from lightning_modules.portable import made_by
+from lightning_modules.portable import kind, made_by
 from lightning_modules.settings import meant
 from stages import readme
 from stages.auditing import locks
@@ -56,7 +56,8 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
         raise PlanError(f"{len(stale)} stages are not up to date, {stale[0]} first: run `make repro`, then release")
     for paper in papers:
         folder = root / "plans" / preset / paper
-        write_json(folder / "release.json", {"made_by": made_by(), "manifests": manifests(stages, paper)})
+        record = {"made_by": made_by(), "kind": kind(), "manifests": manifests(stages, paper)}
+        write_json(folder / "release.json", record)
         mine = {address: took[address] for address, each in stages.items() if each.paper == paper and address in took}
         write_json(folder / durations.NAME, mine)
     return papers

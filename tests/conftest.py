@@ -1,5 +1,6 @@
-"""What holds for every test: one thread, and run records that stay on this disk."""
+"""What holds for every test: one thread, run records that stay on this disk, and `--paper`."""
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -15,6 +16,82 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: more threads only wait for each other here
 os.environ.setdefault("REPRISE_TRACKING", "local")  # no test starts a mirror unless it means to
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--paper", nargs="+", metavar="STEM", default=[],
+        help="only the tests of these papers: their folders, and their cases of the tests that all papers share",
+    )  # fmt: skip
+
+
+def pytest_configure(config):
+    known = sorted(path.parent.name for path in ROOT.glob("lightning_modules/*/facts.yaml"))
+    if unknown := [stem for stem in config.getoption("paper") if stem not in known]:
+        raise pytest.UsageError(f"--paper: no paper {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def pytest_collection_modifyitems(config, items):
+    papers = config.getoption("paper")
+    kept = [item for item in items if not papers or set(papers) & papers_of(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def papers_of(item) -> set[str]:
+    """The papers that a test belongs to: by its folder, or by its parameter `stem`, `arm` or `system`."""
+    found = {item.path.relative_to(ROOT / "tests").parts[0]}
+    for name, value in item.callspec.params.items() if hasattr(item, "callspec") else ():
+        if name == "stem":
+            found.add(value)
+        elif name in ("arm", "system"):
+            found |= owners().get((name, value), set())
+    return found
+
+
+@functools.cache
+def owners() -> dict[tuple[str, str], set[str]]:
+    """The papers that have an arm of this name, or use a system of this name."""
+    from stages.plan import PRESETS, load_plan
+
+    found: dict[tuple[str, str], set[str]] = {}
+    for plan in map(load_plan, PRESETS):
+        for stage in ("pretrain", "finetune", "evaluate", "sweep"):
+            for row in getattr(plan, stage).values():
+                found.setdefault(("arm", row.arm), set()).add(row.paper)
+                found.setdefault(("system", row.system), set()).add(row.paper)
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder that the workers of one run of pytest have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def prepared(shared_folder):
+    """`prepared(name)` is the folder of a data set of the tiny preset, prepared once for all workers. Read only."""
+    from filelock import FileLock
+    from hydra.utils import get_method
+
+    from stages.composing import compose
+
+    @functools.cache
+    def prepare(name: str) -> Path:
+        folder = shared_folder / "prepared" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                config = compose("tiny", dataset=name)["dataset"]
+                get_method(config.pop("_target_"))(folder, **config)
+        return folder
+
+    return prepare
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A small copy of the project for tests that run the real pipeline: the digits arms at a few seconds' size."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -87,6 +88,30 @@ class Copy:
             plan[stage] = {arm: row for arm, row in rows if row["runs"].endswith(tuple(datasets))}
         for row in plan["pretrain"].values():
             row["overrides"] = {**SMALL, "pretrain": {"epochs": epochs}}
+
+    def clone(self, folder: Path) -> "Copy":
+        """A copy of this one with all that it made, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        other = copy.copy(self)
+        other.folder = folder
+        return other
+
+    def edit(self, file: str, **changed: object) -> None:
+        """Set values of a YAML file, by dotted keys."""
+        path = self.folder / file
+        tree = yaml.safe_load(path.read_text())
+        for name, value in changed.items():
+            *parents, last = name.split(".")
+            inner = tree
+            for key in parents:
+                inner = inner.setdefault(key, {})
+            inner[last] = value
+        path.write_text(yaml.safe_dump(tree))
+
+    def commit(self) -> None:
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "changed")
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
         """Run a command in the copy; its output is in the error message when it fails."""

@@ -1,14 +1,17 @@
 """The house rules that a reader relies on, checked by parsing the code."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra.utils import get_object
 
 from stages import sources
+from stages.composing import compose
 from stages.plan import PRESETS, load_plan
 
 ROOT = Path(__file__).parents[1]
@@ -156,14 +159,20 @@ def test_what_is_shared_has_two_papers_as_users():
     assert not ONE_USER.keys() - single.keys(), "these have two users now: take them off the list"
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "conf/system").iterdir()), ids=lambda path: path.name)
-def test_presets_have_the_same_keys(folder):
-    """Two complete files, so that `diff` shows the scaling."""
-    tiny, paper = (yaml.safe_load((folder / f"{preset}.yaml").read_text()) for preset in ("tiny", "paper"))
+@pytest.mark.parametrize("system", sorted(path.name for path in (ROOT / "conf/system").iterdir()))
+def test_presets_have_the_same_keys(system):
+    """Two complete files, so that `diff` shows the scaling; one of them may leave out what has a default."""
+    tiny, paper = (compose(preset, system=system)["system"] for preset in ("tiny", "paper"))
     assert tiny.keys() == paper.keys()
-    for name, block in tiny.items():
-        if block.get("_target_") == paper[name].get("_target_"):  # the data of the paper's size may need another module
-            assert block.keys() == paper[name].keys(), name
+    assert tiny.get("downstream", {}).keys() == paper.get("downstream", {}).keys()
+    for name in tiny.keys() - {"downstream", "pretrain"}:
+        if tiny[name]["_target_"] == paper[name]["_target_"]:  # the data of the paper's size may need another module
+            parameters = inspect.signature(get_object(tiny[name]["_target_"])).parameters
+            for key in tiny[name].keys() ^ paper[name].keys():
+                assert parameters[key].default is not inspect.Parameter.empty, f"{name}.{key}"
+    if tiny["pretrain"]["epochs"] and paper["pretrain"]["epochs"]:
+        required = get_object(tiny["model"]["_target_"]).recipe_form.__required_keys__
+        assert not (tiny["pretrain"].keys() ^ paper["pretrain"].keys()) & required
 
 
 def test_no_drawer_files():

@@ -1,52 +1,58 @@
-"""What every trained arm of the tiny plan must do: one body for all systems, on data that needs no download."""
+"""What every system of the tiny plan must do, and what every arm computes, on data that needs no download.
+
+Systems and arms are those of the plan: a new paper needs no change here, only `tests/<paper>/golden/<arm>.txt`.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from pytorch_lightning import seed_everything
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from stages.composing import compose
 from stages.plan import load_plan
 
 PLAN = load_plan("tiny")
-DOWNLOADED = {"mnist"}
-UNTRAINED = {"maskalign-scratch"}  # no step at all
-REWARDED = {"unified-sequence"}  # a reward on samples is no loss that falls
-ARMS = [arm for arm, row in PLAN.pretrain.items() if row.dataset not in DOWNLOADED and arm not in UNTRAINED]
-GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Each data set prepared once."""
-    found = {}
-    for name in {PLAN.pretrain[arm].dataset for arm in ARMS}:
-        config = compose("tiny", dataset=name)["dataset"]
-        found[name] = tmp_path_factory.mktemp("data") / name
-        get_method(config.pop("_target_"))(found[name], **config)
-    return found
-
-
-@pytest.fixture(params=ARMS)
-def arm(request, folders):
-    row = PLAN.pretrain[request.param]
-    system = composed(row)
-
-    def build():
-        module = instantiate_seeded(system)
-        if row.start:
-            module.start_from(instantiate_seeded(composed(PLAN.pretrain[row.start])).export())
-        data = instantiate(system["data"], folder=folders[row.dataset], seed=0, _convert_="all")
-        return module, data
-
-    return request.param, build
+LATER = 1e-3  # relative, of losses after the first: see the last test
 
 
 def composed(row):
     return compose("tiny", system=row.system, overrides=row.overrides)["system"]
+
+
+def downloaded(dataset):
+    """Whether its files come from elsewhere: then its `prepare` takes the folder of a local copy."""
+    return "mirror" in compose("tiny", dataset=dataset)["dataset"]
+
+
+ARMS = [
+    arm for arm, row in PLAN.pretrain.items() if composed(row)["pretrain"]["epochs"] and not downloaded(row.dataset)
+]
+# One arm of each system has the whole body: the first that takes the system's file as it is, or else the first.
+CHOSEN = {
+    PLAN.pretrain[arm].system: arm for arm in sorted(ARMS, key=lambda arm: bool(PLAN.pretrain[arm].overrides))[::-1]
+}
+
+
+@pytest.fixture
+def build(request, prepared):
+    """Makes the network of an arm, or of the chosen arm of a system, and its data."""
+    names = request.node.callspec.params
+    row = PLAN.pretrain[names["arm"] if "arm" in names else CHOSEN[names["system"]]]
+    config = composed(row)
+
+    def build():
+        module = instantiate_seeded(config)
+        if row.start:
+            module.start_from(instantiate_seeded(composed(PLAN.pretrain[row.start])).export())
+        data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all")
+        return module, data
+
+    return build
 
 
 def instantiate_seeded(system):
@@ -66,25 +72,27 @@ def losses(module, batches, lr=1e-3):
         yield loss.item()
 
 
-def test_each_trainable_parameter_gets_a_gradient(arm):
-    module, data = arm[1]()
+@pytest.mark.parametrize("system", CHOSEN)
+def test_each_trainable_parameter_gets_a_gradient(system, build):
+    module, data = build()
     module.training_step(next(iter(data.train_dataloader()))).backward()
     assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(arm):
+@pytest.mark.parametrize("system", CHOSEN)
+def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
     runs = []
     for _ in range(2):
-        module, data = arm[1]()
-        steps = 6 if arm[0] in REWARDED else 30
-        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * steps)))
+        module, data = build()
+        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * 30)))
     assert runs[0] == runs[1]
-    assert arm[0] in REWARDED or runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
+    assert runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
 
 
-def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(arm):
-    module, data = arm[1]()
-    other, _ = arm[1]()
+@pytest.mark.parametrize("system", CHOSEN)
+def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(system, build):
+    module, data = build()
+    other, _ = build()
     batch = next(iter(data.train_dataloader()))
     list(losses(module, [batch] * 3))
     other.load_state_dict(module.state_dict())
@@ -98,15 +106,33 @@ def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(arm):
     assert again[0] == again[1]
 
 
-def test_the_first_losses_are_those_that_are_written_down(arm):
+class Draws(TorchFunctionMode):
+    """Notes whether something was drawn with chances that the network gave."""
+
+    seen = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen |= function in (torch.multinomial, Tensor.multinomial)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_first_losses_are_those_that_are_written_down(arm, build):
     """A change of these numbers is a change of results: it needs a line in CHANGES.md.
 
+    The first loss holds on every processor. Later ones may differ by rounding where the code paths are not held at
+    AVX2. Once something is drawn with chances that the network gave, rounding can change what is drawn: there only
+    the first loss is compared.
     `REPRISE_GOLDEN=write pytest tests/test_contract.py` writes them anew.
     """
-    module, data = arm[1]()
-    found = list(losses(module, [batch for batch, _ in zip(data.train_dataloader(), range(10), strict=False)]))
-    path = GOLDEN / f"{arm[0]}.txt"
+    module, data = build()
+    with Draws() as draws:
+        found = list(losses(module, [batch for batch, _ in zip(data.train_dataloader(), range(10), strict=False)]))
+    if draws.seen:
+        found = found[:1]
+    path = Path(__file__).parent / PLAN.pretrain[arm].paper / f"golden/{arm}.txt"
     if os.environ.get("REPRISE_GOLDEN") == "write":
-        path.write_text("".join(f"{step} {loss:.6f}\n" for step, loss in enumerate(found)))
+        path.write_text("".join(f"{step} {loss:.7g}\n" for step, loss in enumerate(found)))
     expected = [float(line.split()[1]) for line in path.read_text().splitlines()]
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found == pytest.approx(expected, rel=LATER)

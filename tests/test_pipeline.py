@@ -60,16 +60,14 @@ def test_outputs_are_pure_functions_of_their_inputs(done, tmp_path):
 
 @pytest.mark.slow
 def test_a_comment_reruns_sources_only_and_a_change_its_users(done):
-    def ran(text):
-        return [name.rpartition(":")[2] for name in re.findall(r"Running stage '([^']+)'", text)]
-
     for file in ("training.py", "committees/evaluation.py", "datasets/digits.py"):
         path = done.folder / "lightning_modules" / file
         path.write_text(path.read_text() + "\n# a comment\n")
-    assert ran(done.dvc("repro").stdout) == ["sources"]
+    assert ran(done.dvc("repro")) == ["sources"]
     path = done.folder / "lightning_modules/small_ensembles/evaluation.py"
     path.write_text(path.read_text() + "\nCHANGED = 1\n")
-    assert set(ran(done.dvc("repro").stdout)) - {"report"} == {
+    stages = {name.rpartition(":")[2] for name in ran(done.dvc("repro"))}
+    assert stages - {"report"} == {
         "sources", "evaluate@small_ensembles-digits", "evaluate@small_ensembles-deep_digits",
     }  # fmt: skip
 
@@ -126,17 +124,106 @@ def test_prepare_reads_mnist_from_the_mirror_setting(tmp_path):
     assert card["splits"] == {"train": 60000, "test": 10000}
 
 
-@pytest.mark.slow
-def test_experiments_take_seeds_from_the_command_line(done):
-    done.dvc("exp", "run", "--temp", "-n", "two", "-S", "seeds=[3]", DIGITS)
-    refs = done.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
-    (ref,) = [name for name in refs if name.endswith("/two")]
-    lock = yaml.safe_load(done.run("git", "show", f"{ref}:plans/tiny/committees/dvc.lock").stdout)
-    lock = lock["stages"]["pretrain@committees-digits"]
-    assert lock["params"]["params.yaml"]["seeds"] == [3]
+@pytest.fixture(scope="module")
+def committed(done, tmp_path_factory):
+    """The finished project, with its locks and verdicts committed. Read, never changed."""
+    copy = done.clone(tmp_path_factory.mktemp("committed"))
+    copy.dvc("repro")  # after the tests that changed it
+    copy.commit()
+    return copy
+
+
+@pytest.fixture(scope="module")
+def changed(committed, tmp_path_factory):
+    """One setting of each paper changed after the commit, then `dvc repro` for one paper, then for all.
+
+    Returns:
+        The project, and the stages that each of the two commands ran.
+    """
+    copy = committed.clone(tmp_path_factory.mktemp("changed"))
+    for paper, arm in (("committees", "committees-digits"), ("small_ensembles", "small_ensembles-digits")):
+        averaging = {f"evaluate.{arm}.overrides": {"evaluate.average": "probabilities"}}
+        copy.edit(f"plans/tiny/{paper}/params.yaml", **averaging)
+    first = ran(copy.dvc("repro", "plans/tiny/committees/dvc.yaml"))
+    return copy, first, ran(copy.dvc("repro"))
+
+
+def ran(process) -> list[str]:
+    """The stages that `dvc repro` ran."""
+    return re.findall(r"Running stage '([^']+)'", process.stdout)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [("dag",), ("metrics", "show"), ("params", "diff"), ("status",), ("plots", "show")])
-def test_the_commands_of_a_dvc_user_work(done, command):
-    assert done.dvc(*command).returncode == 0
+def test_repro_of_a_paper_runs_its_stages_and_no_others(changed):
+    assert set(changed[1]) == {
+        f"plans/tiny/committees/dvc.yaml:{name}" for name in ("evaluate@committees-digits", "claims")
+    }
+
+
+@pytest.mark.slow
+def test_repro_at_the_root_runs_what_is_left_and_then_nothing(changed):
+    copy, _, second = changed
+    assert set(second) == {
+        "report",
+        *(f"plans/tiny/small_ensembles/dvc.yaml:{name}" for name in ("evaluate@small_ensembles-digits", "claims")),
+    }
+    assert "Data and pipelines are up to date." in copy.dvc("status").stdout
+
+
+@pytest.mark.slow
+def test_dag_shows_the_stages_of_both_papers(committed):
+    text = committed.dvc("dag", "--dot").stdout
+    for paper, stage in (("committees", "prepare@digits"), ("small_ensembles", "evaluate@small_ensembles-digits")):
+        assert f"plans/tiny/{paper}/dvc.yaml:{stage}" in text
+    shared = '"plans/tiny/committees/dvc.yaml:pretrain@committees-digits" -> '
+    assert f'{shared}"plans/tiny/small_ensembles/dvc.yaml:evaluate@small_ensembles-digits"' in text
+
+
+@pytest.mark.slow
+def test_metrics_show_lists_the_metrics_of_each_paper(committed):
+    shown = json.loads(committed.dvc("metrics", "show", "--json").stdout)[""]["data"]
+    for paper in ("committees", "small_ensembles"):
+        file = f"results/tiny/{paper}/metrics.json"
+        assert shown[file]["data"] == json.loads((committed.folder / file).read_text())
+
+
+@pytest.mark.slow
+def test_metrics_diff_shows_what_a_changed_setting_changed(changed, committed):
+    found = json.loads(changed[0].dvc("metrics", "diff", "--json").stdout)
+    file = "results/tiny/committees/metrics.json"
+    assert found[file]
+    before, after = (
+        json.loads((copy.folder / file).read_text())["committees-digits"] for copy in (committed, changed[0])
+    )
+    name = next(name for name in before if name in after and before[name] != after[name])
+    assert any(name in key for key in found[file])
+
+
+@pytest.mark.slow
+def test_params_diff_shows_the_changed_setting(changed):
+    found = json.loads(changed[0].dvc("params", "diff", "--json").stdout)
+    (key,) = found["plans/tiny/committees/params.yaml"]
+    assert key.startswith("evaluate.committees-digits.overrides")
+    assert found["plans/tiny/committees/params.yaml"][key]["new"] == "probabilities"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["show", "diff"])
+def test_plots_hold_the_points_of_the_figures(changed, command, tmp_path):
+    copy = changed[0]
+    copy.dvc("plots", command, "--out", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text()
+    assert "figures.csv" in page and "committees-digits" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [(), ("--temp",)])
+def test_experiments_take_seeds_from_the_command_line(committed, tmp_path, where):
+    copy = committed.clone(tmp_path)
+    copy.dvc("exp", "run", *where, "-n", "three", "-S", "seeds=[3]", DIGITS)
+    refs = copy.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    (ref,) = [name for name in refs if name.endswith("/three")]
+    lock = yaml.safe_load(copy.run("git", "show", f"{ref}:plans/tiny/committees/dvc.lock").stdout)
+    assert lock["stages"]["pretrain@committees-digits"]["params"]["params.yaml"]["seeds"] == [3]
+    seeds = {path.name for path in (copy.folder / "data/runs/tiny/committees-digits/pretrain").glob("seed-*")}
+    assert seeds == ({"seed-0", "seed-1"} if where else {"seed-3"})  # an experiment elsewhere leaves this folder alone

@@ -19,7 +19,7 @@ from lightning_modules.datasets.splits import (
     AUGMENTATION,
     ORDER,
     Part,
-    check_names,
+    check_splits,
     draw_splits,
     permutation,
     random_words,
@@ -39,7 +39,8 @@ class LabelledImages(LightningDataModule):
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
         copies: number of members of one width, K; each has its own order, and training batches a leading axis K. Null
             for one network, whose batches have no such axis.
-        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `portion`.
+        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `portion`; null where
+            nothing is trained.
         augmentation: `none`, or `crop_flip`: random crop after padding by 4, and horizontal flip.
         centre_crop: side and share of the central square that encoded images are cut and scaled to, `[600, 0.875]`;
             null for images stored raw.
@@ -55,15 +56,16 @@ class LabelledImages(LightningDataModule):
         folder: Path,
         seed: int,
         splits: dict[str, Part],
-        copies: Count | None,
-        batch_size: Count,
+        copies: Count | None = None,
+        batch_size: Count | None = None,
         evaluation_batch_size: Count,
-        augmentation: str,
-        centre_crop: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None,
+        augmentation: str = "none",
+        centre_crop: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None = None,
         fit_to: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None,
     ):
         super().__init__()
-        _check(splits, augmentation, centre_crop)
+        check_splits(splits, batch_size)
+        _check(augmentation, centre_crop)
         self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.augmentation, self.centre_crop, self.fit_to = augmentation, centre_crop, fit_to
@@ -188,8 +190,7 @@ def fit(
     return padded.expand(rows, channels, height, width)
 
 
-def _check(splits: Mapping[str, Part], augmentation: str, centre_crop: list[int | float] | None) -> None:
-    check_names(splits)
+def _check(augmentation: str, centre_crop: list[int | float] | None) -> None:
     if augmentation not in AUGMENTATIONS:
         raise ValueError(f"augmentation ({augmentation!r}) must be one of {', '.join(AUGMENTATIONS)}.")
     if centre_crop is not None and not (float(centre_crop[0]).is_integer() and centre_crop[0] >= 1):

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import centre_square, portion
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import AUGMENTATION, Part, check_names
+from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
 from lightning_modules.settings import Count
 
@@ -58,10 +58,10 @@ class StreamedImages(LightningDataModule):
         evaluation_batch_size: Count,
         image_size: Count,
         crop_scale: Range,
-        centre_share: Annotated[float, Field(gt=0, le=1)],
+        centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875,
     ):
         super().__init__()
-        check_names(splits)
+        check_splits(splits, batch_size)
         if few := [name for name, part in splits.items() if part["rows"] is not None]:
             raise ValueError(
                 f"splits.{few[0]}.rows must be null: streamed sources are taken whole. Use LabelledImages."

@@ -20,9 +20,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
-from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_splits_and_sources
+from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
-from lightning_modules.datasets.splits import AUGMENTATION, ORDER, Part, draw_splits, permutation, random_words
+from lightning_modules.datasets.splits import (
+    AUGMENTATION,
+    ORDER,
+    Part,
+    check_splits,
+    draw_splits,
+    permutation,
+    random_words,
+)
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video.corpora import read_index
@@ -47,7 +55,8 @@ class VideoFileTexts(LightningDataModule):
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
         image_size: side to which they are brought, see `video.files.read_frames`.
-        batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
+        batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
+            null where nothing is trained.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
         max_broken: largest share of broken videos, see `video.files.Skipped`.
 
@@ -66,13 +75,14 @@ class VideoFileTexts(LightningDataModule):
         text_length: Annotated[Count, Field(ge=3)],
         frames: Count,
         image_size: Count,
-        batch_size: Count,
+        batch_size: Count | None = None,
         evaluation_batch_size: Count,
-        mirror: str | None,
+        mirror: str | None = None,
         max_broken: Share,
     ):
         super().__init__()
-        check_splits_and_sources(splits, sources)
+        check_splits(splits, batch_size)
+        check_sources(sources)
         self.folder, self.seed, self.splits, self.sources = folder, seed, splits, sources
         self.tokenizer_name, self.text_length = tokenizer, text_length
         self.frames, self.image_size = frames, image_size

@@ -1,6 +1,6 @@
 """Resident clips with sentences from several sources of language, as batches for one network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import ORDER, SPLITS, Part, check_names, draw_splits, permutation
+from lightning_modules.datasets.splits import ORDER, SPLITS, Part, check_splits, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
 
@@ -43,7 +43,8 @@ class VideoTexts(LightningDataModule):
         frames: of a clip that are shown, see `shown_frames`; null for all.
         batches: `shuffled`: an epoch shows every row once. `classes`: every batch has each class once, so that no row
             is a false negative of another.
-        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
+        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
+            null where nothing is trained.
 
     Raises:
         ValueError: a split or source is unknown or named twice.
@@ -56,15 +57,16 @@ class VideoTexts(LightningDataModule):
         seed: int,
         splits: dict[str, Part],
         sources: Annotated[list[Source], Field(min_length=1)],
-        tokenizer: str | None,
+        tokenizer: str | None = None,
         text_length: Annotated[Count, Field(ge=3)],
         frames: Count | None,
-        batches: Literal["shuffled", "classes"],
-        batch_size: Count,
+        batches: Literal["shuffled", "classes"] = "shuffled",
+        batch_size: Count | None = None,
         evaluation_batch_size: Count,
     ):
         super().__init__()
-        check_splits_and_sources(splits, sources)
+        check_splits(splits, batch_size)
+        check_sources(sources)
         self.folder, self.seed, self.splits, self.sources = folder, seed, splits, sources
         self.tokenizer_name, self.text_length, self.frames = tokenizer, text_length, frames
         self.batches, self.batch_size, self.evaluation_batch_size = batches, batch_size, evaluation_batch_size
@@ -160,13 +162,12 @@ class VideoTexts(LightningDataModule):
         return deal(order, labels)[np.argsort(order)[rows]]
 
 
-def check_splits_and_sources(splits: Mapping[str, Part], sources: Sequence[str]) -> None:
+def check_sources(sources: Sequence[str]) -> None:
     """Refuse what there is not.
 
     Raises:
-        ValueError: a split or source is unknown or named twice.
+        ValueError: a source is unknown or named twice.
     """
-    check_names(splits)
     if len(set(sources)) < len(sources) or not set(sources) <= set(COLUMNS):
         raise ValueError(f"sources ({', '.join(sources)}) must be some of {', '.join(COLUMNS)}, each once.")
 

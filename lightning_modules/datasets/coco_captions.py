@@ -43,7 +43,7 @@ def prepare(
     limit: Count | None,
     text: Literal["tokens", "raw"],
     features: Mapping[str, str] | None,
-    mirror: str | None,
+    mirror: str | None = None,
     cache: str,
 ) -> None:
     """Writes our shards from a copy of your own: images as they are, with all captions, and grid features if asked for.

@@ -14,7 +14,13 @@ CODECS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 
 def prepare(
-    folder: Path, *, name: str, splits: Mapping[str, str], source: str, mirror: str | Path | None, cache: str | Path
+    folder: Path,
+    *,
+    name: str,
+    splits: Mapping[str, str],
+    source: str,
+    mirror: str | Path | None = None,
+    cache: str | Path,
 ) -> None:
     """Writes our shards file by file, as they are: nothing is decoded, and no split is ever in memory.
 

@@ -31,7 +31,7 @@ def prepare(
     images_per_class: int | None,
     num_classes: int,
     files: Mapping[str, Mapping[str, str]],
-    mirror: str | Path | None,
+    mirror: str | Path | None = None,
     cache: str | Path,
 ) -> None:
     """Writes our shards from a copy of your own, image by image: the data set is never in memory.

@@ -24,7 +24,7 @@ def prepare(
     *,
     files: Mapping[str, Mapping[str, str]],
     mirrors: Sequence[str],
-    mirror: str | Path | None,
+    mirror: str | Path | None = None,
     cache: str | Path,
 ) -> None:
     """Writes the splits `train` (60,000) and `test` (10,000).

@@ -21,14 +21,16 @@ class Part(TypedDict):
     rows: Count | None
 
 
-def check_names(splits: Mapping[str, Part]) -> None:
-    """Refuse splits that no training asks for.
+def check_splits(splits: Mapping[str, Part], batch_size: int | None) -> None:
+    """Refuse splits that no training asks for, and a split to train on without the size of its batches.
 
     Raises:
-        ValueError: there is none, or an unknown one.
+        ValueError: there is no split, an unknown one, or no batch size for `train`.
     """
     if not splits or not set(splits) <= {"train", "val", "test"}:
         raise ValueError(f"splits has {list(splits)}, expected some of train, val and test.")
+    if "train" in splits and batch_size is None:
+        raise ValueError("splits has train, but there is no batch_size: set it, or leave train out.")
 
 
 def random_words(n: int, seed: int, purpose: int, copy: int = 0, epoch: int = 0) -> np.ndarray:

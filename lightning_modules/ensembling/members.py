@@ -7,7 +7,7 @@ Read `Members.training_step` first, then `Members.predictions`, which is all tha
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -79,10 +79,10 @@ class Members(PaperModule):
         self,
         *,
         family: str,
-        widths: list[Size],
-        depth: Annotated[int, Field(ge=1, le=1000)] | None,
+        widths: Sequence[Size] = (),
+        depth: Annotated[int, Field(ge=1, le=1000)] | None = None,
         copies: Annotated[int, Field(ge=1, le=1000)],
-        names: list[str],
+        names: Sequence[str] = (),
         image_shape: Annotated[list[Size], Field(min_length=3, max_length=3)],
         num_classes: Annotated[int, Field(ge=2, le=1_000_000)],
         resolutions: list[Size] | list[list[Size]],
@@ -260,7 +260,9 @@ def resize(images: Float[Tensor, "batch c height width"], resolution: int) -> Fl
     return F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
 
 
-def _check(family: str, widths: list[int], depth: int | None, copies: int, names: list[str], resolutions: list) -> None:
+def _check(
+    family: str, widths: Sequence[int], depth: int | None, copies: int, names: Sequence[str], resolutions: list
+) -> None:
     if family not in (*TRAINED, "hub"):
         raise ValueError(f"family ({family!r}) must be one of {', '.join(TRAINED)}, hub.")
     if family == "hub":

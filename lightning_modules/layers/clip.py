@@ -16,10 +16,10 @@ PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those 
 
 def make_clip(
     *,
-    hub: str | None,
-    vision: Mapping[str, object] | None,
-    text: Mapping[str, object] | None,
-    projection_dim: Count | None,
+    hub: str | None = None,
+    vision: Mapping[str, object] | None = None,
+    text: Mapping[str, object] | None = None,
+    projection_dim: Count | None = None,
 ) -> CLIPModel:
     """A CLIP of `transformers`: a published or saved one, or one of given sizes with fresh weights.
 
@@ -40,7 +40,7 @@ def make_clip(
     if odd and hub is None:
         raise ValueError(f"clip.hub is null, so clip.{odd[0]} must say how large the fresh CLIP is.")
     if odd:
-        raise ValueError(f"clip.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
+        raise ValueError(f"clip.hub is {hub!r}, which has its own sizes; leave out {', '.join(odd)}.")
     if hub is None:
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # for generating, which CLIP does not
         sizes = {"text_config": {**no_ids, **text}, "vision_config": dict(vision), "projection_dim": projection_dim}

@@ -122,7 +122,11 @@ def published_encoder(name: str, image_size: int) -> VisionTransformer:
 
 
 def make_teacher(
-    *, hub: str | None, image_size: int, normalised: tuple[Sequence[float], Sequence[float]], **architecture: object
+    *,
+    hub: str | None = None,
+    image_size: int,
+    normalised: tuple[Sequence[float], Sequence[float]],
+    **architecture: object,
 ) -> Teacher:
     """A published encoder, or a ViT of our own that expects images as the student does and has no last norm.
 
@@ -134,7 +138,7 @@ def make_teacher(
         return Teacher(vit, normalised, normalised)
     given = {key: value for key, value in architecture.items() if value is not None}
     if given:
-        raise ValueError(f"teacher {hub!r} has its own architecture; set {', '.join(given)} to null.")
+        raise ValueError(f"teacher {hub!r} has its own architecture; leave out {', '.join(given)}.")
     vit = published_encoder(hub, image_size)
     return Teacher(vit, normalised, (ENCODERS[hub].mean, ENCODERS[hub].std))
 

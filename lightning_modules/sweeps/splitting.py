@@ -175,7 +175,7 @@ class TrainingSearch:
     def _training_macs(self, width: int) -> int:
         """What one member of a width costs to train: three forward passes for every image it sees."""
         shape = tuple(self.model["image_shape"])
-        network = build_network(self.model["family"], width, self.model["depth"], shape, self.model["num_classes"])
+        network = build_network(self.model["family"], width, self.model.get("depth"), shape, self.model["num_classes"])
         return (
             TRAINING_FACTOR * training_images({"data": self.data, "pretrain": self.recipe}) * count_macs(network, shape)
         )

@@ -24,11 +24,11 @@ def evaluate(
     runs: Sequence[Run],
     dataset: str,
     *,
-    alike: Count | None,
-    reversed_pairs: bool,
-    split: str,
-    export: str | None,
-    tokenizer: str | None,
+    alike: Count | None = None,
+    reversed_pairs: bool = False,
+    split: str = "test",
+    export: str | None = None,
+    tokenizer: str | None = None,
 ) -> Evaluation:
     """Retrieval in both directions of every arm and protocol, with and without dual softmax, per seed.
 

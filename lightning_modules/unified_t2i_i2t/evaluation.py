@@ -6,6 +6,7 @@ caption says. What the judge sees in pictures decoded from the right codes is th
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ def evaluate(
     dataset: str,
     *,
     tokenizer: str,
-    attributes: dict[str, Count],
+    attributes: Mapping[str, Count] = MappingProxyType({}),
     examples: Count,
     tasks: Annotated[list[Literal["i2t", "t2i"]], Field(min_length=1)],
     java: bool = False,

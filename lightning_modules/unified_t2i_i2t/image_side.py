@@ -155,9 +155,9 @@ class ImageSide(nn.Module):
         feature_dim: int,
         codebook_size: int,
         decoder: dict,
-        looks: Looks | None,
-        backbone: dict | None,
-        scorer: dict | None,
+        looks: Looks | None = None,
+        backbone: dict | None = None,
+        scorer: dict | None = None,
     ):
         super().__init__()
         if (looks is None) != (backbone is None):

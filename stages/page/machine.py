@@ -1,4 +1,4 @@
-"""What depends on the machine (time, memory, latency, hardware, links to MLflow), kept out of the page that DVC tracks.
+"""What depends on the machine (time, memory, hardware, software, links), kept out of the page that DVC tracks.
 
 The page has a place for each of these facts; `machine.js` beside it fills them in. Without the file the page is
 complete and shows a dash.
@@ -54,6 +54,7 @@ def _joined(records: Sequence[Record]) -> dict[str, Any]:
         "memory": ", ".join(filter(None, memory)) or None,
         "latency": _latency([record["machine"] for record in records]),
         "hardware": "; ".join(sorted({_hardware(record["meta"]["tags"]) for record in records} - {""})) or None,
+        "software": "; ".join(sorted({_software(record["machine"]) for record in records} - {""})) or None,
         "runs": [
             {"name": f"seed {record['meta']['tags']['seed']}", "url": _link(record["sent"])} for record in records
         ],
@@ -77,6 +78,14 @@ def _latency(measured: Sequence[dict[str, Any]]) -> str | None:
 def _hardware(tags: dict[str, str]) -> str:
     cores = f"{tags['cores']} cores" if "cores" in tags else None
     return tags.get("gpu") or ", ".join(filter(None, (tags.get("cpu"), cores)))
+
+
+def _software(machine: dict[str, Any]) -> str:
+    """What computed the numbers of a training: code paths and precision, then the versions of the libraries."""
+    made_by = {name.partition(".")[2]: str(value).strip('"') for name, value in machine.items() if "made_by." in name}
+    paths = [made_by[name] for name in ("processor", "precision") if name in made_by]
+    names = {"torch": "torch", "numpy": "numpy", "mkl": "MKL", "onednn": "oneDNN", "cuda": "CUDA"}
+    return ", ".join([*paths, *(f"{told} {made_by[name]}" for name, told in names.items() if name in made_by)])
 
 
 def _link(sent: dict[str, Any]) -> str | None:

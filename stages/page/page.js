@@ -2,7 +2,7 @@
 for (const row of document.querySelectorAll("[data-run]")) {
   const facts = (window.REPRISE_MACHINE || {})[row.dataset.run];
   if (!facts) continue;
-  for (const name of ["time", "memory", "latency", "hardware"]) {
+  for (const name of ["time", "memory", "latency", "hardware", "software"]) {
     if (facts[name]) row.querySelector(`[data-fact="${name}"]`).textContent = facts[name];
   }
   const runs = row.querySelector('[data-fact="runs"]');

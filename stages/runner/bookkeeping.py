@@ -7,6 +7,7 @@ repository's own lock is held for the moment of bookkeeping only.
 
 import copy
 import functools
+import logging
 import os
 import re
 import sys
@@ -43,7 +44,13 @@ class Bookkeeper:
         from dvc.lock import make_lock
         from dvc.repo import Repo
 
-        _parse_parameters_once()
+        _parse_once()
+        for package in (
+            "dvc",
+            "dvc_data",
+            "dvc_objects",
+        ):  # errors are raised; their progress bars go by the level, too
+            logging.getLogger(package).setLevel(logging.CRITICAL)
         self.root = root.resolve()
         self.repo = Repo(str(self.root))
         tmp = self.repo.tmp_dir  # the same lock file as DVC's own, without a progress bar of its own
@@ -71,19 +78,13 @@ class Bookkeeper:
         Raises:
             Busy: another `dvc` command is at work.
         """
-        from dvc.lock import LockError
-
         names = set(names)
         stale: set[str] = set()
         with self._acting("reading what is up to date"):
             for name in networkx.topological_sort(self.graph.reverse(copy=False)):
                 if name not in names:
                     continue
-                try:
-                    changed = not stale.isdisjoint(self.graph.successors(name)) or self._fresh(name).changed()
-                except LockError:  # another command is making it: it is asked again when its turn comes
-                    changed = True
-                if changed:
+                if not stale.isdisjoint(self.graph.successors(name)) or _differs(self._fresh(name)):
                     stale.add(name)
         return stale
 
@@ -225,6 +226,13 @@ def _joined(entries: dict[str, str]) -> str:
     return text
 
 
+def _differs(stage: "PipelineStage") -> bool:
+    """What `stage.changed()` says, without an entry in DVC's rwlock for each look: `begin` asks again with it."""
+    if stage.changed_stage() or stage.is_callback or stage.always_changed:
+        return True
+    return any(dep.status() for dep in stage.deps) or any(out.status() for out in stage.outs)
+
+
 def _busy(error: Exception) -> Busy:
     """DVC's error in one line, without its advice to remove files by hand."""
     return Busy(" ".join(str(error).partition("\n\n")[0].split()))
@@ -243,9 +251,13 @@ def _lock_file(stage: "PipelineStage") -> Path:
 
 
 @functools.cache
-def _parse_parameters_once() -> None:
-    """Let DVC parse a file of parameters once, while it stays the same: it does so several times for each stage."""
+def _parse_once() -> None:
+    """Let DVC parse a file of parameters once, while it stays the same, and an expression such as `${key}` once.
+
+    It does both several times for each stage, and that was most of what a stage cost.
+    """
     from dvc.dependency import param
+    from dvc.parsing import interpolate
 
     load, parsed = param.load_path, {}
 
@@ -256,6 +268,7 @@ def _parse_parameters_once() -> None:
         return copy.deepcopy(parsed[path][1])
 
     param.load_path = load_path
+    interpolate.parse_expr = functools.cache(interpolate.parse_expr)
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

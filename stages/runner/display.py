@@ -35,12 +35,9 @@ class State(Protocol):
 class Lines:
     """A line for each thing that happens."""
 
-    def __init__(self, stream=None):
-        self.stream = stream or sys.stdout
-
     def say(self, text: str) -> None:
         """Print one line."""
-        print(text, file=self.stream, flush=True)
+        print(text, flush=True)  # to the `sys.stdout` of now: the table puts one of its own there
 
     def start(self, state: State) -> None:
         """The stages begin."""
@@ -73,7 +70,9 @@ def display() -> Lines:
 def table(state: State):
     """The table of this moment: a row for each child, and a last line that counts."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table as Rows
+    from rich.text import Text
 
     rows = Rows(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("running", overflow="fold")
@@ -84,12 +83,11 @@ def table(state: State):
         step, loss = progress(child.progress)
         rows.add_row(child.title, step, loss, span(now - child.started))
     left = state.seconds_left()
-    rows.caption = (
+    last = (
         f"{state.finished()} of {state.total} stages done, {span(now - state.started)} so far, "
         f"{'time left unknown' if left is None else f'about {span(left)} left'}"
     )
-    rows.caption_justify = "left"
-    return rows
+    return Group(rows, Text(last))
 
 
 def progress(path: Path) -> tuple[str, str]:

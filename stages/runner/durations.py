@@ -1,7 +1,7 @@
 """How long stages took in earlier runs, and from that how long the rest will take.
 
-`make release` writes what this folder knows into `plans/<preset>/<paper>/durations.json`: the repository ships it for
-those who have not run anything yet.
+`make release` writes what this folder knows into `plans/<preset>/<paper>/durations.json`, which the repository ships
+for those who have not run anything yet.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the server that trainings are forked from imports once. Imported in that server only: it ties its life to ours."""
+"""What the server of trainings imports once. Imported in that server only: it ties its life to ours."""
 
 import gc
 import importlib

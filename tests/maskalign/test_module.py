@@ -382,7 +382,7 @@ def bound(blocks, recipe):
     """The module of some blocks on the meta device, after its settings were held against what takes them."""
     with torch.device("meta"):
         module = settings.bind(blocks["model"], "model")()
-    settings.check(blocks[recipe], module.recipe_form, recipe)
+    module.check_recipe(blocks[recipe], recipe)
     settings.bind(blocks["data"], "data", folder=Path(), seed=0)
     return module
 

@@ -29,11 +29,19 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_presets_have_the_same_keys_and_only_known_ones(name):
-    tiny, paper = (compose(preset, dataset=name)["dataset"] for preset in ("tiny", "paper"))
-    assert tiny.keys() == paper.keys()
-    parameters = inspect.signature(get_method(tiny.pop("_target_"))).parameters
-    assert ["folder", *tiny] == list(parameters)
+def test_keys_are_known_in_their_order_and_the_same_in_both_presets(name):
+    given = [compose(path.stem, dataset=name)["dataset"] for path in (ROOT / "conf/dataset" / name).iterdir()]
+    assert all(config.keys() == given[0].keys() for config in given)
+    parameters = inspect.signature(get_method(given[0].pop("_target_"))).parameters
+    known = [key for key, value in parameters.items() if key in given[0] or value.default is value.empty]
+    assert ["folder", *given[0]] == known
+
+
+def test_no_data_set_is_described_twice():
+    """One whose presets are the same has the file of the preset that uses it."""
+    for name in NAMES:
+        files = [path.read_text() for path in (ROOT / "conf/dataset" / name).iterdir()]
+        assert len(set(files)) == len(files), name
 
 
 def test_prepares_into_the_folder_of_the_preset_and_removes_an_earlier_notice(run, tmp_path):

@@ -395,7 +395,8 @@ def test_claims_over_results_that_are_not_up_to_date_are_not_judged(project):
 def test_facts_of_the_machine_stay_out_of_the_page(project):
     before = (made(project)[0] / "index.html").read_bytes()
     record(project, 0, status={"wall_seconds": 70.0, "peak_memory_mib": 99.0}, machine={
-        "h8/milliseconds_per_image@batch_1": 0.5, "h64/milliseconds_per_image@batch_1": 2.0
+        "h8/milliseconds_per_image@batch_1": 0.5, "h64/milliseconds_per_image@batch_1": 2.0,
+        "made_by.processor": "AVX2", "made_by.precision": '"32-true"', "made_by.torch": "2.13.0",
     })  # fmt: skip
     record(project, 1, status={"wall_seconds": 999.0})  # superseded by the next
     record(project, 1, start=2, status={"wall_seconds": 10.0, "peak_memory_mib": 120.0})
@@ -407,6 +408,7 @@ def test_facts_of_the_machine_stay_out_of_the_page(project):
     found = json.loads(script.removeprefix("window.REPRISE_MACHINE = ").rstrip(";\n"))["pretrain/alpha-digits"]
     assert (found["time"], found["memory"], found["hardware"]) == ("1 min 20 s", "120 MiB RAM", "Fast, 2 cores")
     assert found["latency"] == "0.5 to 2 (batch 1)"
+    assert found["software"] == "AVX2, 32-true, torch 2.13.0"
     assert [run["name"] for run in found["runs"]] == ["seed 0", "seed 1", "seed 2", "seed 3"]
     assert found["runs"][3]["url"] == "http://host:5000/#/experiments/4/runs/abc?workflowType=machine_learning"
     assert found["runs"][0]["url"] is None

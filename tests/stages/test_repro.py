@@ -1,7 +1,9 @@
 """The runner: order, slots, DVC's books, seeds side by side, and every way in which a run can go wrong."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +14,18 @@ from pathlib import Path
 import networkx
 import psutil
 import pytest
+from rich.console import Console
 
+from lightning_modules.files import ROOT
+from stages import plan as plan_module
+from stages import repro
 from stages.plan import load_plan
-from stages.repro import place, wanted
+from stages.repro import place, seconds_of_papers, seeds_apart, wanted
+from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper
+from stages.runner.display import Running, table
 from stages.runner.schedule import Runner, alone
+from tests.pipeline import Copy
 from tests.runner_project import dvc, project, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # in DVC, of its own library
@@ -390,17 +399,133 @@ def test_a_forked_command_ends_with_the_runner(forked, tmp_path, number):
 # The plan
 
 
+TINY = "plans/tiny/{}/dvc.yaml:{}"
+GRAPH = networkx.DiGraph(
+    [
+        (TINY.format("one", "evaluate@x"), TINY.format("one", "pretrain@x")),
+        (TINY.format("two", "evaluate@y"), TINY.format("one", "pretrain@x")),
+        (TINY.format("one", "pretrain@x"), "sources"),
+        ("report", TINY.format("two", "evaluate@y")),
+        ("plans/paper/one/dvc.yaml:pretrain@x", "plans/paper/dvc.yaml:sources"),
+    ]
+)
+
+
+def test_a_preset_has_its_own_stages_and_a_paper_takes_with_it_what_it_needs():
+    paper = {"plans/paper/one/dvc.yaml:pretrain@x", "plans/paper/dvc.yaml:sources"}
+    assert wanted(GRAPH, "paper") == paper
+    assert wanted(GRAPH, "tiny") == set(GRAPH) - paper
+    two = {TINY.format("two", "evaluate@y"), TINY.format("one", "pretrain@x"), "sources"}
+    assert wanted(GRAPH, "tiny", ["two"]) == two
+
+
 def test_targets_are_stages_or_groups_with_all_they_need():
-    graph = networkx.DiGraph([("evaluate@x", "pretrain@x"), ("evaluate@y", "pretrain@y"), ("pretrain@x", "sources")])
-    assert wanted(graph, ["evaluate@x"]) == {"evaluate@x", "pretrain@x", "sources"}
-    assert wanted(graph, ["evaluate"]) == set(graph)
-    assert wanted(graph, []) == set(graph)
+    x = {TINY.format("one", "evaluate@x"), TINY.format("one", "pretrain@x"), "sources"}
+    assert wanted(GRAPH, "tiny", targets=["evaluate@x"]) == wanted(GRAPH, "tiny", targets=[min(x)]) == x
+    assert wanted(GRAPH, "tiny", targets=["evaluate"]) == x | {TINY.format("two", "evaluate@y")}
     with pytest.raises(ValueError, match="no stage 'evaluat'"):
-        wanted(graph, ["evaluat"])
+        wanted(GRAPH, "tiny", targets=["evaluat"])
 
 
 def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_plan():
     plan = load_plan("tiny")
-    arms = list(plan.pretrain)
-    names = [f"pretrain@{arms[1]}", "report", f"evaluate@{next(iter(plan.evaluate))}", f"pretrain@{arms[0]}", "sources"]
-    assert sorted(names, key=partial(place, plan)) == [names[4], names[2], names[3], names[0], names[1]]
+    names = [
+        "sources",
+        TINY.format("maskalign", "evaluate@maskalign-mnist"),
+        TINY.format("committees", "pretrain@committees-digits"),
+        TINY.format("maskalign", "pretrain@maskalign-teacher"),
+        TINY.format("maskalign", "pretrain@maskalign-mae"),
+        "report",
+    ]
+    seconds = seconds_of_papers({names[2]: 5.0, names[3]: 4.0, names[4]: 4.0})
+    assert seconds == {"committees": 5.0, "maskalign": 8.0}
+    assert sorted(reversed(names), key=partial(place, plan, seconds)) == names
+
+
+def test_each_seed_of_a_training_is_a_command_of_its_own():
+    plan, command = load_plan("tiny"), "python -m stages.pretrain committees-mnist --preset tiny"
+    apart = partial(seeds_apart, plan, lambda name: command)
+    assert apart(TINY.format("committees", "pretrain@committees-mnist")) == [
+        f"{command} --seed {seed}" for seed in range(4)
+    ]
+    assert apart(TINY.format("committees", "evaluate@committees-mnist")) == []
+
+
+def test_more_seeds_are_written_into_the_shared_parameters(tmp_path, monkeypatch, capsys):
+    for name in ("params.yaml", "plans/tiny/committees/params.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for module in (repro, plan_module):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    before = (tmp_path / "params.yaml").read_text()
+    repro.ask_for_seeds(5)
+    after = (tmp_path / "params.yaml").read_text()
+    assert after == before.replace("at_least: null", "at_least: 5") and "# " in after
+    assert capsys.readouterr().out == "params.yaml: at_least is 5 now\n"
+    assert load_plan("tiny").at_least == 5
+    repro.ask_for_seeds(5)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="at_least is 9, but `seeds` lists 6"):
+        repro.ask_for_seeds(9)
+    assert (tmp_path / "params.yaml").read_text() == after
+
+
+@pytest.mark.slow
+def test_a_forked_training_gives_the_bytes_of_a_fresh_process(tmp_path):
+    copy = Copy(tmp_path, seeds=(0,), epochs=1)
+    books = Bookkeeper(tmp_path)
+    [name] = (name for name in books.graph if name.endswith("pretrain@committees-digits"))
+    books.close()
+    copy.dvc("repro", name)
+    out = tmp_path / "data/runs/tiny/committees-digits"
+    fresh = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    shutil.rmtree(out)
+    shutil.rmtree(tmp_path / ".scratch")  # with what a run could continue from
+    runner = start(tmp_path, names=[name], force=True, slots=1)
+    output, _ = runner.communicate(timeout=300)
+    assert json.loads(output.splitlines()[-1])["done"] == [name]
+    assert fresh == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len(fresh) > 2
+
+
+# What the user sees
+
+
+def test_the_table_shows_what_runs_its_step_and_loss_and_the_time_left(tmp_path):
+    class State:
+        total, started = 3, time.monotonic() - 200
+
+        def finished(self):
+            return 1
+
+        def working(self):
+            (tmp_path / "p").write_text(json.dumps({"step": 1500, "steps": 3000, "loss": 0.25}))
+            return [Running("pretrain@x (2 of 3)", time.monotonic() - 65, tmp_path / "p")]
+
+        def seconds_left(self):
+            return None
+
+    console = Console(width=100, file=io.StringIO())
+    console.print(table(State()))
+    text = console.file.getvalue()
+    assert "pretrain@x (2 of 3)" in text and "1,500 / 3,000" in text and "0.25" in text and "1 min 5 s" in text
+    assert "1 of 3 stages done, 3 min 20 s so far, time left unknown" in text
+
+
+def test_time_left_is_the_longer_of_the_work_and_the_longest_chain():
+    graph = networkx.DiGraph([("b@x", "a@x"), ("c@x", "a@x")])
+    known = {"a@x": 10.0, "b@x": 20.0, "b@y": 40.0}
+    left = partial(durations.seconds_left, graph, known=known)
+    assert left({"a@x", "b@x", "c@x"}, {}, slots=1) == 10 + 20 + 20, "of an unknown kind: the median of all"
+    assert left({"a@x", "b@x", "c@x"}, {"a@x": 4}, slots=2) == 6 + 20
+    assert durations.seconds_left(graph, {"a@x"}, {}, {}, 1) is None
+
+
+def test_durations_are_those_of_this_folder_before_those_that_are_shipped(tmp_path):
+    shipped = tmp_path / "plans/tiny/a/durations.json"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text('{"x": 1, "y": 2}')
+    durations.remember(tmp_path / "own", {"x": 5.04})
+    assert durations.load(tmp_path, tmp_path / "own") == {"x": 5.0, "y": 2.0}
+    shipped.write_text("{")
+    assert durations.load(tmp_path, tmp_path / "own") == {"x": 5.0}

@@ -117,4 +117,4 @@ def test_the_paper_sizes_are_built(system):
     block = compose("paper", system=system)["system"]
     with torch.device("meta"):
         module = settings.bind(block["model"], "model")()
-    settings.check(block["pretrain"], module.recipe_form, "pretrain")
+    module.check_recipe(block["pretrain"], "pretrain")

@@ -17,9 +17,10 @@ of millions of clips are too many for that.
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple, NotRequired
 
 import numpy as np
 import pyarrow as pa
@@ -46,17 +47,17 @@ class Texts(NamedTuple):
 
 
 class Annotated(TypedDict):
-    """Files of a split, and how many videos there must be in it; null where that is not known.
+    """Files of a split, and how many videos there must be in it, where that is known.
 
-    `auxiliary` holds captions of middle frames, for `clips`, null otherwise; clips without one are left out. `videos`
-    is the list of the split's videos in their order, one of `lists`; null for all that are annotated.
+    `auxiliary` holds captions of middle frames, for `clips`; clips without one are left out. `videos` is the list of
+    the split's videos in their order, one of `lists`; without it the split has all that are annotated.
     """
 
     __pydantic_config__ = STRICT
     annotations: str
-    auxiliary: str | None
-    videos: str | None
-    rows: Count | None
+    auxiliary: NotRequired[str | None]
+    videos: NotRequired[str | None]
+    rows: NotRequired[Count | None]
 
 
 class Checksum(TypedDict):
@@ -72,14 +73,14 @@ def prepare(
     name: str,
     corpus: Literal["msr_vtt", "didemo", "activitynet", "lsmdc", "clips"],
     splits: dict[str, Annotated],
-    suffix: str | None,
-    videos: str,
-    lists: dict[str, Checksum],
-    list_mirrors: list[str],
-    list_cache: str,
-    mirror: str | None,
+    suffix: str | None = None,
+    videos: str = "videos",
+    lists: Mapping[str, Checksum] = MappingProxyType({}),
+    list_mirrors: Sequence[str] = (),
+    list_cache: str = "data/downloads/retrieval-splits",
+    mirror: str | None = None,
     cache: str,
-    max_left_out: Share,
+    max_left_out: Share = 0.0,
 ) -> None:
     """Writes the index of a copy of a corpus.
 
@@ -102,6 +103,7 @@ def prepare(
         DataUnavailable: the copy is not there.
         ValueError: a file does not have its form, or a split not its rows.
     """
+    splits = {split: {"videos": None, "auxiliary": None, "rows": None, **files} for split, files in splits.items()}
     for split, files in splits.items():
         if files["videos"] not in (None, *lists):
             raise ValueError(f"splits.{split}.videos ({files['videos']!r}) must be one of lists ({', '.join(lists)}).")

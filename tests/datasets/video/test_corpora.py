@@ -4,16 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lightning_modules import settings
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.datasets.video import corpora
 from lightning_modules.datasets.video.corpora import Texts, didemo_name, read_index, read_list
 from lightning_modules.files import sha256
+from stages.composing import compose
 from tests.datasets.conftest import REALDATA
 
-ROOT = Path(__file__).parents[3]
 LISTS = REALDATA / "retrieval-splits"
 CORPORA = ("msr_vtt", "didemo", "activitynet", "lsmdc", "hd_vila")
 
@@ -145,7 +144,7 @@ def test_clips_without_a_caption_are_left_out_counted_and_bounded(tmp_path):
      r"splits.train.videos \('toy/x.txt'\) must be one of lists \(toy/train.txt\)"),
     ({"corpus": "msvd"}, ValueError, "corpus is 'msvd'"),
     ({"max_left_out": 2.0}, ValueError, "max_left_out is 2.0"),
-    ({"splits": {"train": {"annotations": "data.json"}}}, ValueError, "splits.train.auxiliary: missing"),
+    ({"splits": {"train": {"videos": "toy/train.txt"}}}, ValueError, "splits.train.annotations: missing"),
 ])  # fmt: skip
 def test_what_cannot_be_prepared_is_refused(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
@@ -183,18 +182,18 @@ def test_names_of_didemo_lose_what_follows_their_last_dot():
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-@pytest.mark.parametrize("preset", ["tiny", "paper"])
-def test_configurations_are_taken_and_their_lists_are_the_published_ones(tmp_path, corpus, preset):
+def test_configurations_are_taken_and_their_lists_are_the_published_ones(tmp_path, corpus):
     """Annotations made up for the videos on the lists; the lists as they lie beside the project."""
-    config = yaml.safe_load((ROOT / f"conf/dataset/{corpus}/{preset}.yaml").read_text())
-    if config["lists"] and not LISTS.is_dir():
+    config = compose("paper", dataset=corpus)["dataset"]
+    splits = {name: {"videos": None, "auxiliary": None, "rows": None, **x} for name, x in config["splits"].items()}
+    if "lists" in config and not LISTS.is_dir():
         pytest.skip(f"the published lists are not in {LISTS}")
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "retrieval-splits").symlink_to(LISTS)
-    (copy / config["name"] / config["videos"]).mkdir(parents=True)
+    (copy / config["name"] / "videos").mkdir(parents=True)
     files = {}
-    for split in config["splits"].values():
+    for split in splits.values():
         made_up = ["Ab.0.mp4"] * (split["rows"] or 1)
         listed = read_list(LISTS / split["videos"]) if split["videos"] else made_up
         files.setdefault(split["annotations"], []).extend(listed)
@@ -203,8 +202,8 @@ def test_configurations_are_taken_and_their_lists_are_the_published_ones(tmp_pat
     for file, videos in files.items():
         write(copy / config["name"] / file, annotations(corpus, file, videos))
     changes = {"mirror": str(copy), "cache": str(tmp_path / "none"), "list_cache": str(tmp_path / "none")}
-    settings.bind(config | changes, f"conf/dataset/{corpus}/{preset}.yaml")(tmp_path / "index")
-    for name, split in config["splits"].items():
+    settings.bind(config | changes, f"conf/dataset/{corpus}/paper.yaml")(tmp_path / "index")
+    for name, split in splits.items():
         found = read_index(tmp_path / "index", name)
         if split["videos"]:
             stems = [
