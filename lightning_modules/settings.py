@@ -130,5 +130,6 @@ def _checked(
         try:
             checked[name] = TypeAdapter(hints[name], config=STRICT).validate_python(value)
         except ValidationError as error:
-            raise ValueError(complaint(f"{where}.{name}", value, error.errors()[0])) from None
+            place = f"{where}: {name}" if where.endswith(".yaml") else f"{where}.{name}"
+            raise ValueError(complaint(place, value, error.errors()[0])) from None
     return checked

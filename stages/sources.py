@@ -3,6 +3,9 @@
 A stage of `dvc.yaml` depends on its own manifest instead of on folders. A digest is taken over the syntax tree without
 comments and docstrings, so an edit that changes no code leaves every manifest as it was, and DVC stops there.
 Condition: imports are explicit (`import_module` of a project file would escape) and `conf/` names code by `_target_`.
+
+DVC itself compares the keys of `conf/system/<system>/<preset>.yaml`. It does not see the files of `conf/shared/` that
+such a file names in its `defaults`, so these are in the manifests, too.
 """
 
 import ast
@@ -12,19 +15,27 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from lightning_modules.files import ROOT, replace_folder
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose
+from stages.plan import PlanError
 
 RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
     *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror")),
     *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
 }
-BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}
+BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}  # that name code
+TRACKED = {  # blocks of a system's file that a stage depends on in `dvc.yaml`
+    "pretrain": {"model", "data", "pretrain"},
+    "finetune": {"model", "downstream"},
+    "evaluate": {"evaluate"},
+}
 
 
 def digest(path: Path) -> str:
-    """Hash of a Python file's syntax tree without docstrings, or of any other file's bytes."""
+    """Hash of a Python file's syntax tree without docstrings, of a YAML file's values, or of any other file's bytes."""
     return _read(path, path.stat().st_mtime_ns)[0]
 
 
@@ -36,6 +47,9 @@ def imported(path: Path) -> list[Path]:
 @cache
 def _read(path: Path, modified: int) -> tuple[str, list[Path]]:
     """Both of the above; every manifest asks for the same files."""
+    if path.suffix == ".yaml":
+        values = json.dumps(_yaml(path), sort_keys=True, default=str)
+        return hashlib.sha256(values.encode()).hexdigest()[:16], []
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], []
     tree = ast.parse(path.read_text())
@@ -82,21 +96,59 @@ def targets(tree: object) -> Iterator[Path]:
             yield from targets(value)
 
 
+def shared(path: Path, blocks: Iterable[str] | None = None) -> Iterator[Path]:
+    """Files of `conf/shared/` that a file of `conf/` names in its `defaults`, and those that they name themselves.
+
+    Args:
+        path: a file of a system or a data set, or a shared one.
+        blocks: only files whose values go into these blocks; all by default.
+
+    Raises:
+        PlanError: a line of `defaults` has another form, or names a file that does not exist.
+    """
+    for line in _yaml(path).get("defaults", []):
+        if line == "_self_":
+            continue
+        name, _, place = line.partition("@") if isinstance(line, str) else ("", "", "")
+        if not name.startswith("/shared/") or not place:
+            raise PlanError(
+                f"{path.relative_to(ROOT)}: defaults has {line!r}, expected `/shared/<folder>/<name>@<block>` or "
+                "`_self_`"
+            )
+        found = ROOT / "conf" / f"{name[1:]}.yaml"
+        if not found.is_file():
+            raise PlanError(
+                f"{path.relative_to(ROOT)}: defaults has {line!r}, but {found.relative_to(ROOT)} is no file"
+            )
+        if blocks is None or place.partition(".")[0] in blocks:
+            yield found
+            yield from shared(found)
+
+
+def _yaml(path: Path) -> dict:
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+
+
 def manifests(preset: str) -> dict[str, list[Path]]:
     """The files at which each stage's code begins: of each data set, each system, each paper, the sweeps and the page.
+
+    With them the files of `conf/shared/` that a data set or system takes values from.
 
     Whether a plan runs them does not matter, so that a new arm leaves this stage as it is.
     """
     script = ROOT / "stages"
     found = {"sweep": [script / "sweep.py", *targets(compose(preset, sweep="cached")["sweep"])]}
     for name in configured("dataset", preset):
-        found[f"prepare.{name}"] = [script / "prepare.py", *targets(compose(preset, dataset=name)["dataset"])]
+        code = targets(compose(preset, dataset=name)["dataset"])
+        values = shared(ROOT / f"conf/dataset/{name}/{preset}.yaml")
+        found[f"prepare.{name}"] = [script / "prepare.py", *code, *values]
     for system in configured("system", preset):
         tree = compose(preset, system=system)["system"]
         for stage, blocks in BLOCKS.items():
             if all(block in tree for block in blocks):
                 code = targets({block: tree[block] for block in blocks})
-                found[f"{stage}.{system}"] = [script / f"{stage}.py", *code]
+                values = shared(ROOT / f"conf/system/{system}/{preset}.yaml", TRACKED[stage])
+                found[f"{stage}.{system}"] = [script / f"{stage}.py", *code, *values]
     for facts in sorted((ROOT / "lightning_modules").glob("*/facts.yaml")):
         found[f"claims.{facts.parent.name}"] = [script / "claims.py", facts]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]

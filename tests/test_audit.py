@@ -103,7 +103,7 @@ def test_a_weight_and_a_metric_that_the_code_does_not_give_are_found_by_the_new_
          r"stale: \S+committees\S+:claims: results/tiny/committees/metrics.json is not the file that the lock names"),
         ("conf/system/committees/tiny.yaml", "momentum: .*", "momentum: 0.123",
          r"stale: \S+:pretrain@committees-digits: conf/system/committees/tiny.yaml: pretrain.momentum is 0.123, "),
-        ("lightning_modules/committees/network.py", r"\Z", "\nCHANGED = 1\n",
+        ("lightning_modules/ensembling/members.py", r"\Z", "\nCHANGED = 1\n",
          r"stale: \S+:pretrain@committees-digits: its code changed \(data/sources/tiny/pretrain.committees.json\)"),
     ],
 )  # fmt: skip

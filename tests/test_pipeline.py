@@ -43,6 +43,7 @@ def done(tmp_path_factory):
 def test_a_second_run_runs_nothing(done):
     before = done.locks()
     assert "Data and pipelines are up to date." in done.dvc("repro").stdout
+    assert re.search("^0 of [0-9]+ stages to bring up to date$", done.python("-m", "stages.repro").stdout, re.MULTILINE)
     assert done.locks() == before
 
 

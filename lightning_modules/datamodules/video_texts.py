@@ -43,8 +43,8 @@ class VideoTexts(LightningDataModule):
         frames: of a clip that are shown, see `shown_frames`; null for all.
         batches: `shuffled`: an epoch shows every row once. `classes`: every batch has each class once, so that no row
             is a false negative of another.
-        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`; null
-            where nothing is trained.
+        batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
+            null where nothing is trained.
 
     Raises:
         ValueError: a split or source is unknown or named twice.

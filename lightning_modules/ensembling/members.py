@@ -261,7 +261,7 @@ def resize(images: Float[Tensor, "batch c height width"], resolution: int) -> Fl
 
 
 def _check(
-    family: str, widths: list[int], depth: int | None, copies: int, names: Sequence[str], resolutions: list
+    family: str, widths: Sequence[int], depth: int | None, copies: int, names: Sequence[str], resolutions: list
 ) -> None:
     if family not in (*TRAINED, "hub"):
         raise ValueError(f"family ({family!r}) must be one of {', '.join(TRAINED)}, hub.")

@@ -46,4 +46,7 @@ def rerun(folder: Path, preset: str, arms: Sequence[str]) -> None:
     if mirror := environment.get("REPRISE_MIRROR"):
         environment["REPRISE_MIRROR"] = str(Path(mirror).resolve())
     command = [sys.executable, "-m", "stages.repro", "--preset", preset, *arms]
-    subprocess.run(command, cwd=folder, env=environment)
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("["):  # a stage that ended; the claims that follow are not about a sample
+                print(line, end="", flush=True)

@@ -44,8 +44,13 @@ class Bookkeeper:
         from dvc.lock import make_lock
         from dvc.repo import Repo
 
-        _parse_parameters_once()
-        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its progress bars go by this, too
+        _parse_once()
+        for package in (
+            "dvc",
+            "dvc_data",
+            "dvc_objects",
+        ):  # errors are raised; their progress bars go by the level, too
+            logging.getLogger(package).setLevel(logging.CRITICAL)
         self.root = root.resolve()
         self.repo = Repo(str(self.root))
         tmp = self.repo.tmp_dir  # the same lock file as DVC's own, without a progress bar of its own
@@ -246,9 +251,13 @@ def _lock_file(stage: "PipelineStage") -> Path:
 
 
 @functools.cache
-def _parse_parameters_once() -> None:
-    """Let DVC parse a file of parameters once, while it stays the same: it does so several times for each stage."""
+def _parse_once() -> None:
+    """Let DVC parse a file of parameters once, while it stays the same, and an expression such as `${key}` once.
+
+    It does both several times for each stage, and that was most of what a stage cost.
+    """
     from dvc.dependency import param
+    from dvc.parsing import interpolate
 
     load, parsed = param.load_path, {}
 
@@ -259,6 +268,7 @@ def _parse_parameters_once() -> None:
         return copy.deepcopy(parsed[path][1])
 
     param.load_path = load_path
+    interpolate.parse_expr = functools.cache(interpolate.parse_expr)
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

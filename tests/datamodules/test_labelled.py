@@ -107,6 +107,12 @@ def prepared(folder, images, codec, shape):
     return folder
 
 
+def test_what_is_trained_on_needs_the_size_of_its_batches(tmp_path):
+    with pytest.raises(ValueError, match="splits has train, but there is no batch_size"):
+        data_module(tmp_path, batch_size=None)
+    data_module(tmp_path, batch_size=None, splits={"test": {"source": "all", "rows": 8}})
+
+
 def test_data_module_reads_raw_images(tmp_path):
     images = np.arange(24 * 2 * 2, dtype=np.uint8).reshape(24, 2, 2, 1)
     data = data_module(prepared(tmp_path / "raw", images, "raw", (2, 2, 1)))

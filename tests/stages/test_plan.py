@@ -1,12 +1,14 @@
 """What a user may write wrong in plans/ and conf/, the one clear line that answers it, and what all plans share."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lightning_modules.files import ROOT
+from stages import composing
 from stages.composing import check, compose
 from stages.plan import PRESETS, PlanError, load_plan
 from tests.pipeline import Copy
@@ -162,6 +164,16 @@ def test_overrides_win_over_the_file_and_change_no_other_row():
     config = compose("tiny", system="committees", overrides={"model": {"copies": 3}})
     assert config["system"]["model"]["copies"] == 3
     assert compose("tiny", system="committees")["system"]["model"]["copies"] != 3
+
+
+def test_shared_settings_come_first_then_those_of_the_file_then_the_arm(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.setattr(composing, "ROOT", tmp_path)
+    (tmp_path / "conf/shared/recipe/mae_pretraining.yaml").write_text(
+        "optimizer: adamw\nweight_decay: 0.7\nmin_lr: 0.5\n"
+    )
+    recipe = compose("tiny", system="maskalign", overrides={"pretrain.weight_decay": 0.9})["system"]["pretrain"]
+    assert (recipe["optimizer"], recipe["min_lr"], recipe["weight_decay"]) == ("adamw", 2.5e-5, 0.9)
 
 
 def test_broken_yaml_is_one_line(tmp_path):

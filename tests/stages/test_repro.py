@@ -1,5 +1,6 @@
 """The runner: order, slots, DVC's books, seeds side by side, and every way in which a run can go wrong."""
 
+import io
 import json
 import os
 import shutil
@@ -13,13 +14,16 @@ from pathlib import Path
 import networkx
 import psutil
 import pytest
+from rich.console import Console
 
 from lightning_modules.files import ROOT
 from stages import plan as plan_module
 from stages import repro
 from stages.plan import load_plan
 from stages.repro import place, seconds_of_papers, seeds_apart, wanted
+from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper
+from stages.runner.display import Running, table
 from stages.runner.schedule import Runner, alone
 from tests.pipeline import Copy
 from tests.runner_project import dvc, project, start
@@ -482,3 +486,46 @@ def test_a_forked_training_gives_the_bytes_of_a_fresh_process(tmp_path):
     assert json.loads(output.splitlines()[-1])["done"] == [name]
     assert fresh == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert len(fresh) > 2
+
+
+# What the user sees
+
+
+def test_the_table_shows_what_runs_its_step_and_loss_and_the_time_left(tmp_path):
+    class State:
+        total, started = 3, time.monotonic() - 200
+
+        def finished(self):
+            return 1
+
+        def working(self):
+            (tmp_path / "p").write_text(json.dumps({"step": 1500, "steps": 3000, "loss": 0.25}))
+            return [Running("pretrain@x (2 of 3)", time.monotonic() - 65, tmp_path / "p")]
+
+        def seconds_left(self):
+            return None
+
+    console = Console(width=100, file=io.StringIO())
+    console.print(table(State()))
+    text = console.file.getvalue()
+    assert "pretrain@x (2 of 3)" in text and "1,500 / 3,000" in text and "0.25" in text and "1 min 5 s" in text
+    assert "1 of 3 stages done, 3 min 20 s so far, time left unknown" in text
+
+
+def test_time_left_is_the_longer_of_the_work_and_the_longest_chain():
+    graph = networkx.DiGraph([("b@x", "a@x"), ("c@x", "a@x")])
+    known = {"a@x": 10.0, "b@x": 20.0, "b@y": 40.0}
+    left = partial(durations.seconds_left, graph, known=known)
+    assert left({"a@x", "b@x", "c@x"}, {}, slots=1) == 10 + 20 + 20, "of an unknown kind: the median of all"
+    assert left({"a@x", "b@x", "c@x"}, {"a@x": 4}, slots=2) == 6 + 20
+    assert durations.seconds_left(graph, {"a@x"}, {}, {}, 1) is None
+
+
+def test_durations_are_those_of_this_folder_before_those_that_are_shipped(tmp_path):
+    shipped = tmp_path / "plans/tiny/a/durations.json"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text('{"x": 1, "y": 2}')
+    durations.remember(tmp_path / "own", {"x": 5.04})
+    assert durations.load(tmp_path, tmp_path / "own") == {"x": 5.0, "y": 2.0}
+    shipped.write_text("{")
+    assert durations.load(tmp_path, tmp_path / "own") == {"x": 5.0}
