@@ -28,10 +28,18 @@ def pytest_addoption(parser):
     )  # fmt: skip
 
 
+STEMS = sorted(path.parent.name for path in ROOT.glob("lightning_modules/*/facts.yaml"))
+
+
 def pytest_configure(config):
-    known = sorted(path.parent.name for path in ROOT.glob("lightning_modules/*/facts.yaml"))
-    if unknown := [stem for stem in config.getoption("paper") if stem not in known]:
-        raise pytest.UsageError(f"--paper: no paper {', '.join(unknown)}; there are {', '.join(known)}")
+    if unknown := [stem for stem in config.getoption("paper") if stem not in STEMS]:
+        raise pytest.UsageError(f"--paper: no paper {', '.join(unknown)}; there are {', '.join(STEMS)}")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Import no tests of other papers."""
+    papers, path = config.getoption("paper"), collection_path
+    return True if papers and path.parent == ROOT / "tests" and path.name in {*STEMS} - {*papers} else None
 
 
 def pytest_collection_modifyitems(config, items):

@@ -208,12 +208,13 @@ def test_params_diff_shows_the_changed_setting(changed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["show", "diff"])
-def test_plots_hold_the_points_of_the_figures(changed, command, tmp_path):
+@pytest.mark.parametrize(("command", "revisions"), [("show", {"workspace"}), ("diff", {"workspace", "HEAD"})])
+def test_plots_hold_the_points_of_the_figures(changed, command, revisions, tmp_path):
     copy = changed[0]
     copy.dvc("plots", command, "--out", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
-    assert "figures.csv" in page and "committees-digits" in page
+    assert "the main figure of each arm" in page and "committees-digits" in page
+    assert set(re.findall(r'"rev": "(\w+)"', page)) == revisions
 
 
 @pytest.mark.slow
