@@ -151,7 +151,7 @@ def test_a_mistake_in_a_plan_is_named_with_the_way_out(tmp_path, change, message
         (in_paper("committees", "", datasets=["digits", "mnist", "mnits"]), "did you mean 'mnist/tiny'"),
         (
             in_paper("committees", "sweep/committees-digits", overrides={"trails": 9}),
-            "no setting of conf/sweep/cached.yaml; .* 'trials'",
+            "no setting of conf/sweep/cached.yaml, .* 'trials'",
         ),
     ],
 )
