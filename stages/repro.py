@@ -166,6 +166,8 @@ def parse() -> argparse.Namespace:
     for name in ("jobs", "seeds"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
+    if os.environ.pop("REPRISE_FORCE", "0") not in ("", "0"):  # the runner says it to those commands that train
+        arguments.force = True
     return arguments
 
 
