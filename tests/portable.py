@@ -124,7 +124,6 @@ def layers() -> Digests:
         "layer_norm": (lambda: nn.LayerNorm(64), tokens),
         "attention": (lambda: Attention(), tokens),
         "encoder_layer": (lambda: nn.TransformerEncoderLayer(64, 4, 256, 0.0, "gelu", batch_first=True), tokens),
-        "lstm_cell": (lambda: First(nn.LSTM(64, 32, batch_first=True)), tokens),
         "conv": (lambda: nn.Conv2d(16, 32, 3, padding=1), images),
         "conv_stride": (lambda: nn.Conv2d(16, 32, 4, stride=4), images),
         "conv_groups": (lambda: nn.Conv2d(16, 16, 3, padding=1, groups=16), images),
@@ -158,23 +157,13 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(heads, heads, heads) + causal
 
 
-class First(nn.Module):
-    """The first output of a module."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)[0]
-
-
 class Warp(nn.Module):
-    """Samples a rotated grid."""
+    """Samples a rotated grid, as crops of images do (`tasks/augmentation.py`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         matrix = torch.tensor([[0.9, -0.2, 0.1], [0.2, 0.9, 0.0]]).expand(len(x), 2, 3)
-        return F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
 
 def losses_and_optimisers() -> Digests:
