@@ -20,7 +20,7 @@ from lightning_modules.files import ROOT
 from stages import plan as plan_module
 from stages import repro
 from stages.plan import load_plan
-from stages.repro import place, seconds_of_papers, seeds_apart, wanted
+from stages.repro import UNKNOWN, place, seconds_to_claims, seeds_apart, wanted
 from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper
 from stages.runner.display import Running, table
@@ -429,17 +429,23 @@ def test_targets_are_stages_or_groups_with_all_they_need():
 
 def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_plan():
     plan = load_plan("tiny")
-    names = [
-        "sources",
-        TINY.format("maskalign", "evaluate@maskalign-mnist"),
-        TINY.format("committees", "pretrain@committees-digits"),
-        TINY.format("maskalign", "pretrain@maskalign-teacher"),
-        TINY.format("maskalign", "pretrain@maskalign-mae"),
-        "report",
-    ]
-    seconds = seconds_of_papers({names[2]: 5.0, names[3]: 4.0, names[4]: 4.0})
-    assert seconds == {"committees": 5.0, "maskalign": 8.0}
-    assert sorted(reversed(names), key=partial(place, plan, seconds)) == names
+    committees = ("prepare@digits", "pretrain@committees-digits", "pretrain@committees-mnist")
+    clip_vip = ("claims", "evaluate@clip_vip-world_video_text", "finetune@clip_vip-video", "pretrain_from@clip_vip")
+    prepare, digits, mnist = (TINY.format("committees", name) for name in committees)
+    claims, evaluate, tuned, trained = (TINY.format("clip_vip", name) for name in clip_vip)
+    clip = TINY.format("clip_vip", "pretrain@clip_vip-clip")
+    of_digits, of_mnist = (TINY.format("committees", f"evaluate@committees-{name}") for name in ("digits", "mnist"))
+    needs = {
+        "report": [claims], claims: [evaluate], evaluate: [tuned], tuned: [trained], trained: [clip], clip: ["sources"],
+        of_digits: [digits], digits: [prepare], prepare: ["sources"], of_mnist: [mnist], mnist: ["sources"],
+    }  # fmt: skip
+    graph = networkx.DiGraph(needs)
+    order = ["sources", claims, evaluate, of_digits, of_mnist, prepare, digits, mnist, tuned, trained, clip, "report"]
+    took = {prepare: 9.0, digits: 80.0, mnist: 800.0, clip: 10.0, trained: 20.0, tuned: 900.0}
+    seconds = seconds_to_claims(graph, took)
+    assert seconds[digits] == 9 + 80 + 2 * UNKNOWN and claims not in seconds
+    for known in (seconds, seconds_to_claims(graph, {mnist: 150.0})):  # of this machine, or of a first run
+        assert sorted(reversed(order), key=partial(place, plan, known)) == order
 
 
 def test_each_seed_of_a_training_is_a_command_of_its_own():
