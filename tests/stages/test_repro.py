@@ -304,6 +304,17 @@ def test_one_signal_stops_the_commands_and_keeps_what_is_done(tmp_path, number):
     assert dvc(tmp_path, "repro", "--dry", "-s", "a").startswith("Stage 'a' didn't change")
 
 
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path):
+    project(tmp_path, {"a": ((), "echo $$ >pid; sleep 0.5; touch out/a")})
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a new process keeps that, as after `nohup`
+    runner = start(tmp_path)
+    signal.signal(signal.SIGHUP, before)
+    await_file(tmp_path / "pid")
+    runner.send_signal(signal.SIGHUP)
+    output, _ = runner.communicate(timeout=15)
+    assert json.loads(output.splitlines()[-1])["done"] == ["a"]
+
+
 def test_a_second_ctrl_c_kills_at_once(tmp_path):
     project(tmp_path, {"a": ((), STUBBORN)})
     runner = start(tmp_path)
