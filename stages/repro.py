@@ -185,20 +185,21 @@ def main() -> None:
     """Read the plan, run what is not up to date, and print the claims."""
     arguments = parse()
     print("reading the plan", flush=True)
-    if arguments.seeds:
-        ask_for_seeds(arguments.seeds)
-    plan = load_plan(arguments.preset)
-    for paper in arguments.paper:
-        if paper not in plan.papers:
-            raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
     from stages.runner import durations
-    from stages.runner.bookkeeping import Bookkeeper  # imports DVC, which takes a moment: something is on screen by now
+    from stages.runner.bookkeeping import Bookkeeper
     from stages.runner.display import display
     from stages.runner.schedule import Runner, alone
 
-    with alone():
+    with alone():  # a run that is refused has changed nothing
+        plan = load_plan(arguments.preset)
+        for paper in arguments.paper:
+            if paper not in plan.papers:
+                raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
+        if arguments.seeds:
+            ask_for_seeds(arguments.seeds)
+            plan = load_plan(arguments.preset)
         print("building the graph", flush=True)
-        books = Bookkeeper(ROOT)
+        books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
             print("asking which stages are up to date", flush=True)

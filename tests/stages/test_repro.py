@@ -352,6 +352,18 @@ def test_a_second_run_in_the_same_folder_says_so_in_one_line_and_ends(tmp_path, 
         pass  # the right is free again
 
 
+def test_a_run_that_is_refused_has_asked_for_no_more_seeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # of the lock
+    asked = []
+    monkeypatch.setattr(repro, "ask_for_seeds", asked.append)
+    monkeypatch.setattr(sys, "argv", ["repro", "--seeds", "5", "--paper", "maskalgin"])
+    with alone(), pytest.raises(ValueError, match="another `make repro` runs in this folder"):
+        repro.main()
+    with pytest.raises(ValueError, match="did you mean 'maskalign'"):
+        repro.main()
+    assert not asked
+
+
 # Trainings, forked
 
 PROBE = """
