@@ -238,9 +238,10 @@ def tell(plan: Plan, runner: "object", papers: list[str]) -> None:
     if runner.errors:
         raise SystemExit("error: " + "; ".join(runner.errors))
     report = [sys.executable, "-m", "stages.report", "--preset", plan.preset]
-    if missing or (papers and runner.done):  # of what is there; for DVC the page stays out of date
-        subprocess.run(report, cwd=ROOT, check=True)
-    subprocess.run([*report, "--show", *(["--paper", *papers] if papers else [])], cwd=ROOT, check=True)
+    write = [report] if missing or (papers and runner.done) else []  # what is there; for DVC it stays out of date
+    for command in [*write, [*report, "--show", *(["--paper", *papers] if papers else [])]]:
+        if code := subprocess.run(command, cwd=ROOT).returncode:  # it has said why
+            raise SystemExit(code)
 
 
 if __name__ == "__main__":
