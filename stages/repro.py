@@ -6,6 +6,7 @@ the page says so.
 """
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -35,6 +36,8 @@ ORDER = (  # first claims soon
     "sweep",
     "report",
 )
+SHORT = ("sources", "claims", "evaluate")  # seconds each, and what they give is waited for
+UNKNOWN = 60.0  # seconds that a stage which never ran is taken for
 TRAINING = {"pretrain": "pretrain", "pretrain_from": "pretrain", "finetune": "finetune"}  # stage -> field of the plan
 AT_LEAST = re.compile(r"^at_least:[^#\n]*?(?=[ ]*(#|$))", re.MULTILINE)
 
@@ -97,22 +100,29 @@ def show_claims(plan: Plan, name: str, stale: set[str]) -> None:
         page.show(report.read_papers(plan, ROOT, {}, [paper], pending), report.page_of(plan), arm)
 
 
+def seconds_to_claims(graph: "networkx.DiGraph", durations: Mapping[str, float]) -> dict[str, float]:
+    """The work in all until the first claim that a stage leads to; stages that lead to none are left out."""
+    import networkx
+
+    found: dict[str, float] = {}
+    for name in graph:
+        if parts(name)[1] == "evaluate":
+            needed = networkx.descendants(graph, name) | {name}
+            seconds = sum(durations.get(need, UNKNOWN) for need in needed)
+            found |= {need: min(seconds, found.get(need, seconds)) for need in needed}
+    return found
+
+
 def place(plan: Plan, seconds: Mapping[str, float], name: str) -> tuple:
     """Where a stage stands in the order: what leads to a claim soonest comes first.
 
-    Of one kind of stage, those of the paper that takes the least time in all come first, in the order of its plan.
+    What needs one short step only comes before all else. Of stages that lead to the same claim, the last ones come
+    first, in the order of the plan.
     """
     paper, stage, arm = parts(name)
     rows = list(getattr(plan, {"prepare": "datasets", **TRAINING}.get(stage, stage), ()))
-    return ORDER.index(stage), seconds.get(paper, 0.0), paper, rows.index(arm) if arm in rows else 0
-
-
-def seconds_of_papers(durations: Mapping[str, float]) -> dict[str, float]:
-    """What the stages of each paper took in earlier runs, together."""
-    found: dict[str, float] = {}
-    for name, seconds in durations.items():
-        found[parts(name)[0]] = found.get(parts(name)[0], 0.0) + seconds
-    return found
+    left = 0.0 if stage in SHORT else seconds.get(name, math.inf)
+    return left, ORDER.index(stage), paper, rows.index(arm) if arm in rows else 0
 
 
 def seeds_apart(plan: Plan, command: Callable[[str], str], name: str) -> list[str]:
@@ -175,27 +185,28 @@ def main() -> None:
     """Read the plan, run what is not up to date, and print the claims."""
     arguments = parse()
     print("reading the plan", flush=True)
-    if arguments.seeds:
-        ask_for_seeds(arguments.seeds)
-    plan = load_plan(arguments.preset)
-    for paper in arguments.paper:
-        if paper not in plan.papers:
-            raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
     from stages.runner import durations
-    from stages.runner.bookkeeping import Bookkeeper  # imports DVC, which takes a moment: something is on screen by now
+    from stages.runner.bookkeeping import Bookkeeper
     from stages.runner.display import display
     from stages.runner.schedule import Runner, alone
 
-    with alone():
+    with alone():  # a run that is refused has changed nothing
+        plan = load_plan(arguments.preset)
+        for paper in arguments.paper:
+            if paper not in plan.papers:
+                raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
+        if arguments.seeds:
+            ask_for_seeds(arguments.seeds)
+            plan = load_plan(arguments.preset)
         print("building the graph", flush=True)
-        books = Bookkeeper(ROOT)
+        books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
             print("asking which stages are up to date", flush=True)
             runner = Runner(
                 books,
                 names,
-                order=partial(place, plan, seconds_of_papers(durations.load(ROOT, scratch()))),
+                order=partial(place, plan, seconds_to_claims(books.graph, durations.load(ROOT, scratch()))),
                 after=partial(show_claims, plan),
                 parts=partial(seeds_apart, plan, books.command),
                 slots=arguments.gpus.split(",") if arguments.gpus else [""] * (arguments.jobs or usual_jobs()),
@@ -227,9 +238,10 @@ def tell(plan: Plan, runner: "object", papers: list[str]) -> None:
     if runner.errors:
         raise SystemExit("error: " + "; ".join(runner.errors))
     report = [sys.executable, "-m", "stages.report", "--preset", plan.preset]
-    if missing or (papers and runner.done):  # of what is there; for DVC the page stays out of date
-        subprocess.run(report, cwd=ROOT, check=True)
-    subprocess.run([*report, "--show", *(["--paper", *papers] if papers else [])], cwd=ROOT, check=True)
+    write = [report] if missing or (papers and runner.done) else []  # what is there; for DVC it stays out of date
+    for command in [*write, [*report, "--show", *(["--paper", *papers] if papers else [])]]:
+        if code := subprocess.run(command, cwd=ROOT).returncode:  # it has said why
+            raise SystemExit(code)
 
 
 if __name__ == "__main__":

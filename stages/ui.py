@@ -50,7 +50,7 @@ def dashboard(port: int, study: str, storage: str | None) -> None:
     if storage is None and study not in known:
         raise ValueError(
             f"no study {study!r} in {folder}; expected one of: {', '.join(known) or 'none yet'}. `make sweep` and "
-            "`dvc repro sweep` make them; STUDY=... chooses one."
+            "`make repro` make them; STUDY=... chooses one."
         )
     import optuna_dashboard
 

@@ -29,6 +29,7 @@ class Sample:
         self.exact = {paper for paper in papers if released[paper].get("made_by", here) == here}
         self.alike = {paper for paper in papers if released[paper].get("kind", kind()) == kind()}
         self.unequal: list[str] = []
+        self.near: set[str] = set()
         self.asked: set[str] = set()
 
     def run(self, minutes: float, started: float) -> None:
@@ -77,7 +78,7 @@ class Sample:
         }
 
     def differences(self) -> list[str]:
-        """Whatever is not as it is committed, a line each."""
+        """Whatever is not as it is committed, a line each; `near` are then the stages whose bytes may differ."""
         found, after = [f"{address}: failed" for address in self.failed()], locks.read(self.folder, self.preset)
         for address in self.made():
             stage = self.stages[address]
@@ -88,6 +89,8 @@ class Sample:
                 else:  # the caps did not hold on this kind of processor: told, and measured with the tolerance
                     self.unequal += unequal
                     exact = False
+            if not exact:
+                self.near.add(address)
             if stage.kind in MEASURED:
                 found += comparing.metrics(self.folder, stage, self.preset, exact)
         return found
@@ -99,10 +102,13 @@ class Sample:
         if self.unequal:
             print(f"NOT THE SAME BYTES on this processor ({kind()}); see CONTRIBUTING.md, The same bytes:")
             print(*self.unequal, sep="\n")
-        made = [self.stages[address] for address in self.made()]
-        equal = [stage.address for stage in made if stage.paper in self.exact]
-        near = [stage.address for stage in made if stage.paper not in self.exact and stage.kind in MEASURED]
-        other = "by metrics, for the lock was made on another machine"
+        made = self.made()
+        equal = [address for address in made if address not in self.near]
+        near = [address for address in made if address in self.near and self.stages[address].kind in MEASURED]
+        other = "by metrics, for bytes may differ from those of the lock on this machine"
         for how, addresses in (("byte by byte", equal), (f"{other}: {comparing.TOLERANCE}", near)):
             if addresses:
                 print(f"compared {how}:", *addresses, sep="\n  ")
+        tried = {self.stages[address].paper for address in made if self.stages[address].kind in MEASURED}
+        if untried := sorted({*self.changed} - tried):
+            print(f"code changed, and nothing of it was measured: {', '.join(untried)}")

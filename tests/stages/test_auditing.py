@@ -242,6 +242,27 @@ def test_bytes_are_expected_where_the_lock_was_made_on_a_machine_like_this_one(t
     assert sample.changed == ["elsewhere", "never"]
 
 
+def test_what_was_compared_is_told_as_it_was_done(tmp_path, monkeypatch, capsys):
+    """On another kind of processor unequal bytes are told, and their metrics are held to the tolerance."""
+    stages = {each.address: each for each in (stage(f"evaluate@{name}", name) for name in ("one", "two", "three"))}
+    one, two, _ = stages
+    sample = Sample(tmp_path, "tiny", stages)
+    sample.changed, sample.alike = ["one", "three"], set()
+    monkeypatch.setattr(sample, "made", lambda: [one, two])
+    monkeypatch.setattr(sample, "failed", lambda: [])
+    monkeypatch.setattr(locks, "read", lambda root, preset: stages)
+    monkeypatch.setattr(comparing, "digests", lambda before, after: ["unequal"] if before.address == two else [])
+    asked = {}
+    monkeypatch.setattr(
+        comparing, "metrics", lambda folder, stage, preset, exact: asked.update({stage.address: exact}) or []
+    )
+    assert not sample.differences() and asked == {one: True, two: False}
+    sample.show()
+    told = capsys.readouterr().out
+    assert "NOT THE SAME BYTES" in told and f"compared byte by byte:\n  {one}\ncompared by metrics" in told
+    assert told.endswith(f":\n  {two}\ncode changed, and nothing of it was measured: three\n")
+
+
 def test_a_release_records_what_made_a_lock_and_how_long_it_took(toy):
     took = {f"{AT}pretrain@a": 12.3, f"{AT}evaluate@a": 1.0}
     assert release.release(toy, "tiny", {**took, f"{AT}gone": 3.0, "sources": 2.0}) == ["paper"]

@@ -20,7 +20,7 @@ from lightning_modules.files import ROOT
 from stages import plan as plan_module
 from stages import repro
 from stages.plan import load_plan
-from stages.repro import place, seconds_of_papers, seeds_apart, wanted
+from stages.repro import UNKNOWN, place, seconds_to_claims, seeds_apart, wanted
 from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper
 from stages.runner.display import Running, table
@@ -304,6 +304,17 @@ def test_one_signal_stops_the_commands_and_keeps_what_is_done(tmp_path, number):
     assert dvc(tmp_path, "repro", "--dry", "-s", "a").startswith("Stage 'a' didn't change")
 
 
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path):
+    project(tmp_path, {"a": ((), "echo $$ >pid; sleep 0.5; touch out/a")})
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a new process keeps that, as after `nohup`
+    runner = start(tmp_path)
+    signal.signal(signal.SIGHUP, before)
+    await_file(tmp_path / "pid")
+    runner.send_signal(signal.SIGHUP)
+    output, _ = runner.communicate(timeout=15)
+    assert json.loads(output.splitlines()[-1])["done"] == ["a"]
+
+
 def test_a_second_ctrl_c_kills_at_once(tmp_path):
     project(tmp_path, {"a": ((), STUBBORN)})
     runner = start(tmp_path)
@@ -339,6 +350,18 @@ def test_a_second_run_in_the_same_folder_says_so_in_one_line_and_ends(tmp_path, 
     assert len(output.splitlines()) == 1
     with alone():
         pass  # the right is free again
+
+
+def test_a_run_that_is_refused_has_asked_for_no_more_seeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # of the lock
+    asked = []
+    monkeypatch.setattr(repro, "ask_for_seeds", asked.append)
+    monkeypatch.setattr(sys, "argv", ["repro", "--seeds", "5", "--paper", "maskalgin"])
+    with alone(), pytest.raises(ValueError, match="another `make repro` runs in this folder"):
+        repro.main()
+    with pytest.raises(ValueError, match="did you mean 'maskalign'"):
+        repro.main()
+    assert not asked
 
 
 # Trainings, forked
@@ -429,17 +452,23 @@ def test_targets_are_stages_or_groups_with_all_they_need():
 
 def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_plan():
     plan = load_plan("tiny")
-    names = [
-        "sources",
-        TINY.format("maskalign", "evaluate@maskalign-mnist"),
-        TINY.format("committees", "pretrain@committees-digits"),
-        TINY.format("maskalign", "pretrain@maskalign-teacher"),
-        TINY.format("maskalign", "pretrain@maskalign-mae"),
-        "report",
-    ]
-    seconds = seconds_of_papers({names[2]: 5.0, names[3]: 4.0, names[4]: 4.0})
-    assert seconds == {"committees": 5.0, "maskalign": 8.0}
-    assert sorted(reversed(names), key=partial(place, plan, seconds)) == names
+    committees = ("prepare@digits", "pretrain@committees-digits", "pretrain@committees-mnist")
+    clip_vip = ("claims", "evaluate@clip_vip-world_video_text", "finetune@clip_vip-video", "pretrain_from@clip_vip")
+    prepare, digits, mnist = (TINY.format("committees", name) for name in committees)
+    claims, evaluate, tuned, trained = (TINY.format("clip_vip", name) for name in clip_vip)
+    clip = TINY.format("clip_vip", "pretrain@clip_vip-clip")
+    of_digits, of_mnist = (TINY.format("committees", f"evaluate@committees-{name}") for name in ("digits", "mnist"))
+    needs = {
+        "report": [claims], claims: [evaluate], evaluate: [tuned], tuned: [trained], trained: [clip], clip: ["sources"],
+        of_digits: [digits], digits: [prepare], prepare: ["sources"], of_mnist: [mnist], mnist: ["sources"],
+    }  # fmt: skip
+    graph = networkx.DiGraph(needs)
+    order = ["sources", claims, evaluate, of_digits, of_mnist, prepare, digits, mnist, tuned, trained, clip, "report"]
+    took = {prepare: 9.0, digits: 80.0, mnist: 800.0, clip: 10.0, trained: 20.0, tuned: 900.0}
+    seconds = seconds_to_claims(graph, took)
+    assert seconds[digits] == 9 + 80 + 2 * UNKNOWN and claims not in seconds
+    for known in (seconds, seconds_to_claims(graph, {mnist: 150.0})):  # of this machine, or of a first run
+        assert sorted(reversed(order), key=partial(place, plan, known)) == order
 
 
 def test_each_seed_of_a_training_is_a_command_of_its_own():
