@@ -1,7 +1,7 @@
 """Write the page: data/results/<preset>/ -> data/report/<preset>/.
 
 Writes index.html, plots/figures.csv, and beside them machine.js, which DVC does not track. A paper without results here
-is shown with the verdicts that are committed in results/<preset>/<paper>/claims.json.
+is shown with the committed verdicts in results/<preset>/<paper>/claims.json.
 """
 
 import argparse
@@ -82,20 +82,20 @@ def read_paper(
 def read_papers(
     plan: Plan, root: Path, unavailable: dict[str, str], stems: Iterable[str] = (), pending: Collection[str] = ()
 ) -> list[page.Paper]:
-    """What `read_paper` gives of every paper that has rows to evaluate, or of those that are named."""
+    """The result of `read_paper` for each paper that has rows to evaluate, or for the named ones."""
     evaluated = {row.paper for row in plan.evaluate.values()}
     chosen = set(stems) or evaluated
     return [read_paper(plan, stem, root, unavailable, pending) for stem in plan.papers if stem in chosen & evaluated]
 
 
 def unavailable_data(plan: Plan) -> dict[str, str]:
-    """Why a data set of the plan is not to be had on this machine, as its `prepare` stage wrote it down."""
+    """Why data sets of the plan are not available on this machine, as recorded by their `prepare` stages."""
     notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
     return {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
 
 
 def page_of(plan: Plan) -> Path:
-    """Where the page lies, seen from the repository's root."""
+    """Path of the page, relative to the repository's root."""
     return Path("data/report", plan.preset, "index.html")
 
 
@@ -113,7 +113,7 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
 
 
 def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
-    """Put an arm's means over seeds and its pictures beside its runs in MLflow."""
+    """Record an arm's means over seeds and its figures in MLflow, beside its runs."""
     if arm.missing:
         return
     version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])

@@ -247,8 +247,8 @@ def test_a_page_without_post_hoc_claims_says_so_and_counts_are_told_as_facts(pro
     _, ledger, reader = made(project)
     text = " ".join("".join(reader.text).split())
     assert [row["exact"] for row in ledger[:2]] == [False, True]
-    assert "its margin, too, were fixed before the first test number" in text
-    assert "here of at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
+    assert "margin of each claim were also fixed before the first test number" in text
+    assert "here at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
     assert "none: both sides are the same for every seed" in text
 
 
