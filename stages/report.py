@@ -28,7 +28,7 @@ def read_arm(
     if row.arm in pending:
         return page.Arm(row.arm, trained(plan, row), missing="results are not up to date"), {}
     if not (folder / "metrics.json").exists():
-        why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
+        why = f", because data set {row.dataset} was not available" if row.dataset in unavailable else ""
         return page.Arm(row.arm, trained(plan, row), missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
     shown = page.Arm(
@@ -129,8 +129,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Read the plan, the facts and the results, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_preset(parser)
-    parser.add_argument("--show", action="store_true", help="only print the claims to the terminal")
-    parser.add_argument("--paper", nargs="*", default=[], help="papers to print; all of them by default")
+    parser.add_argument("--show", action="store_true", help="print the claims in the terminal, and write no page")
+    parser.add_argument("--paper", nargs="*", default=[], help="papers to print with --show (default: all)")
     options = parser.parse_args(arguments)
     plan = load_plan(options.preset, root)
     unavailable = unavailable_data(plan)
