@@ -1,7 +1,7 @@
 """Commands of stages as child processes: forked from a server that has imported torch, or plain.
 
 Every child leads its own process group, so that Ctrl-C in the terminal reaches only the runner. If the runner ends, for
-any reason, its children are killed.
+any reason, its children get SIGTERM.
 """
 
 import atexit
