@@ -336,8 +336,8 @@ def is_claimed(path: Path) -> bool:
 def start_mirror(base: Path) -> None:
     """Start the process that sends records to MLflow, unless it runs.
 
-    It must outlive this process, and neither a Ctrl-C nor a reader that waits for the end of this process's output may
-    meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
+    It must go on when this process ends or gets a Ctrl-C, and must not keep this process's output open. So it gets its
+    own session and output, and is started through a shell, so that it is not a child of this process.
     """
     folder = base / ".scratch"
     command = [
