@@ -1,4 +1,4 @@
-# `make repro` and `make test` are all that a fresh clone needs; both make the environment first, and both are quick when nothing changed.
+# In a fresh clone, run `make repro` or `make test`: each of them first makes the environment (.venv) if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .DEFAULT_GOAL := help
 .PHONY: help setup repro page test test-slow check check-plan sweep dashboard audit release bench ui sync doctor lock clean
 
-help:  ## this list
+help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## make .venv and install the locked versions
@@ -36,55 +36,55 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-repro: setup  ## run what is not up to date and print the claims (PAPER=maskalign, SEEDS=5, FORCE=1, PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
+repro: setup  ## run everything that is not up to date, and print the claims (PAPER=maskalign, SEEDS=5, FORCE=1, PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
 	@$(BIN)/python -m stages.repro --preset $(PRESET) $(if $(PAPER),--paper $(PAPER)) $(addprefix --seeds ,$(SEEDS)) \
 	  $(if $(FORCE),--force) $(addprefix --jobs ,$(JOBS)) --gpus '$(GPUS)' --launch '$(LAUNCH)'
 
-page: setup  ## the page of what is there: results on this machine, else the verdicts that are committed (PRESET=paper)
+page: setup  ## write the page from the results on this machine, or from the committed verdicts if there are none (PRESET=paper)
 	@$(BIN)/python -m stages.report --preset $(PRESET)
 	@echo data/report/$(PRESET)/index.html
 
-test: setup  ## the quick tests, on every core (PAPER=maskalign: those of a paper)
+test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one paper)
 	@$(BIN)/python -m pytest -n logical --dist worksteal $(if $(PAPER),--paper $(PAPER))
 
-test-slow: setup  ## the tests that need minutes: kills, servers, whole pipelines
+test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
 	@$(BIN)/python -m pytest -m slow
 
-check: setup check-plan  ## formatting, lint, and the plan with every configuration
+check: setup check-plan  ## check formatting, lint, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }
 	@$(BIN)/ruff check --quiet .
 
 check-plan: setup
 	@$(BIN)/python -m stages.check --preset $(PRESET)
 
-audit: setup  ## prove that the committed locks are true: all of them by what they record, a sample by a new run (MINUTES=12)
+audit: setup  ## check that all committed locks belong to this code, and rerun a sample of the results (MINUTES=12)
 	@$(BIN)/python -m stages.audit --preset $(PRESET) --minutes $(MINUTES)
 
-release: setup  ## before a commit of new locks: record what made them and how long it took, and write the README's table (PAPER=maskalign)
+release: setup  ## before you commit new locks: record what made them and how long it took, and update the README's table (PAPER=maskalign)
 	@$(BIN)/python -m stages.release --preset $(PRESET) $(if $(PAPER),--paper $(PAPER))
 
-bench: setup  ## speed and memory, as ratios measured in one run (PAPER=maskalign: those of a paper)
+bench: setup  ## measure speed and memory, as ratios within one run (PAPER=maskalign: one paper)
 	@$(BIN)/python -m benchmarks $(if $(PAPER),--paper $(PAPER))
 
-sweep: setup  ## search singles against committees, until TRIALS are done (ARM, SETTING=training, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
+sweep: setup  ## compare single models with committees in a search, until TRIALS are done (ARM, SETTING=training, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
 	@$(BIN)/python -m stages.study $(ARM) --preset $(PRESET) --setting $(SETTING) --machines $(MACHINES) --study $(STUDY) \
 	  $(addprefix --workers ,$(WORKERS)) $(addprefix --trials ,$(TRIALS)) $(addprefix --storage ,$(STORAGE)) $(if $(DRY_RUN),--dry-run)
 
-dashboard: setup  ## optuna-dashboard on a study, on PORT (8080; STUDY, STORAGE)
+dashboard: setup  ## open optuna-dashboard for a study (PORT=8080, STUDY, STORAGE)
 	@$(BIN)/python -m stages.ui --port $(PORT) --study $(STUDY) $(addprefix --storage ,$(STORAGE))
 
-ui: setup  ## MLflow's pages over all runs, on PORT (5000)
+ui: setup  ## open MLflow with all runs (PORT=5000)
 	@$(BIN)/python -m stages.ui --port $(PORT)
 
-sync: setup  ## send what MLflow has not got yet
+sync: setup  ## send runs to MLflow that it does not have yet
 	@$(BIN)/python -m lightning_modules.tracking.mirror --flush
 
-doctor: setup  ## say in plain words what is wrong with this environment
+doctor: setup  ## check this environment and say what is wrong with it
 	@$(BIN)/python -m stages.doctor
 
-lock:  ## resolve pyproject.toml anew into requirements.lock
+lock:  ## write requirements.lock from pyproject.toml
 	$(BIN)/pip-compile --quiet --extra dev --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 	@sed -i -e '/^#/d' -e 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
 
-clean:  ## remove what the pipeline made and the store of trained seeds (not DVC's cache, MLflow's runs or downloads)
+clean:  ## remove the pipeline's outputs, checkpoints, logs and trained seeds (not DVC's cache, MLflow's runs or downloads)
 	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/seeds .scratch/logs

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where what outlives a stage is kept. Imports no torch."""
+"""Files that are written completely or not at all, and the folder for what is kept between stages. Imports no torch."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, largest file
 
 
 def scratch() -> Path:
-    """Folder for what must outlive a stage: checkpoints to resume from, run records, logs.
+    """Folder for what is kept when a stage ends: checkpoints to resume from, run records, logs.
 
     A queued DVC experiment runs in a temporary copy that is removed; `DVC_ROOT` then names the repository it came from.
     """
@@ -29,7 +29,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(*content: object) -> str:
-    """16 hex digits that tell JSON content from other content."""
+    """Digest of JSON content, 16 hex digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -67,7 +67,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _full_disk_named(path: Path) -> Iterator[None]:
-    """Say which file a full disk kept from being written, and that nothing of it was left."""
+    """If the disk is full, name the file that could not be written, and say that no part of it was left behind."""
     try:
         yield
     except OSError as error:

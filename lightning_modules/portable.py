@@ -1,7 +1,7 @@
-"""The same numbers on every x86-64 processor: code paths held at AVX2, and a record of what made a number.
+"""The same numbers on every x86-64 processor: code paths restricted to AVX2, and a record of what made a number.
 
 torch, numpy and the libraries in them choose their code by the processor, and different code rounds differently. `cap`
-holds them at AVX2, which every x86-64 processor has since 2013 (Intel Haswell) and 2017 (AMD Zen). It must be called
+restricts them to AVX2, which Intel processors have had since 2013 (Haswell) and AMD ones since 2015. It must be called
 before they are imported, so this module imports none of them.
 """
 

@@ -1,4 +1,4 @@
-"""How a child process ends with its parent, and what its parents were asked for."""
+"""Ends child processes when their parent ends, and finds out whether a parent was asked to force a rerun."""
 
 import contextlib
 import ctypes
@@ -30,13 +30,13 @@ _LIBC = ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None  # loaded 
 
 
 def die_with_parent() -> None:
-    """Let this process be ended when its parent ends, however that happens: otherwise it works on as an orphan."""
+    """Make the kernel end this process when its parent ends, for any reason. Otherwise it would go on as an orphan."""
     if _LIBC:
         _LIBC.prctl(1, signal.SIGTERM)
 
 
 def is_forced() -> bool:
-    """Whether the work is to be done again even where its result is kept.
+    """Whether the work must be done again even if its result is stored.
 
     Either REPRISE_FORCE is set (to anything but nothing and 0), or a parent is `dvc repro --force` or `dvc exp run
     --force`, which tell the commands that they run nothing about it.

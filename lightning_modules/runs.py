@@ -1,4 +1,4 @@
-"""What a finished run left on disk, and what an evaluation of such runs gives back. Imports no torch."""
+"""The files of a finished run, and the result of an evaluation of such runs. Imports no torch."""
 
 import csv
 import json
@@ -164,7 +164,7 @@ class Gallery:
 
 @dataclass
 class Evaluation:
-    """What an evaluation gives back: numbers per seed, figures as data, further files by name, and examples.
+    """The result of an evaluation: numbers per seed, figures as data, further files by name, and examples.
 
     `not_computed`: names of numbers that a reader will look for, and why they are not among `metrics`.
     """

@@ -2,11 +2,12 @@
 
     .scratch/seeds/<fingerprint>/            the outputs of one seed, and `digests.json` over them
     .scratch/seeds/<fingerprint>.damaged/    an entry whose files are not those that were written
-    .scratch/seeds/.locks/<fingerprint>.*    who writes it (`write`), and who needs it to stay (`use`)
+    .scratch/seeds/.locks/<fingerprint>.*    locks of those that write it (`write`) or use it (`use`)
 
-An entry appears by a rename, whole. All locks are `flock`: the kernel drops them however a process ends, and processes
-on several machines see each other's where the file system passes `flock` on (local ones, NFS 4, Lustre mounted with
-it). The store is no output of DVC, which empties outputs before a stage runs. Imports no torch.
+A finished entry is renamed into place, so it is always complete. All locks are `flock`: the kernel releases them when a
+process ends, for any reason. Processes on several machines share them if the file system supports `flock` (local ones,
+NFS 4, Lustre mounted with it). The store is not an output of DVC, which empties outputs before a stage runs. Imports no
+torch.
 """
 
 import contextlib

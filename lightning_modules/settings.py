@@ -1,8 +1,8 @@
 """Checks the values of `conf/` against the signature that takes them, before anything is called.
 
-A value of the wrong kind would otherwise surface as an error somewhere inside torch. Types and bounds stand where a
-reader looks for them: in the signature of the class or function that a `_target_` names (`copies: Count`). Nothing is
-converted but a whole number where a fraction is asked for: a quoted number is no number.
+Otherwise a value of the wrong type would cause an error somewhere inside torch. Types and bounds are given where a
+reader looks for them: in the signature of the class or function that a `_target_` names (`copies: Count`). The only
+conversion is from an integer to a float; a quoted number is refused.
 """
 
 import difflib

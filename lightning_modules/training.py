@@ -3,9 +3,10 @@
 A run that is killed and started again continues from its last checkpoint and ends with the numbers of a run that was
 never interrupted, digit for digit: data order depends on (seed, epoch), and the checkpoint holds the random states and
 the history. Checkpoints live in `.scratch/training/<arm>-<stage>-seed<seed>-<fingerprint>/`, outside the outputs (DVC
-empties those before a stage runs), keyed by everything that can change the result: other inputs find another folder.
+empties those before a stage runs). The fingerprint covers everything that can change the result, so other inputs get
+another folder.
 The outputs of a finished seed go to the seed store under the same key (`seed_store.py`), and from there into the output
-folder of the stage. Tracking only records: no output is made from a run's record.
+folder of the stage. Tracking only records: outputs never depend on a run's record.
 """
 
 import csv
@@ -186,7 +187,7 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
 
 
 def obtain_seed(job: Job, position: int, *, store: SeedStore, force: bool) -> None:
-    """See to it that the store has the outputs of one seed.
+    """Make sure that the store has the outputs of one seed.
 
     Raises:
         ValueError: the seed is trained by several processes, and others train it at the same time.

@@ -1,8 +1,9 @@
-"""Prove that the committed locks are true: `make audit MINUTES=12`.
+"""Check the committed locks and rerun a sample of the committed results: `make audit MINUTES=12`.
 
-First every lock entry of HEAD is held against the code, the configuration and the plan of HEAD: that takes seconds and
-trains nothing. Then arms drawn from the commit's hash are run anew in a clone, with all that they start from, and what
-they give is held against the lock. Papers whose code changed since their last release (`stages.release`) come first.
+First every lock entry of HEAD is compared with the code, the configuration and the plan of HEAD. This takes seconds and
+trains nothing. Then arms are drawn at random, with the commit's hash as the seed, and run again in a clone, with all
+arms that they start from. Their results are compared with the lock. Papers whose code has changed since their last
+release (`stages.release`) come first.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from stages.command import add_preset, run_stage
 
 
 def audit(root: Path, preset: str, minutes: float) -> list[str]:
-    """Hold the locks of HEAD against its code, and a sample against a new run; what is wrong, a line each."""
+    """Compare the locks of HEAD with its code, and a sample with a new run. Returns one line for each difference."""
     started = time.monotonic()
     with clone(root) as folder:
         locks.make_manifests(folder, preset)
@@ -29,25 +30,25 @@ def audit(root: Path, preset: str, minutes: float) -> list[str]:
             way_out = "run `make repro`, and commit what it wrote"
             return [*lines, f"{len(stale)} of {len(stages)} stages are stale: {way_out}"]
         seconds = time.monotonic() - started
-        print(f"locks: {len(stages)} stages, all of this code, configuration and plan ({seconds:.1f} s)")
+        print(f"locks: all {len(stages)} stages belong to this code, configuration and plan ({seconds:.1f} s)")
         sample = Sample(folder, preset, stages)
         print(f"code changed since the last release: {', '.join(sample.changed) or 'no paper'}", flush=True)
         sample.run(minutes, started)
         differences = sample.differences()
         sample.show()
-        return differences if sample.made() else [*differences, "nothing ran, nothing was compared"]
+        return differences if sample.made() else [*differences, "no stage ran, so nothing was compared"]
 
 
 def main() -> None:
     """Print what was compared, and fail when anything differs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=12, help="time to spend; one arm is run in any case")
+    parser.add_argument("--minutes", type=float, default=12, help="time limit; at least one arm is run in any case")
     add_preset(parser)
     arguments = parser.parse_args()
     if not 0 <= arguments.minutes < math.inf:
-        raise ValueError(f"--minutes is {arguments.minutes}, expected a number of minutes, such as 12")
+        raise ValueError(f"--minutes is {arguments.minutes}, expected a number of minutes from 0 on, such as 12")
     started = time.monotonic()
-    print(f"audit of commit {head(ROOT)[:12]}; what is not committed is not looked at", flush=True)
+    print(f"audit of commit {head(ROOT)[:12]}; uncommitted changes are ignored", flush=True)
     found = audit(ROOT, arguments.preset, arguments.minutes)
     for line in found:
         print(line)

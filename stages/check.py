@@ -1,4 +1,4 @@
-"""Check the plan of a preset, with every configuration and every claim that it needs: what `make check-plan` runs."""
+"""Check the plan of a preset, with every configuration and every claim in it: `make check-plan`."""
 
 from stages.command import run_stage, stage_arguments
 from stages.composing import check, check_claims
@@ -6,7 +6,7 @@ from stages.plan import load_plan
 
 
 def main() -> None:
-    """Raise the first thing that does not hold."""
+    """Raise an error for the first problem found."""
     plan = load_plan(stage_arguments().preset)
     check(plan)
     check_claims(plan)

@@ -1,6 +1,6 @@
 """Judge the claims of one paper: data/results/<preset>/<paper>/ -> results/<preset>/<paper>/{claims,metrics}.json.
 
-These two files are committed, so that verdicts can be read before anything was run, and `git diff` shows what changed.
+Both files are committed, so that one can read the verdicts without running anything, and `git diff` shows what changed.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from stages.report import read_paper, unavailable_data
 
 
 def judge(plan: Plan, stem: str, root: Path) -> None:
-    """Write the ledger of a paper, and the metrics of each of its arms over seeds."""
+    """Write the claims of a paper with their verdicts, and the metrics of each arm over seeds."""
     paper = read_paper(plan, stem, root, unavailable_data(plan))
     out = root / "results" / plan.preset / stem
     write_json(out / "claims.json", paper.rows)
@@ -20,7 +20,7 @@ def judge(plan: Plan, stem: str, root: Path) -> None:
 
 
 def main() -> None:
-    """Judge the paper that the command line names."""
+    """Judge the paper named on the command line."""
     arguments = stage_arguments("paper")
     judge(load_plan(arguments.preset), arguments.paper, ROOT)
 

@@ -1,4 +1,4 @@
-"""What every command line of `stages/` shares: its arguments, and one line for a user's error."""
+"""What all commands in `stages/` share: their arguments, and one-line messages for errors of the user."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from stages.plan import PRESETS
 
 
 def stage_arguments(*names: str) -> argparse.Namespace:
-    """Command line of a stage: the given names, then `--preset`."""
+    """The command line of a stage: the given arguments, then `--preset`."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in names:
         parser.add_argument(name)
@@ -21,13 +21,13 @@ def stage_arguments(*names: str) -> argparse.Namespace:
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
-    """Let a command line choose the preset."""
+    """Add the option `--preset`."""
     parser.add_argument("--preset", default="tiny", choices=PRESETS, help="tiny (default) or paper")
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage as a child that dies with its parent and ends a user's error in one line and exit code 1."""
-    die_with_parent()  # SIGTERM to dvc would leave the stage running, and writing
+    """Run a stage. It ends when its parent process ends; an error of the user gives one line and exit code 1."""
+    die_with_parent()  # otherwise the stage goes on after SIGTERM to dvc
     os.chdir(ROOT)
     try:
         main()

@@ -1,4 +1,4 @@
-"""The configuration of a stage: files of `conf/`, put together by Hydra, with the overrides of a row of the plan."""
+"""The configuration of a stage: files of `conf/`, composed by Hydra, with the overrides of a row of the plan."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -11,7 +11,7 @@ from lightning_modules.settings import meant
 from stages.plan import Plan, PlanError, Row
 
 SYSTEM_BLOCKS = ("model", "data", "pretrain")
-FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what a stage needs besides, of its own systems
+FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what this stage needs in addition, in its systems
 CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
 
 
@@ -29,11 +29,11 @@ def compose(
 ) -> dict:
     """The configuration of one stage: any of the groups of `conf/`.
 
-    `overrides` are keys of the sweep file if there is one, else of the system file, nested or dotted:
+    `overrides` are keys of the sweep file if one is given, otherwise of the system file, nested or dotted:
     `{"model": {"widths": [8]}}`, `{"data.batch_size": 64}`.
 
-    `stage` is the one that it is for, so that what this stage needs of a system must be there. Without `resolve`
-    references (`${system.model.copies}`) are left as they are, which is much quicker.
+    With `stage`, the blocks that this stage needs must be in the file. Without `resolve`, references such as
+    `${system.model.copies}` are left as they are, which is much faster.
 
     Raises:
         PlanError: no such file, a key that it does not have, or a missing one.
@@ -77,7 +77,7 @@ _resolved: dict[tuple[int, str, str, str], dict] = {}  # with overrides, without
 
 
 def _read(stamp: int, files: Iterable[File]) -> None:
-    """Let Hydra compose the files that were not read yet, all in one call: a call costs more than a file."""
+    """Let Hydra compose the files that were not read yet, all in one call, because each call is slow."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
@@ -92,7 +92,7 @@ def _read(stamp: int, files: Iterable[File]) -> None:
 
 
 def _composed(stamp: int, group: str, choice: str, overrides: dict | None, resolve: bool) -> dict:
-    """A file with its overrides. Rows that say the same share the work."""
+    """A file with its overrides, cached for rows with the same ones."""
     from omegaconf import OmegaConf
 
     key = (stamp, group, choice, repr(overrides))
@@ -125,7 +125,7 @@ def _stamp() -> int:
 
 
 def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
-    """Check the form of a file of `conf/`; its values are checked where they are used, see `settings`."""
+    """Check the structure of a file of `conf/`; its values are checked where they are used, see `settings`."""
     if not isinstance(tree, dict):
         raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
     called = {"": tree} if group == "dataset" else {}
@@ -169,10 +169,10 @@ def downstream(system: str, preset: str) -> list[str]:
 
 
 def _check_row(plan: Plan, stage: str, row: Row) -> None:
-    """Check a row's file and its overrides. These replace single values, so references that hold go on to hold.
+    """Check a row's file and its overrides. Overrides replace single values, so references stay valid.
 
     Raises:
-        PlanError: what `compose` says, with the row.
+        PlanError: the message of `compose`, with the name of the row.
     """
     try:
         sweep = "cached" if stage == "sweep" else ""
@@ -187,7 +187,7 @@ def check(plan: Plan, papers: Iterable[str] = ()) -> None:
     """Compose every configuration that the plan needs, or that these papers need.
 
     Raises:
-        PlanError: the first thing that does not hold.
+        PlanError: the first problem found.
     """
     papers = set(papers) or set(plan.papers)
     _read_all(plan, papers)
@@ -202,7 +202,7 @@ def check(plan: Plan, papers: Iterable[str] = ()) -> None:
 
 
 def _read_all(plan: Plan, papers: Collection[str]) -> None:
-    """Read the files of all rows at once. What does not hold is told when its row is composed."""
+    """Read the files of all rows at once. Problems are reported later, when the row is composed."""
     files = [("dataset", name) for name, paper in plan.datasets.items() if paper in papers]
     for stage in ("pretrain", "finetune", "evaluate", "sweep"):
         files += [("system", row.system) for row in getattr(plan, stage).values() if row.paper in papers]
@@ -215,7 +215,7 @@ def _read_all(plan: Plan, papers: Collection[str]) -> None:
 def check_claims(plan: Plan) -> None:
     """Check that every claim to be judged names arms of its paper's plan.
 
-    For `make check`, not for a stage: who runs a part of a plan is told in the report what is missing.
+    This is for `make check`, not for a stage: if only a part of a plan is run, the report says what is missing.
 
     Raises:
         ValueError: a claim names an arm that the paper's plan does not evaluate.
@@ -228,5 +228,5 @@ def check_claims(plan: Plan) -> None:
 
 
 def trainer_name() -> str:
-    """Name of the machine's settings in `conf/trainer/`, chosen by the environment so that it makes no stage stale."""
+    """Name of a file in `conf/trainer/`, from `REPRISE_TRAINER`: the choice of a machine makes no stage stale."""
     return os.environ.get("REPRISE_TRAINER", "cpu")

@@ -1,4 +1,4 @@
-"""Say in plain words what is wrong with this environment and what is fine; exit code 1 if something must be mended."""
+"""Check this environment and say what is wrong with it; exit code 1 if something must be fixed."""
 
 import importlib.metadata
 import importlib.util
@@ -28,7 +28,10 @@ def tools() -> Iterator[Finding]:
     inside = (
         subprocess.run(["git", "rev-parse", "--git-dir"], cwd=ROOT, capture_output=True, check=False).returncode == 0
     )
-    yield inside, "a git repository" if inside else "not a git repository: use `git clone`, DVC works inside one only"
+    yield (
+        inside,
+        "a git repository" if inside else "not a git repository: use `git clone`, because DVC works only inside one",
+    )
 
 
 def versions() -> Iterator[Finding]:
@@ -42,11 +45,11 @@ def versions() -> Iterator[Finding]:
                 found = "missing"
             if found.split("+")[0] != pin[2]:
                 wrong.append(f"{pin[1]} is {found}, the lock says {pin[2]}")
-    yield not wrong, "; ".join(wrong) + ": run `make setup`" if wrong else "every package is at its locked version"
+    yield not wrong, "; ".join(wrong) + ": run `make setup`" if wrong else "every package has its locked version"
 
 
 def torchvision() -> Iterator[Finding]:
-    """Packages that break Lightning, torchmetrics and transformers where they do not fit the installed torch."""
+    """Packages that break Lightning, torchmetrics and transformers if they do not fit the installed torch."""
     for name in BREAKERS:
         try:
             version = importlib.metadata.version(name)
@@ -59,8 +62,8 @@ def torchvision() -> Iterator[Finding]:
             + (
                 ""
                 if works
-                else ": it cannot be used with this torch and breaks Lightning, torchmetrics and transformers, which "
-                f"import what they find. Run `{sys.executable} -m pip uninstall -y {name}`"
+                else ": it does not work with this torch, and Lightning, torchmetrics and transformers fail because "
+                f"they import it when it is installed. Run `{sys.executable} -m pip uninstall -y {name}`"
             ),
         )
 
@@ -70,7 +73,7 @@ def _imports(module: str) -> bool:
 
 
 def accelerator() -> Iterator[Finding]:
-    """What torch sees to run on."""
+    """The devices that torch can use."""
     if importlib.util.find_spec("torch") is None:
         yield False, "torch is not installed: run `make setup`"
         return
@@ -80,7 +83,7 @@ def accelerator() -> Iterator[Finding]:
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield True, f"GPU: {names}. Use it with REPRISE_TRAINER=gpu"
     else:
-        yield True, f"no GPU seen by torch {torch.__version__}: the tiny preset needs none, the paper preset does"
+        yield True, f"torch {torch.__version__} finds no GPU: the preset tiny needs none, the preset paper does"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield True, f"{cores} CPU cores; `REPRISE_WORKERS` sets how many seeds train side by side"
 
@@ -89,7 +92,7 @@ def main() -> None:
     """Print one line for each finding."""
     findings = [finding for check in (python, tools, versions, torchvision, accelerator) for finding in check()]
     for fine, text in findings:
-        print(f"{'ok   ' if fine else 'MEND '} {text}")
+        print(f"{'ok   ' if fine else 'FIX  '} {text}")
     sys.exit(not all(fine for fine, _ in findings))
 
 

@@ -13,7 +13,7 @@ from stages.plan import Plan, Row, load_plan
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
-    """Write the files of an evaluation into `out`, and give back its metrics as they were written, rounded."""
+    """Write the files of an evaluation into `out`, and return its metrics as written, rounded."""
     rounded = {
         seed: {name: round(float(value), 6) for name, value in sorted(metrics.items())}
         for seed, metrics in evaluation.metrics.items()
@@ -30,7 +30,7 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, f
 
 
 def runs_of(plan: Plan, row: Row, folder: Path) -> list[Run]:
-    """The runs that a row measures, without those of arms that are no longer in the plan."""
+    """The runs that a row evaluates, without those of arms that are no longer in the plan."""
     runs = find_runs(folder)
     if row.stage == "pretrain":
         return runs

@@ -1,7 +1,7 @@
-"""Fine-tune and probe the encoder of one pre-trained arm, every seed.
+"""Fine-tune and probe the encoder of one pre-trained arm, for every seed.
 
 data/runs/<preset>/<from>/pretrain + data/datasets -> data/runs/<preset>/<system>-<dataset>/finetune/<from>/<protocol>/.
-With `--seed N` train this seed alone into the seed store, through every protocol, and write no output of the stage.
+With `--seed N`, train only this seed, with every protocol, into the seed store, and write no output of the stage.
 """
 
 from lightning_modules.files import ROOT
@@ -11,7 +11,7 @@ from stages.plan import load_plan
 
 
 def main() -> None:
-    """Compose, then hand each protocol over to `training.train_arm`."""
+    """Compose the configuration, then call `training.train_arm` for each protocol."""
     arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.preset)
     row = plan.row("finetune", arguments.arm)
@@ -24,7 +24,7 @@ def main() -> None:
         stage="finetune",
     )
 
-    from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
+    from lightning_modules import training  # imports torch and Lightning: only after the plan was checked
 
     runs = ROOT / "data/runs" / plan.preset
     for protocol, recipe in config["system"]["downstream"].items():

@@ -1,6 +1,6 @@
 """The plan of a preset: `plans/<preset>/<paper>/params.yaml` of each paper, and the seeds in the root's `params.yaml`.
 
-Everything is checked before an output is touched: its form by pydantic, what refers to what by `Plan`.
+Everything is checked before an output is touched: pydantic checks the form, `load_plan` checks references.
 """
 
 import re
@@ -34,11 +34,11 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 class PlanError(ValueError):
-    """What a user wrote in `plans/` or `conf/` does not hold; the message names the value and the way out."""
+    """An error in `plans/` or `conf/`; the message names the value and says how to fix it."""
 
 
 class _Form(BaseModel):
-    """A part of a plan: nothing unknown, nothing converted, nothing changed afterwards."""
+    """A part of a plan: no unknown keys, no conversion of values, no change afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -121,7 +121,7 @@ class Row:
 
     @property
     def comparison(self) -> str:
-        """What fine-tuned arms are compared in: all of one system on one data set."""
+        """The comparison that a fine-tuned arm belongs to: all arms of one system on one data set."""
         return f"{self.system}-{self.dataset}"
 
 
@@ -151,18 +151,18 @@ class Plan:
         return rows[arm]
 
     def seeds_of(self, row: Row) -> list[int]:
-        """The seeds that this arm trains: the first `max_seeds` of the plan's, or `at_least` so many."""
+        """The seeds that this arm trains: the first `max_seeds` of the plan, or `at_least` if that is more."""
         most = row.max_seeds
         if most is not None and most != SERVES_ALL:
             most = max(most, self.at_least or 0)
         return self.seeds[:most]
 
     def trained(self, row: Row, protocols: Iterable[str]) -> list[tuple[str, str]]:
-        """(stage, arm) of every training whose results a row of `evaluate` reads, with those that they start from.
+        """(stage, arm) of every training that a row of `evaluate` reads, with the trainings that these start from.
 
         Args:
             row: a row of `evaluate` or `sweep`.
-            protocols: what the arms of a comparison were taken through, see `composing.downstream`.
+            protocols: those that the arms of a comparison are trained with, see `composing.downstream`.
         """
         if row.stage == "pretrain":
             return self._with_upstream(row.runs)
@@ -180,7 +180,7 @@ def load_plan(preset: str = "tiny", root: Path | None = None, *, shared: Mapping
 
     Raises:
         PlanError: an unknown or missing key, a value of the wrong kind, a seed listed twice, an arm or a data set that
-            two papers claim, an arm without its data or runs.
+            two papers have, an arm whose data or runs are not in the plan.
     """
     root = root or ROOT
     if preset not in PRESETS:
@@ -238,10 +238,10 @@ def _read(path: Path, where: str) -> Any:
 
 
 def _formed(form: type[Form], given: Any, where: str) -> Form:
-    """What was read, in its form.
+    """Convert what was read into its form.
 
     Raises:
-        PlanError: the first thing that does not hold.
+        PlanError: the first problem found.
     """
     try:
         return form.model_validate(given)
@@ -254,7 +254,7 @@ def _formed(form: type[Form], given: Any, where: str) -> Form:
 
 
 def _paper(path: Path, preset: str) -> Paper:
-    """One paper's plan, which says of itself where it lies: DVC fills its paths from that."""
+    """One paper's plan. It repeats the names of its folders, because DVC builds paths from them."""
     stem = path.parent.name
     where = f"plans/{preset}/{stem}/params.yaml"
     paper = _formed(Paper, _read(path, where), where)
@@ -348,7 +348,7 @@ def _check_comparisons(plan: Plan) -> None:
 
 
 def _with_dataset(plan: Plan, stage: str, row: Row) -> Row:
-    """A row that measures trained runs, with the data set of these."""
+    """A row that evaluates trained runs, with their data set filled in."""
     known = {"pretrain": plan.pretrain, "finetune": {each.comparison: each for each in plan.finetune.values()}}
     if row.runs not in known[row.stage]:
         where = _where(plan, stage, row)

@@ -1,13 +1,14 @@
-"""Use an exported model: a committee classifies images, a retriever ranks sentences for videos.
+"""Use a trained model: a committee classifies images, a retriever ranks sentences for videos.
 
     python -m stages.predict data/results/tiny/committees/committees-digits three.png rows.npy
     python -m stages.predict data/results/tiny/clip_vip/clip_vip-world_video_text folder-of-videos sentences.txt
 
-A committee says which member answered and at what cost. An array file holds images as the data set stores them: (rows,
-height, width) or (rows, height, width, channels). Image files are read in the committee's colours and size.
+For each image, a committee prints the class, which member answered, and the cost in MACs. An array file (.npy) has
+images in the form of the data set: (rows, height, width) or (rows, height, width, channels). Image files are converted
+to the committee's size, and to grey or RGB.
 
-A retriever takes video files and folders of them, and one text file with a sentence in each line; of each video it
-prints the best sentences.
+A retriever takes video files or folders of them, and one text file with one sentence per line. For each video it prints
+the sentences that fit best.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from stages.command import run_stage
 
 
 def read_images(path: Path, shape: tuple[int, int, int], scale: float) -> np.ndarray:
-    """Images of a file as stored pixels, (rows, channels, height, width) float32.
+    """Images of a file as pixels in the range of the data set, (rows, channels, height, width) float32.
 
     Raises:
         ValueError: the file is no image or array, or the array's images have another shape.
@@ -68,7 +69,7 @@ def retrieve(folder: Path, inputs: list[Path], top: int) -> Iterator[dict]:
     """The best sentences of each video.
 
     Raises:
-        ValueError: there is not one text file with sentences, or no video.
+        ValueError: there is no video, or not exactly one text file with sentences.
     """
     lists = [path for path in inputs if path.suffix == ".txt"]
     sentences = [line for path in lists for line in map(str.strip, path.read_text().splitlines()) if line]
@@ -77,7 +78,7 @@ def retrieve(folder: Path, inputs: list[Path], top: int) -> Iterator[dict]:
     if len(lists) != 1 or not sentences or not videos:
         raise ValueError(
             f"got {len(videos)} videos, {len(lists)} text files and {len(sentences)} sentences; expected videos or a "
-            "folder of them, and one .txt file with a sentence in each line"
+            "folder of them, and one .txt file with one sentence per line"
         )
     from lightning_modules.clip_vip.retriever import Retriever
 
@@ -90,12 +91,10 @@ def retrieve(folder: Path, inputs: list[Path], top: int) -> Iterator[dict]:
 def main() -> None:
     """Load the model, answer each input, print a line for each answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "model", type=Path, help="folder with committee.json or retriever.json, and the weights beside it"
-    )
+    parser.add_argument("model", type=Path, help="folder with committee.json or retriever.json, and the weights")
     parser.add_argument("inputs", type=Path, nargs="+", help="images or .npy files; or videos, folders and a .txt file")
-    parser.add_argument("--top", type=int, default=3, help="sentences for each video (3)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per answer")
+    parser.add_argument("--top", type=int, default=3, help="number of sentences for each video (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     arguments = parser.parse_args()
     if (arguments.model / "retriever.json").is_file():
         answers = retrieve(arguments.model, arguments.inputs, arguments.top)
@@ -104,7 +103,7 @@ def main() -> None:
     else:
         raise ValueError(
             f"{arguments.model} holds no committee.json and no retriever.json; `make repro` writes "
-            "data/results/tiny/committees/ and clip_vip/"
+            "such folders in data/results/tiny/committees/ and data/results/tiny/clip_vip/"
         )
     for line in answers:
         print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))

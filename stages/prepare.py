@@ -1,7 +1,7 @@
 """Prepare one data set: conf/dataset -> data/datasets/<name>/<preset>/.
 
-Where its files are not to be had, the reason goes to stderr and to `.scratch/unavailable/<name>-<preset>.txt`, from
-which the runner and the report tell what is missing.
+If its files are not available, the reason goes to stderr and to `.scratch/unavailable/<name>-<preset>.txt`. The runner
+and the report read it there.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Train every seed of one arm: conf/system + data/datasets -> data/runs/<preset>/<arm>/pretrain/seed-<seed>/.
 
-With `--seed N` train this seed alone into the seed store (`lightning_modules/seed_store.py`), and write no output of
-the stage: the call without it takes from the store what is there.
+With `--seed N`, train only this seed into the seed store (`lightning_modules/seed_store.py`), and write no output of
+the stage. A later call without `--seed` takes it from the store.
 """
 
 from lightning_modules.files import ROOT
@@ -11,7 +11,7 @@ from stages.plan import load_plan
 
 
 def main() -> None:
-    """Compose, then hand over to `training.train_arm`."""
+    """Compose the configuration, then call `training.train_arm`."""
     arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.preset)
     row = plan.row("pretrain", arguments.arm)
@@ -19,7 +19,7 @@ def main() -> None:
         plan.preset, system=row.system, dataset=row.dataset, trainer=trainer_name(), overrides=row.overrides
     )
 
-    from lightning_modules import training  # imports torch and Lightning: after the plan is known to be sound
+    from lightning_modules import training  # imports torch and Lightning: only after the plan was checked
 
     runs = ROOT / "data/runs" / plan.preset
     training.train_arm(

@@ -13,7 +13,7 @@ TABLE = re.compile(r"(<!-- papers:.*?-->\n).*?(<!-- end of papers -->)", re.DOTA
 
 
 def row(facts: Facts, root: Path = ROOT) -> str:
-    """One paper as a line of the table, with a dash for each verdict where none are committed yet."""
+    """One paper as a line of the table, with dashes if no verdicts are committed yet."""
     link = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})"
     files = [f"[code](lightning_modules/{facts.stem})", f"[facts](lightning_modules/{facts.stem}/facts.yaml)"]
     committed = f"results/tiny/{facts.stem}/claims.json"
@@ -27,7 +27,7 @@ def row(facts: Facts, root: Path = ROOT) -> str:
 
 
 def table(root: Path = ROOT) -> str:
-    """The table of all papers that the project holds; verdicts are those at tiny size."""
+    """The table of all papers in the project, with the verdicts of the tiny preset."""
     head = ["stem", "paper", "claims", *VERDICTS, "files"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [row(load_facts(path), root) for path in sorted((root / "lightning_modules").glob("*/facts.yaml"))]
@@ -35,7 +35,7 @@ def table(root: Path = ROOT) -> str:
 
 
 def main() -> None:
-    """Put the table between its marks."""
+    """Replace the table between its marks in README.md."""
     readme = ROOT / "README.md"
     text = TABLE.sub(lambda match: match[1] + table() + match[2], readme.read_text())
     with replace_file(readme) as temporary:

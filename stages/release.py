@@ -1,8 +1,9 @@
-"""Record what a lock was made with, and write the README's table of papers anew: `make release`.
+"""Record what the locks were made with, and update the README's table of papers: `make release`.
 
-A lock is released when a whole run has just made it. In `plans/<preset>/<paper>/`, `release.json` has the machine, the
-versions and the manifests of the code: an audit expects the same bytes on such a machine, and begins with papers whose
-code changed since. `durations.json` has the seconds of each stage, from which the time of a run is estimated.
+Run it right after `make repro FORCE=1`, on the same machine. It writes two files into `plans/<preset>/<paper>/`.
+`release.json` has the processor, the versions and the manifests of the code: an audit expects the same bytes on such a
+processor, and begins with papers whose code has changed since. `durations.json` has the seconds that each stage took,
+from which the time of a run is estimated.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def read(root: Path, preset: str, paper: str) -> dict[str, Any]:
 
 
 def release(root: Path, preset: str, took: Mapping[str, float], papers: Collection[str] = ()) -> list[str]:
-    """Write the records of papers, and give back their stems.
+    """Write the records of papers, and return their stems.
 
     Args:
         root: the checkout, with fresh manifests.
@@ -53,7 +54,9 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
             raise PlanError(f"no paper {paper!r} in plans/{preset}{meant(paper, known)}")
     papers = sorted(papers or known)
     if stale := [address for address, each in stages.items() if each.stale and each.paper in papers]:
-        raise PlanError(f"{len(stale)} stages are not up to date, {stale[0]} first: run `make repro`, then release")
+        raise PlanError(
+            f"{len(stale)} stages are not up to date, such as {stale[0]}: run `make repro`, then `make release`"
+        )
     for paper in papers:
         folder = root / "plans" / preset / paper
         record = {"made_by": made_by(), "kind": kind(), "manifests": manifests(stages, paper)}
@@ -66,13 +69,15 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
 def main() -> None:
     """Release the locks of a preset, or of some of its papers, as they lie in the working tree."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--paper", nargs="*", default=[], help="stems, such as maskalign; all papers of the preset")
+    parser.add_argument("--paper", nargs="*", default=[], help="stems of papers, such as maskalign (default: all)")
     add_preset(parser)
     arguments = parser.parse_args()
     locks.make_manifests(ROOT, arguments.preset)
     papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper)
     readme.main()
-    print(f"released: {', '.join(papers)}; commit plans/{arguments.preset}, results/{arguments.preset} and README.md")
+    print(
+        f"released: {', '.join(papers)}. Now commit plans/{arguments.preset}, results/{arguments.preset} and README.md"
+    )
 
 
 if __name__ == "__main__":

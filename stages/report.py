@@ -1,7 +1,7 @@
 """Write the page: data/results/<preset>/ -> data/report/<preset>/.
 
 Writes index.html, plots/figures.csv, and beside them machine.js, which DVC does not track. A paper without results here
-is shown with the verdicts that are committed in results/<preset>/<paper>/claims.json.
+is shown with the committed verdicts in results/<preset>/<paper>/claims.json.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def read_arm(
     if row.arm in pending:
         return page.Arm(row.arm, trained(plan, row), missing="results are not up to date"), {}
     if not (folder / "metrics.json").exists():
-        why = f", data set {row.dataset} was not to be had" if row.dataset in unavailable else ""
+        why = f", because data set {row.dataset} was not available" if row.dataset in unavailable else ""
         return page.Arm(row.arm, trained(plan, row), missing=f"no results{why}"), {}
     by_seed = {int(seed): metrics for seed, metrics in json.loads((folder / "metrics.json").read_text()).items()}
     shown = page.Arm(
@@ -82,20 +82,20 @@ def read_paper(
 def read_papers(
     plan: Plan, root: Path, unavailable: dict[str, str], stems: Iterable[str] = (), pending: Collection[str] = ()
 ) -> list[page.Paper]:
-    """What `read_paper` gives of every paper that has rows to evaluate, or of those that are named."""
+    """The result of `read_paper` for each paper that has rows to evaluate, or for the named ones."""
     evaluated = {row.paper for row in plan.evaluate.values()}
     chosen = set(stems) or evaluated
     return [read_paper(plan, stem, root, unavailable, pending) for stem in plan.papers if stem in chosen & evaluated]
 
 
 def unavailable_data(plan: Plan) -> dict[str, str]:
-    """Why a data set of the plan is not to be had on this machine, as its `prepare` stage wrote it down."""
+    """Why data sets of the plan are not available on this machine, as recorded by their `prepare` stages."""
     notes = {name: scratch() / "unavailable" / f"{name}-{plan.preset}.txt" for name in plan.datasets}
     return {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.exists()}
 
 
 def page_of(plan: Plan) -> Path:
-    """Where the page lies, seen from the repository's root."""
+    """Path of the page, relative to the repository's root."""
     return Path("data/report", plan.preset, "index.html")
 
 
@@ -113,7 +113,7 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
 
 
 def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
-    """Put an arm's means over seeds and its pictures beside its runs in MLflow."""
+    """Record an arm's means over seeds and its figures in MLflow, beside its runs."""
     if arm.missing:
         return
     version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])
@@ -129,8 +129,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Read the plan, the facts and the results, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_preset(parser)
-    parser.add_argument("--show", action="store_true", help="only print the claims to the terminal")
-    parser.add_argument("--paper", nargs="*", default=[], help="papers to print; all of them by default")
+    parser.add_argument("--show", action="store_true", help="print the claims in the terminal, and write no page")
+    parser.add_argument("--paper", nargs="*", default=[], help="papers to print with --show (default: all)")
     options = parser.parse_args(arguments)
     plan = load_plan(options.preset, root)
     unavailable = unavailable_data(plan)

@@ -1,8 +1,8 @@
-"""Bring the pipeline up to date, stages side by side, and print the claims: what `make repro` runs.
+"""Run every stage that is not up to date, several at a time, and print the claims: `make repro`.
 
-DVC owns the graph, the hashes and the cache; `stages.runner` keeps its books and runs the commands (`dvc repro` itself
-runs one stage at a time). Where a data set is not to be had on this machine, the stages that need it are left out and
-the page says so.
+DVC provides the graph, the hashes and the cache. `stages.runner` does DVC's bookkeeping and runs the commands, because
+`dvc repro` runs only one stage at a time. If a data set is not available on this machine, the stages that need it are
+left out, and the page says so.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from stages.plan import Plan, PlanError, load_plan
 if TYPE_CHECKING:
     import networkx
 
-ORDER = (  # first claims soon
+ORDER = (  # of two stages that could start, the one listed first: so the first claims appear early
     "sources",
     "prepare",
     "claims",
@@ -53,14 +53,14 @@ def parts(name: str) -> tuple[str, str, str]:
 def wanted(
     graph: "networkx.DiGraph", preset: str, papers: Collection[str] = (), targets: Iterable[str] = ()
 ) -> set[str]:
-    """The preset's stages, or those of some papers, or those that targets name, with all that they need.
+    """The stages of the preset, or those of some papers or targets with all stages that they need.
 
     Raises:
         ValueError: a target names no stage.
     """
     import networkx
 
-    home = "" if preset == "tiny" else f"plans/{preset}/dvc.yaml"  # of the stages that all papers share
+    home = "" if preset == "tiny" else f"plans/{preset}/dvc.yaml"  # file of the stages that all papers share
     mine = {name for name in graph if name.startswith(f"plans/{preset}/") or name.rpartition(":")[0] == home}
     found = {name for name in mine if parts(name)[0] in papers} if papers else set()
     for target in targets:
@@ -76,21 +76,21 @@ def wanted(
 
 
 def stage_of(name: str) -> str:
-    """Stage and arm, without the file that they stand in."""
+    """Stage and arm of a name, without the file."""
     return name.rpartition(":")[2]
 
 
 def unavailable(plan: Plan, name: str) -> str | None:
-    """Why the data set of a failed `prepare` stage is not to be had here, if that is why it failed."""
+    """Why the data set of a failed `prepare` stage is not available here; None if it failed for another reason."""
     _, stage, dataset = parts(name)
     file = scratch() / "unavailable" / f"{dataset}-{plan.preset}.txt"
     return file.read_text().strip() if stage == "prepare" and file.is_file() else None
 
 
 def show_claims(plan: Plan, name: str, stale: set[str]) -> None:
-    """Print what an evaluation that has just ended says about its arm; the others may take an hour more.
+    """Print the claims about an arm as soon as its evaluation has ended; the other arms may take an hour more.
 
-    Results of `stale` stages are of another state of the project: nothing is compared with them.
+    Results of `stale` stages belong to another state of the project, so nothing is compared with them.
     """
     paper, stage, arm = parts(name)
     if stage == "evaluate":
@@ -114,7 +114,7 @@ def seconds_to_claims(graph: "networkx.DiGraph", durations: Mapping[str, float])
 
 
 def place(plan: Plan, seconds: Mapping[str, float], name: str) -> tuple:
-    """Where a stage stands in the order: what leads to a claim soonest comes first.
+    """Sort key of a stage: the stages that lead to a claim soonest come first.
 
     What needs one short step only comes before all else. Of stages that lead to the same claim, the last ones come
     first, in the order of the plan.
@@ -126,7 +126,7 @@ def place(plan: Plan, seconds: Mapping[str, float], name: str) -> tuple:
 
 
 def seeds_apart(plan: Plan, command: Callable[[str], str], name: str) -> list[str]:
-    """Commands that train one seed each, which may run side by side before the stage's own command."""
+    """Commands that train one seed each; they may run side by side, before the stage's own command."""
     _, stage, arm = parts(name)
     if stage not in TRAINING:
         return []
@@ -134,7 +134,7 @@ def seeds_apart(plan: Plan, command: Callable[[str], str], name: str) -> list[st
 
 
 def ask_for_seeds(count: int) -> None:
-    """Write into `params.yaml` that arms train at least so many seeds: DVC then knows of it.
+    """Write into `params.yaml` how many seeds arms must train at least, so that DVC sees the change.
 
     Raises:
         PlanError: the file has no line `at_least`, or the plan does not allow so many.
@@ -148,11 +148,11 @@ def ask_for_seeds(count: int) -> None:
         load_plan("tiny", shared={"at_least": count})
         with replace_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        print(f"params.yaml: at_least is {count} now", flush=True)
+        print(f"params.yaml: at_least is now {count}", flush=True)
 
 
 def usual_jobs() -> int:
-    """A slot for each core on a machine without accelerator, else one."""
+    """One slot for each core if the trainer is `cpu`, otherwise one slot."""
     return len(os.sched_getaffinity(0)) if trainer_name() == "cpu" else 1
 
 
@@ -163,20 +163,26 @@ def parse() -> argparse.Namespace:
         ValueError: fewer than one job or seed.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", help="stages or groups, e.g. evaluate or evaluate@committees-mnist")
+    parser.add_argument(
+        "targets", nargs="*", help="only these stages and what they need, e.g. evaluate or evaluate@committees-mnist"
+    )
     add_preset(parser)
-    parser.add_argument("--paper", nargs="+", default=[], help="only these papers, and what they need")
-    parser.add_argument("--seeds", type=int, help="train at least so many seeds of each arm")
-    parser.add_argument("--jobs", type=int, help="commands side by side; as many as cores on a CPU, one on a GPU")
-    parser.add_argument("--gpus", default="", help="device of each slot, e.g. 0,1; sets --jobs")
-    parser.add_argument("--launch", default="", help="put before each command, e.g. 'srun -N1 -n1'")
-    parser.add_argument("--force", action="store_true", help="run stages that are up to date, too, and really train")
-    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="start no further stage after so long")
+    parser.add_argument("--paper", nargs="+", default=[], help="only these papers and what they need")
+    parser.add_argument("--seeds", type=int, help="train at least this many seeds of each arm")
+    parser.add_argument(
+        "--jobs", type=int, help="how many commands run at a time (default: one for each CPU core; one on a GPU)"
+    )
+    parser.add_argument(
+        "--gpus", default="", help="GPUs to use, e.g. 0,1; one command at a time on each (replaces --jobs)"
+    )
+    parser.add_argument("--launch", default="", help="prefix of each command, e.g. 'srun -N1 -n1'")
+    parser.add_argument("--force", action="store_true", help="also run stages that are up to date, and train again")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="start no new stage after this time")
     arguments = parser.parse_args()
     for name in ("jobs", "seeds"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
-    if os.environ.pop("REPRISE_FORCE", "0") not in ("", "0"):  # the runner says it to those commands that train
+    if os.environ.pop("REPRISE_FORCE", "0") not in ("", "0"):  # the runner sets it again for the commands that train
         arguments.force = True
     return arguments
 
@@ -202,7 +208,7 @@ def main() -> None:
         books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
-            print("asking which stages are up to date", flush=True)
+            print("checking which stages are up to date", flush=True)
             runner = Runner(
                 books,
                 names,
@@ -225,13 +231,13 @@ def main() -> None:
 
 
 def tell(plan: Plan, runner: "object", papers: list[str]) -> None:
-    """Say how the run ended, make a page that DVC could not make, and print the claims."""
+    """Say how the run ended, write the page if DVC could not, and print the claims."""
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():
         print(f"left out: {reason}", file=sys.stderr)
     if runner.interrupted:
         done = f"{len(runner.done)} of {runner.total} stages are done"
-        print(f"{runner.interrupted.name}: {done}; the same command goes on from here", file=sys.stderr)
+        print(f"{runner.interrupted.name}: {done}; run the same command again to continue", file=sys.stderr)
         raise SystemExit(128 + runner.interrupted)
     if failed := sorted(set(runner.failed) - set(missing)):
         raise SystemExit(f"error: {', '.join(failed)} failed; logs are in {scratch() / 'logs'}")

@@ -1,8 +1,9 @@
-"""Write, for each stage of each system, which project files its code comes from, with a digest of each.
+"""Write a manifest for each stage of each system: the project files that its code consists of, with their digests.
 
 A stage of `dvc.yaml` depends on its own manifest instead of on folders. A digest is taken over the syntax tree without
-comments and docstrings, so an edit that changes no code leaves every manifest as it was, and DVC stops there.
-Condition: imports are explicit (`import_module` of a project file would escape) and `conf/` names code by `_target_`.
+comments and docstrings, so an edit that changes no code changes no manifest, and DVC reruns nothing.
+Conditions: imports are explicit (`import_module` of a project file would be missed), and `conf/` names code by
+`_target_`.
 
 DVC itself compares the keys of `conf/system/<system>/<preset>.yaml`. It does not see the files of `conf/shared/` that
 such a file names in its `defaults`, so these are in the manifests, too.
@@ -22,7 +23,7 @@ from stages.command import run_stage, stage_arguments
 from stages.composing import compose
 from stages.plan import PlanError
 
-RECORDS_ONLY = {  # cannot change a result: they record it, or draw what is recorded
+RECORDS_ONLY = {  # these cannot change a result: they record it, or draw what was recorded
     *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror")),
     *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
 }
@@ -46,7 +47,7 @@ def imported(path: Path) -> list[Path]:
 
 @cache
 def _read(path: Path, modified: int) -> tuple[str, list[Path]]:
-    """Both of the above; every manifest asks for the same files."""
+    """Digest and imports of a file; cached, because every manifest asks for the same files."""
     if path.suffix == ".yaml":
         values = json.dumps(_yaml(path), sort_keys=True, default=str)
         return hashlib.sha256(values.encode()).hexdigest()[:16], []
@@ -118,7 +119,7 @@ def shared(path: Path, blocks: Iterable[str] | None = None) -> Iterator[Path]:
         found = ROOT / "conf" / f"{name[1:]}.yaml"
         if not found.is_file():
             raise PlanError(
-                f"{path.relative_to(ROOT)}: defaults has {line!r}, but {found.relative_to(ROOT)} is no file"
+                f"{path.relative_to(ROOT)}: defaults has {line!r}, but {found.relative_to(ROOT)} does not exist"
             )
         if blocks is None or place.partition(".")[0] in blocks:
             yield found
@@ -130,11 +131,10 @@ def _yaml(path: Path) -> dict:
 
 
 def manifests(preset: str) -> dict[str, list[Path]]:
-    """The files at which each stage's code begins: of each data set, each system, each paper, the sweeps and the page.
+    """The files where each stage's code begins: for each data set, system and paper, for the sweeps and for the page.
 
-    With them the files of `conf/shared/` that a data set or system takes values from.
-
-    Whether a plan runs them does not matter, so that a new arm leaves this stage as it is.
+    They include the files of `conf/shared/` that a data set or system takes values from. They do not depend on the
+    plan, so a new arm does not change this stage.
     """
     script = ROOT / "stages"
     found = {"sweep": [script / "sweep.py", *targets(compose(preset, sweep="cached")["sweep"])]}

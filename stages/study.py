@@ -1,7 +1,8 @@
-"""A study that workers on one machine or many share, until it has its trials: `make sweep`.
+"""Run a study until it has its trials, with workers on one machine or on many: `make sweep`.
 
-Started again, it continues; a killed worker's trial is taken over (`sweeps/studies.py`). Results, with the statement,
-go to `.scratch/sweeps/<study>/`. The same search with a fixed seed, as an output of the pipeline, is `stages/sweep.py`.
+If it is started again, it continues. If a worker is killed, another one repeats its trial (`sweeps/studies.py`). The
+results go to `.scratch/sweeps/<study>/`. `stages/sweep.py` runs the same search with a fixed seed, as a stage of the
+pipeline.
 """
 
 import argparse
@@ -22,16 +23,16 @@ from stages.sweep import cached_search, track
 
 
 def parse() -> argparse.Namespace:
-    """The command line; what is not given comes from conf/sweep."""
+    """The command line; values that are not given come from conf/sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arm", help="a row of `sweep` in the plan")
+    parser.add_argument("arm", help="a row of `sweep` in plans/<preset>/<paper>/params.yaml")
     add_preset(parser)
     parser.add_argument("--setting", default="cached", help="conf/sweep/<setting>.yaml: cached (default) or training")
     parser.add_argument("--machines", default="local", help="conf/sweep/machines/<name>.yaml: local, database or slurm")
-    parser.add_argument("--study", help="its name; <arm>-<setting> by default")
-    parser.add_argument("--trials", type=int)
-    parser.add_argument("--workers", type=int, help="processes on this machine")
-    parser.add_argument("--storage", help="a database URL in place of a journal file")
+    parser.add_argument("--study", help="name of the study (default: <arm>-<setting>)")
+    parser.add_argument("--trials", type=int, help="trials that the study needs in all")
+    parser.add_argument("--workers", type=int, help="number of processes on each machine")
+    parser.add_argument("--storage", help="URL of a database (default: a journal file in .scratch/sweeps)")
     parser.add_argument("--dry-run", action="store_true", help="print the command of each machine and stop")
     return parser.parse_args()
 
@@ -49,7 +50,7 @@ def search_of(plan: Plan, row: Row, setting: str, settings: dict) -> Any:
 
 
 def devices(given: str | None, setting: str) -> list[str]:
-    """The GPUs that workers take in turn; none where nothing is trained."""
+    """The GPUs that workers take in turn; none if trials train nothing."""
     visible = given or os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible or setting == "cached":
         return visible.split(",") if visible else []
@@ -77,7 +78,9 @@ def submit(line: list[str], slurm: dict, folder: Path, dry_run: bool) -> None:
         print(f"{slurm['jobs']} jobs of {resources}, each: {shlex.join(line)}")
         return
     if shutil.which("sbatch") is None:
-        raise ValueError("sbatch (SLURM) was not found on this machine; run this on a login node, or MACHINES=database")
+        raise ValueError(
+            "sbatch (SLURM) was not found on this machine; run this on a login node, or use MACHINES=database"
+        )
     import submitit
 
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
@@ -87,7 +90,7 @@ def submit(line: list[str], slurm: dict, folder: Path, dry_run: bool) -> None:
 
 
 def main() -> None:
-    """Work on the study with this machine's workers, or send its jobs, and tell the result."""
+    """Run this machine's workers or submit jobs, then print the result."""
     arguments = parse()
     plan = load_plan(arguments.preset)
     row = plan.row("sweep", arguments.arm)
@@ -110,7 +113,7 @@ def main() -> None:
         where = {"storage": machines["storage"], "folder": folder}
         return SharedStudy(arguments.study, search, trials=settings["trials"], **where)
 
-    joined().close()  # a study that cannot be used says so once, before there are workers
+    joined().close()  # if the study cannot be used, fail once, before workers start
     try:
         run_workers(lambda: joined().work(), machines["workers"], devices(machines["devices"], arguments.setting))
     except WorkersEnded as error:

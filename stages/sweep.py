@@ -1,8 +1,8 @@
-"""Search singles, ensembles and cascades of one arm's trained seeds.
+"""Search single models, ensembles and cascades of one arm's trained seeds.
 
 data/runs/<preset>/<runs>/pretrain -> data/results/<preset>/<paper>/sweep-<arm>/. Trials are the same with any number
-of workers (REPRISE_WORKERS) and after a kill: see `sweeps/batches.py`. For a study that many machines share, and that
-is not an output of the pipeline, see `stages/study.py`.
+of workers (REPRISE_WORKERS), and after a run that was killed and restarted (`sweeps/batches.py`). For a study that many
+machines share, and that is not an output of the pipeline, see `stages/study.py`.
 """
 
 import json
@@ -42,7 +42,7 @@ def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> 
 
 
 def latencies(system: str, key: str) -> dict[str, float]:
-    """Milliseconds per image of each architecture, alone, as the latest training on this machine measured them."""
+    """Milliseconds per image of each single architecture, as measured by the latest training on this machine."""
     what, found = "/milliseconds_per_image@batch_1", {}
     for path in sorted((scratch() / "runs" / system).glob(f"{key}--*/machine.json"), key=lambda p: p.stat().st_mtime):
         facts = json.loads(path.read_text())
@@ -53,7 +53,7 @@ def latencies(system: str, key: str) -> dict[str, float]:
 def track(
     name: str, row: Row, preset: str, settings: dict, evaluation: Evaluation, trials: Sequence["Finished"]
 ) -> None:
-    """The study as a record with its pictures, and the best trials of each front, under one parent run."""
+    """Record the study with its figures, and the best trials of each front, under one parent run."""
     from stages.page import figures
 
     study, fronts = (json.loads(evaluation.files[file]) for file in ("study.json", "pareto.json"))
@@ -74,7 +74,7 @@ def track(
 
 
 def main() -> None:
-    """Run the study in batches and write what came out."""
+    """Run the study in batches and write the results."""
     arguments = stage_arguments("arm")
     plan = load_plan(arguments.preset)
     row = plan.row("sweep", arguments.arm)

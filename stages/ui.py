@@ -1,4 +1,4 @@
-"""Open the pages over all runs (MLflow, `make ui`) or over a study (optuna-dashboard, `make dashboard`)."""
+"""Serve MLflow with all runs (`make ui`), or optuna-dashboard for one study (`make dashboard`)."""
 
 import argparse
 import os
@@ -11,20 +11,20 @@ from stages.page.machine import TRAINING
 
 
 def free_port(port: int, command: str) -> int:
-    """The port, if nobody listens on it.
+    """The port, if it is free.
 
     Raises:
-        ValueError: it is none, or taken; the message says how `command` chooses another.
+        ValueError: the number is not allowed, or the port is in use; the message says how to choose another.
     """
     if not 1024 <= port <= 65535:
-        raise ValueError(f"port {port} is none that a user can open; choose one from 1024 to 65535, e.g. 5001")
+        raise ValueError(f"port {port} cannot be used; choose one from 1024 to 65535, e.g. 5001")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise ValueError(
-                f"port {port} is taken; expected a free one: choose another, e.g. `make {command} PORT={port + 1}`"
+                f"port {port} is in use: choose a free one, e.g. `make {command} PORT={port + 1}`"
             ) from None
     return port
 
@@ -33,7 +33,7 @@ def mlflow(port: int) -> None:
     """Replace this process by MLflow's server."""
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
     if store.startswith("http"):
-        raise SystemExit(f"MLFLOW_TRACKING_URI names a server that is already up: open {store}")
+        raise SystemExit(f"MLFLOW_TRACKING_URI names a server, so there is none to start: open {store}")
     print(f"http://127.0.0.1:{port}/#/experiments{TRAINING}", flush=True)
     command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--workers", "1"])
@@ -63,9 +63,13 @@ def dashboard(port: int, study: str, storage: str | None) -> None:
 def main() -> None:
     """Check the port, then serve."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--port", type=int, default=5000, help="port of the server (default: 5000)")
     parser.add_argument("--study", help="open this study in optuna-dashboard instead of MLflow")
-    parser.add_argument("--storage", default=os.environ.get("REPRISE_STORAGE"), help="its storage, if not a journal")
+    parser.add_argument(
+        "--storage",
+        default=os.environ.get("REPRISE_STORAGE"),
+        help="URL of the study's database (default: a journal file in .scratch/sweeps)",
+    )
     arguments = parser.parse_args()
     port = free_port(arguments.port, "dashboard" if arguments.study else "ui")
     if arguments.study:

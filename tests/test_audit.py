@@ -100,7 +100,7 @@ def test_a_weight_and_a_metric_that_the_code_does_not_give_are_found_by_the_new_
     ("path", "old", "new", "why"),
     [
         ("results/tiny/committees/metrics.json", r'"mean": [\d.]+', '"mean": 7.5',
-         r"stale: \S+committees\S+:claims: results/tiny/committees/metrics.json is not the file that the lock names"),
+         r"stale: \S+committees\S+:claims: results/tiny/committees/metrics.json is not the file in the lock"),
         ("conf/system/committees/tiny.yaml", "momentum: .*", "momentum: 0.123",
          r"stale: \S+:pretrain@committees-digits: conf/system/committees/tiny.yaml: pretrain.momentum is 0.123, "),
         ("lightning_modules/ensembling/members.py", r"\Z", "\nCHANGED = 1\n",
@@ -112,4 +112,4 @@ def test_a_metric_a_setting_or_a_code_line_makes_locks_stale_at_once(project, pa
     commit(project)
     printed, passed = audit(project)
     assert not passed and re.search(why, printed), printed
-    assert "are stale: run `make repro`" in printed and "runs anew" not in printed
+    assert "are stale: run `make repro`" in printed and "running again" not in printed

@@ -291,16 +291,16 @@ def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_earlier_one(small_d
     assert list(small_disk.iterdir()) == [earlier]
 
 
-@pytest.mark.parametrize("kind", ["taken", "none"])
-def test_a_port_that_cannot_be_used_is_one_line(kind):
+@pytest.mark.parametrize("problem", ["is in use", "cannot be used"])
+def test_a_port_that_cannot_be_used_is_one_line(problem):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1] if kind == "taken" else 80_000
+        port = other.getsockname()[1] if problem == "is in use" else 80_000
         command = [sys.executable, "-m", "stages.ui", "--port", str(port)]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")
-    assert re.fullmatch(rf"error: port {port} is {kind}[^\n]* choose [^\n]*\n", run.stderr)
+    assert re.fullmatch(rf"error: port {port} {problem}[^\n]* choose [^\n]*\n", run.stderr)
 
 
 NUMBERS = [True, -1, 0, 1, 10**12, 0.5, -0.5, 1e30, float("nan"), float("inf")]

@@ -112,7 +112,7 @@ def test_a_machine_without_mnist_still_succeeds_and_the_report_says_what_is_miss
     run = copy.python("-m", "stages.repro")
     assert "left out" in run.stderr and "REPRISE_MIRROR" in run.stderr
     page = (copy.folder / "data/report/tiny/index.html").read_text()
-    assert "committees-mnist" in page and "data set mnist was not to be had" in page
+    assert "committees-mnist" in page and "data set mnist was not available" in page
 
 
 @pytest.mark.slow

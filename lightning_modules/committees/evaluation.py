@@ -1,9 +1,10 @@
 """Wisdom of Committees (Wang et al., ICLR 2022, arXiv 2012.01988): cascades of off-the-shelf models.
 
-In go the stored predictions of a pool of independently trained classifiers, out comes how ensembles and cascades
-compare with single models at equal cost and at equal accuracy. Nothing is trained: a cascade is a sequence of members
-and a confidence at which each may answer alone, both chosen on validation data, where most samples are easy enough for
-the cheap members. Read `Study.at_equal_macs` first. The chosen cascade as a network is `committees.network.Committee`.
+The input is the stored predictions of a pool of independently trained classifiers. The result is how ensembles and
+cascades compare with single models at equal cost and at equal accuracy. Nothing is trained: a cascade is a sequence of
+members and a confidence at which each may answer alone, both chosen on validation data, where most samples are easy
+enough for the cheap members. Read `Study.at_equal_macs` first. The chosen cascade as a network is
+`committees.network.Committee`.
 
 Choices where the paper leaves room or small data asks for care, fixed before any test number of these pools was seen:
 - Copies of an architecture are taken in turn, and every number is a mean over that rotation: only architectures and

@@ -1,7 +1,7 @@
 """Video files with sentences, decoded when they are trained on; the same batches as `datamodules.video_texts`.
 
-A video that cannot be read is left out, counted in the batch (`broken`) and logged, and too many end the work. While
-training, one of a later step takes its place, so that all ranks keep batches of one size.
+A video that cannot be read is left out, counted in the batch (`broken`) and logged; too many of them raise an error. In
+training, a video of a later step takes its place, so that all ranks keep batches of one size.
 """
 
 import os

@@ -37,7 +37,7 @@ def prepare(
         cache: where downloads are kept.
 
     Raises:
-        DataUnavailable: the archive is nowhere to be had.
+        DataUnavailable: the archive is not available anywhere.
         ValueError: the archive is not in the binary version's format.
     """
     archive = fetch("cifar10", files, mirrors=mirrors, mirror=mirror, cache=Path(cache))[ARCHIVE]

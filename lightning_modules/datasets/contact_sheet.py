@@ -1,4 +1,4 @@
-"""A picture of a data set's first samples with what is said of them: to be looked at, never to be read back."""
+"""A picture of a data set's first samples with their labels. It is for people only; no program reads it."""
 
 import textwrap
 from collections.abc import Mapping

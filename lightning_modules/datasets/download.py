@@ -1,6 +1,6 @@
 """Gets the files of a data set: from the cache, a local mirror, or the first web address that gives the right bytes.
 
-A file counts only when its checksum fits, wherever it came from.
+A file is accepted only if its checksum is right, wherever it came from.
 """
 
 import gzip

@@ -37,7 +37,7 @@ def prepare(
         cache: where downloads are kept.
 
     Raises:
-        DataUnavailable: a file is nowhere to be had.
+        DataUnavailable: a file is not available anywhere.
         ValueError: a file is not what its name promises.
     """
     paths = fetch("mnist", files, mirrors=mirrors, mirror=mirror, cache=Path(cache))

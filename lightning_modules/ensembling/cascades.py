@@ -1,11 +1,11 @@
 """Cascades over stored predictions: confidence, the exact threshold search, and selection on validation data.
 
-A cascade runs models in order and stops at the first whose output is confident enough. The search lives apart from the
-paper's measurements because it is exact arithmetic that is tested and timed alone. Imports no torch.
+A cascade runs models in order and stops at the first whose output is confident enough. The search is separate from the
+paper's measurements because it is exact arithmetic that is tested and timed on its own. Imports no torch.
 
 Conventions: a sample leaves at stage k iff confidence_k >= threshold_k; the last stage takes all that are left;
-threshold -inf lets everyone leave, +inf no one. Thresholds lie half-way between two observed confidences, so that a
-rounding error of the last bit, on another machine or in another order of addition, moves nobody to another stage.
+threshold -inf lets all samples leave, +inf none. Thresholds lie half-way between two observed confidences, so that a
+rounding error of the last bit, on another machine or in another order of addition, moves no sample to another stage.
 """
 
 import itertools

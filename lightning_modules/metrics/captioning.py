@@ -1,8 +1,8 @@
 """Scores of captions as the COCO caption evaluation defines them: BLEU-1 to 4, ROUGE-L, CIDEr-D, METEOR and SPICE.
 
 The first six are computed here, in Python, from the words of `ptb_tokenizer`. METEOR and SPICE exist as Java programs
-in the package pycocoevalcap (101 MB) only, and SPICE fetches models at its first use: they are computed where these are
-at hand and asked for, and otherwise stated as not computed, with the reason. They are never 0 for want of a program.
+in the package pycocoevalcap (101 MB) only, and SPICE fetches models at its first use: they are computed if these are
+installed and the configuration asks for them. Otherwise they are reported as not computed, with the reason, never as 0.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """Numbers reported for classifiers, from stored predictions (numpy in, Python floats out; no torch).
 
-Everything is computed in float64: float32 softmax saturates at 1.0 and hides the differences that calibration,
-risk-coverage and cascades live on.
+Everything is computed in float64: float32 softmax saturates at 1.0 and hides small differences that matter for
+calibration, risk-coverage and cascades.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Numbers reported for retrieval, from a matrix of similarities (numpy in, Python floats out; no torch).
 
-A query is answered by the best-ranked item that belongs to it. Ties count against us: its rank is 1 plus the number of
-items that do not belong and are as similar or more so. So a model that says the same of everything is ranked last,
-whereas sorting would rank it by the order of the files.
+A query is answered by the best-ranked item that belongs to it. Ties count against the model: the rank is 1 plus the
+number of items that do not belong and are equally similar or more similar. So a model that gives the same similarity to
+all items gets the worst rank, whereas sorting would rank items by the order of the files.
 """
 
 from typing import Literal

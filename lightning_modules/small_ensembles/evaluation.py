@@ -1,14 +1,14 @@
 """When Ensembling Smaller Models is More Efficient than Single Large Models (Kondratyuk et al., arXiv 2005.00570).
 
-In go the stored predictions of several independently trained copies of each width of one family, out comes whether k
-small copies beat one larger network at the same total MACs. It works where the remaining error of a network is mostly
-variance, which averaging removes, and fails where the network is too small to fit the data. Read
+The input is the stored predictions of several independently trained copies of each width of one family. The result is
+whether k small copies beat one larger network at the same total MACs. It works where the remaining error of a network
+is mostly variance, which averaging removes, and fails where the network is too small to fit the data. Read
 `Study.equal_macs` first.
 
 How the comparison is kept fair, fixed before any test number of these pools was seen:
 - A k-ensemble is the mean over the k-subsets of the copies, not the best one.
 - The single models' curve is the running maximum over the ladder, linear in log MACs; totals beyond the largest single
-  model are left out, for a curve drawn on beyond its end would be a guess.
+  model are left out, because extending the curve would be a guess.
 - Small and large regime are the lower and the upper half of the widths that can be compared (an odd middle one is in
   neither).
 """

@@ -1,9 +1,9 @@
 """A study in batches: ask for a batch, evaluate it anywhere, tell it in order. The same trials on every machine.
 
-An asynchronous study depends on who finishes first. Here a suggestion sees all trials of the batches before it and
-nothing else, and each batch has a sampler seeded by the number of trials so far, so the result is a pure function of
-the settings and the search. What was evaluated is remembered on disk: after a kill the study is asked again, answers
-come from there, and only what was running is lost.
+The result of an asynchronous study depends on which trial finishes first. Here a suggestion depends only on the trials
+of earlier batches, and each batch has a sampler that is seeded by the number of trials so far. So the result is a pure
+function of the settings and the search. Evaluated trials are stored on disk: if the study is killed and started again,
+they are read from there, and only the running trials are lost.
 """
 
 import json

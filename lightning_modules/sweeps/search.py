@@ -1,8 +1,9 @@
 """Singles, ensembles and cascades searched side by side under a compute budget, from stored predictions.
 
-A trial is one configuration: which members, how they are averaged, when a cascade may stop. It trains nothing: it
-reads cached logits, so it costs milliseconds. Each kind gets the same number of trials, or the comparison would be one
-of search effort. Read `CachedSearch.measure` first, then `state`, which says where committees start to beat singles.
+A trial is one configuration: which members, how they are averaged, when a cascade may stop. It trains nothing: it reads
+cached logits, so it costs milliseconds. Each kind gets the same number of trials; otherwise the kind with more trials
+would have an advantage. Read `CachedSearch.measure` first, then `state`, which says where committees start to beat
+singles.
 
 Three rules keep the comparison honest:
 - Copies of an architecture are taken in turn and numbers are means over that rotation: no trial can pick lucky copies.

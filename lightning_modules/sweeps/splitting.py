@@ -2,7 +2,7 @@
 
 A trial is (width, copies) with copies * training MACs of the width within the budget, and its value is the validation
 accuracy of the members' averaged logits. After each epoch that accuracy is reported, and a trial that lags behind the
-others at the same epoch is pruned: the schedule is the same for all, so equal epochs can be compared.
+others at the same epoch is pruned: all trials have the same schedule, so equal epochs can be compared.
 Read `TrainingSearch.evaluate` first.
 """
 

@@ -1,12 +1,13 @@
-"""A study that many workers share, on one machine or many: started, killed and started again as anyone likes.
+"""A study that many workers share, on one machine or many. Workers may be started, killed and restarted at any time.
 
-Optuna keeps the trials, in a journal file or in a database. What it leaves open is who notices that a worker died: its
-heartbeats are for relational databases and for `optimize` only, and must be as slow as the slowest network. Here a
-worker holds a lock for the trial that it runs. The kernel (files) or the database server drops the lock however the
-worker ends, so a running trial whose lock nobody holds is dead for certain, and its clock is nobody's concern.
+Optuna keeps the trials, in a journal file or in a database. It does not reliably detect that a worker has died: its
+heartbeats work with relational databases and `optimize` only, and need a time limit that fits the slowest network. Here
+a worker holds a lock for the trial that it runs. When the worker ends, for any reason, the kernel (files) or the
+database server releases the lock. So a running trial whose lock is free belongs to a dead worker, and no time limit is
+needed.
 
-A study has slots, as many as trials were asked for. A slot is done with a finished trial; the trial of a dead worker
-fails, and its slot gets another one with the same parameters. So in the end every slot is done, exactly once.
+A study has one slot for each requested trial. A slot is done when a trial in it is finished. The trial of a dead worker
+fails, and its slot gets another trial with the same parameters. So in the end, every slot has one finished trial.
 """
 
 import fcntl

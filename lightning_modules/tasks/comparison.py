@@ -1,4 +1,4 @@
-"""What every comparison of arms does with their runs, which are named `<arm>/<protocol>`. Imports no torch."""
+"""Functions that every comparison of arms needs; runs are named `<arm>/<protocol>`. Imports no torch."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How text-video models compare: every arm of a comparison asked for videos by text and for texts by video.
+"""Compares text-video models: for every arm, retrieval of videos by text and of texts by video.
 
 Reads stored features only (`videos`, `texts` and `belongs` of each run), without torch. Read `measured` first.
 """

@@ -1,7 +1,7 @@
-"""How pre-trained encoders compare: every arm of a comparison fine-tuned and probed alike, on one data set.
+"""Compares pre-trained encoders: every arm is fine-tuned and probed in the same way, on one data set.
 
-Not in a paper's own file, because the second paper that pre-trains an encoder needs it too, and because it reads stored
-predictions only: judging them is not to cost the import of torch.
+This is a shared file because every paper that pre-trains an encoder needs it. It reads stored predictions only, so it
+does not import torch.
 """
 
 from collections import defaultdict

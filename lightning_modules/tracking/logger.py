@@ -1,4 +1,4 @@
-"""The Lightning logger over a run record; apart from `records`, so that evaluation and report import no Lightning."""
+"""A Lightning logger that writes a run record. It is not in `records`, which must not import Lightning."""
 
 from argparse import Namespace
 from collections.abc import Mapping

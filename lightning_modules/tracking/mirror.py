@@ -1,17 +1,17 @@
 """The mirror: one background process per repository that sends run records to MLflow.
 
-    python -m lightning_modules.tracking.mirror            follow the records until all are sent and no run goes on
+    python -m lightning_modules.tracking.mirror            send records until all are sent and no run is active
     python -m lightning_modules.tracking.mirror --flush    send everything now, in the foreground (`make sync`)
 
-Every point arrives exactly once, whoever is killed and whenever:
+Every point arrives exactly once, whichever process is killed, at any time:
 
 - A record is found again by its tags `reprise.key` and `reprise.record` (its id, as two people may run one key).
 - How far `metrics.jsonl` was sent is a tag of the MLflow run, `reprise.sent`, written by the very call that sends the
-  points. The server writes the points before the tag, so the tag never promises too much; if it promises too little,
-  the same lines go again, and MLflow drops them: (run, name, time, step, value) is the primary key of its points.
+  points. The server writes the points before the tag, so the tag never claims too much. If it claims too little, the
+  same lines are sent again, and MLflow ignores them: (run, name, time, step, value) is the primary key of its points.
 - `reprise.complete` is the digest of a record that was sent whole. A server that lost it gets everything again.
 
-`sent.json` beside a record only spares asking the server about old records; `--flush` does not rely on it.
+`sent.json` beside a record avoids requests to the server about old records; `--flush` does not rely on it.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Run records: tracking that can never stop, slow or lose a run. Imports neither torch nor mlflow.
+"""Run records: tracking that cannot stop or delay a run. Imports neither torch nor mlflow.
 
 Every fact of a run is first a local file under `<root>/.scratch/runs/<experiment>/<run id>/`:
 
-    meta.json       what the run is: key, parent, tags, start                            (rewritten when it is resumed)
+    meta.json       identity of the run: key, parent, tags, start                        (rewritten when it is resumed)
     params.json     its resolved parameters, flattened
     metrics.jsonl   one line per call of `log`: {"t": ms, "step": n, "m": {name: value}} (append-only)
     machine.json    what depends on the machine: latencies, throughput
     artifacts/      files
-    status.json     how it ended; missing while it runs, and for ever if its process was killed
+    status.json     how it ended; missing while it runs, or if its process was killed
 
 MLflow is a mirror of these files, sent by one background process per repository (`tracking/mirror.py`), which the first
 open record starts, unless REPRISE_TRACKING=local (records only: tests). A training never waits for MLflow, and an error
@@ -15,12 +15,13 @@ of MLflow never reaches it.
 
 Three rules make a resumed or repeated run exact:
 
-- What is recorded stays. A (metric, step) that is logged again, because a resumed run passes the steps after its
-  checkpoint a second time, is left out, so the file stays append-only and the mirror never sends a point twice.
+- Recorded values are never changed. A resumed run repeats the steps after its checkpoint; a (metric, step) that was
+  already logged is skipped. So the file stays append-only, and the mirror never sends a point twice.
 - A training that is repeated after its end gets a record of its own, under the next number (`repeat`).
-- The process that records holds a lock on `metrics.jsonl`. The kernel drops it however the process ends, so "is it
-  still running" needs no process ids, which are reused, and no heartbeat, which can be late. (It takes a file system
-  with `flock`: local ones, NFS 4, Lustre mounted with it. Without, a run goes on unrecorded, with a warning.)
+- The process that records holds a lock on `metrics.jsonl`. The kernel releases it when the process ends, for any
+  reason. So the lock tells whether the run is still going on; process ids can be reused, and heartbeats can be late.
+  (The file system must support `flock`: local ones, NFS 4, Lustre mounted with it. Otherwise the run is not recorded,
+  with a warning.)
 """
 
 import atexit
@@ -335,8 +336,8 @@ def is_claimed(path: Path) -> bool:
 def start_mirror(base: Path) -> None:
     """Start the process that sends records to MLflow, unless it runs.
 
-    It must outlive this process, and neither a Ctrl-C nor a reader that waits for the end of this process's output may
-    meet it: so it gets its own session and output, and a shell in between makes it nobody's child.
+    It must go on when this process ends or gets a Ctrl-C, and must not keep this process's output open. So it gets its
+    own session and output, and is started through a shell, so that it is not a child of this process.
     """
     folder = base / ".scratch"
     command = [

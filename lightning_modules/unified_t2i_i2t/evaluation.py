@@ -1,8 +1,8 @@
 """How well one network describes images and draws them, from stored predictions. Imports no torch.
 
-Captions are held against the references (CIDEr-D, BLEU-4, ROUGE-L), and read back and held against the scene. Pictures
-are read by a judge that had no part in the training of the network, nor in its reward, and held against what the
-caption says. What the judge sees in pictures decoded from the right codes is the ceiling of all of them.
+Captions are compared with the references (CIDEr-D, BLEU-4, ROUGE-L), and are parsed and compared with the scene.
+Pictures are classified by a judge, a network that had no part in the training or the reward, and its answers are
+compared with the caption. The judge's score on pictures decoded from the right codes is the upper limit.
 """
 
 from collections.abc import Mapping, Sequence

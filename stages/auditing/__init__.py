@@ -1,5 +1,5 @@
-"""What `stages.audit` is made of.
+"""The parts of `stages.audit`.
 
-`locks` reads locks and finds stale ones, `drawing` chooses arms, `checkout` runs them in a clone, `comparing` holds new
-results against old, and `sample` puts these together.
+`locks` reads locks and finds stale ones, `drawing` chooses arms, `checkout` runs them in a clone, `comparing` compares
+new results with old ones, and `sample` uses all of these.
 """

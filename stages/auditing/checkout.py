@@ -12,7 +12,7 @@ import psutil
 
 from lightning_modules.files import scratch
 
-INHERITED = ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI", "PYTHONPATH")  # would lead out of the clone
+INHERITED = ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI", "PYTHONPATH")  # these would point out of the clone
 
 
 @contextmanager
@@ -20,13 +20,13 @@ def clone(root: Path) -> Iterator[Path]:
     """A clone of HEAD in `.scratch/audit/`, without data, and with an empty DVC cache of its own."""
     folder = scratch() / "audit" / str(os.getpid())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.iterdir():  # by an audit that was killed
+    for left in folder.parent.iterdir():  # left by an audit that was killed
         if left == folder or not psutil.pid_exists(int(left.name)):
             shutil.rmtree(left)
     try:
         subprocess.run(["git", "clone", "-q", "--shared", "--no-checkout", str(root), str(folder)], check=True)
         subprocess.run(["git", "checkout", "-q", "--detach", head(root)], cwd=folder, check=True)
-        (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")  # this machine may have set another
+        (folder / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")  # whatever this machine has set
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a stage gave in a checkout, held against the lock and against the committed metrics."""
+"""Compares the results of a stage with the lock and with the committed metrics."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ from stages.auditing.locks import Locked
 ONE_SEED = 0.1  # tolerance of a metric without an interval, as a share of its value
 TOLERANCE = (
     "a metric may differ from the committed mean by the width of its 95 % interval, "
-    f"or by {100 * ONE_SEED:.0f} % where it has one seed"
+    f"or by {100 * ONE_SEED:.0f} % if it has one seed"
 )
 
 
 def digests(before: Locked, after: Locked) -> list[str]:
-    """Outputs of a stage whose bytes are not those of the lock, a line each."""
+    """One line for each output of a stage whose bytes are not those of the lock."""
     return [
         f"{before.address}: {path} has md5 {after.outputs[path]} here, the lock says {md5}"
         for path, md5 in before.outputs.items()
@@ -26,7 +26,7 @@ def digests(before: Locked, after: Locked) -> list[str]:
 
 
 def metrics(folder: Path, stage: Locked, preset: str, exact: bool) -> list[str]:
-    """Metrics of an arm that are not those committed in `results/`: equal if `exact`, else within the tolerance."""
+    """One line for each metric that differs from the committed one: at all if `exact`, else beyond the tolerance."""
     arm = stage.arm if stage.kind == "evaluate" else f"sweep-{stage.arm}"
     measured = json.loads((folder / "data/results" / preset / stage.paper / arm / "metrics.json").read_text())
     here = claims.summary({arm: {int(seed): values for seed, values in measured.items()}})[arm]
@@ -48,7 +48,7 @@ def alike(here: Mapping[str, Any] | None, there: Mapping[str, Any] | None, exact
 
 
 def _committed(folder: Path, file: str) -> str:
-    """A file as HEAD has it: a run may have written it anew."""
+    """A file of HEAD; the one in the checkout may have been overwritten by a run."""
     command = ["git", "show", f"HEAD:{file}"]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 

@@ -1,4 +1,4 @@
-"""Which arms are run anew: drawn from a seed, papers that changed first, as many as fit into the time."""
+"""Chooses the arms to run again: at random, papers that changed first, as many as fit into the time."""
 
 import math
 import random
@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 from stages.auditing.locks import Locked
 
-UNKNOWN = 60.0  # seconds that a stage without a recorded duration is expected to take
+UNKNOWN = 60.0  # expected seconds of a stage without a recorded duration
 
 
 def drawn(stages: Mapping[str, Locked], changed: Collection[str], seed: str) -> list[str]:
     """All arms, in the order in which they are drawn.
 
-    First one arm of each changed paper, then the other arms of these, then all others; at the end the judging of
-    claims, for which all arms of a paper must have run.
+    First one arm of each changed paper, then the other arms of these papers, then all others. The stages `claims` come
+    last, because all arms of a paper must have run before.
     """
     arms = sorted(address for address, stage in stages.items() if stage.kind in ("evaluate", "sweep"))
     random.Random(seed).shuffle(arms)
@@ -36,9 +36,9 @@ def chosen(
         order: arms as they are drawn.
         stages: all stages, by address.
         durations: seconds of each stage.
-        done: stages that ran already: no arm to run again, and no cost.
-        seconds: time that there is; an arm that needs more than what is left of it is passed over.
-        enough: take no more when so many seconds are planned.
+        done: stages that have already run; they are not run again and cost nothing.
+        seconds: the time available; an arm that needs more than the rest of it is skipped.
+        enough: stop choosing when this many seconds are planned.
     """
     arms: list[str] = []
     planned: set[str] = set()

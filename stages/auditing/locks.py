@@ -1,7 +1,7 @@
-"""What the locks of a preset say, and whether they belong to the code, the configuration and the plan beside them.
+"""Reads the locks of a preset and checks that they belong to the code, the configuration and the plan in the checkout.
 
-Nothing is run and no data is needed: a lock entry records the command, the parameters, the manifest of the code (see
-`sources`) and the digests of what a stage reads and writes, and each of these is held against what it comes from.
+Nothing is run and no data is needed. A lock entry records the command, the parameters, the manifest of the code (see
+`sources`) and the digests of what a stage reads and writes. Each of these is compared with the checkout.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Locked:
         needs: the addresses of all stages whose outputs it reads, directly or through others.
         outputs: path of each output and its md5 in the lock.
         manifests: path of the manifest of its code and its md5 in the lock.
-        stale: in words, why the lock entry does not belong to this state of the project; empty if it does.
+        stale: reasons why the lock entry does not belong to this state of the project; empty if it does.
     """
 
     address: str
@@ -77,7 +77,7 @@ def read(root: Path, preset: str) -> dict[str, Locked]:
 
 
 def make_manifests(root: Path, preset: str) -> None:
-    """Write the manifests of the code of a checkout, by this code: `data/sources/<preset>/`."""
+    """Write the manifests of a checkout's code into its `data/sources/<preset>/`."""
     command = [sys.executable, "-m", "stages.sources", "--preset", preset]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
@@ -86,7 +86,7 @@ def make_manifests(root: Path, preset: str) -> None:
 
 
 def _paper_of(stage: "PipelineStage", preset: str) -> str:
-    """Stem of the paper whose plan has this stage; empty for the stages that papers share."""
+    """Stem of the paper whose plan has this stage; empty for the stages that all papers share."""
     parts = Path(stage.path_in_repo).parts
     return parts[2] if len(parts) == 4 and parts[:2] == ("plans", preset) else ""
 
@@ -100,7 +100,7 @@ def _manifests(repo: "Repo", stage: "PipelineStage") -> "list[Dependency]":
 
 
 def _stale(repo: "Repo", stage: "PipelineStage", made: "dict[str, Output]") -> Iterator[str]:
-    """Why a lock entry does not belong to what lies beside it."""
+    """The reasons why a lock entry does not belong to this checkout."""
     if all(not out.hash_info for out in stage.outs):
         yield "it has no entry in the lock"
         return
@@ -119,11 +119,11 @@ def _stale(repo: "Repo", stage: "PipelineStage", made: "dict[str, Output]") -> I
         if not out.hash_info:
             yield f"the lock has no digest of {path}"
         elif not out.use_cache and _md5(Path(out.fs_path)) != out.hash_info.value:
-            yield f"{path} is not the file that the lock names: its md5 is {_md5(Path(out.fs_path))}"
+            yield f"{path} is not the file in the lock: its md5 is {_md5(Path(out.fs_path))}"
 
 
 def _parameters(repo: "Repo", dep: "ParamsDependency") -> Iterator[str]:
-    """The settings of a file that are not those of the lock."""
+    """One line for each setting of a file that differs from the lock."""
     now, then = dep.read_params(), dep.hash_info.value or {}
     for key, here, there in _differences(now, then):
         yield f"{_path(repo, dep)}: {key} is {here}, the lock has {there}"
@@ -139,7 +139,7 @@ def _differences(now: Any, then: Any, key: str = "") -> Iterator[tuple[str, str,
 
 
 def _input(repo: "Repo", dep: "Dependency", made: "dict[str, Output]") -> Iterator[str]:
-    """What a stage read, held against what the lock says was made: one output, or a folder with several in it."""
+    """Compare what a stage has read with the outputs in the lock: one output, or a folder with several of them."""
     path = _path(repo, dep)
     if path in made:
         if dep.hash_info != made[path].hash_info:
@@ -147,15 +147,15 @@ def _input(repo: "Repo", dep: "Dependency", made: "dict[str, Output]") -> Iterat
         return
     inside = [out for name, out in made.items() if name.startswith(f"{path}/")]
     files, size = (sum(getattr(out.meta, what) or 0 for out in inside) for what in ("nfiles", "size"))
-    if (dep.meta.nfiles, dep.meta.size) != (files, size):  # the digest of the folder cannot be told from those in it
+    if (dep.meta.nfiles, dep.meta.size) != (files, size):  # the digest of the folder cannot be computed from theirs
         yield (
             f"it was run with another {path}: {dep.meta.nfiles} files of {dep.meta.size} bytes together, "
-            f"now {files} of {size}; remove from it what is of no arm of the plan"
+            f"now {files} of {size}; remove from it what belongs to no arm of the plan"
         )
 
 
 def _md5(path: Path) -> str | None:
-    """Digest of a file as DVC takes it; None where there is none."""
+    """Digest of a file as DVC computes it; None if there is no such file."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Arms that are run anew, and what they gave, held against what is committed."""
+"""Arms that are run again, and the comparison of their results with the committed ones."""
 
 import math
 import time
@@ -12,12 +12,12 @@ from stages.auditing.checkout import head, rerun
 from stages.auditing.locks import Locked
 from stages.runner import durations
 
-FIRST = 0.5  # of the time is planned by recorded durations alone; the rest by how fast this machine turned out to be
+FIRST = 0.5  # this share of the time is planned from recorded durations, the rest from the measured speed
 MEASURED = ("evaluate", "sweep")  # stages that write metrics
 
 
 class Sample:
-    """Arms that are run anew in a clone, and what they gave, held against the lock."""
+    """Arms that are run again in a clone; their results are compared with the lock."""
 
     def __init__(self, folder: Path, preset: str, stages: Mapping[str, Locked]):
         self.folder, self.preset, self.stages = folder, preset, stages
@@ -33,7 +33,7 @@ class Sample:
         self.asked: set[str] = set()
 
     def run(self, minutes: float, started: float) -> None:
-        """Run as many arms as fit into the time, one at least, in rounds: each learns how fast this machine is."""
+        """Run as many arms as fit into the time, at least one, in rounds that measure how fast this machine is."""
         order = drawing.drawn(self.stages, self.changed, head(self.folder))
         known = durations.load(self.folder, self.folder / ".scratch")
         left = 60 * minutes - (time.monotonic() - started)
@@ -41,7 +41,7 @@ class Sample:
         if not arms:
             arms, expected = drawing.chosen(order[:1], self.stages, known, (), math.inf)
         while arms:
-            print(f"runs anew: {', '.join(arms)}", flush=True)
+            print(f"running again: {', '.join(arms)}", flush=True)
             begun = time.monotonic()
             rerun(self.folder, self.preset, arms)
             self.asked.update(arms, *(self.stages[arm].needs for arm in arms))
@@ -55,12 +55,12 @@ class Sample:
         return sorted(address for address in self.asked - missing if not missing & self.stages[address].needs)
 
     def failed(self) -> list[str]:
-        """The stages that ran and failed, without those that only lacked what another one was to make."""
+        """The stages that failed themselves, without those that did not run because another stage failed."""
         missing = self._missing() - self.left_out().keys()
         return sorted(address for address in missing if not self._missing() & self.stages[address].needs)
 
     def _missing(self) -> set[str]:
-        """The stages that were to run and have not made all their outputs."""
+        """The requested stages that have not made all their outputs."""
         return {
             address
             for address in self.asked
@@ -68,7 +68,7 @@ class Sample:
         }
 
     def left_out(self) -> dict[str, str]:
-        """The stages that prepare data which is not to be had on this machine, with the reason."""
+        """The stages that prepare data which is not available on this machine, with the reason."""
         notes = self.folder / ".scratch/unavailable"
         prepared = {stage.address: notes / f"{stage.arm}-{self.preset}.txt" for stage in self.stages.values()}
         return {
@@ -78,7 +78,7 @@ class Sample:
         }
 
     def differences(self) -> list[str]:
-        """Whatever is not as it is committed, a line each; `near` are then the stages whose bytes may differ."""
+        """One line for each result that differs from the committed one; `near` has the stages whose bytes may differ."""
         found, after = [f"{address}: failed" for address in self.failed()], locks.read(self.folder, self.preset)
         for address in self.made():
             stage = self.stages[address]
@@ -86,7 +86,7 @@ class Sample:
             if exact and (unequal := comparing.digests(stage, after[address])):
                 if stage.paper in self.alike:
                     found += unequal
-                else:  # the caps did not hold on this kind of processor: told, and measured with the tolerance
+                else:  # the caps do not work on this kind of processor: report it, and use the tolerance
                     self.unequal += unequal
                     exact = False
             if not exact:
@@ -100,7 +100,8 @@ class Sample:
         for reason in self.left_out().values():
             print(f"left out: {reason}")
         if self.unequal:
-            print(f"NOT THE SAME BYTES on this processor ({kind()}); see CONTRIBUTING.md, The same bytes:")
+            section = "The same bytes on every x86-64 processor"
+            print(f"NOT THE SAME BYTES on this processor ({kind()}); see CONTRIBUTING.md, {section}:")
             print(*self.unequal, sep="\n")
         made = self.made()
         equal = [address for address in made if address not in self.near]

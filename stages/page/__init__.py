@@ -1,4 +1,4 @@
-"""The report page: one HTML file without outside resources, made from the ledger alone."""
+"""The report page: one HTML file without external resources, made from the results alone."""
 
 import math
 import sys
@@ -94,7 +94,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
     Args:
         papers: what to show, in this order.
         preset: the preset of the results.
-        unavailable: data set -> why it could not be had.
+        unavailable: data set -> why it was not available.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -129,7 +129,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
 
 
 def number(value: float | None, decimals: int | None = None) -> str:
-    """A number as a reader wants it: 25,856 or 96.42 or 0.0734, or with the decimals asked for; a dash for None."""
+    """A number for reading: 25,856 or 96.42 or 0.0734, or with the decimals asked for; a dash for None."""
     if value is None:
         return "–"
     size = abs(value)
@@ -145,12 +145,12 @@ def number(value: float | None, decimals: int | None = None) -> str:
 
 
 def probability(p: float) -> str:
-    """A p-value as it stands in the ledger: 0.0312, or < 0.0001."""
+    """A p-value as in `claims.json`: 0.0312, or < 0.0001."""
     return f"{p:g}" if p >= 1e-4 else "< 0.0001"
 
 
 def decimals(ends: Sequence[float] | None) -> int | None:
-    """How many decimals an interval earns: two significant digits of its half width, for its mean and ends alike."""
+    """How many decimals to show for an interval and its mean: two significant digits of its half width."""
     half = (ends[1] - ends[0]) / 2 if ends else 0.0
     return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else None
 
@@ -177,7 +177,7 @@ def interval(ends: Sequence[float], compare: str | None = None) -> str:
 
 
 def margin(row: Mapping[str, Any]) -> str:
-    """What the interval of a claim is held against: 0, −0.5, ±0.3 or ×1.1."""
+    """The margin of a claim: 0, −0.5, ±0.3 or ×1.1."""
     size = f"{row['margin']:.4g}"
     if row["direction"] == "equal":
         return f"×{1 / row['margin']:.4g} to ×{size}" if row["compare"] == "ratio" else f"±{size}"
@@ -187,7 +187,7 @@ def margin(row: Mapping[str, Any]) -> str:
 
 
 def interval_scale(row: Mapping[str, Any], width: float = 240.0, pad: float = 12.0) -> dict[str, Any]:
-    """Places along the x axis of a claim's interval plot, in its units of drawing; ratios on a log axis.
+    """Places along the x axis of a claim's interval plot, in units of the drawing; ratios on a log axis.
 
     Returns:
         mean, low, high, neutral (no difference), margins (the one or two lines to be passed), target (from, to): where

@@ -1,7 +1,7 @@
 """What depends on the machine (time, memory, hardware, software, links), kept out of the page that DVC tracks.
 
-The page has a place for each of these facts; `machine.js` beside it fills them in. Without the file the page is
-complete and shows a dash.
+The page has a place for each of these facts, and `machine.js` beside it fills them in. Without this file, the page
+shows dashes there.
 """
 
 import json
@@ -22,7 +22,7 @@ def script(folder: Path, preset: str) -> str:
 
 
 def facts(folder: Path, preset: str) -> dict[str, dict[str, Any]]:
-    """Facts ready to be read, per `<stage>/<arm>`; of a seed that ran more than once, its latest run counts."""
+    """Facts as text, for each `<stage>/<arm>`; if a seed ran more than once, its latest run counts."""
     latest: dict[tuple[str, int], Record] = {}
     for path in folder.glob("*/*/meta.json"):
         record = {name: _read(path.with_name(f"{name}.json")) for name in ("meta", "status", "machine", "sent")}
@@ -37,7 +37,7 @@ def facts(folder: Path, preset: str) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A part of a record; one that is not there yet, or was cut by a crash, says nothing."""
+    """A part of a record; empty if it does not exist yet or was cut by a crash."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -97,7 +97,7 @@ def _link(sent: dict[str, Any]) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: 12.3 s, 4 min 05 s, 2 h 10 min."""
+    """A time for reading: 12.3 s, 4 min 05 s, 2 h 10 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

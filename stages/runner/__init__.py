@@ -1,5 +1,5 @@
-"""The runner behind `make repro`: stages side by side, with DVC's bookkeeping in one process.
+"""The runner behind `make repro`: several stages at a time, with DVC's bookkeeping in one process.
 
-`bookkeeping` does what DVC does before and after a command, `children` starts commands, `schedule` says which and when,
-`display` shows it, `durations` remembers how long stages took.
+`bookkeeping` does what DVC does before and after a command, `children` starts commands, `schedule` decides which and
+when, `display` shows what runs, and `durations` records how long stages take.
 """

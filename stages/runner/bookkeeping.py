@@ -1,8 +1,8 @@
 """What `dvc repro -s STAGE` does before and after a stage's command, in one process that keeps the repository open.
 
-DVC's objects belong to one thread: use a `Bookkeeper` from the thread that made it. While a stage runs, its files are
-entered in DVC's rwlock, so that a `dvc` command in another terminal keeps away from them and says who has them. The
-repository's own lock is held for the moment of bookkeeping only.
+DVC's objects belong to one thread: use a `Bookkeeper` only from the thread that made it. While a stage runs, its files
+are entered in DVC's rwlock, so that a `dvc` command in another terminal does not touch them and says which process uses
+them. The lock of the whole repository is held only during the bookkeeping.
 """
 
 import copy
@@ -29,11 +29,11 @@ HEAD = "schema: '2.0'\nstages:\n"
 
 
 class Busy(ValueError):
-    """Another `dvc` command is at work on the same files; try again later."""
+    """Another `dvc` command uses the same files; try again later."""
 
 
 class Bookkeeper:
-    """DVC's repository, held open. Names of stages are their addresses as seen from the root.
+    """DVC's repository, kept open. The name of a stage is its address relative to the root.
 
     Attributes:
         root: the repository's root.
@@ -67,20 +67,20 @@ class Bookkeeper:
         return self.repo.config["core"].get("hardlink_lock", False)
 
     def close(self) -> None:
-        """Give up what is held, and close the repository."""
+        """Release all locks, and close the repository."""
         for name in list(self._held):
             self.abandon(name)
         self.repo.close()
 
     def stale(self, names: Iterable[str]) -> set[str]:
-        """Those of the stages that are not up to date, with all that need them.
+        """The stages that are not up to date, with all stages that need them.
 
         Raises:
             Busy: another `dvc` command is at work.
         """
         names = set(names)
         stale: set[str] = set()
-        with self._acting("reading what is up to date"):
+        with self._acting("checking what is up to date"):
             for name in networkx.topological_sort(self.graph.reverse(copy=False)):
                 if name not in names:
                     continue
@@ -124,7 +124,7 @@ class Bookkeeper:
         return "run"
 
     def end(self, name: str) -> None:
-        """Take up the outputs of a command that has ended well.
+        """Record the outputs of a command that has succeeded.
 
         Raises:
             Busy: another `dvc` command holds the repository's lock; nothing was done.
@@ -136,12 +136,12 @@ class Bookkeeper:
                 self.abandon(name)
 
     def abandon(self, name: str) -> None:
-        """Give up a stage whose command failed. DVC's lock keeps its last good state."""
+        """Release a stage whose command failed. DVC's lock file keeps its last good state."""
         if held := self._held.pop(name, None):
             held.close()
 
     def command(self, name: str) -> str | list[str]:
-        """What dvc.yaml says is to be run."""
+        """The command of a stage in dvc.yaml."""
         return self._stages[name].cmd
 
     def folder(self, name: str) -> Path:
@@ -149,12 +149,12 @@ class Bookkeeper:
         return Path(self._stages[name].wdir)
 
     def environment(self, name: str) -> dict[str, str]:
-        """What DVC adds to the environment of a command."""
+        """The variables that DVC adds to the environment of a command."""
         return {"DVC_ROOT": os.environ.get("DVC_ROOT", str(self.root)), "DVC_STAGE": name}
 
     @contextmanager
     def _acting(self, what: str) -> Iterator[None]:
-        """Hold the repository's lock, and let DVC tell others who has it."""
+        """Hold the lock of the repository, with a name by which DVC tells other commands who has it."""
         from dvc.lock import LockError
 
         before, sys.argv = sys.argv, ["make", "repro:", what]
@@ -171,7 +171,7 @@ class Bookkeeper:
             sys.argv = before
 
     def _fresh(self, name: str) -> "PipelineStage":
-        """The stage, read anew if someone else wrote its lock since."""
+        """The stage, read again if another process has changed its lock file."""
         lock = _lock_file(self._stages[name])
         if self._written[lock] != _signature(lock):
             self._written[lock] = _signature(lock)
@@ -201,7 +201,7 @@ class Bookkeeper:
         entry = dumps_yaml({"stages": to_lockfile(stage)}).removeprefix("stages:\n")
         if text.startswith(HEAD):
             text = HEAD + _joined(_entries(text.removeprefix(HEAD)) | _entries(entry))
-        else:  # not as DVC writes it
+        else:  # not in the form that DVC writes
             data = parse_yaml_for_update(text, str(path))
             stages = {**(data.get("stages") or {}), **to_lockfile(stage)}
             text = dumps_yaml({**data, "stages": dict(sorted(stages.items()))})
@@ -227,14 +227,14 @@ def _joined(entries: dict[str, str]) -> str:
 
 
 def _differs(stage: "PipelineStage") -> bool:
-    """What `stage.changed()` says, without an entry in DVC's rwlock for each look: `begin` asks again with it."""
+    """Like `stage.changed()`, but without an entry in DVC's rwlock; `begin` checks again with one."""
     if stage.changed_stage() or stage.is_callback or stage.always_changed:
         return True
     return any(dep.status() for dep in stage.deps) or any(out.status() for out in stage.outs)
 
 
 def _busy(error: Exception) -> Busy:
-    """DVC's error in one line, without its advice to remove files by hand."""
+    """DVC's error in one line, without its advice to delete lock files by hand."""
     return Busy(" ".join(str(error).partition("\n\n")[0].split()))
 
 
@@ -254,7 +254,7 @@ def _lock_file(stage: "PipelineStage") -> Path:
 def _parse_once() -> None:
     """Let DVC parse a file of parameters once, while it stays the same, and an expression such as `${key}` once.
 
-    It does both several times for each stage, and that was most of what a stage cost.
+    DVC does both several times for each stage, and this took most of the time of its bookkeeping.
     """
     from dvc.dependency import param
     from dvc.parsing import interpolate

@@ -1,7 +1,7 @@
 """Commands of stages as child processes: forked from a server that has imported torch, or plain.
 
-Every child leads a process group of its own, so that Ctrl-C in the terminal reaches the runner alone, and dies with the
-runner however that ends.
+Every child leads its own process group, so that Ctrl-C in the terminal reaches only the runner. If the runner ends, for
+any reason, its children get SIGTERM.
 """
 
 import atexit
@@ -27,7 +27,7 @@ PRELOAD = "stages.runner.preload"
 class Server:
     """The process that trainings are forked from: the standard library's `forkserver`, with torch in it.
 
-    It is started at once and imports in the background: `ready` says whether a child can be had without waiting.
+    It is started at once and imports in the background: `ready` says whether a child can be forked without waiting.
     Start it from the main thread: it ends with the thread that started it.
     """
 
@@ -44,7 +44,7 @@ class Server:
             first.start()
             first.join()
         except (OSError, EOFError):
-            pass  # the server is gone: the first stage that wants a child of it says so
+            pass  # the server has ended: the first stage that needs it reports this
 
     def ready(self) -> bool:
         """Whether the imports are done."""
@@ -56,7 +56,7 @@ def _nothing() -> None:
 
 
 class Child:
-    """One command that runs, with its output in `log`.
+    """A running command; its output goes to `log`.
 
     Raises:
         OSError: it could not be started.
@@ -82,7 +82,7 @@ class Child:
             try:
                 self._process.start()
             except (EOFError, ConnectionError) as error:
-                raise OSError(f"the process that has imported torch has ended ({type(error).__name__})") from None
+                raise OSError(f"the server that forks trainings has ended ({type(error).__name__})") from None
             self.sentinel: int | None = self._process.sentinel
         else:
             with log.open("wb") as file:
@@ -105,15 +105,15 @@ class Child:
         return self._process.exitcode
 
     def signal(self, number: int) -> None:
-        """Send a signal to the child and what it has started."""
+        """Send a signal to the child and to all processes that it has started."""
         try:
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # it leads no group yet, or is gone
+        except ProcessLookupError:  # it leads no group yet, or has ended
             if self.poll() is None:
                 os.kill(self._process.pid, number)
 
     def close(self) -> None:
-        """Free what the runner kept of a child that has ended; end what a failed one left behind."""
+        """Free the resources of a child that has ended; if it failed, kill the processes that it left behind."""
         if self.poll():
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -127,7 +127,7 @@ class Child:
 
 
 def wait(children: Iterable[Child], seconds: float) -> None:
-    """Sleep until one of the children ends, at most so long."""
+    """Sleep until one of the children ends, but at most this many seconds."""
     sentinels = [child.sentinel for child in children if child.sentinel is not None]
     if sentinels:
         connection.wait(sentinels, seconds)
@@ -161,7 +161,7 @@ def _module(lines: list[str]) -> list[str] | None:
 
 
 def _run_module(module: str, arguments: list[str], folder: str, environment: dict[str, str], log: str) -> None:
-    """Be a fresh `python -m module arguments`, in a process forked from the server."""
+    """Act as `python -m module arguments`, in a process forked from the server."""
     os.setsid()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -178,4 +178,4 @@ def _run_module(module: str, arguments: list[str], folder: str, environment: dic
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # multiprocessing ends its children without
+        atexit._run_exitfuncs()  # multiprocessing does not call them in its children

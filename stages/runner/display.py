@@ -1,4 +1,4 @@
-"""What the user sees of a run: a live table in a terminal, a line each elsewhere."""
+"""What the user sees of a run: a live table in a terminal, otherwise one line for each event."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Protocol
 
 @dataclass
 class Running:
-    """One child: what it runs, since when (`time.monotonic`), and where it writes its progress."""
+    """A child process: what it runs, when it started (`time.monotonic`), and where it writes its progress."""
 
     title: str
     started: float
@@ -20,7 +20,7 @@ class Running:
 
 
 class State(Protocol):
-    """What the table is drawn from, at any moment and from a thread of its own."""
+    """What the table shows. It is read from another thread, at any time."""
 
     total: int
     started: float
@@ -33,21 +33,21 @@ class State(Protocol):
 
 
 class Lines:
-    """A line for each thing that happens."""
+    """One line for each event."""
 
     def say(self, text: str) -> None:
         """Print one line."""
-        print(text, flush=True)  # to the `sys.stdout` of now: the table puts one of its own there
+        print(text, flush=True)  # to the current `sys.stdout`: the live table replaces it
 
     def start(self, state: State) -> None:
-        """The stages begin."""
+        """Called before the first stage starts."""
 
     def stop(self) -> None:
-        """The stages have ended, one way or the other."""
+        """Called when no stage runs any more, also after an error."""
 
 
 class Table(Lines):
-    """Lines that scroll past above a table of what is running."""
+    """Lines as above, and below them a table of what is running."""
 
     def start(self, state: State) -> None:
         """Draw the table until `stop`."""
@@ -57,7 +57,7 @@ class Table(Lines):
         self.live.start()
 
     def stop(self) -> None:
-        """Take the table away."""
+        """Remove the table."""
         if live := self.__dict__.pop("live", None):
             live.stop()
 
@@ -68,7 +68,7 @@ def display() -> Lines:
 
 
 def table(state: State):
-    """The table of this moment: a row for each child, and a last line that counts."""
+    """The current table: a row for each child, and a line with the number of finished stages and the time."""
     from rich import box
     from rich.console import Group
     from rich.table import Table as Rows
@@ -91,7 +91,7 @@ def table(state: State):
 
 
 def progress(path: Path) -> tuple[str, str]:
-    """Step and loss of a training, from the file that it writes; empty where there is none."""
+    """Step and loss of a training, from the file that it writes; empty if there is none."""
     try:
         found = json.loads(path.read_text())
         return f"{found['step']:,} / {found['steps']:,}", f"{found['loss']:.4g}" if found.get(
@@ -102,7 +102,7 @@ def progress(path: Path) -> tuple[str, str]:
 
 
 def span(seconds: float) -> str:
-    """A duration as one reads it: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration for reading: `8 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

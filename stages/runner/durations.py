@@ -1,7 +1,7 @@
-"""How long stages took in earlier runs, and from that how long the rest will take.
+"""How long stages took in earlier runs, and an estimate of the remaining time from that.
 
-`make release` writes what this folder knows into `plans/<preset>/<paper>/durations.json`, which the repository ships
-for those who have not run anything yet.
+`make release` copies the durations of this checkout to `plans/<preset>/<paper>/durations.json`. These files are
+committed, for users who have not run anything yet.
 """
 
 import json
@@ -17,19 +17,19 @@ NAME = "durations.json"
 
 
 def load(root: Path, own: Path) -> dict[str, float]:
-    """Seconds of each stage: those of this folder, else those that the repository ships."""
+    """Seconds of each stage: those of this checkout, otherwise the committed ones."""
     known: dict[str, float] = {}
     for path in (*sorted(root.glob(f"plans/**/{NAME}")), own / NAME):
         try:
             found = json.loads(path.read_text())
             known |= {str(name): float(seconds) for name, seconds in found.items()}
         except (OSError, ValueError, AttributeError, TypeError):
-            continue  # an estimate is not worth an error
+            continue  # without the file there is only no estimate
     return known
 
 
 def remember(own: Path, new: Mapping[str, float]) -> None:
-    """Add what stages took to the durations of this folder."""
+    """Add the seconds of stages to the durations of this checkout."""
     path = own / NAME
     try:
         known = json.loads(path.read_text())
@@ -42,8 +42,9 @@ def seconds_left(graph: networkx.DiGraph, left: set[str], spent: Mapping[str, fl
                  slots: int) -> float | None:  # fmt: skip
     """An estimate of the wall time until the stages of `left` are done, or None where nothing is known.
 
-    It is the longer of two: the work in all slots, and the longest chain of stages that need each other. `spent` is
-    what the running ones have had. A stage that never ran is taken for a usual one of its kind.
+    It is the larger of two numbers: all the work divided by the number of slots, and the longest chain of stages that
+    need each other. `spent` has the seconds that running stages have taken so far. For a stage that never ran, the
+    median of its kind is used.
     """
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""What the server of trainings imports once. Imported in that server only: it ties its life to ours."""
+"""What the server that forks trainings imports, once. Import it only there: it ends the process with its parent."""
 
 import gc
 import importlib
@@ -7,11 +7,11 @@ import signal
 
 from lightning_modules.processes import PRELOAD, PRELOAD_ENVIRONMENT, die_with_parent
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which tells its children
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner handles Ctrl-C and signals its children
 die_with_parent()
 os.environ.update(PRELOAD_ENVIRONMENT)
 for name in PRELOAD:
     importlib.import_module(name)
 
 gc.collect()
-gc.freeze()  # what is here now stays: a collection in a child would copy its pages
+gc.freeze()  # exempt these objects from garbage collection, which would copy their memory pages in each child

@@ -1,4 +1,4 @@
-"""Which stage runs when: what `make repro` does between the plan and the page."""
+"""Decides which stage runs when, and runs it: the main loop of `make repro`."""
 
 import os
 import signal
@@ -20,21 +20,21 @@ from stages.runner.bookkeeping import Bookkeeper, Busy
 from stages.runner.children import Child, Server, forked_module, wait
 from stages.runner.display import Lines, Running, span
 
-TICK = 0.2  # seconds between two looks at things that cannot wake the loop
+TICK = 0.2  # seconds between two checks of what cannot wake the loop
 PATIENCE = 1.0  # seconds until a stage whose files are busy is tried again
-GRACE = 20.0  # seconds that a child has to end after Ctrl-C: a training writes its checkpoint
-LAST_LINES = 15  # of the log of a failed stage
+GRACE = 20.0  # seconds that a child has after Ctrl-C, to write its checkpoint and end
+LAST_LINES = 15  # how many lines of the log of a failed stage are shown
 
 
 @dataclass
 class Work:
-    """A stage that was begun: `parts` may run side by side, and then its own command.
+    """A stage that has begun: first `parts`, which may run side by side, then its own command.
 
     Attributes:
         own: whether its own command is still to be started.
         running: how many of its commands run now.
-        seconds: time spent in all slots.
-        failed: why it failed, or empty.
+        seconds: time spent, summed over slots.
+        failed: why it failed; empty if it did not.
     """
 
     name: str
@@ -54,25 +54,25 @@ class Runner:
     """Runs stages in slots, as soon as what they need is done.
 
     Args:
-        books: DVC's repository, held open.
+        books: DVC's repository, kept open.
         names: the stages to consider; those that are up to date are left alone.
         order: a key; of the stages that can start, the one with the smallest key starts first.
-        after: called with a stage that has ended well and the set of those that are not up to date.
-        parts: commands that may run in slots of their own before a stage's command, such as one for each seed.
-        slots: one entry for each child at a time; an entry that is not empty is its CUDA_VISIBLE_DEVICES.
-        launch: put before each command, such as `srun -N1 -n1`.
-        force: run stages that are up to date, too, and take nothing from a cache.
+        after: called with each stage that has succeeded and the set of stages that are not up to date.
+        parts: commands of a stage that may run side by side before its own command, such as one for each seed.
+        slots: one entry for each command that may run at a time: its CUDA_VISIBLE_DEVICES, or empty.
+        launch: prefix of each command, such as `srun -N1 -n1`.
+        force: also run stages that are up to date, and take nothing from a cache.
         deadline: seconds after which no further stage starts.
         display: what the user sees.
 
     Raises:
-        ValueError: no slot, or the program in `launch` is not there.
+        ValueError: there is no slot, or the program in `launch` does not exist.
 
     Attributes:
         done: stages that ran, that were taken from DVC's run cache, or that turned out to be up to date.
         failed: the reason of each stage that failed.
         left: stages that were not begun.
-        errors: what went wrong outside of stages, a line each.
+        errors: one line for each error outside of stages.
         interrupted: the signal that ended the run early, or None.
     """
 
@@ -109,7 +109,7 @@ class Runner:
         self.interrupted: signal.Signals | None = None
         self._works: dict[str, Work] = {}
         self._running: dict[Child, tuple[Work, Running, str]] = {}
-        self._ended: list[Work] = []  # all of it ran; DVC's books are to be closed
+        self._ended: list[Work] = []  # all commands have ended; DVC's bookkeeping is still to be done
         self._put_off: dict[str, float] = {}
         self._signals = 0
         self._stopped_at = 0.0
@@ -139,7 +139,7 @@ class Runner:
         return durations.seconds_left(self.books.graph, left, spent, self._durations, self.slots)
 
     def run(self) -> None:
-        """Run until nothing is left that can run, or until a signal ends it."""
+        """Run until no stage is left that can run, or until a signal stops it."""
         if not self.launch and any(forked_module(self.books.command(name)) for name in self.waiting):
             self._server = Server()
         self.display.start(self)
@@ -148,13 +148,13 @@ class Runner:
                 while self._step():
                     pass
         finally:
-            for child in self._running:  # only after an error of our own
+            for child in self._running:  # only after an error in this class
                 child.signal(signal.SIGKILL)
             self.display.stop()
             durations.remember(scratch(), self._took)
 
     def _step(self) -> bool:
-        """Start what can start, wait, and take up what has ended. False when there is no more to do."""
+        """Start commands, wait, and handle those that have ended. False if there is nothing more to do."""
         self._close_books()
         if self.interrupted:
             self._stop()
@@ -169,13 +169,13 @@ class Runner:
         return True
 
     def _soon(self) -> bool:
-        """Whether a stage can start later although nothing runs: its files are busy, or torch is not imported yet."""
+        """Whether a stage can start later if nothing runs now: its files are in use, or torch is not imported yet."""
         return bool(self._works) or bool(self._ready())
 
     # Starting
 
     def _ready(self) -> list[str]:
-        """Waiting stages of which everything that they need is up to date, in order."""
+        """Waiting stages whose inputs are all up to date, in order."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             return []
         graph = self.books.graph
@@ -185,7 +185,7 @@ class Runner:
         return sorted(free, key=self.order)
 
     def _start_next(self) -> bool:
-        """Start one command, or find that a stage needs none. False when nothing can start now."""
+        """Start one command, or find that a stage needs none. False if nothing can start now."""
         now = time.monotonic()
         open_works = [name for name, work in self._works.items() if self._command(work)]
         for name in sorted([*open_works, *self._ready()], key=self.order):
@@ -199,7 +199,7 @@ class Runner:
         return False
 
     def _begin(self, name: str) -> bool:
-        """Do DVC's part before a command. False if the stage needs no command after all, or cannot have one."""
+        """Do DVC's bookkeeping before a command. False if the stage needs no command, or cannot start now."""
         try:
             what = self.books.begin(name, force=self.force)
         except Busy as busy:
@@ -218,7 +218,7 @@ class Runner:
         return False
 
     def _command(self, work: Work) -> str:
-        """Which command of a stage can start now: a part's, `own`, or none."""
+        """Which command of a stage can start now: `part`, `own`, or empty for none."""
         if work.failed:
             return ""
         return "part" if work.parts else "own" if work.own and not work.running else ""
@@ -234,7 +234,7 @@ class Runner:
         environment = self.books.environment(work.name) | {"REPRISE_PROGRESS": str(scratch() / "progress" / label)}
         if slot:
             environment["CUDA_VISIBLE_DEVICES"] = slot
-        if self.force and (part or not work.of):  # a command that puts parts together takes what these have trained
+        if self.force and (part or not work.of):  # after parts, its own command only collects what they have trained
             environment["REPRISE_FORCE"] = "1"
         progress = Path(environment["REPRISE_PROGRESS"])
         progress.parent.mkdir(parents=True, exist_ok=True)
@@ -258,10 +258,10 @@ class Runner:
         work.running += 1
         self._running[child] = work, Running(title, child.started, progress), slot
 
-    # Taking up
+    # Ending
 
     def _take_up(self, child: Child) -> None:
-        """A child has ended: note how, and settle its stage when that was the last of it."""
+        """Record how a child has ended, and settle its stage if that was its last command."""
         work, running, slot = self._running.pop(child)
         code = child.poll()
         child.close()
@@ -277,7 +277,7 @@ class Runner:
         self._settle(work)
 
     def _settle(self, work: Work) -> None:
-        """Close a stage of which nothing runs and nothing is to be started."""
+        """Finish a stage if none of its commands runs or is still to be started."""
         if work.running:
             return
         if work.failed:
@@ -291,7 +291,7 @@ class Runner:
             self._ended.append(work)
 
     def _close_books(self) -> None:
-        """Do DVC's part after the commands that have ended well."""
+        """Do DVC's bookkeeping after the commands that have succeeded."""
         for work in list(self._ended):
             if self._put_off.get(work.name, 0.0) > time.monotonic():
                 continue
@@ -301,7 +301,7 @@ class Runner:
                 self._put_aside(work.name, busy)
                 if self._signals < 2:
                     continue
-                self._fail(work.name, "stopped while another dvc command held the repository", work.seconds)
+                self._fail(work.name, "stopped while another dvc command held the lock of the repository", work.seconds)
             except Exception as error:
                 self._fail(work.name, self._noted(work.name, error), work.seconds)
             else:
@@ -311,14 +311,14 @@ class Runner:
             self._works.pop(work.name, None)
 
     def _finish(self, name: str, what: str, seconds: float) -> None:
-        """A stage is up to date: say so, and call what follows it."""
+        """Report that a stage is up to date, and call `after`."""
         self.done.add(name)
         self._works.pop(name, None)
         self._say(what, name, seconds)
         try:
             self.after(name, self.waiting | set(self._works) | set(self.failed))
         except Exception as error:
-            self.errors.append(f"what follows {name} failed: {self._noted('runner', error)}")
+            self.errors.append(f"printing the claims after {name} failed: {self._noted('runner', error)}")
             self.display.say(f"error: {self.errors[-1]}")
 
     def _fail(self, name: str, reason: str, seconds: float = 0.0) -> None:
@@ -336,7 +336,7 @@ class Runner:
             self.display.say(f"    {line}")
 
     def _noted(self, name: str, error: Exception) -> str:
-        """An error in one line; its traceback goes to a log."""
+        """An error in one line; the traceback goes to a log."""
         log = scratch() / "logs" / f"{_file_name(name)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
@@ -353,7 +353,7 @@ class Runner:
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
-        """Note signals instead of raising wherever we are: bookkeeping is never cut in two."""
+        """Record signals instead of raising an exception, so that bookkeeping is never interrupted halfway."""
 
         def note(number: int, frame: object) -> None:
             self._signals += 1
@@ -370,7 +370,7 @@ class Runner:
                 signal.signal(number, handler)
 
     def _stop(self) -> None:
-        """After a signal: ask the children to end, and kill them after a while or at the second signal."""
+        """After a signal: ask the children to end; kill them after `GRACE` seconds or at a second signal."""
         now = time.monotonic()
         if not self._stopped_at:
             self._stopped_at = now
@@ -397,16 +397,16 @@ def _reason(code: int, log: Path) -> str:
     if code > 0:
         return f"exit code {code}, log in {log}"
     name = signal.Signals(-code).name
-    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    hint = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
     return f"killed by {name}{hint}, log in {log}"
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Hold the right to run stages in this folder.
+    """Make sure that only this process runs stages in this folder.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process already does.
     """
     path = scratch() / "repro.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -416,7 +416,7 @@ def alone() -> Iterator[None]:
         except OSError:
             file.seek(0)
             raise ValueError(
-                f"another `make repro` runs in this folder (process {file.read().strip() or 'unknown'}): "
+                f"another `make repro` is running in this folder (process {file.read().strip() or 'unknown'}): "
                 "wait until it ends, or stop it"
             ) from None
         file.truncate(0)

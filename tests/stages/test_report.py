@@ -211,7 +211,7 @@ def test_every_verdict_is_reached_with_its_reason(project):
     text = "".join(reader.text)
     for row in ledger:
         assert row["reason"][1:] in text
-    assert "data set mnist was not to be had" in text
+    assert "data set mnist was not available" in text
     assert "mnist: nobody answered" in text
     assert "Not computed: meteor (it needs Java" in text
 
@@ -247,8 +247,8 @@ def test_a_page_without_post_hoc_claims_says_so_and_counts_are_told_as_facts(pro
     _, ledger, reader = made(project)
     text = " ".join("".join(reader.text).split())
     assert [row["exact"] for row in ledger[:2]] == [False, True]
-    assert "its margin, too, were fixed before the first test number" in text
-    assert "here of at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
+    assert "margin of each claim were also fixed before the first test number" in text
+    assert "here at most 0.05 of 1. 1 more compares a number that is the same for every seed" in text
     assert "none: both sides are the same for every seed" in text
 
 
@@ -256,7 +256,7 @@ def test_a_sweep_is_shown_with_its_statement_and_one_without_results_says_why(pr
     _, _, reader = made(project)
     text = "".join(reader.text)
     assert f"Ensembles start to win at 9,000 MACs {HOSTILE}." in text
-    assert "No results, data set mnist was not to be had." in text
+    assert "No results, because data set mnist was not available." in text
 
 
 def test_two_runs_give_the_same_bytes_and_name_no_place(project):
@@ -354,7 +354,7 @@ def test_show_prints_every_claim_and_where_the_page_is(project, capsys, monkeypa
     assert "false verdicts to expect by chance: at most 0.25" in printed
     assert "with Holm's correction: " in printed
     assert "undecided (post hoc)" in printed
-    assert "could not run: alpha-mnist: no results, data set mnist was not to be had" in printed
+    assert "could not run: alpha-mnist: no results, because data set mnist was not available" in printed
     assert "data/report/tiny/index.html" in printed
     ledger = ledger_of(project)
     for row in ledger:

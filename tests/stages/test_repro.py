@@ -257,8 +257,8 @@ def test_an_exception_in_what_follows_a_stage_is_one_line_and_stops_nothing(run)
             raise KeyError("arm")
 
     runner, ran = run(DIAMOND, after=after, display=said)
-    assert len(ran) == 4 and runner.errors == ["what follows a failed: KeyError: 'arm'"]
-    assert "error: what follows a failed: KeyError: 'arm'" in said and said[-1] == "stopped"
+    assert len(ran) == 4 and runner.errors == ["printing the claims after a failed: KeyError: 'arm'"]
+    assert "error: printing the claims after a failed: KeyError: 'arm'" in said and said[-1] == "stopped"
 
 
 def test_an_exception_in_bookkeeping_fails_the_stage_alone(run):
@@ -269,7 +269,7 @@ def test_an_exception_in_bookkeeping_fails_the_stage_alone(run):
 
 def test_a_killed_command_is_told_from_one_that_failed(run):
     runner, _ = run({"a": ((), "kill -9 $$")})
-    assert "killed by SIGKILL, perhaps for want of memory" in runner.failed["a"]
+    assert "killed by SIGKILL, perhaps because memory ran out" in runner.failed["a"]
 
 
 def await_file(path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_second_run_in_the_same_folder_says_so_in_one_line_and_ends(tmp_path, 
         second = start(tmp_path)
         output, _ = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert output.startswith(f"error: another `make repro` runs in this folder (process {os.getpid()})")
+    assert output.startswith(f"error: another `make repro` is running in this folder (process {os.getpid()})")
     assert len(output.splitlines()) == 1
     with alone():
         pass  # the right is free again
@@ -490,7 +490,7 @@ def test_more_seeds_are_written_into_the_shared_parameters(tmp_path, monkeypatch
     repro.ask_for_seeds(5)
     after = (tmp_path / "params.yaml").read_text()
     assert after == before.replace("at_least: null", "at_least: 5") and "# " in after
-    assert capsys.readouterr().out == "params.yaml: at_least is 5 now\n"
+    assert capsys.readouterr().out == "params.yaml: at_least is now 5\n"
     assert load_plan("tiny").at_least == 5
     repro.ask_for_seeds(5)
     assert capsys.readouterr().out == ""

@@ -98,7 +98,7 @@ def test_a_stage_has_the_shared_files_of_the_blocks_that_it_depends_on(settings)
         ("/shared/encoder/vit", r"defaults has '/shared/encoder/vit', expected `/shared/<folder>/<name>@<block>`"),
         ("/system/two/tiny@model", "expected `/shared/"),
         ("{/shared/encoder@model: vit}", "expected `/shared/"),
-        ("/shared/encoder/vti@model", "conf/shared/encoder/vti.yaml is no file"),
+        ("/shared/encoder/vti@model", "conf/shared/encoder/vti.yaml does not exist"),
     ],
 )
 def test_a_default_whose_users_are_not_known_is_refused(settings, line, message):

@@ -462,7 +462,7 @@ def test_the_dashboards_port_and_study_are_checked(tmp_path, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"port {port} is taken; .* `make dashboard PORT={port + 1}`"):
+        with pytest.raises(ValueError, match=rf"port {port} is in use: .* `make dashboard PORT={port + 1}`"):
             ui.free_port(port, "dashboard")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     join(tmp_path / ".scratch/sweeps")

@@ -1,7 +1,7 @@
 """Frames of video files: which ones a network sees, and how they are decoded (PyAV).
 
-Read `read_frames` first. A file that cannot be decoded is a `BrokenVideo`, to be left out and counted by whoever reads
-many (`Skipped`); no frame is ever made up for it. Rotation in a file's metadata is not applied.
+Read `read_frames` first. A file that cannot be decoded is a `BrokenVideo`, which a reader of many files leaves out and
+counts (`Skipped`). Missing frames are never invented. Rotation in a file's metadata is not applied.
 """
 
 import logging
