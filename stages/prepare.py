@@ -18,6 +18,7 @@ def main() -> None:
     arguments = stage_arguments("name")
     preset = arguments.preset
     notice = scratch() / "unavailable" / f"{arguments.name}-{preset}.txt"
+    notice.unlink(missing_ok=True)  # of an earlier try: another failure is no missing file
     config = compose(preset, dataset=arguments.name)["dataset"]
     prepare = settings.bind(config, f"conf/dataset/{arguments.name}/{preset}.yaml")
     try:
@@ -26,7 +27,6 @@ def main() -> None:
         notice.parent.mkdir(parents=True, exist_ok=True)
         notice.write_text(f"{error}\n")
         sys.exit(f"error: {error}")
-    notice.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

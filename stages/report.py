@@ -75,6 +75,8 @@ def read_paper(
         ledger = claims.ledger([facts], results, plan.preset, missing)
     else:
         ledger = json.loads(committed.read_text())
+        for shown, _ in read.values():
+            shown.missing = "it was not run on this machine; its verdicts are the committed ones"
     sweeps = [read_sweep(plan, row, folder, unavailable) for row in plan.sweep.values() if row.paper == stem]
     return page.Paper(facts, ledger, [shown for shown, _ in read.values()], sweeps)
 

@@ -177,7 +177,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--launch", default="", help="prefix of each command, e.g. 'srun -N1 -n1'")
     parser.add_argument("--force", action="store_true", help="also run stages that are up to date, and train again")
-    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="start no new stage after this time")
     arguments = parser.parse_args()
     for name in ("jobs", "seeds"):
         if (value := getattr(arguments, name)) is not None and value < 1:
@@ -218,7 +217,6 @@ def main() -> None:
                 slots=arguments.gpus.split(",") if arguments.gpus else [""] * (arguments.jobs or usual_jobs()),
                 launch=shlex.split(arguments.launch),
                 force=arguments.force,
-                deadline=arguments.deadline,
                 display=display(),
             )
             print(f"{runner.total} of {len(names)} stages to bring up to date", flush=True)

@@ -47,6 +47,7 @@ from lightning_modules.files import ROOT, replace_file, scratch
 
 _CLAIM_ATTEMPTS = 10  # the mirror tests a lock by taking it for microseconds: a claim may meet it by chance
 _READ_ATTEMPTS = 10
+_WRITTEN = ("dvc.lock", "plans/*/*/dvc.lock", "results", "data")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
@@ -384,15 +385,15 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
     """Where a run comes from, as flat tags: commit, machine, versions, DVC stage, digests of its inputs.
 
     Args:
-        inputs: DVC outputs that the stage reads, such as `data/datasets/digits/tiny`; their md5 is taken from dvc.lock.
+        inputs: DVC outputs that the stage reads, such as `data/datasets/digits/tiny`; their md5 is taken from the plans' locks.
 
     Returns:
         Only what is known: a version is stated if the package is loaded, a GPU if torch is loaded and sees one.
     """
     facts = {
         "git.commit": _git("rev-parse", "HEAD"),
-        # During `dvc repro` these two differ from the commit by their nature.
-        "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!data"))).lower(),
+        # What a run itself writes does not count.
+        "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", *(f":!{path}" for path in _WRITTEN)))).lower(),
         "host": socket.gethostname(),
         "cpu": _cpu_model(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
@@ -410,10 +411,12 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
 
 
 def _locked_digests(paths: set[str]) -> dict[str, str]:
-    """Digests in dvc.lock, which DVC writes in place whenever a stage ends: a part of it is read again, or left be."""
-    lock = ROOT / "dvc.lock"
-    if not paths or not lock.exists():
-        return {}
+    """Digests in the locks of the plans. DVC writes a lock in place: what was read in part is read again, or left out."""
+    locks = ROOT.glob("plans/*/*/dvc.lock") if paths else ()
+    return {path: md5 for lock in locks for path, md5 in _digests_of(lock, paths).items()}
+
+
+def _digests_of(lock: Path, paths: set[str]) -> dict[str, str]:
     import yaml
 
     for _ in range(_READ_ATTEMPTS):

@@ -78,7 +78,7 @@ class Sample:
         }
 
     def differences(self) -> list[str]:
-        """One line for each result that differs from the committed one; `near` has the stages whose bytes may differ."""
+        """One line for each result that differs from the committed one; `near` gets those whose bytes may differ."""
         found, after = [f"{address}: failed" for address in self.failed()], locks.read(self.folder, self.preset)
         for address in self.made():
             stage = self.stages[address]

@@ -69,7 +69,7 @@ class Paper:
 
     def note(self, row: Mapping[str, Any]) -> str | None:
         """What the facts file adds to a claim."""
-        return next(claim.note for claim in self.facts.claims if claim.id == row["id"])
+        return next((claim.note for claim in self.facts.claims if claim.id == row["id"]), None)
 
 
 def load_galleries(path: Path) -> list[Gallery]:

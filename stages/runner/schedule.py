@@ -22,7 +22,7 @@ from stages.runner.display import Lines, Running, span
 
 TICK = 0.2  # seconds between two checks of what cannot wake the loop
 PATIENCE = 1.0  # seconds until a stage whose files are busy is tried again
-GRACE = 20.0  # seconds that a child has after Ctrl-C, to write its checkpoint and end
+GRACE = 20.0  # seconds that a child has after Ctrl-C to end by itself
 LAST_LINES = 15  # how many lines of the log of a failed stage are shown
 
 
@@ -62,7 +62,6 @@ class Runner:
         slots: one entry for each command that may run at a time: its CUDA_VISIBLE_DEVICES, or empty.
         launch: prefix of each command, such as `srun -N1 -n1`.
         force: also run stages that are up to date, and take nothing from a cache.
-        deadline: seconds after which no further stage starts.
         display: what the user sees.
 
     Raises:
@@ -87,7 +86,6 @@ class Runner:
         slots: Sequence[str] = ("",),
         launch: Sequence[str] = (),
         force: bool = False,
-        deadline: float | None = None,
         display: Lines | None = None,
     ):
         if not slots:
@@ -100,7 +98,6 @@ class Runner:
         self.free, self.slots, self.launch, self.force = list(slots), len(slots), list(launch), force
         self.display = Lines() if display is None else display
         self.started = time.monotonic()
-        self.deadline = None if deadline is None else self.started + deadline
         self.waiting = set(names) if force else books.stale(names)
         self.total = len(self.waiting)
         self.done: set[str] = set()
@@ -176,8 +173,6 @@ class Runner:
 
     def _ready(self) -> list[str]:
         """Waiting stages whose inputs are all up to date, in order."""
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            return []
         graph = self.books.graph
         blocked = set().union(*(networkx.ancestors(graph, name) for name in self.failed))
         pending = self.waiting | set(self._works)

@@ -365,6 +365,9 @@ def test_a_paper_without_results_keeps_the_verdicts_that_are_committed(project):
     _, ledger, _ = made(project)
     shutil.rmtree(project / "data")
     _, reader = page_of(project)
+    assert "Arm alpha-digits: it was not run on this machine; its verdicts are the committed ones." in "".join(
+        reader.text
+    )
     assert {name: shown["verdict"] for name, shown in reader.claims.items()} == {
         f"{row['paper']}/{row['id']}": row["verdict"] for row in ledger
     }

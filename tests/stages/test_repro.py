@@ -116,12 +116,6 @@ def test_what_follows_a_stage_is_told_which_results_are_not_up_to_date(run):
     assert told == {"a": {"b", "c", "d"}, "c": {"b", "d"}}
 
 
-def test_nothing_starts_after_the_deadline(run):
-    slow = {"a": ((), f"{NOTE}sleep 0.5; touch out/a"), "b": ("a", f"{COPY}b")}
-    runner, ran = run(slow, deadline=0.2)
-    assert ran == ["a"] and runner.done == {"a"} and runner.left == {"b"}
-
-
 # DVC's books
 
 

@@ -19,6 +19,8 @@ import pytest
 from lightning_modules.tracking import mirror, records
 from tests.conftest import free_port
 
+LOCK = "plans/tiny/a/dvc.lock"
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [
     # MLflow 3.17 on SQLAlchemy 2.1: theirs to mend.
@@ -249,8 +251,9 @@ def test_provenance_states_the_commit_and_the_digests_of_the_inputs(tmp_path, mo
     assert len(facts["git.commit"]) == 40 and facts["git.dirty"] in ("true", "false")
     assert facts["dvc.stage"] == "pretrain@committees-digits" and "dvc.exp" not in facts
 
+    (tmp_path / LOCK).parent.mkdir(parents=True)
     lock = {"stages": {"prepare": {"outs": [{"path": "data/a", "md5": "12.dir"}, {"path": "data/b", "md5": "34"}]}}}
-    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    (tmp_path / LOCK).write_text(json.dumps(lock))
     monkeypatch.setattr(records, "ROOT", tmp_path)
     found = records.provenance(inputs=["data/a"])
     assert {name: value for name, value in found.items() if name.startswith("dvc.dep")} == {"dvc.dep.data/a": "12.dir"}
@@ -260,7 +263,7 @@ def test_provenance_states_the_commit_and_the_digests_of_the_inputs(tmp_path, mo
         "stages:\n  prepare:\n    outs:\n    - path: data/a\n      md5",
         "stages:\n  a:\n    outs:\n    -",
     ):
-        (tmp_path / "dvc.lock").write_text(part)  # DVC is writing it
+        (tmp_path / LOCK).write_text(part)  # DVC is writing it
         assert not [name for name in records.provenance(inputs=["data/a"]) if name.startswith("dvc.dep")]
 
 
