@@ -385,7 +385,7 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
     """Where a run comes from, as flat tags: commit, machine, versions, DVC stage, digests of its inputs.
 
     Args:
-        inputs: DVC outputs that the stage reads, such as `data/datasets/digits/tiny`; their md5 is taken from the plans' locks.
+        inputs: DVC outputs that the stage reads, such as `data/datasets/digits/tiny`; the plans' locks have their md5.
 
     Returns:
         Only what is known: a version is stated if the package is loaded, a GPU if torch is loaded and sees one.
@@ -411,7 +411,7 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
 
 
 def _locked_digests(paths: set[str]) -> dict[str, str]:
-    """Digests in the locks of the plans. DVC writes a lock in place: what was read in part is read again, or left out."""
+    """Digests in the locks of the plans. DVC writes a lock in place: a part of one is read again, or left out."""
     locks = ROOT.glob("plans/*/*/dvc.lock") if paths else ()
     return {path: md5 for lock in locks for path, md5 in _digests_of(lock, paths).items()}
 
