@@ -47,7 +47,7 @@ def evaluate(
         ValueError: there is no run, none of the arm to be exported, or two runs of one seed were judged on other rows.
     """
     if not runs:
-        raise ValueError("there is no trained model to compare: `dvc repro finetune` trains them.")
+        raise ValueError("there is no trained model to compare: `make repro` trains it.")
     metrics: dict[int, Metrics] = defaultdict(dict)
     stored = [
         {name.removesuffix(f"/{split}"): x for name, x in run.predictions().items() if name.endswith(f"/{split}")}

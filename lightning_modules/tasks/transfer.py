@@ -28,7 +28,7 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
         ValueError: there is no run, or two runs of one seed were judged on different rows.
     """
     if not runs:
-        raise ValueError("there is no fine-tuned encoder to compare: `dvc repro finetune` trains them.")
+        raise ValueError("there is no fine-tuned encoder to compare: `make repro` trains it.")
     metrics: dict[int, Metrics] = defaultdict(dict)
     predictions = [run.predictions() for run in runs]
     check_rows(runs, [each["labels/test"] for each in predictions])

@@ -54,7 +54,7 @@ def evaluate(
         ValueError: there is no run.
     """
     if not runs:
-        raise ValueError("there is no trained generator to evaluate: `dvc repro pretrain` trains them.")
+        raise ValueError("there is no trained generator to evaluate: `make repro` trains it.")
     words = world_tokenizer() if tokenizer == "world" else published_tokenizer(tokenizer)
     metrics, missing = {}, {}
     for run in runs:
