@@ -341,7 +341,7 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
 def ledger(
     papers: Sequence[Facts], results: Results, preset: str, missing: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """One row per claim of every paper, in the order of the facts files: `data/report/<preset>/claims.json`.
+    """One row per claim of every paper, in the order of the facts files: `results/<preset>/<stem>/claims.json`.
 
     Holm's correction is over the judged claims of one paper that are not exact: `p_holm`, and in `verdict_holm` the
     verdict if `p_holm` is below 0.05, else `undecided`. Exact verdicts stay.

@@ -467,7 +467,7 @@ def test_it_is_built_again_from_its_facts():
         (dict(sources={"S": "subtitle"}), "C is in one of them only"),
         (dict(attention="full"), r"attention \('full'\) must be one of proxy, joint, mean"),
         (dict(attention="mean"), r"num_proxies \(4\) must be 1"),
-        (dict(clip=dict(hub="openai/clip-vit-base-patch32")), "has its own sizes; set vision, text, projection_dim"),
+        (dict(clip=dict(hub="openai/clip-vit-base-patch32")), "has its own sizes; leave out vision, text, proj"),
         (dict(clip=dict(text=None)), "so clip.text must say how large"),
     ],
 )

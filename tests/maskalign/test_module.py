@@ -422,7 +422,7 @@ def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
         (dict(fusion="simple", layer_weights="mid1"), "without a gradient"),
         (dict(student=dict(image_size=9)), r"image_size \(9\) must be a multiple of patch_size \(2\)"),
         (dict(teacher=dict(patch_size=4)), r"grids of 4 and 2. Choose the teacher's image_size .*: 16"),
-        (dict(teacher=dict(hub="openai/clip-vit-base-patch16")), "has its own architecture; set patch_size, dim"),
+        (dict(teacher=dict(hub="openai/clip-vit-base-patch16")), "has its own architecture; leave out patch_size, dim"),
         (dict(teacher=dict(hub="google/vit", **dict.fromkeys([*VIT][1:]))), "encoder 'google/vit' is unknown"),
     ],
 )

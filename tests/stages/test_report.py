@@ -237,7 +237,7 @@ def test_the_page_tells_post_hoc_claims_p_values_and_what_survives_holms_correct
 
 
 def test_a_page_without_post_hoc_claims_says_so_and_counts_are_told_as_facts(project):
-    path = project / "lightning_modules/alpha.yaml"
+    path = project / "lightning_modules/alpha/facts.yaml"
     facts = yaml.safe_load(path.read_text())
     facts["claims"] = [
         claim("shown", "alpha-digits", "more", "less"),
