@@ -351,7 +351,7 @@ def test_a_run_that_is_refused_has_asked_for_no_more_seeds(tmp_path, monkeypatch
     asked = []
     monkeypatch.setattr(repro, "ask_for_seeds", asked.append)
     monkeypatch.setattr(sys, "argv", ["repro", "--seeds", "5", "--paper", "maskalgin"])
-    with alone(), pytest.raises(ValueError, match="another `make repro` runs in this folder"):
+    with alone(), pytest.raises(ValueError, match="another `make repro` is running in this folder"):
         repro.main()
     with pytest.raises(ValueError, match="did you mean 'maskalign'"):
         repro.main()

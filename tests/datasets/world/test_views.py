@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from lightning_modules import portable
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import ContentDigest, infer_schema, record_batch
 from lightning_modules.datasets.world import text, views
@@ -71,7 +72,8 @@ def test_processor_features_change_no_byte():
     code = "from tests.datasets.world.test_views import GOLDEN, digest; print(*map(digest, GOLDEN), sep='\\n')"
     ran = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(features)},
+        env={name: value for name, value in os.environ.items() if name not in portable.CAPS}
+        | {"REPRISE_NATIVE": "1", "NPY_DISABLE_CPU_FEATURES": " ".join(features)},
         capture_output=True,
         text=True,
         check=True,
