@@ -17,7 +17,7 @@ import psutil
 
 from lightning_modules.files import ROOT
 
-STAGES, PAPERS = 300, 19
+STAGES, PAPER_COUNT = 300, 19
 PIPELINE = """vars: [params.yaml]
 stages:
   prepare:
@@ -135,7 +135,7 @@ def main() -> list[dict]:
         folder = Path(temporary)
         few, many = STAGES // 3, STAGES
         runs = {}
-        for stages, papers in ((few, PAPERS // 3), (many, PAPERS)):
+        for stages, papers in ((few, PAPER_COUNT // 3), (many, PAPER_COUNT)):
             project = folder / str(stages)
             project.mkdir()
             generate(project, stages, papers)
@@ -146,7 +146,7 @@ def main() -> list[dict]:
         ratio = _all(runs[many]) / _all(runs[few])
         return [
             {"what": "until the first line of `make repro`", "cpu_seconds": _first_line(), "target": "2"},
-            {"what": f"nothing to do, {many} stages in {PAPERS} papers", "cpu_seconds": _all(idle), "target": "5"},
+            {"what": f"nothing to do, {many} stages in {PAPER_COUNT} papers", "cpu_seconds": _all(idle), "target": "5"},
             {"what": "bookkeeping, a stage", "cpu_seconds": each, "target": "0.5"},
             {"what": "start of a training: forked", "cpu_seconds": start, "target": "0.5"},
             {"what": "start of a training: a fresh process", "cpu_seconds": fresh, "ratio": fresh / start},
