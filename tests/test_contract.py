@@ -134,6 +134,7 @@ def test_the_first_losses_are_those_that_are_written_down(arm, build):
         found = found[:1]
     path = Path(__file__).parent / PLAN.pretrain[arm].paper / f"golden/{arm}.txt"
     if os.environ.get("REPRISE_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{step} {loss:.7g}\n" for step, loss in enumerate(found)))
     expected = [float(line.split()[1]) for line in path.read_text().splitlines()]
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
