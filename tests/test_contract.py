@@ -14,10 +14,12 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lightning_modules import settings
 from stages.composing import compose
-from stages.plan import load_plan
+from stages.plan import PRESETS, load_plan
 
-PLAN = load_plan("tiny")
+PLANS = {preset: load_plan(preset) for preset in PRESETS}
+PLAN = PLANS["tiny"]
 LATER = 1e-3  # relative, of losses after the first: see the last test
 
 
@@ -139,3 +141,31 @@ def test_the_first_losses_are_those_that_are_written_down(arm, build):
     expected = [float(line.split()[1]) for line in path.read_text().splitlines()]
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     assert found == pytest.approx(expected, rel=LATER)
+
+
+TUNED = [(preset, stem) for preset, plan in PLANS.items() for stem in sorted({r.paper for r in plan.finetune.values()})]
+
+
+@pytest.mark.parametrize(("preset", "stem"), TUNED)
+def test_every_fine_tuned_arm_builds_and_takes_the_encoder_that_it_starts_from(preset, stem):
+    plan, seen = PLANS[preset], []
+    for row in (row for row in plan.finetune.values() if row.paper == stem):
+        start = plan.pretrain[row.start]
+        upstream = compose(preset, system=start.system, overrides=start.overrides)["system"]
+        blocks = compose(preset, system=row.system, overrides=row.overrides, stage="finetune")["system"]["downstream"]
+        if (upstream["model"], blocks) in seen:
+            continue
+        seen.append((upstream["model"], blocks))
+        encoder = bound(upstream, "pretrain").export()
+        for name, block in blocks.items():
+            recipe = {key: value for key, value in block.items() if key not in ("model", "data")}
+            bound({**block, name: recipe}, name).start_from(encoder)
+
+
+def bound(blocks, recipe):
+    """The module of some blocks on the meta device, after its settings were held against what takes them."""
+    with torch.device("meta"):
+        module = settings.bind(blocks["model"], "model")()
+    module.check_recipe(blocks[recipe], recipe)
+    settings.bind(blocks["data"], "data", folder=Path(), seed=0)
+    return module

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from lightning_modules import settings
 from lightning_modules.layers.vision import VisionTransformer, take_with_cls
 from lightning_modules.maskalign.masked_autoencoder import MaskedAutoencoder
 from lightning_modules.maskalign.module import (
@@ -365,30 +363,6 @@ def test_the_namespace_in_an_official_file_is_read_without_running_a_pickle(tmp_
 
 
 # Arms and mistakes
-
-
-@pytest.mark.parametrize("preset", ["tiny", "paper"])
-def test_every_arm_builds(preset):
-    plan = PLANS[preset]
-    for row in plan.finetune.values():
-        start = plan.pretrain[row.start]
-        encoder = bound(compose(preset, system=start.system, overrides=start.overrides)["system"], "pretrain")
-        blocks = compose(preset, system=row.system, overrides=row.overrides, stage="finetune")["system"]["downstream"]
-        for name, block in blocks.items():
-            bound({**block, name: without_parts(block)}, name).start_from(encoder.export())
-
-
-def bound(blocks, recipe):
-    """The module of some blocks on the meta device, after its settings were held against what takes them."""
-    with torch.device("meta"):
-        module = settings.bind(blocks["model"], "model")()
-    module.check_recipe(blocks[recipe], recipe)
-    settings.bind(blocks["data"], "data", folder=Path(), seed=0)
-    return module
-
-
-def without_parts(block):
-    return {key: value for key, value in block.items() if key not in ("model", "data")}
 
 
 def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
