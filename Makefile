@@ -48,7 +48,7 @@ test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one 
 	@$(BIN)/python -m pytest -n logical --dist worksteal $(if $(PAPER),--paper $(PAPER))
 
 test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
-	@$(BIN)/python -m pytest -m slow -n logical --dist loadfile $(if $(PAPER),--paper $(PAPER))
+	@$(BIN)/python -m pytest -m slow $(if $(PAPER),--paper $(PAPER))
 
 check: setup check-plan  ## check formatting, lint, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }
