@@ -25,6 +25,8 @@ from stages.plan import Plan, PlanError, load_plan
 if TYPE_CHECKING:
     import networkx
 
+    from stages.runner.schedule import Runner
+
 ORDER = (  # of two stages that could start, the one listed first: so the first claims appear early
     "sources",
     "prepare",
@@ -228,7 +230,7 @@ def main() -> None:
     tell(plan, runner, arguments.paper)
 
 
-def tell(plan: Plan, runner: "object", papers: list[str]) -> None:
+def tell(plan: Plan, runner: "Runner", papers: list[str]) -> None:
     """Say how the run ended, write the page if DVC could not, and print the claims."""
     missing = {name: reason for name in runner.failed if (reason := unavailable(plan, name))}
     for reason in missing.values():
