@@ -15,6 +15,7 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.datamodules.labelled import EpochSteps, centre_square
 from lightning_modules.datasets import storage
+from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
 from lightning_modules.datasets.streaming import RowGroups
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
@@ -192,7 +193,7 @@ class CaptionedImages(LightningDataModule):
                 first = np.fromiter((said[:1] for said in rows["captions"]), dtype=object, count=len(rows["id"]))
                 captions = self._captions({"id": rows["id"], "captions": first})
                 raw = rows["image"].dtype == np.uint8
-                stored = list(rows["image"]) if raw else [storage.decode(image) for image in rows["image"]]
+                stored = list(rows["image"]) if raw else [decode(image) for image in rows["image"]]
                 yield {"ids": torch.from_numpy(rows["id"]), "stored": stored, **captions}
 
 
@@ -236,6 +237,6 @@ def take(columns: Columns, rows: np.ndarray, image_size: int | None) -> dict[str
     """A batch of rows; encoded images are decoded, and scaled to squares."""
     batch = {name: x[torch.from_numpy(rows)] for name, x in columns.items() if isinstance(x, Tensor)}
     if isinstance(encoded := columns.get("images"), np.ndarray):
-        images = [centre_square(storage.decode(image), image_size, 1.0) for image in encoded[rows]]
+        images = [centre_square(decode(image), image_size, 1.0) for image in encoded[rows]]
         batch["images"] = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
     return batch

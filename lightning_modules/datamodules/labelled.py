@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_modules.datasets import storage
+from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import (
     AUGMENTATION,
     ORDER,
@@ -135,7 +136,7 @@ class LabelledImages(LightningDataModule):
     def _images(self, stored: np.ndarray) -> UInt8[Tensor, "rows channels height width"]:
         if self.centre_crop is not None:
             side, share = self.centre_crop
-            stored = np.stack([centre_square(storage.decode(image), int(side), share) for image in stored])
+            stored = np.stack([centre_square(decode(image), int(side), share) for image in stored])
         images = torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))
         return images if self.fit_to is None else fit(images, self.fit_to)
 

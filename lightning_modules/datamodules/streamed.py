@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import centre_square, portion
 from lightning_modules.datasets import storage
+from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
 from lightning_modules.settings import Count
@@ -117,7 +118,7 @@ class StreamedImages(LightningDataModule):
         groups = self._groups(split)
         for start in range(0, len(groups), self.evaluation_batch_size):
             columns = groups[np.arange(start, min(start + self.evaluation_batch_size, len(groups)))]
-            pictures = (storage.decode(image) for image in columns["image"])
+            pictures = (decode(image) for image in columns["image"])
             images = [centre_square(picture, self.image_size, self.centre_share) for picture in pictures]
             yield batch(images, columns["label"])
 
@@ -150,7 +151,7 @@ class RandomCrops(Dataset):
     def _cropped(self, image: bytes, epoch: int, row: int) -> UInt8[np.ndarray, "side side 3"]:
         from PIL import Image
 
-        picture = Image.fromarray(storage.decode(image))
+        picture = Image.fromarray(decode(image))
         key, counter = np.array([self.seed, AUGMENTATION], np.uint64), np.array([0, row, 0, epoch], np.uint64)
         words = np.random.Philox(key=key, counter=counter).random_raw(4 * TRIES).reshape(TRIES, 4)
         box = random_box(*picture.size, self.scale, words / 2.0**64)

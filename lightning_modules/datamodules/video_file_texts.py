@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
 from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
+from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.datasets.splits import (
     AUGMENTATION,
     ORDER,
@@ -34,7 +35,7 @@ from lightning_modules.datasets.splits import (
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video.corpora import read_index
-from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames
+from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames
 from lightning_modules.settings import Count, Share
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
@@ -58,7 +59,7 @@ class VideoFileTexts(LightningDataModule):
         batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
             null where nothing is trained.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
-        max_broken: largest share of broken videos, see `video.files.Skipped`.
+        max_broken: largest share of broken videos, see `skipped.Skipped`.
 
     Raises:
         ValueError: a split or source is unknown or named twice.
@@ -161,7 +162,7 @@ class VideoFileTexts(LightningDataModule):
         Raises:
             ValueError: a video has several sentences of a source, or too many are broken.
         """
-        clips, skipped = self.clips(split), Skipped(self.max_broken)
+        clips, skipped = self.clips(split), Skipped("videos", self.max_broken)
         if any(len(sentences) > 1 for said in clips.texts.values() for sentences in said):
             raise ValueError(f"videos of split {split!r} have several sentences: list one for each to be judged on.")
         choose = partial(evenly, shown=self.frames)
@@ -241,7 +242,7 @@ class VideoFileBatches(Dataset):
             )
         self.clips, self.seed, self.frames, self.batch_size = clips, seed, frames, batch_size
         self.portion, self.part = portion, portion.rows(batch_size)
-        self.skipped, self.epoch = Skipped(max_broken), -1
+        self.skipped, self.epoch = Skipped("videos", max_broken), -1
 
     def __len__(self) -> int:
         return len(self.clips.files) // self.batch_size * self.portion.accumulated

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_modules.datasets import storage
+from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.download import find
 from lightning_modules.files import replace_folder, write_json
-from lightning_modules.settings import Count
+from lightning_modules.settings import Count, Share
 
 SPLITS = ("train", "restval", "val", "test")
 GRID_TOKENS = 64  # 8 x 8 places of the grid features
@@ -45,6 +45,7 @@ def prepare(
     features: Mapping[str, str] | None,
     mirror: str | None = None,
     cache: str,
+    max_broken: Share = 0.0,
 ) -> None:
     """Writes our shards from a copy of your own: images as they are, with all captions, and grid features if asked for.
 
@@ -60,10 +61,12 @@ def prepare(
         mirror: local folder that holds `dataset_coco.json`, `train2014/` and `val2014/`, as they are or below
             `coco_captions/`.
         cache: another place where they may lie.
+        max_broken: largest share of a split's images that cannot be decoded and are left out.
 
     Raises:
         DataUnavailable: a file or folder is not there.
-        ValueError: a file does not have the official form, images are missing, or a split has another number of them.
+        ValueError: a file does not have the official form, images are missing or broken, or a split has another number
+            of them.
     """
 
     def copy(entry: str) -> Path:
@@ -75,7 +78,7 @@ def prepare(
     halves = {half: copy(half) for half in sorted({_half(image) for part in chosen.values() for image in part})}
     _all_there(halves, chain(*chosen.values()))
     with replace_folder(folder) as new:
-        blocks = {split: _blocks(part, halves, grids) for split, part in chosen.items()}
+        blocks = {split: _blocks(part, halves, grids, max_broken) for split, part in chosen.items()}
         first = {split: next(each) for split, each in blocks.items()}
         schema = infer_schema(next(iter(first.values())))
         written = {
@@ -106,17 +109,18 @@ def _counted(images: Iterable[CocoImage], split: str, count: int) -> list[CocoIm
 
 
 def _blocks(
-    images: Sequence[CocoImage], halves: Mapping[str, Path], grids: Mapping[str, "GridFeatures"]
+    images: Sequence[CocoImage], halves: Mapping[str, Path], grids: Mapping[str, "GridFeatures"], max_broken: float
 ) -> Iterator[dict[str, np.ndarray]]:
-    rows = iter(images)
+    files = (halves[_half(image)].parent / image.file for image in images)
+    rows = pictures.sound(((file, file.read_bytes(), of) for file, of in zip(files, images, strict=True)), max_broken)
     while block := list(islice(rows, storage.ROW_GROUP)):
         columns = {
-            "id": np.array([image.id for image in block]),
-            "image": _objects((halves[_half(image)].parent / image.file).read_bytes() for image in block),
-            "captions": _objects(list(image.captions) for image in block),
+            "id": np.array([image.id for _, _, image in block]),
+            "image": _objects(content for _, content, _ in block),
+            "captions": _objects(list(image.captions) for _, _, image in block),
         }
         if grids:
-            columns["features"] = np.stack([grids[_half(image)](image) for image in block])
+            columns["features"] = np.stack([grids[_half(image)](image) for _, _, image in block])
         yield columns
 
 

@@ -1,5 +1,7 @@
 """Images of your own: a folder for each split, in it a folder for each class, in it JPEG or PNG files.
 
+Hidden files and folders, and files that are no images, are passed over. `pictures` says how an image is read.
+
 A configuration in `conf/dataset/<name>/` names the folders; ImageNet, with its other forms, has `imagenet`.
 """
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import find
 from lightning_modules.files import replace_folder
+from lightning_modules.settings import Share
 
 CODECS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
@@ -21,8 +24,9 @@ def prepare(
     source: str,
     mirror: str | Path | None = None,
     cache: str | Path,
+    max_broken: Share = 0.0,
 ) -> None:
-    """Writes our shards file by file, as they are: nothing is decoded, and no split is ever in memory.
+    """Writes our shards file by file, as they are. No split is ever in memory.
 
     Classes are numbered in the order of their names, rows in that of `<class>/<file>`.
 
@@ -33,16 +37,18 @@ def prepare(
         source: where the images come from, for the card.
         mirror: local folder that holds those folders, as they are or below `<name>/`.
         cache: another place where they may lie.
+        max_broken: largest share of a split's images that cannot be decoded and are left out.
 
     Raises:
         DataUnavailable: a folder is not there.
-        ValueError: splits differ in their classes, or files in their format.
+        ValueError: splits differ in their classes, or files in their format; an image lies elsewhere than in the folder
+            of a class, or cannot be decoded.
     """
     folders = {split: find(name, entry, mirror=mirror, cache=Path(cache)) for split, entry in splits.items()}
     classes, codec = _classes(folders), _codec(folders)
     with replace_folder(folder) as new:
         written = {
-            split: storage.write_blocks(new, split, storage.numbered_blocks(_rows(path, classes)), codec)
+            split: storage.write_blocks(new, split, storage.numbered_blocks(_rows(path, classes), max_broken), codec)
             for split, path in folders.items()
         }
         storage.write_card(
@@ -51,12 +57,28 @@ def prepare(
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*/*") if path.suffix.lower() in CODECS)
+    """The JPEG and PNG files of all classes.
+
+    Raises:
+        ValueError: an image has another format, or lies elsewhere than in the folder of a class.
+    """
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in known and path.is_file()]
+    images = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    for problem, paths in (
+        ("are neither JPEG nor PNG", [path for path in images if path.suffix.lower() not in CODECS]),
+        ("do not lie in the folder of a class", [path for path in images if path.parent.parent != folder]),
+    ):
+        if paths:
+            raise ValueError(f"{len(paths)} images of {folder} {problem}, {paths[0]} first: convert or move them.")
+    return images
 
 
-def _rows(folder: Path, classes: list[str]) -> Iterator[tuple[bytes, int]]:
+def _rows(folder: Path, classes: list[str]) -> Iterator[tuple[str, bytes, int]]:
     numbers = {name: number for number, name in enumerate(classes)}
-    return ((path.read_bytes(), numbers[path.parent.name]) for path in _images(folder))
+    return ((str(path), path.read_bytes(), numbers[path.parent.name]) for path in _images(folder))
 
 
 def _classes(folders: Mapping[str, Path]) -> list[str]:

@@ -1,7 +1,7 @@
 """ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images in 1,000 classes, as JPEG.
 
 Read `prepare` first. A class is the rank of its WordNet id (wnid) in sorted order, as everywhere in the field. Images
-are stored as they come, never decoded; `storage.decode` also opens the few that are CMYK or PNG under a JPEG name.
+are stored as they come; `pictures.decode` also opens the few that are CMYK or PNG under a JPEG name.
 """
 
 import io
@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.download import fetch, find
 from lightning_modules.files import replace_folder
+from lightning_modules.settings import Share
 
 TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 HUB_SPLITS = {"train": "train", "val": "validation"}
 
-Row = tuple[bytes, int]
+Row = tuple[str, bytes, int]  # name of the file, its content, label
 
 
 def prepare(
@@ -33,6 +34,7 @@ def prepare(
     files: Mapping[str, Mapping[str, str]],
     mirror: str | Path | None = None,
     cache: str | Path,
+    max_broken: Share = 0.0,
 ) -> None:
     """Writes our shards from a copy of your own, image by image: the data set is never in memory.
 
@@ -48,17 +50,18 @@ def prepare(
         files: checksums of the archives, for the form `tars`; see `download.fetch`.
         mirror: local folder that holds the copy, as it is or below `imagenet/`.
         cache: another place where the copy may lie.
+        max_broken: largest share of a split's images that cannot be decoded and are left out.
 
     Raises:
         DataUnavailable: the copy is not there or an archive is altered.
-        ValueError: the copy does not have the announced form.
+        ValueError: the copy does not have the announced form, or an image cannot be decoded.
     """
     copy = _Copy(form, num_classes, files, mirror, Path(cache))
     with replace_folder(folder) as new:
         written = {}
         for split, count in splits.items():
             rows = _first_of_each_class(_checked(copy.rows(split), count, num_classes), images_per_class)
-            written[split] = storage.write_blocks(new, split, storage.numbered_blocks(rows), "jpeg")
+            written[split] = storage.write_blocks(new, split, storage.numbered_blocks(rows, max_broken), "jpeg")
         storage.write_card(
             new,
             name="imagenet",
@@ -102,10 +105,10 @@ class _Copy:
 
 def read_folders(folder: Path, num_classes: int) -> Iterator[Row]:
     """Reads `<wnid>/*.JPEG`."""
-    wnids = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    wnids = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     ranks = _ranks(wnids, num_classes, folder)
-    for path in sorted(folder.glob("*/*.JPEG"), key=lambda path: path.name):
-        yield path.read_bytes(), ranks[path.parent.name]
+    for path in sorted(folder.glob("[!.]*/[!.]*.JPEG"), key=lambda path: path.name):
+        yield str(path), path.read_bytes(), ranks[path.parent.name]
 
 
 def read_train_tar(path: Path, num_classes: int) -> Iterator[Row]:
@@ -116,7 +119,7 @@ def read_train_tar(path: Path, num_classes: int) -> Iterator[Row]:
         for member in classes:
             with tarfile.open(fileobj=outer.extractfile(member)) as inner:
                 for image in _files(inner, ".JPEG"):
-                    yield inner.extractfile(image).read(), ranks[Path(member.name).stem]
+                    yield image.name, inner.extractfile(image).read(), ranks[Path(member.name).stem]
 
 
 def read_val_tar(path: Path, devkit: Path, num_classes: int) -> Iterator[Row]:
@@ -127,7 +130,7 @@ def read_val_tar(path: Path, devkit: Path, num_classes: int) -> Iterator[Row]:
         if len(images) != len(labels):
             raise ValueError(f"{path} has {len(images)} images, but {devkit} has {len(labels)} labels for them.")
         for image, label in zip(images, labels, strict=True):
-            yield tar.extractfile(image).read(), label
+            yield image.name, tar.extractfile(image).read(), label
 
 
 def validation_labels(devkit: Path, num_classes: int) -> list[int]:
@@ -151,7 +154,9 @@ def read_parquet(folder: Path, split: str) -> Iterator[Row]:
     for path in storage.shards(folder, split):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(storage.ROW_GROUP, columns=["image", "label"]):
-                yield from zip(batch["image"].field("bytes").to_pylist(), batch["label"].to_pylist(), strict=True)
+                images, labels = batch["image"].to_pylist(), batch["label"].to_pylist()
+                for image, label in zip(images, labels, strict=True):
+                    yield image["path"] or path.name, image["bytes"], label
 
 
 def _ranks(wnids: Sequence[str], num_classes: int, source: Path) -> dict[str, int]:
@@ -175,21 +180,19 @@ def _member(tar: tarfile.TarFile, suffix: str) -> bytes:
 def _checked(rows: Iterator[Row], count: int, num_classes: int) -> Iterator[Row]:
     """Passes rows on, and refuses a copy that was cut off, holds no images, or has other labels."""
     seen = 0
-    for seen, (image, label) in enumerate(rows, start=1):
-        if not image:
-            raise ValueError(
-                f"image {seen} of label {label} has no bytes: the copy holds paths only, or an empty file."
-            )
+    for seen, (name, image, label) in enumerate(rows, start=1):
+        if image is None:
+            raise ValueError(f"{name}, image {seen} of label {label}, has no bytes: the copy holds paths only.")
         if not 0 <= label < num_classes:
             raise ValueError(f"label {label} is outside 0 to {num_classes - 1}: the split has no labels, or others.")
-        yield image, label
+        yield name, image, label
     if seen != count:
         raise ValueError(f"the copy has {seen} images, expected {count}: complete it.")
 
 
 def _first_of_each_class(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
     taken = Counter()
-    for image, label in rows:
+    for name, image, label in rows:
         if limit is None or taken[label] < limit:
             taken[label] += 1
-            yield image, label
+            yield name, image, label

@@ -4,7 +4,6 @@ Shard bytes depend on the version of pyarrow and zstd, the decoded content does 
 content, and `read` refuses anything else.
 """
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_modules.datasets import pictures
 from lightning_modules.datasets.columns import ContentDigest, picture, record_batch, to_numpy
 
 Codec = Literal["raw", "jpeg", "png"]
@@ -91,11 +91,16 @@ def write_blocks(
     return Split(rows, digest.hexdigest())
 
 
-def numbered_blocks(rows: Iterable[tuple[bytes, int]]) -> Iterator[dict[str, np.ndarray]]:
-    """Collects encoded images with their labels to blocks of one row group each, and numbers them from 0."""
-    rows, start = iter(rows), 0
+def numbered_blocks(rows: Iterable[tuple[str, bytes, int]], max_broken: float = 0.0) -> Iterator[dict[str, np.ndarray]]:
+    """Collects encoded images with their labels to blocks of one row group each, and numbers them from 0.
+
+    Args:
+        rows: name, content and label of image files.
+        max_broken: largest share of them that cannot be decoded and are left out; see `pictures.sound`.
+    """
+    rows, start = pictures.sound(rows, max_broken), 0
     while block := list(islice(rows, ROW_GROUP)):
-        images, labels = zip(*block, strict=True)
+        _, images, labels = zip(*block, strict=True)
         ids = np.arange(start, start + len(block))
         yield {"id": ids, "image": np.array(images, dtype=object), "label": np.array(labels)}
         start += len(block)
@@ -146,7 +151,7 @@ def read(folder: Path, split: str) -> dict[str, np.ndarray]:
 
     Returns:
         Every column by name. Classification has `id` and `label`, int64 (rows,), and `image`: uint8 (rows, H, W, C)
-        for codec `raw`, else objects (rows,) of encoded bytes, to be opened with `decode`.
+        for codec `raw`, else objects (rows,) of encoded bytes, to be opened with `pictures.decode`.
 
     Raises:
         ValueError: the split is unknown, a shard is missing or damaged, or content and card disagree.
@@ -183,14 +188,6 @@ def shards(folder: Path, split: str) -> list[Path]:
             "Copy them again, or run `dvc checkout` if the data set was prepared here."
         )
     return found
-
-
-def decode(image: bytes) -> np.ndarray:
-    """Decodes a JPEG or PNG of any colour mode to RGB, uint8 (H, W, 3), range 0 to 255."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as opened:
-        return np.array(opened.convert("RGB"))
 
 
 class _ShardWriter:

@@ -31,7 +31,7 @@ def columns(images):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("encoded")
-    rows = [(encoded(row), row % 3) for row in range(ROWS)]
+    rows = [(f"{row}.png", encoded(row), row % 3) for row in range(ROWS)]
     splits = {
         name: storage.write_blocks(path, name, storage.numbered_blocks(rows), "png", None, row_group=8)
         for name in ("train", "val")

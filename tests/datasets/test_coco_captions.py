@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_modules.datasets import coco_captions, storage
+from lightning_modules.datasets import coco_captions, pictures, storage
 from lightning_modules.datasets.coco_captions import (
     of_split,
     read_karpathy,
@@ -60,7 +60,7 @@ def test_prepared_splits_have_images_and_all_captions(copy, tmp_path):
     columns = storage.read(tmp_path / "coco", "restval")
     assert columns["id"].tolist() == [101, 104, 106, 110]
     assert columns["captions"][1] == ["a dog number 4", "one of 4 dogs"]
-    assert abs(int(storage.decode(columns["image"][3])[0, 0, 0]) - 110) < 3
+    assert abs(int(pictures.decode(columns["image"][3])[0, 0, 0]) - 110) < 3
 
 
 def test_a_part_of_the_images_and_sentences_as_written(copy, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_modules.datasets import image_folders, storage
+from lightning_modules.datasets import image_folders, pictures, storage
 from lightning_modules.datasets.download import DataUnavailable
 from lightning_modules.datasets.streaming import RowGroups
 
@@ -40,7 +40,7 @@ def test_files_become_rows_as_they_are(own, tmp_path):
     assert card["splits"] == {"train": 6, "val": 2}
     assert (card["codec"], card["num_classes"]) == ("png", 2)
     assert train["label"].tolist() == [0, 0, 0, 1, 1, 1]  # ant before cat
-    assert [storage.decode(image)[0, 0, 0] for image in train["image"]] == [10, 11, 12, 0, 1, 2]
+    assert [pictures.decode(image)[0, 0, 0] for image in train["image"]] == [10, 11, 12, 0, 1, 2]
 
 
 def test_the_streaming_reader_gives_the_same_form_of_batch(own, tmp_path):
@@ -69,4 +69,36 @@ def test_mixed_formats_and_empty_folders_are_refused(own, tmp_path):
     (own / "pets/empty").mkdir()
     with pytest.raises(ValueError, match="there are none"):
         prepare(own, tmp_path / "set", ("empty", "empty"))
+    assert not (tmp_path / "set").exists()
+
+
+def test_hidden_files_are_no_classes_and_no_images(own, tmp_path):
+    for split in ("train", "held_out"):
+        for name in (".ipynb_checkpoints/0-checkpoint.png", "cat/._0.png", ".DS_Store"):
+            path = own / "pets" / split / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encoded(99))
+    prepare(own, tmp_path / "set")
+    assert storage.card(tmp_path / "set")["splits"] == {"train": 6, "val": 2}
+    assert storage.card(tmp_path / "set")["num_classes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("cat/9.webp", "are neither JPEG nor PNG"), ("cat/more/9.png", "do not lie in the folder of a class"),
+     ("9.png", "do not lie in the folder of a class")],
+)  # fmt: skip
+def test_images_that_would_be_lost_are_named(own, tmp_path, name, problem):
+    path = own / "pets/train" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encoded(1))
+    with pytest.raises(ValueError, match=f"1 images of .*train {problem}, .*{name} first: convert or move them"):
+        prepare(own, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_broken_image_is_named_before_any_training(own, tmp_path):
+    (own / "pets/train/cat/1.png").write_bytes(encoded(1)[:40])
+    with pytest.raises(ValueError, match=r"1 of \d pictures are broken.*pets/train/cat/1\.png cannot be read"):
+        prepare(own, tmp_path / "set")
     assert not (tmp_path / "set").exists()

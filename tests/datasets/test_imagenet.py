@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from lightning_modules.datasets import imagenet, storage
+from lightning_modules.datasets import imagenet, pictures, storage
 from lightning_modules.datasets.download import DataUnavailable
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]  # sorted: label 0, 1, 2
@@ -27,6 +27,9 @@ def jpeg(text: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (4, 3), tuple(hashlib.sha256(text.encode()).digest()[:3])).save(file, "JPEG")
     return file.getvalue()
+
+
+_jpeg = jpeg
 
 
 def val_name(index: int) -> str:
@@ -134,7 +137,7 @@ def test_every_form_gives_the_same_rows_untouched(tmp_path, copies, form):
     assert train["label"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert val["image"].tolist() == [jpeg(val_name(index)) for index in range(5)]
     assert val["label"].tolist() == VAL_LABELS
-    assert storage.decode(val["image"][0]).shape == (3, 4, 3)
+    assert pictures.decode(val["image"][0]).shape == (3, 4, 3)
     card = storage.card(folder)
     assert (card["codec"], card["image_shape"], card["num_classes"]) == ("jpeg", None, 3)
 
@@ -176,8 +179,21 @@ def test_labels_outside_the_classes_are_refused(tmp_path, copies):
 def test_hub_form_with_paths_only_is_refused(tmp_path, copies):
     table = pa.table({"image": [{"bytes": None, "path": "a.JPEG"}], "label": [1]})
     pq.write_table(table, copies / "data" / "validation-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="image 1 of label 1 has no bytes"):
+    with pytest.raises(ValueError, match=r"a\.JPEG, image 1 of label 1, has no bytes"):
         prepare(tmp_path, "parquet", splits={"val": 5})
+
+
+@pytest.mark.parametrize("form", MAKERS)
+def test_a_broken_image_is_named_and_left_out_only_where_that_is_allowed(tmp_path, copies, form, monkeypatch):
+    broken, name = jpeg(val_name(3))[:-200], val_name(3)
+    monkeypatch.setitem(globals(), "jpeg", lambda text: broken if text == name else _jpeg(text))
+    shutil.rmtree(copies)
+    copies.mkdir()
+    MAKERS[form](copies)
+    with pytest.raises(ValueError, match=rf"1 of \d pictures are broken.*{name} cannot be read"):
+        prepare(tmp_path, form, splits={"val": 5})
+    folder = prepare(tmp_path, form, splits={"val": 5}, max_broken=0.01)
+    assert storage.read(folder, "val")["label"].tolist() == [2, 0, 1, 0]
 
 
 def test_missing_part_of_the_hub_form_is_refused(tmp_path, copies):

@@ -1,4 +1,3 @@
-import io
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from lightning_modules.datasets import storage
 from lightning_modules.files import replace_folder
@@ -232,15 +230,3 @@ def test_replace_folder_removes_what_a_killed_process_left(tmp_path):
     with replace_folder(tmp_path / "toy"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "form"), [("RGB", "PNG"), ("L", "PNG"), ("P", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG")]
-)
-def test_decode_gives_rgb_for_any_mode(mode, form):
-    file = io.BytesIO()
-    Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(file, form)
-    image = storage.decode(file.getvalue())
-    assert image.shape == (4, 5, 3)
-    assert image.dtype == np.uint8
-    assert (image >= 254).all()

@@ -1,10 +1,9 @@
 """Frames of video files: which ones a network sees, and how they are decoded (PyAV).
 
 Read `read_frames` first. A file that cannot be decoded is a `BrokenVideo`, which a reader of many files leaves out and
-counts (`Skipped`). Missing frames are never invented. Rotation in a file's metadata is not applied.
+counts (`skipped`). Missing frames are never invented. Rotation in a file's metadata is not applied.
 """
 
-import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,43 +19,10 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 READABLE = 0.9  # share of the frames that a file announces; with fewer it was cut off or damaged
-FIRST = 100  # videos after which the share of broken ones is judged as such
-
-log = logging.getLogger(__name__)
 
 
 class BrokenVideo(ValueError):
     """A video file that is not there or cannot be decoded."""
-
-
-class Skipped:
-    """Counts broken videos, logs each, and ends the work when there are too many.
-
-    Args:
-        limit: largest share of broken videos among those tried, the first hundred counting as a hundred; 0 for none.
-    """
-
-    def __init__(self, limit: float):
-        self.limit, self.tried, self.broken = limit, 0, 0
-
-    def read(self) -> None:
-        """Note a video that could be read."""
-        self.tried += 1
-
-    def skip(self, error: BrokenVideo) -> None:
-        """Note one that could not.
-
-        Raises:
-            ValueError: there are more than the limit.
-        """
-        self.tried += 1
-        self.broken += 1
-        log.warning("left out: %s (%d of %d videos so far)", error, self.broken, self.tried)
-        if self.broken > self.limit * max(self.tried, FIRST):
-            raise ValueError(
-                f"{self.broken} of {self.tried} videos are broken, more than max_broken ({self.limit}) allows; the "
-                f"last: {error}. Complete the copy, or raise max_broken and say so beside the results."
-            ) from error
 
 
 def evenly(total: int, shown: int) -> Int[np.ndarray, " shown"]:

@@ -1,5 +1,4 @@
 import json
-import logging
 import math
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_modules.datasets.video import files
-from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames
+from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames
 from tests.datasets.conftest import REALDATA
 from tests.datasets.videos import encode, numbers
 
@@ -113,22 +112,6 @@ def test_broken_files_are_said_to_be_broken(tmp_path, make, reason):
     with pytest.raises(BrokenVideo, match=reason) as caught:
         read_frames(make(tmp_path), lambda total: evenly(total, 4), 16)
     assert str(tmp_path) in str(caught.value)
-
-
-def test_skipped_videos_are_counted_logged_and_bounded(caplog):
-    skipped = Skipped(0.02)
-    with caplog.at_level(logging.WARNING):
-        for number in range(50):
-            if number % 25 == 0:
-                skipped.skip(BrokenVideo(f"clip{number}.mp4 is damaged"))
-            else:
-                skipped.read()
-    assert (skipped.tried, skipped.broken) == (50, 2)
-    assert "left out: clip25.mp4 is damaged (2 of 26 videos so far)" in caplog.text
-    with pytest.raises(ValueError, match=r"3 of 51 videos are broken, more than max_broken \(0.02\) allows"):
-        skipped.skip(BrokenVideo("clip50.mp4 is damaged"))
-    with pytest.raises(ValueError, match=r"max_broken \(0.0\)"):
-        Skipped(0.0).skip(BrokenVideo("clip.mp4 is damaged"))
 
 
 @pytest.mark.skipif(not REALDATA.is_dir(), reason="real videos are not on this machine")

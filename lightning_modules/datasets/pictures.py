@@ -1,0 +1,115 @@
+"""Picture files as a viewer shows them: any file that Pillow reads becomes 8 bits a channel, grey or RGB.
+
+| file | is read as |
+|---|---|
+| orientation in EXIF | turned upright (the loaders of torchvision and TensorFlow ignore it) |
+| transparent pixels | over white |
+| 16 bits, grey | scaled to 8 bits: 65535 becomes 255 |
+| palette, CMYK, YCbCr, 1 bit | converted by Pillow, without colour profiles |
+| animated | its first frame |
+| floating-point or 32-bit pixels | refused: the file does not say which value is white |
+"""
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lightning_modules.datasets.skipped import Skipped
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CHECKED = 256  # pictures that are held in memory while they are checked
+
+
+class BrokenPicture(ValueError):
+    """A picture file that cannot be decoded, or not without guessing."""
+
+
+def read(source: Path | bytes, mode: Literal["L", "RGB"] = "RGB", size: tuple[int, int] | None = None) -> "Image":
+    """A picture, upright, of 8 bits a channel; see the table above.
+
+    Args:
+        source: a file, or its content.
+        mode: grey or RGB.
+        size: width and height to bring it to, in pixels, without regard to its aspect ratio (bicubic, antialiased).
+
+    Raises:
+        BrokenPicture: it is not there, cut off, damaged or too large, or its pixels have no known range.
+    """
+    from PIL import Image, ImageOps
+
+    name = source if isinstance(source, Path) else "the picture"
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            image = ImageOps.exif_transpose(_eight_bits(opened))
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            image = image.convert(mode)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BrokenPicture(f"{name} cannot be read as a picture: {error}") from error
+    return image.resize(size, Image.Resampling.BICUBIC) if size and image.size != size else image
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """Grey of 16 bits scaled to 8; other pictures as they are.
+
+    Raises:
+        ValueError: pixels are 32-bit or floating-point numbers.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # Pillow scales PGM to 16 bits
+        scaled = np.round(np.asarray(image, np.float64) / 257).astype(np.uint8)
+        grey = Image.fromarray(scaled)
+        grey.info["exif"] = image.getexif().tobytes()
+        return grey
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have mode {image.mode}, without a known range; save it with 8 or 16 bits")
+    return image
+
+
+def decode(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels of an encoded picture, 0 to 255; see `read`."""
+    return np.array(read(content))
+
+
+def sound(rows: Iterable[tuple], max_broken: float) -> Iterator[tuple]:
+    """Passes on the rows whose pictures can be decoded. Each is decoded once, a JPEG at an eighth of its size.
+
+    Args:
+        rows: of a file name, the file's content, and anything.
+        max_broken: largest share of broken pictures, see `Skipped`.
+
+    Raises:
+        ValueError: more pictures are broken; the last one's name and fault.
+    """
+    rows, skipped = iter(rows), Skipped("pictures", max_broken)
+    with ThreadPoolExecutor() as threads:
+        while block := list(islice(rows, CHECKED)):
+            for row, fault in zip(block, threads.map(_fault, block), strict=True):
+                if fault is None:
+                    skipped.read()
+                    yield row
+                else:
+                    skipped.skip(BrokenPicture(f"{row[0]} cannot be read as a picture: {fault}"))
+
+
+def _fault(row: tuple) -> Exception | None:
+    """What is wrong with a picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(row[1])) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+            _eight_bits(image) if image.mode in ("I", "F") else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return error
+    return None
