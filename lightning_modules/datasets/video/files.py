@@ -1,7 +1,9 @@
 """Frames of video files: which ones a network sees, and how they are decoded (PyAV).
 
 Read `read_frames` first. A file that cannot be decoded is a `BrokenVideo`, which a reader of many files leaves out and
-counts (`skipped`). Missing frames are never invented. Rotation in a file's metadata is not applied.
+counts (`skipped`). Missing frames are never invented: a file with an error in a frame is broken (FFmpeg's
+`err_detect=explode` finds most damage, but not all of it in H.264). A rotation in the file's metadata is applied, as
+players do.
 """
 
 from bisect import bisect_right
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
 
-READABLE = 0.9  # share of the frames that a file announces; with fewer it was cut off or damaged
+READABLE = 0.9  # share of a file's announced length; what is shorter was cut off or damaged
+ANNOUNCED = ("mov", "avi", "matroska", "flv", "asf")  # formats whose header says how long the video is
 
 
 class BrokenVideo(ValueError):
@@ -60,51 +63,61 @@ def read_frames(
         size: side in pixels.
 
     Raises:
-        BrokenVideo: it is not there, holds no video, or fewer than `READABLE` of its frames can be decoded.
+        BrokenVideo: it is not there, holds no video, is shorter than `READABLE` of what its header says, or a frame
+            that has to be decoded for the chosen ones is damaged.
     """
     with _opened(path) as container:
-        times, keys = _timetable(container)
+        times, keys, packets = _timetable(container)
         if times:
             wanted = [times[number] for number in choose(len(times))]
             frames = _seek(container, wanted, keys, size)
             if set(frames) == set(wanted):
                 return np.stack([frames[time] for time in wanted])
-        announced = max(container.streams.best("video").frames, len(times))
-    return _from_the_start(path, choose, size, announced)
+    return _from_the_start(path, choose, size, packets)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator["InputContainer"]:
     """The file, decoded in one thread: many files are read side by side."""
     import av
+    from av.stream import Disposition
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:  # so that `12:30.mp4` is no protocol
             stream = container.streams.best("video")
-            if stream is None:
-                raise BrokenVideo(f"{path} holds no video")
+            if stream is None or stream.disposition & Disposition.attached_pic:
+                raise BrokenVideo(f"{path} holds no video{', only a cover picture' if stream else ''}")
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
             yield container
     except (av.FFmpegError, OSError) as error:
         raise BrokenVideo(f"{path} cannot be decoded: {error}") from error
 
 
-def _timetable(container: "InputContainer") -> tuple[list[int], list[int]]:
-    """Times of all frames and of the key frames, in ascending order; none where the packets do not say them.
+def _timetable(container: "InputContainer") -> tuple[list[int], list[int], int]:
+    """Times of all frames and of the key frames, in ascending order, and the number of packets.
+
+    There are no times where the packets do not say them.
 
     Raises:
-        BrokenVideo: there are fewer packets than the header announces.
+        BrokenVideo: the packets end before the length that the header announces.
     """
     stream = container.streams.best("video")
-    packets = [packet for packet in container.demux(stream) if packet.size]
-    if len(packets) < READABLE * stream.frames:
-        raise BrokenVideo(f"{container.name} was cut off: it holds {len(packets)} of {stream.frames} frames")
+    packets = [packet for packet in container.demux() if packet.size]
+    ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets if packet.pts is not None]
+    announced = (container.duration or 0) / 1e6 if container.format.name.startswith(ANNOUNCED) else 0.0
+    if container.format.name == "avi":  # its duration is made up from what is there, its number of frames is not
+        announced = float(stream.frames * stream.time_base)
+    length = float(max(ends, default=0)) - (container.start_time or 0) / 1e6
+    if length < READABLE * announced:
+        raise BrokenVideo(f"{container.name} was cut off: it holds {length:.1f} of {announced:.1f} seconds")
+    packets = [packet for packet in packets if packet.stream == stream]
     shown = [packet for packet in packets if not packet.is_discard]
     times = {packet.pts for packet in shown}
     keys = sorted(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
     if None in times or len(times) < len(shown) or not keys or keys[0] > min(times):
-        return [], []
-    return sorted(times), keys
+        return [], [], len(packets)
+    return sorted(times), keys, len(packets)
 
 
 def _seek(container: "InputContainer", wanted: Sequence[int], keys: Sequence[int], size: int) -> dict[int, np.ndarray]:
@@ -123,7 +136,7 @@ def _seek(container: "InputContainer", wanted: Sequence[int], keys: Sequence[int
 
 
 def _from_the_start(
-    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, announced: int
+    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, packets: int
 ) -> UInt8[np.ndarray, "shown size size 3"]:
     """The chosen frames by number, for files whose packets say no times or whose frames are not where these say.
 
@@ -131,8 +144,8 @@ def _from_the_start(
     """
     with _opened(path) as container:
         total = sum(1 for _ in _sound(container))
-    if not total or total < READABLE * announced:
-        raise BrokenVideo(f"{path} is damaged: {total} of {announced} frames can be decoded")
+    if not total or total < READABLE * packets:
+        raise BrokenVideo(f"{path} is damaged: {total} of {packets} frames can be decoded")
     wanted = choose(total).tolist()
     with _opened(path) as container:
         frames = {n: _picture(frame, size) for n, frame in enumerate(_sound(container)) if n in wanted}
@@ -146,4 +159,5 @@ def _sound(container: "InputContainer") -> Iterator["VideoFrame"]:
 def _picture(frame: "VideoFrame", size: int) -> UInt8[np.ndarray, "size size 3"]:
     from PIL import Image
 
-    return np.asarray(frame.to_image().resize((size, size), Image.Resampling.BICUBIC))
+    upright = frame.to_image().rotate(frame.rotation, expand=True) if frame.rotation else frame.to_image()
+    return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
