@@ -5,20 +5,26 @@
 
 For each image, a committee prints the class, which member answered, and the cost in MACs. An array file (.npy) has
 images in the form of the data set: (rows, height, width) or (rows, height, width, channels). Image files are converted
-to the committee's size, and to grey or RGB.
+to the committee's size, and to grey or RGB; `lightning_modules/datasets/pictures.py` says how.
 
-A retriever takes video files or folders of them, and one text file with one sentence per line. For each video it prints
-the sentences that fit best.
+A retriever takes videos, and one text file (.txt) with one sentence per line. For each video it prints the sentences
+that fit best; `lightning_modules/datasets/video/files.py` says how videos are read.
+
+Both take folders too: every file in them is tried, and a file that cannot be read is named. The exit code is then 1.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from lightning_modules.datasets import pictures
 from stages.command import run_stage
+
+Answer = Callable[[Path], Iterator[dict]]
 
 
 def read_images(path: Path, shape: tuple[int, int, int], scale: float) -> np.ndarray:
@@ -29,24 +35,25 @@ def read_images(path: Path, shape: tuple[int, int, int], scale: float) -> np.nda
     """
     channels, height, width = shape
     if path.suffix == ".npy":
-        images = np.load(path, allow_pickle=False)
+        images = _array(path)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or images.shape[1:] != (height, width, channels):
             expected = f"(rows, {height}, {width}, {channels})"
             raise ValueError(f"{path} holds an array of shape {images.shape}; the committee expects {expected}")
         return images.transpose(0, 3, 1, 2).astype(np.float32)
-    from PIL import Image, UnidentifiedImageError
+    image = pictures.read(path, "L" if channels == 1 else "RGB", (width, height))
+    return np.asarray(image, np.float32).reshape(1, height, width, channels).transpose(0, 3, 1, 2) * (scale / 255)
 
+
+def _array(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB").resize((width, height)), np.float32)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is neither an image that Pillow reads nor an .npy file") from None
-    return pixels.reshape(1, height, width, channels).transpose(0, 3, 1, 2) * (scale / 255)
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an array: {error}") from error
 
 
-def classify(folder: Path, inputs: list[Path]) -> Iterator[dict]:
-    """What a committee says of each image."""
+def classifier(folder: Path) -> Answer:
+    """A committee that answers for the images of a file."""
     import torch
 
     from lightning_modules.committees.network import Committee
@@ -54,59 +61,82 @@ def classify(folder: Path, inputs: list[Path]) -> Iterator[dict]:
 
     record = json.loads((folder / "committee.json").read_text())
     committee = Committee.load(folder, rebuild(record))
-    for path in inputs:
+
+    def answer(path: Path) -> Iterator[dict]:
         images = torch.from_numpy(read_images(path, tuple(record["images"]["shape"]), record["images"]["scale"]))
         with torch.inference_mode():
-            answer = committee(images)
-        for row, (shares, stage, macs) in enumerate(zip(*(x.tolist() for x in answer), strict=True)):
+            found = committee(images)
+        for row, (shares, stage, macs) in enumerate(zip(*(x.tolist() for x in found), strict=True)):
             best = int(np.argmax(shares))
             name = record["members"][stage]["name"]
-            line = {"input": str(path), "row": row, "class": best, "probability": round(shares[best], 6)}
+            line = {"row": row, "class": best, "probability": round(shares[best], 6)}
             yield line | {"answered_by": name, "members_asked": stage + 1, "macs": macs}
 
+    return answer
 
-def retrieve(folder: Path, inputs: list[Path], top: int) -> Iterator[dict]:
-    """The best sentences of each video.
 
-    Raises:
-        ValueError: there is no video, or not exactly one text file with sentences.
-    """
-    lists = [path for path in inputs if path.suffix == ".txt"]
-    sentences = [line for path in lists for line in map(str.strip, path.read_text().splitlines()) if line]
-    found = (sorted(path.iterdir()) if path.is_dir() else [path] for path in inputs if path not in lists)
-    videos = [path for paths in found for path in paths if path.is_file() and path.suffix != ".txt"]
-    if len(lists) != 1 or not sentences or not videos:
-        raise ValueError(
-            f"got {len(videos)} videos, {len(lists)} text files and {len(sentences)} sentences; expected videos or a "
-            "folder of them, and one .txt file with one sentence per line"
-        )
+def ranker(folder: Path, sentences: list[str], top: int) -> Answer:
+    """A retriever that gives the best sentences for a video file."""
     from lightning_modules.clip_vip.retriever import Retriever
 
     retriever = Retriever.load(folder)
-    for path in videos:
+
+    def answer(path: Path) -> Iterator[dict]:
         for rank, (sentence, similarity) in enumerate(retriever.rank(path, sentences)[:top], start=1):
-            yield {"input": str(path), "rank": rank, "similarity": round(similarity, 6), "sentence": sentence}
+            yield {"rank": rank, "similarity": round(similarity, 6), "sentence": sentence}
+
+    return answer
+
+
+def read_sentences(inputs: list[Path]) -> tuple[list[str], list[Path]]:
+    """The sentences of the one text file among the inputs, and the other inputs.
+
+    Raises:
+        ValueError: there is not exactly one text file, or it has no sentences, or nothing else is there.
+    """
+    lists, videos = [path for path in inputs if path.suffix == ".txt"], [p for p in inputs if p.suffix != ".txt"]
+    sentences = [line for path in lists for line in map(str.strip, path.read_text("utf-8-sig").splitlines()) if line]
+    if len(lists) != 1 or not sentences or not videos:
+        raise ValueError(
+            f"got {len(videos)} videos or folders, {len(lists)} text files and {len(sentences)} sentences; expected "
+            "videos or a folder of them, and one .txt file with one sentence per line"
+        )
+    return sentences, videos
 
 
 def main() -> None:
     """Load the model, answer each input, print a line for each answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder with committee.json or retriever.json, and the weights")
-    parser.add_argument("inputs", type=Path, nargs="+", help="images or .npy files; or videos, folders and a .txt file")
+    parser.add_argument("inputs", type=Path, nargs="+", help="files or folders, and for a retriever a .txt file")
     parser.add_argument("--top", type=int, default=3, help="number of sentences for each video (default: 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     arguments = parser.parse_args()
+    inputs = arguments.inputs
     if (arguments.model / "retriever.json").is_file():
-        answers = retrieve(arguments.model, arguments.inputs, arguments.top)
+        sentences, inputs = read_sentences(inputs)
+        answer = ranker(arguments.model, sentences, arguments.top)
     elif (arguments.model / "committee.json").is_file():
-        answers = classify(arguments.model, arguments.inputs)
+        answer = classifier(arguments.model)
     else:
         raise ValueError(
             f"{arguments.model} holds no committee.json and no retriever.json; `make repro` writes "
             "such folders in data/results/tiny/committees/ and data/results/tiny/clip_vip/"
         )
-    for line in answers:
-        print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))
+    inside = (sorted(path.iterdir()) if path.is_dir() else [path] for path in inputs)
+    taken = set(arguments.inputs) - set(inputs)  # the file with the sentences
+    files, failed = [path for paths in inside for path in paths if path not in taken and not path.is_dir()], 0
+    for path in files:
+        try:
+            lines = [{"input": str(path)} | found for found in answer(path)]
+        except ValueError as error:
+            print(f"no answer: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for line in lines:
+            print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))
+    if failed or not files:
+        raise ValueError(f"{failed} of {len(files)} files could not be answered{', see above' if failed else ''}")
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def read_results(path: Path, images: Collection[int]) -> dict[int, str]:
 def _entries(path: Path, key: str | None, needed: Sequence[str]) -> list[dict[str, Any]]:
     """The list of objects in an official file, or below one of its keys."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): it was altered or cut.") from error
     entries = content.get(key) if isinstance(content, dict) and key else None if key else content

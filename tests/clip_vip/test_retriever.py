@@ -79,9 +79,9 @@ def test_the_command_line_ranks_sentences_for_a_folder_of_videos(folder, monkeyp
 
 def test_mistakes_name_what_was_expected(folder, monkeypatch, capsys):
     path, _ = folder
-    with pytest.raises(ValueError, match="got 2 videos, 0 text files and 0 sentences"):
+    with pytest.raises(ValueError, match="got 1 videos or folders, 0 text files and 0 sentences"):
         run(monkeypatch, capsys, path, path / "videos")
-    with pytest.raises(ValueError, match="got 0 videos, 1 text files and 3 sentences"):
+    with pytest.raises(ValueError, match="got 0 videos or folders, 1 text files and 3 sentences"):
         run(monkeypatch, capsys, path, path / "videos/sentences.txt")
     with pytest.raises(BrokenVideo, match=r"sentences\.avi"):
         (path / "sentences.avi").write_text("no video")

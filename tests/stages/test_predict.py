@@ -2,15 +2,19 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.clip_vip.retriever import Retriever
 from lightning_modules.committees.network import Committee
+from lightning_modules.datasets.video.files import read_frames
 from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
 from stages import predict
+from tests.datasets.videos import encode
 
 SHAPE = (1, 8, 8)
 
@@ -34,17 +38,24 @@ def committee(tmp_path):
     return tmp_path, made
 
 
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
-    predict.main()
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def run(monkeypatch, capsys, *arguments, failed=None):
+    """The answers; with `failed`, also what stands in the other stream."""
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments), "--json"])
+    if failed is None:
+        predict.main()
+    else:
+        with pytest.raises(ValueError, match=failed):
+            predict.main()
+    out, errors = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    return lines if failed is None else (lines, errors.splitlines())
 
 
 def test_answers_are_those_of_the_module_with_member_and_cost(committee, monkeypatch, capsys):
     folder, made = committee
     images = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
     np.save(folder / "rows.npy", images)
-    lines = run(monkeypatch, capsys, folder, folder / "rows.npy", "--json")
+    lines = run(monkeypatch, capsys, folder, folder / "rows.npy")
     with torch.inference_mode():
         expected = made(torch.from_numpy(images[:, None].astype(np.float32)))
     assert [line["class"] for line in lines] == expected.probabilities.argmax(1).tolist()
@@ -75,8 +86,11 @@ def test_an_array_of_another_shape_is_refused(tmp_path, content, message):
 
 def test_other_files_and_folders_are_refused(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_text("no image")
-    with pytest.raises(ValueError, match="neither an image"):
+    with pytest.raises(ValueError, match=r"x\.png cannot be read as a picture"):
         predict.read_images(tmp_path / "x.png", SHAPE, 16)
+    (tmp_path / "x.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"x\.npy cannot be read as an array"):
+        predict.read_images(tmp_path / "x.npy", SHAPE, 16)
     monkeypatch.setattr(sys, "argv", ["predict", str(tmp_path), "x.png"])
     with pytest.raises(ValueError, match=r"holds no committee\.json"):
         predict.main()
@@ -86,3 +100,61 @@ def test_the_members_are_rebuilt_as_listed(committee):
     folder, _ = committee
     members = rebuild(json.loads((folder / "committee.json").read_text()))
     assert [member.network.layers[0].out_features for member in members] == [8, 16]
+
+
+def test_of_a_folder_the_good_files_are_answered_and_the_others_named(committee, tmp_path, monkeypatch, capsys):
+    model, _ = committee
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "b.webp", "c.bmp"):
+        Image.new("L", (9, 9), 200).save(folder / name)
+    odd = {".DS_Store": b"\0\0\0\1Bud1", "notes.txt": b"digits", "side.json": b"{}", "._a.png": b"\0\5\x16\7"}
+    whole = (folder / "a.png").read_bytes()
+    broken = {"cut.png": whole[:50], "empty.jpg": b"", "page.png": b"<html>"}
+    for name, content in (odd | broken).items():
+        (folder / name).write_bytes(content)
+    lines, errors = run(monkeypatch, capsys, model, folder, failed="7 of 10 files could not be answered, see above")
+    assert [line["input"] for line in lines] == [str(folder / name) for name in ("a.png", "b.webp", "c.bmp")]
+    assert len(errors) == 7 and all(any(f"{folder / name} cannot" in line for line in errors) for name in odd | broken)
+
+
+@pytest.fixture
+def retriever(monkeypatch):
+    """Ranks sentences by their words, after it has read the video."""
+
+    def rank(path, sentences):
+        read_frames(path, lambda total: np.arange(2), 8)
+        return [(sentence, float(len(sentence.split()))) for sentence in sentences]
+
+    monkeypatch.setattr(Retriever, "load", lambda folder: SimpleNamespace(rank=rank))
+
+
+def test_of_a_folder_of_videos_too(retriever, tmp_path, monkeypatch, capsys):
+    (tmp_path / "retriever.json").write_text("{}")
+    folder = tmp_path / "videos"
+    for name in ("a.mp4", "12:30:05.mp4", "b.avi"):
+        encode(folder / name, 10)
+    Image.new("RGB", (32, 32)).save(folder / "poster.jpg")
+    odd = {
+        ".DS_Store": b"\0\0\0\1Bud1",
+        "a.srt": b"1\n00:00:01,000 --> 00:00:02,000\nhello\n",
+        "side.txt": b"a b\n" * 99,
+    }
+    broken = {"cut.mp4": (folder / "a.mp4").read_bytes()[:400], "empty.mp4": b"", "page.mp4": b"<html>"}
+    for name, content in (odd | broken).items():
+        (folder / name).write_bytes(content)
+    said = tmp_path / "said.txt"
+    answers = []
+    for mark in (b"", b"\xef\xbb\xbf"):
+        said.write_bytes(mark + b"a dog\n\n a cat runs \n")
+        lines, errors = run(monkeypatch, capsys, tmp_path, folder, said, failed="7 of 10 files could not be answered")
+        assert [line["input"] for line in lines[::2]] == [str(folder / n) for n in ("12:30:05.mp4", "a.mp4", "b.avi")]
+        assert len(errors) == 7 and all(any(str(folder / name) in line for line in errors) for name in odd | broken)
+        answers.append(lines)
+    assert answers[0] == answers[1] and [line["sentence"] for line in lines[:2]] == ["a dog", "a cat runs"]
+
+
+def test_without_sentences_or_videos_nothing_is_ranked(retriever, tmp_path, monkeypatch, capsys):
+    (tmp_path / "retriever.json").write_text("{}")
+    (tmp_path / "said.txt").write_text("\n")
+    run(monkeypatch, capsys, tmp_path, tmp_path / "said.txt", failed="got 0 videos or folders, 1 text files and 0 sent")

@@ -17,10 +17,11 @@ of millions of clips are too many for that.
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Literal, NamedTuple, NotRequired
+from typing import Any, Literal, NamedTuple, NotRequired
 
 import numpy as np
 import pyarrow as pa
@@ -97,7 +98,7 @@ def prepare(
         list_cache: where downloaded lists are kept.
         mirror: local folder that holds the copy, as it is or below `name`.
         cache: another place where the copy may lie.
-        max_left_out: largest share of a split that may be left out because a caption is missing.
+        max_left_out: largest share of a split that may be left out because a sentence is missing or blank.
 
     Raises:
         DataUnavailable: the copy is not there.
@@ -119,12 +120,14 @@ def prepare(
             total = len(rows)
             if files["rows"] not in (None, total):
                 raise ValueError(f"split {split!r} has {total} videos, expected {files['rows']}: complete the copy.")
+            rows, asked = {video: texts for video, texts in rows.items() if any(texts)}, files["annotations"]
             if files["auxiliary"] is not None:
+                asked += f" or {files['auxiliary']}"
                 rows = _with_auxiliary(rows, read_frame_captions(find(name, files["auxiliary"], **place)))
             if total - len(rows) > max_left_out * total:
                 raise ValueError(
-                    f"{total - len(rows)} of {total} clips of split {split!r} have no caption in {files['auxiliary']}, "
-                    f"more than max_left_out ({max_left_out}) allows: complete it, or raise the share."
+                    f"{total - len(rows)} of {total} videos of split {split!r} have no sentence in {asked}, more than "
+                    f"max_left_out ({max_left_out}) allows: complete it, or raise the share."
                 )
             index = {file_name(video, suffix): texts for video, texts in rows.items()}
             written[split] = {"left_out": total - len(rows), **write_index(new / f"{split}.parquet", index)}
@@ -205,13 +208,18 @@ def file_name(video: str, suffix: str | None) -> str:
     return str(path)
 
 
+def _text(path: Path) -> str:
+    """Content of a text file in UTF-8, with or without a byte order mark."""
+    return path.read_text(encoding="utf-8-sig")
+
+
 def read_list(path: Path) -> list[str]:
     """Reads one name per line.
 
     Raises:
         ValueError: a name comes twice.
     """
-    names = path.read_text().split()
+    names = _text(path).split()
     if len(set(names)) < len(names):
         raise ValueError(f"{path} names {len(names) - len(set(names))} videos twice.")
     return names
@@ -220,17 +228,16 @@ def read_list(path: Path) -> list[str]:
 def read_msr_vtt(path: Path) -> dict[str, Texts]:
     """Captions of each video in the order of the file; the table is that of 1k-A, with one caption of each."""
     if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            pairs = [(row["video_id"], row["sentence"]) for row in csv.DictReader(file)]
+        pairs = [(row["video_id"], row["sentence"]) for row in csv.DictReader(_text(path).splitlines())]
     else:
-        pairs = [(sentence["video_id"], sentence["caption"]) for sentence in json.loads(path.read_text())["sentences"]]
+        pairs = [(sentence["video_id"], sentence["caption"]) for sentence in json.loads(_text(path))["sentences"]]
     return {video: Texts(tuple(captions)) for video, captions in _grouped(pairs).items()}
 
 
 def read_didemo(path: Path) -> dict[str, Texts]:
     """All descriptions of a video, one after another as CLIP-ViP does; names without their suffixes."""
-    pairs = [(didemo_name(moment["video"]), moment["description"]) for moment in json.loads(path.read_text())]
-    return {video: Texts((" ".join(said),)) for video, said in _grouped(pairs).items()}
+    pairs = [(didemo_name(moment["video"]), moment["description"]) for moment in json.loads(_text(path))]
+    return {video: Texts(_said(" ".join(said))) for video, said in _grouped(pairs).items()}
 
 
 def didemo_name(video: str) -> str:
@@ -240,43 +247,60 @@ def didemo_name(video: str) -> str:
 
 def read_activitynet(path: Path) -> dict[str, Texts]:
     """All sentences of a video, one after another."""
-    annotated = json.loads(path.read_text())
-    return {video: Texts((" ".join(map(str.strip, said["sentences"])),)) for video, said in annotated.items()}
+    annotated = json.loads(_text(path), object_pairs_hook=lambda pairs: _once(path, pairs))
+    return {video: Texts(_said(" ".join(map(str.strip, said["sentences"])))) for video, said in annotated.items()}
 
 
 def read_lsmdc(path: Path) -> dict[str, Texts]:
     """Lines of clip, four times and sentence between tabs; clips lie in folders named after their movies."""
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    found = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) != 6 or not LSMDC_TIMES.search(fields[0]):
             raise ValueError(f"{path}, line {number}: expected a clip, four times and a sentence between tabs.")
-        found[f"{LSMDC_TIMES.sub('', fields[0])}/{fields[0]}"] = Texts((fields[-1],))
-    return found
+        found.append((f"{LSMDC_TIMES.sub('', fields[0])}/{fields[0]}", Texts(_said(fields[-1]))))
+    return _once(path, found)
 
 
 def read_clips(path: Path) -> dict[str, Texts]:
     """One clip per line, its text as subtitle; a clip lies in a folder named after its video."""
-    found = {}
-    with path.open() as lines:
+    found = []
+    with path.open(encoding="utf-8-sig") as lines:
         for line in lines:
             clip = json.loads(line)
-            found[f"{clip['clip_id'].split('.')[0]}/{clip['clip_id']}"] = Texts(subtitle=(clip["text"],))
-    return found
+            found.append((f"{clip['clip_id'].split('.')[0]}/{clip['clip_id']}", Texts(subtitle=_said(clip["text"]))))
+    return _once(path, found)
 
 
 def read_frame_captions(path: Path) -> dict[str, str]:
     """Captions of the middle frames of clips, by their ids."""
-    return {image["image_id"]: image["caption"] for image in json.loads(path.read_text())}
+    return _once(path, [(image["image_id"], image["caption"].strip()) for image in json.loads(_text(path))])
+
+
+def _once(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """What a file says by name.
+
+    Raises:
+        ValueError: a name comes twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        raise ValueError(f"{path} has {len(twice)} names more than once, {twice[0]!r} first: keep one of each.")
+    return found
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """The sentences of each video, in the order in which they come; blank ones are none."""
     found: dict[str, list[str]] = {}
     for video, sentence in pairs:
-        if sentence.strip():
-            found.setdefault(video, []).append(sentence.strip())
+        found.setdefault(video, []).extend(_said(sentence))
     return found
+
+
+def _said(sentence: str) -> tuple[str, ...]:
+    """A sentence without blanks around it; a blank one is none."""
+    return (sentence.strip(),) if sentence.strip() else ()
 
 
 READERS: dict[str, Callable[[Path], dict[str, Texts]]] = {

@@ -85,8 +85,10 @@ def _opened(path: Path) -> Iterator["InputContainer"]:
     try:
         with av.open(f"file:{path}") as container:  # so that `12:30.mp4` is no protocol
             stream = container.streams.best("video")
-            if stream is None or stream.disposition & Disposition.attached_pic:
-                raise BrokenVideo(f"{path} holds no video{', only a cover picture' if stream else ''}")
+            if stream is None or container.format.name == "tty":  # of text, FFmpeg makes pictures
+                raise BrokenVideo(f"{path} holds no video")
+            if stream.disposition & Disposition.attached_pic or container.format.name.endswith(("_pipe", "image2")):
+                raise BrokenVideo(f"{path} holds no video, only a picture")
             stream.codec_context.thread_count = 1
             stream.codec_context.options = {"err_detect": "explode"}
             yield container
@@ -110,7 +112,9 @@ def _timetable(container: "InputContainer") -> tuple[list[int], list[int], int]:
         announced = float(stream.frames * stream.time_base)
     length = float(max(ends, default=0)) - (container.start_time or 0) / 1e6
     if length < READABLE * announced:
-        raise BrokenVideo(f"{container.name} was cut off: it holds {length:.1f} of {announced:.1f} seconds")
+        raise BrokenVideo(
+            f"{container.name.removeprefix('file:')} was cut off: it holds {length:.1f} of {announced:.1f} seconds"
+        )
     packets = [packet for packet in packets if packet.stream == stream]
     shown = [packet for packet in packets if not packet.is_discard]
     times = {packet.pts for packet in shown}

@@ -58,6 +58,46 @@ def test_clips_have_subtitles(tmp_path):
     assert found == {"Ab-1/Ab-1.7.mp4": Texts(subtitle=("so here we go",)), "Cd/Cd.0.mp4": Texts(subtitle=("right",))}
 
 
+@pytest.mark.parametrize(("corpus", "name", "content"), [
+    ("msr_vtt", "test.csv", TABLE), ("msr_vtt", "data.json", MSR_VTT), ("didemo", "train.json", DIDEMO),
+    ("activitynet", "train.json", ACTIVITYNET), ("lsmdc", "train.csv", LSMDC), ("clips", "clips.jsonl", CLIPS),
+])  # fmt: skip
+def test_a_byte_order_mark_changes_nothing(tmp_path, corpus, name, content):
+    path = write(tmp_path / name, content)
+    plain = corpora.READERS[corpus](path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert corpora.READERS[corpus](path) == plain
+    assert read_list(write(tmp_path / "list.txt", "\ufeffa b")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("corpus", "content"), [
+    ("activitynet", '{"v_a": {"sentences": ["He sits."]}, "v_a": {"sentences": ["He stands."]}}'),
+    ("lsmdc", LSMDC + LSMDC.replace("sits", "stands")),
+    ("clips", CLIPS + CLIPS),
+])  # fmt: skip
+def test_a_video_that_is_annotated_twice_is_named(tmp_path, corpus, content):
+    path = write(tmp_path / "annotations", content)
+    with pytest.raises(ValueError, match=r"annotations has \d names more than once, '(v_a|0001.*|Ab-1.*)' first"):
+        corpora.READERS[corpus](path)
+
+
+@pytest.mark.parametrize(("corpus", "content"), [
+    ("msr_vtt", {"sentences": [{"video_id": "a", "caption": " "}, {"video_id": "b", "caption": "a dog"}]}),
+    ("didemo", [{"video": "a", "description": " "}, {"video": "b", "description": "a dog"}]),
+    ("activitynet", {"a": {"sentences": [" ", ""]}, "b": {"sentences": ["a dog"]}}),
+    ("lsmdc", LSMDC.replace("SOMEONE sits.", " ") + LSMDC.replace("0001", "0002")),
+    ("clips", '{"clip_id": "a", "text": " "}\n{"clip_id": "b", "text": "right"}\n'),
+])  # fmt: skip
+def test_videos_without_a_sentence_are_left_out_counted_and_bounded(tmp_path, corpus, content):
+    write(tmp_path / "copy/toy/said", content)
+    changes = {"corpus": corpus, "splits": {"train": split(annotations="said", videos=None)}, "lists": {}}
+    with pytest.raises(ValueError, match=r"1 of 2 videos of split 'train' have no sentence in said, more than"):
+        prepare(tmp_path / "index", tmp_path / "copy", **changes)
+    prepare(tmp_path / "index", tmp_path / "copy", **changes, max_left_out=0.5)
+    assert json.loads((tmp_path / "index/card.json").read_text())["splits"]["train"]["left_out"] == 1
+    assert len(read_index(tmp_path / "index", "train")["file"]) == 1
+
+
 @pytest.mark.parametrize("corpus", sorted(corpora.READERS))
 def test_files_of_another_form_are_refused(tmp_path, corpus):
     path = write(tmp_path / "annotations.json", '{"answer": [42]}')
@@ -124,7 +164,9 @@ def test_clips_without_a_caption_are_left_out_counted_and_bounded(tmp_path):
         "splits": {"train": split(annotations="clips.jsonl", auxiliary="captions.json", videos=None)},
         "suffix": None,
     }
-    with pytest.raises(ValueError, match=r"1 of 2 clips of split 'train' have no caption in captions.json, more than"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 videos of split 'train' have no sentence in clips.jsonl or captions.json, more"
+    ):
         prepare(tmp_path / "index", copy, **changes)
     assert not (tmp_path / "index").exists()
     prepare(tmp_path / "index", copy, **changes, max_left_out=0.5)
@@ -194,7 +236,7 @@ def test_configurations_are_taken_and_their_lists_are_the_published_ones(tmp_pat
     (copy / config["name"] / "videos").mkdir(parents=True)
     files = {}
     for split in splits.values():
-        made_up = ["Ab.0.mp4"] * (split["rows"] or 1)
+        made_up = [f"Ab.{number}.mp4" for number in range(split["rows"] or 1)]
         listed = read_list(LISTS / split["videos"]) if split["videos"] else made_up
         files.setdefault(split["annotations"], []).extend(listed)
         if split["auxiliary"]:

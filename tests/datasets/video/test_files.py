@@ -184,7 +184,7 @@ def test_a_rotated_video_is_turned_upright(tmp_path, turn, corner):
     (lambda folder: cut(encode(folder / "clip.webm", 60, codec="libvpx"), 0.6), r"cut off: it holds 3\.\d of 6\.0 s"),
     (lambda folder: cut(encode(folder / "clip.avi", 60), 0.6), r"cut off: it holds \d\.\d of 6\.0 seconds"),
     (lambda folder: sound_only(folder / "sound.wav"), "holds no video"),
-    (lambda folder: with_cover(folder / "song.mp3"), "holds no video, only a cover picture"),
+    (lambda folder: with_cover(folder / "song.mp3"), "holds no video, only a picture"),
 ])  # fmt: skip
 def test_broken_files_are_said_to_be_broken(tmp_path, make, reason):
     with pytest.raises(BrokenVideo, match=reason) as caught:
