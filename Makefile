@@ -19,6 +19,10 @@ WORKERS ?=
 TRIALS ?=
 STORAGE ?=
 DRY_RUN ?=
+# $(call quoted,text) is one word of the shell, whatever the text holds; $(call option,--name,text) an option, if there is text.
+quoted = '$(subst ','\'',$(1))'
+option = $(if $(2),$(1) $(call quoted,$(2)))
+PAPERS = $(if $(PAPER),--paper $(foreach paper,$(PAPER),$(call quoted,$(paper))))
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -28,53 +32,62 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# An environment works only where it was made, and with the Python that it was made with: otherwise it is made again.
+REMAKE := $(if $(wildcard $(VENV)/pyvenv.cfg),$(shell \
+  made=$$(sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' $(VENV)/pyvenv.cfg); \
+  if ! test -x $(BIN)/python; then echo 'its Python is gone'; \
+  elif test -n "$$made" && ! test "$$made" -ef $(VENV); then echo "it was made as $$made"; fi))
+
 setup: $(VENV)/.installed  ## make .venv and install the locked versions
 
+.PHONY: $(if $(REMAKE),$(VENV)/.installed)
 $(VENV)/.installed: requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Choose another with `make setup PYTHON=python3.12`.")'
-	$(PYTHON) -m venv $(VENV)
+	$(if $(REMAKE),@echo "making $(VENV) again: "$(call quoted,$(REMAKE)))
+	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Choose another with `make setup PYTHON=python3.12`.")'
+	$(call quoted,$(PYTHON)) -m venv $(if $(REMAKE),--clear) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
 repro: setup  ## run everything that is not up to date, and print the claims (PAPER=maskalign, SEEDS=5, FORCE=1, PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
-	@$(BIN)/python -m stages.repro --preset $(PRESET) $(if $(PAPER),--paper $(PAPER)) $(addprefix --seeds ,$(SEEDS)) \
-	  $(if $(FORCE),--force) $(addprefix --jobs ,$(JOBS)) --gpus '$(GPUS)' --launch '$(LAUNCH)'
+	@$(BIN)/python -m stages.repro --preset $(call quoted,$(PRESET)) $(PAPERS) $(call option,--seeds,$(SEEDS)) \
+	  $(if $(FORCE),--force) $(call option,--jobs,$(JOBS)) --gpus $(call quoted,$(GPUS)) --launch $(call quoted,$(LAUNCH))
 
 page: setup  ## write the page from the results on this machine, or from the committed verdicts if there are none (PRESET=paper)
-	@$(BIN)/python -m stages.report --preset $(PRESET)
-	@echo data/report/$(PRESET)/index.html
+	@$(BIN)/python -m stages.report --preset $(call quoted,$(PRESET))
+	@echo data/report/$(call quoted,$(PRESET))/index.html
 
 test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one paper)
-	@$(BIN)/python -m pytest -n logical --dist worksteal $(if $(PAPER),--paper $(PAPER))
+	@$(BIN)/python -m pytest -n logical --dist worksteal $(PAPERS)
 
 test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
-	@$(BIN)/python -m pytest -m slow $(if $(PAPER),--paper $(PAPER))
+	@$(BIN)/python -m pytest -m slow $(PAPERS)
 
 check: setup check-plan  ## check formatting, lint, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }
 	@$(BIN)/ruff check --quiet .
 
 check-plan: setup
-	@$(BIN)/python -m stages.check --preset $(PRESET)
+	@$(BIN)/python -m stages.check --preset $(call quoted,$(PRESET))
 
 audit: setup  ## check that all committed locks belong to this code, and rerun a sample of the results (MINUTES=12)
-	@$(BIN)/python -m stages.audit --preset $(PRESET) --minutes $(MINUTES)
+	@$(BIN)/python -m stages.audit --preset $(call quoted,$(PRESET)) --minutes $(call quoted,$(MINUTES))
 
 release: setup  ## before you commit new locks: record what made them and how long it took, and update the README's table (PAPER=maskalign)
-	@$(BIN)/python -m stages.release --preset $(PRESET) $(if $(PAPER),--paper $(PAPER))
+	@$(BIN)/python -m stages.release --preset $(call quoted,$(PRESET)) $(PAPERS)
 
 bench: setup  ## measure speed and memory, as ratios within one run (PAPER=maskalign: one paper)
-	@$(BIN)/python -m benchmarks $(if $(PAPER),--paper $(PAPER))
+	@$(BIN)/python -m benchmarks $(PAPERS)
 
 sweep: setup  ## compare single models with committees in a search, until TRIALS are done (ARM, SETTING=training, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
-	@$(BIN)/python -m stages.study $(ARM) --preset $(PRESET) --setting $(SETTING) --machines $(MACHINES) --study $(STUDY) \
-	  $(addprefix --workers ,$(WORKERS)) $(addprefix --trials ,$(TRIALS)) $(addprefix --storage ,$(STORAGE)) $(if $(DRY_RUN),--dry-run)
+	@$(BIN)/python -m stages.study $(call quoted,$(ARM)) --preset $(call quoted,$(PRESET)) --setting $(call quoted,$(SETTING)) \
+	  --machines $(call quoted,$(MACHINES)) --study $(call quoted,$(STUDY)) $(call option,--workers,$(WORKERS)) \
+	  $(call option,--trials,$(TRIALS)) $(call option,--storage,$(value STORAGE)) $(if $(DRY_RUN),--dry-run)
 
 dashboard: setup  ## open optuna-dashboard for a study (PORT=8080, STUDY, STORAGE)
-	@$(BIN)/python -m stages.ui --port $(PORT) --study $(STUDY) $(addprefix --storage ,$(STORAGE))
+	@$(BIN)/python -m stages.ui --port $(call quoted,$(PORT)) --study $(call quoted,$(STUDY)) $(call option,--storage,$(value STORAGE))
 
 ui: setup  ## open MLflow with all runs (PORT=5000)
-	@$(BIN)/python -m stages.ui --port $(PORT)
+	@$(BIN)/python -m stages.ui --port $(call quoted,$(PORT))
 
 sync: setup  ## send runs to MLflow that it does not have yet
 	@$(BIN)/python -m lightning_modules.tracking.mirror --flush

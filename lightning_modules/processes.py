@@ -1,13 +1,17 @@
-"""Ends child processes when their parent ends, and finds out whether a parent was asked to force a rerun."""
+"""Processes: their end, their user, the cores they may use, and whether a parent was asked to force a rerun."""
 
 import contextlib
 import ctypes
+import getpass
+import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import psutil
 
@@ -26,6 +30,7 @@ PRELOAD = (
 PRELOAD_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 FORCE = re.compile(r"--f[a-z-]*|-[A-Za-z]*f.*")  # what can be the option, so that DVC's parser is seldom needed
 
+log = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None  # loaded here: nothing is loaded after a fork
 
 
@@ -33,6 +38,38 @@ def die_with_parent() -> None:
     """Make the kernel end this process when its parent ends, for any reason. Otherwise it would go on as an orphan."""
     if _LIBC:
         _LIBC.prctl(1, signal.SIGTERM)
+
+
+def name_user() -> None:
+    """Give a user without an entry in passwd, as in containers, a name and a home: DVC and MLflow ask for both."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = tempfile.gettempdir()
+
+
+def cores() -> int:
+    """CPU cores that this process may use; where the system does not say (macOS), those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loader_workers(processes: int, batch_bytes: int) -> int:
+    """Worker processes for the data of one of `processes` trainings on this machine; none where they would hang.
+
+    Workers pass batches through /dev/shm, each up to two ahead. Containers often have little of it (Docker: 64 MB).
+    """
+    workers, shared = cores() // processes, Path("/dev/shm")
+    needed = processes * (2 * workers + 1) * batch_bytes
+    if workers and shared.is_dir() and (free := shutil.disk_usage(shared).free) < needed:
+        log.warning(
+            "/dev/shm has %d MB free, but %d workers need %d MB: data is loaded without workers, more slowly. Give the "
+            "container more (docker run --shm-size=...).",
+            free // 10**6, workers, -(-needed // 10**6),
+        )  # fmt: skip
+        return 0
+    return workers
 
 
 def is_forced() -> bool:

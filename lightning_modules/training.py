@@ -32,6 +32,7 @@ from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
@@ -40,7 +41,7 @@ from lightning_modules import portable, settings
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
-from lightning_modules.processes import die_with_parent, is_forced
+from lightning_modules.processes import cores, die_with_parent, is_forced
 from lightning_modules.seed_store import SeedStore
 from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
@@ -169,7 +170,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, only: str | None = N
 def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -> None:
     """Call `work(job, position)` for each job, in `workers` processes side by side (see conf/trainer/cpu.yaml)."""
     torch.set_num_threads(trainer["threads"])
-    workers = min(trainer["workers"] or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(trainer["workers"] or cores(), len(jobs))
     if workers == 1:
         for job in jobs:
             work(job, 0)
@@ -280,6 +281,7 @@ def fit(
             enable_model_summary=False,
             enable_progress_bar=visible,
             use_distributed_sampler=False,
+            plugins=_environment(machine["devices"]),
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"conf/trainer does not suit this machine: {' '.join(str(error).split())}") from error
@@ -292,6 +294,14 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
+
+
+def _environment(devices: int | str) -> LightningEnvironment | None:
+    """Processes of Lightning's own, even where variables of SLURM are set: only `devices: auto` leaves them to SLURM.
+
+    Login nodes and batch scripts without `srun` have such variables too, with which Lightning waits or fails.
+    """
+    return LightningEnvironment() if "SLURM_NTASKS" in os.environ and devices != "auto" else None
 
 
 def _usable(folder: Path, record: "records.RunRecord") -> Path | None:

@@ -2,15 +2,16 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 from lightning_modules.files import ROOT
+from lightning_modules.processes import cores
 
 BREAKERS = ("torchvision", "timm", "open_clip_torch", "lpips", "torch-fidelity")
 Finding = tuple[bool, str]
@@ -25,13 +26,29 @@ def tools() -> Iterator[Finding]:
     """Programs that the pipeline calls."""
     for name, why in (("git", "DVC and the records of runs need it"), ("make", "the README's commands need it")):
         yield shutil.which(name) is not None, f"{name}: {shutil.which(name) or f'not found; {why}: install it'}"
-    inside = (
-        subprocess.run(["git", "rev-parse", "--git-dir"], cwd=ROOT, capture_output=True, check=False).returncode == 0
-    )
-    yield (
-        inside,
-        "a git repository" if inside else "not a git repository: use `git clone`, because DVC works only inside one",
-    )
+    yield repository()
+
+
+def repository() -> Finding:
+    """Whether this folder is a git repository that git agrees to use."""
+    if not (ROOT / ".git").exists():
+        return False, (
+            "not a git repository, as after the download of a ZIP file: use `git clone`, because DVC works only inside "
+            "one; or make it one here: `git init && git add -A && git commit -m start`"
+        )
+    command = ["git", "rev-parse", "--git-dir"]
+    try:
+        asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False, "git was not found, and DVC needs it: install it"
+    if asked.returncode == 0:
+        return True, "a git repository"
+    if "dubious ownership" in asked.stderr:
+        return False, (
+            f"git refuses {ROOT}, because it belongs to another user: run `git config --global --add safe.directory "
+            f"{shlex.quote(str(ROOT))}`, or clone it as this user"
+        )
+    return False, f"git does not work here: {' '.join(asked.stderr.split())}"
 
 
 def versions() -> Iterator[Finding]:
@@ -84,8 +101,7 @@ def accelerator() -> Iterator[Finding]:
         yield True, f"GPU: {names}. Use it with REPRISE_TRAINER=gpu"
     else:
         yield True, f"torch {torch.__version__} finds no GPU: the preset tiny needs none, the preset paper does"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield True, f"{cores} CPU cores; `REPRISE_WORKERS` sets how many seeds train side by side"
+    yield True, f"{cores()} CPU cores; `REPRISE_WORKERS` sets how many seeds train side by side"
 
 
 def main() -> None:

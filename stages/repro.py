@@ -17,9 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning_modules.files import ROOT, replace_file, scratch
+from lightning_modules.processes import cores
 from lightning_modules.settings import meant
 from stages.command import add_preset, run_stage
 from stages.composing import check, trainer_name
+from stages.doctor import repository
 from stages.plan import Plan, PlanError, load_plan
 
 if TYPE_CHECKING:
@@ -155,7 +157,7 @@ def ask_for_seeds(count: int) -> None:
 
 def usual_jobs() -> int:
     """One slot for each core if the trainer is `cpu`, otherwise one slot."""
-    return len(os.sched_getaffinity(0)) if trainer_name() == "cpu" else 1
+    return cores() if trainer_name() == "cpu" else 1
 
 
 def parse() -> argparse.Namespace:
@@ -206,6 +208,9 @@ def main() -> None:
             ask_for_seeds(arguments.seeds)
             plan = load_plan(arguments.preset)
         print("building the graph", flush=True)
+        usable, reason = repository()
+        if not usable:
+            raise ValueError(reason)
         books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)

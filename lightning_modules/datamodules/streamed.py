@@ -5,7 +5,6 @@ picture; which rows and which crops a step gets depends on seed and epoch alone,
 """
 
 import math
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
+from lightning_modules.processes import loader_workers
 from lightning_modules.settings import Count
 
 TRIES = 10  # boxes drawn before the whole picture is taken (torchvision's RandomResizedCrop, which official codes use)
@@ -108,7 +108,7 @@ class StreamedImages(LightningDataModule):
             accumulate=mine.accumulated,
         )
         crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale)
-        workers = len(os.sched_getaffinity(0)) // mine.processes
+        workers = loader_workers(mine.processes, mine.rows(self.batch_size) * math.prod(self.image_shape))
         return DataLoader(
             crops, sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
         )

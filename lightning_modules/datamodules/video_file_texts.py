@@ -4,7 +4,6 @@ A video that cannot be read is left out, counted in the batch (`broken`) and log
 training, a video of a later step takes its place, so that all ranks keep batches of one size.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames
+from lightning_modules.processes import loader_workers
 from lightning_modules.settings import Count, Share
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
@@ -139,7 +139,7 @@ class VideoFileTexts(LightningDataModule):
         """
         if "train" not in self.rows:
             raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        mine = portion(self)
+        mine, clip_bytes = portion(self), 3 * (self.frames + 1) * self.image_size**2
         batches = VideoFileBatches(
             self.clips("train"),
             seed=self.seed,
@@ -152,7 +152,7 @@ class VideoFileTexts(LightningDataModule):
             batches,
             sampler=EpochSteps(len(batches)),
             batch_size=None,
-            num_workers=len(os.sched_getaffinity(0)) // mine.processes,
+            num_workers=loader_workers(mine.processes, mine.rows(self.batch_size) * clip_bytes),
             pin_memory=torch.cuda.is_available(),
         )
 

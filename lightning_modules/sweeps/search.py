@@ -201,9 +201,10 @@ class CachedSearch:
             "gains": {kind: [asdict(gain) for gain in found] for kind, found in gains.items()},
             "trials": [_row(trial) for trial in trials],
         }
+        figures = [_front_figure(fronts, dataset, len(self.seeds)), _gain_figure(gains, dataset, len(self.seeds))]
         return Evaluation(
             metrics=metrics,
-            figures=[_front_figure(fronts, dataset, len(self.seeds)), _gain_figure(gains, dataset, len(self.seeds))],
+            figures=[figure for figure in figures if any(series.x for series in figure.series)],
             files={"study.json": as_json(study), "pareto.json": as_json(fronts)},
         )
 

@@ -137,7 +137,7 @@ class TrainingSearch:
         }
         return Evaluation(
             metrics={self.data_seed: metrics},
-            figures=[_figure(trials, dataset)],
+            figures=[_figure(trials, dataset)] if trials else [],
             files={"study.json": as_json(study), "pareto.json": as_json(fronts)},
         )
 
@@ -148,6 +148,8 @@ class TrainingSearch:
             for trial in best.values()
             if trial
         ]
+        if not told:
+            return f"On {dataset}, no trial with {self.budget:,} training MACs is complete."
         return f"On {dataset}, {self.budget:,} training MACs were spent best on {'; on '.join(told)} (one seed)."
 
     def _train(

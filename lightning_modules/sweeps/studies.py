@@ -8,6 +8,7 @@ needed.
 
 A study has one slot for each requested trial. A slot is done when a trial in it is finished. The trial of a dead worker
 fails, and its slot gets another trial with the same parameters. So in the end, every slot has one finished trial.
+A trial that a user enqueues (`study.enqueue_trial`) is run besides those; it has a slot below zero.
 """
 
 import fcntl
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 TRIES = 5  # how often a trial may die with its worker before it is taken for the reason
 STARTUP = 24  # random trials before the sampler learns from them
 POLL_SECONDS = 0.5
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become files and folders
+BLOCK = 4096  # bytes
 PATIENCE = 60  # seconds that a writer waits for another one, in SQLite
 YEAR = 365 * 24 * 3600
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -184,14 +187,28 @@ class ServerLocks:
 
 
 class JournalLock:
-    """Optuna's lock around each line of a journal, as a file lock: a killed writer leaves nothing to wait for."""
+    """Optuna's lock around each line of a journal, as a file lock: a killed writer leaves nothing to wait for.
 
-    def __init__(self, locks: FileLocks) -> None:
-        self._locks = locks
+    A writer that was killed, or whose disk was full, may leave part of a line. Whoever holds the lock cuts it off.
+    """
+
+    def __init__(self, journal: Path, locks: FileLocks) -> None:
+        self._journal, self._locks = journal, locks
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
-        return self._locks.acquire("journal", wait=True)
+        """Wait for the lock, and end the journal after its last whole line."""
+        self._locks.acquire("journal", wait=True)
+        if self._journal.exists():
+            with self._journal.open("rb+") as file:
+                size = end = file.seek(0, os.SEEK_END)
+                tail = b""
+                while end and b"\n" not in tail:
+                    start = max(0, end - BLOCK)
+                    file.seek(start)
+                    tail, end = file.read(end - start), start
+                if (whole := end + tail.rfind(b"\n") + 1) < size:
+                    file.truncate(whole)
+        return True
 
     def release(self) -> None:
         """Give it back."""
@@ -207,11 +224,17 @@ def open_storage(storage: str | None, study: str, folder: Path) -> tuple[BaseSto
         folder: where journal files and their locks lie.
 
     Raises:
-        ValueError: a kind of storage without locks that end with a killed worker, or a database that does not answer.
+        ValueError: a name that cannot be that of a file, a kind of storage without locks that end with a killed worker,
+            or a database that does not answer.
     """
+    if not NAME.fullmatch(study):
+        raise ValueError(f"study is {study!r}, expected a name of letters, digits, `_`, `.` and `-` (STUDY=...).")
     if storage is None:
-        locks = FileLocks(folder / f"{study}.locks")
-        return JournalStorage(JournalFileBackend(str(folder / f"{study}.journal"), JournalLock(locks))), locks
+        locks, journal = FileLocks(folder / f"{study}.locks"), folder / f"{study}.journal"
+        lock = JournalLock(journal, locks)
+        lock.acquire()  # part of a line would stop the first reader
+        lock.release()
+        return JournalStorage(JournalFileBackend(str(journal), lock)), locks
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, OperationalError
 
@@ -299,10 +322,11 @@ class SharedStudy:
                 self._locks.release(_lock(trial))
             failed: dict[int, list[FrozenTrial]] = {}
             for trial in self._listed(TrialState.FAIL):
-                failed.setdefault(trial.user_attrs["slot"], []).append(trial)
+                failed.setdefault(_slot(trial), []).append(trial)
             alive = self._listed(*FINISHED, TrialState.RUNNING, TrialState.WAITING)
-            served = {trial.user_attrs["slot"] for trial in alive}
-            for slot in sorted(set(range(self.trials)) - served):
+            served = {_slot(trial) for trial in alive}
+            asked = set(range(self.trials)) | {slot for slot in failed if slot < 0}
+            for slot in sorted(asked - served):
                 dead = failed.get(slot, [])
                 if len(dead) >= TRIES:
                     raise RuntimeError(
@@ -310,7 +334,8 @@ class SharedStudy:
                         f"{dead[-1].params}. Find out why (memory?) and start another study."
                     )
                 params = dead[-1].params if dead else {}
-                self.study.enqueue_trial({**self.search.start(slot), **params}, user_attrs={"slot": slot})
+                start = self.search.start(slot) if slot >= 0 else {}
+                self.study.enqueue_trial({**start, **params}, user_attrs={"slot": slot})
 
     def claim(self) -> optuna.Trial | None:
         """A waiting trial, which is this worker's until it is told or the worker dies; None when none waits."""
@@ -351,7 +376,7 @@ class SharedStudy:
     @property
     def done(self) -> bool:
         """Whether every slot has its finished trial."""
-        return len(self._finished()) == self.trials
+        return self._finished().keys() >= set(range(self.trials))
 
     def finished(self) -> list[Finished]:
         """The complete trials, in order of their slots."""
@@ -366,7 +391,7 @@ class SharedStudy:
         ]
 
     def _finished(self) -> dict[int, FrozenTrial]:
-        slots = {trial.user_attrs["slot"]: trial for trial in self._listed(*FINISHED)}
+        slots = {_slot(trial): trial for trial in self._listed(*FINISHED)}
         return {slot: trial for slot, trial in slots.items() if slot < self.trials}
 
     def _listed(self, *states: TrialState) -> list[FrozenTrial]:
@@ -383,10 +408,13 @@ class SharedStudy:
 
     def summary(self) -> str:
         """How many trials were asked for, complete, pruned, and lost with their worker."""
-        states = [trial.state for trial in self._finished().values()]
+        finished = self._finished()
+        states = [trial.state for trial in finished.values()]
         complete, pruned = (states.count(state) for state in FINISHED)
         lost = len(self._listed(TrialState.FAIL))
-        return f"{self.trials} trials asked, {complete} complete, {pruned} pruned, {lost} lost and made up for"
+        told = f"{self.trials} trials asked, {complete} complete, {pruned} pruned, {lost} lost and made up for"
+        enqueued = sum(slot < 0 for slot in finished)
+        return f"{told}, {enqueued} of them enqueued by you" if enqueued else told
 
     def close(self) -> None:
         """Give connections back, so that forked workers do not inherit them."""
@@ -425,6 +453,11 @@ def _worker(work: Callable[[], None], device: str | None) -> None:
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     work()
+
+
+def _slot(trial: FrozenTrial) -> int:
+    """The slot of a trial; of one that a user enqueued, a number below zero."""
+    return trial.user_attrs.get("slot", -1 - trial.number)
 
 
 def _lock(trial: optuna.Trial | FrozenTrial) -> str:

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_modules.files import ROOT, replace_file, scratch
+from lightning_modules.processes import cores
 
 _CLAIM_ATTEMPTS = 10  # the mirror tests a lock by taking it for microseconds: a claim may meet it by chance
 _READ_ATTEMPTS = 10
@@ -396,7 +397,7 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
         "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", *(f":!{path}" for path in _WRITTEN)))).lower(),
         "host": socket.gethostname(),
         "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(cores()),
         "python": platform.python_version(),
         "dvc.stage": os.environ.get("DVC_STAGE", ""),
         "dvc.exp": os.environ.get("DVC_EXP_NAME", ""),

@@ -15,6 +15,7 @@ from shutil import which
 import networkx
 
 from lightning_modules.files import scratch
+from lightning_modules.processes import cores
 from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper, Busy
 from stages.runner.children import Child, Server, forked_module, wait
@@ -235,7 +236,7 @@ class Runner:
         progress.parent.mkdir(parents=True, exist_ok=True)
         progress.unlink(missing_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        workers = str(max(1, len(os.sched_getaffinity(0)) // self.slots))
+        workers = str(max(1, cores() // self.slots))
         try:
             child = Child(
                 command,

@@ -1,6 +1,7 @@
 """Streamed images: the crops and the order depend on seed and epoch alone, and every portion of a step is its own."""
 
 import io
+import os
 from itertools import chain
 from types import SimpleNamespace
 
@@ -9,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_modules.datamodules import streamed
 from lightning_modules.datamodules.labelled import ImageData, LabelledImages
 from lightning_modules.datamodules.streamed import StreamedImages, random_box
 from lightning_modules.datasets import storage
@@ -51,7 +51,7 @@ def data(folder, trainer=None, **options):
 
 def epoch(module, number=0, workers=None, monkeypatch=None):
     if workers is not None:
-        monkeypatch.setattr(streamed.os, "sched_getaffinity", lambda _: range(workers))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(workers))
     loader = module.train_dataloader()
     loader.sampler.set_epoch(number)
     return list(loader)

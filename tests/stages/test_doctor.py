@@ -1,6 +1,7 @@
 """The doctor names what is wrong and the command that mends it."""
 
 import importlib.metadata
+import subprocess
 
 from stages import doctor
 
@@ -28,6 +29,21 @@ def test_missing_git_is_named(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None if name == "git" else f"/usr/bin/{name}")
     findings = list(doctor.tools())
     assert any(not fine and text.startswith("git: not found") for fine, text in findings)
+
+
+def test_a_zip_download_a_folder_of_another_user_and_a_broken_repository_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    assert "use `git clone`" in doctor.repository()[1] and "git init" in doctor.repository()[1]
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert doctor.repository() == (True, "a git repository")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    fine, text = doctor.repository()
+    assert not fine and f"git config --global --add safe.directory {tmp_path}" in text
+    monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
+    (tmp_path / ".git/HEAD").unlink()
+    fine, text = doctor.repository()
+    assert not fine and "git does not work here: fatal: not a git repository" in text
 
 
 def test_the_accelerator_line_says_what_to_do():

@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from lightning_modules.files import ROOT
+from stages import doctor, repro
 from stages import plan as plan_module
-from stages import repro
 from stages.plan import load_plan
 from stages.repro import UNKNOWN, place, seconds_to_claims, seeds_apart, wanted
 from stages.runner import durations
@@ -344,6 +344,14 @@ def test_a_second_run_in_the_same_folder_says_so_in_one_line_and_ends(tmp_path, 
     assert len(output.splitlines()) == 1
     with alone():
         pass  # the right is free again
+
+
+def test_without_a_usable_repository_a_run_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # of the lock
+    monkeypatch.setattr(sys, "argv", ["repro"])
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)  # the folder of a ZIP file
+    with pytest.raises(ValueError, match="not a git repository, as after the download of a ZIP file: use `git clone`"):
+        repro.main()
 
 
 def test_a_run_that_is_refused_has_asked_for_no_more_seeds(tmp_path, monkeypatch):

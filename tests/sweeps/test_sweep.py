@@ -23,6 +23,7 @@ from lightning_modules.sweeps import batches, studies
 from lightning_modules.sweeps.search import KINDS, TITLES, CachedSearch, Finished, Gain, Outcome, best_within, state
 from stages import sweep, ui
 from stages.composing import compose
+from stages.page import figures
 from tests.conftest import free_port
 from tests.pipeline import Copy
 
@@ -204,6 +205,19 @@ def test_results_have_a_front_for_each_kind_and_as_many_trials(search, tmp_path)
             assert series.kind == "dashed" or len(series.x) == len(series.low) == len(series.high)
 
 
+@pytest.mark.parametrize("kinds", [[], ["single"], ["ensemble"], ["cascade"], ["single", "ensemble"], ["cascade"] * 2])
+def test_results_of_few_trials_are_told_and_drawn(search, kinds):
+    """So few that a kind, or every kind, has no trial or none within a budget."""
+    members = {"single": ["mlp-h16"], "ensemble": ["mlp-h16"] * 2, "cascade": ["mlp-h8", "mlp-h16"]}
+    more = {"ensemble": {"average": "logits", "temperature": False},
+            "cascade": {"confidence": "max_probability", "constraint": "min_macs"}}  # fmt: skip
+    configs = [{"kind": kind, "members": members[kind], **more.get(kind, {})} for kind in kinds]
+    trials = [Finished(number, config, search.evaluate(config)) for number, config in enumerate(configs)]
+    evaluation = search.report(trials, "digits", {})
+    assert len(json.loads(evaluation.files["study.json"])["trials"]) == len(kinds)
+    assert all(figures.png(figure) for figure in evaluation.figures)
+
+
 # The same trials on every machine
 
 
@@ -326,6 +340,37 @@ def test_a_trial_that_kills_every_worker_is_named(tmp_path):
         die(study)
     with pytest.raises(RuntimeError, match=r"for the 5th time; it was \{'slot': 0, 'x'"):
         join(tmp_path, trials=1).work()
+
+
+def test_a_trial_that_a_user_enqueues_is_run_besides_the_others(tmp_path):
+    study = join(tmp_path, trials=2)
+    study.restore()
+    study.study.enqueue_trial({"slot": 7, "x": 0.25})
+    for _ in range(3):
+        last = study.claim()
+    study.search.suggest(last)
+    study.close()  # the worker dies with all three
+    study = join(tmp_path, trials=2)
+    study.work()
+    assert [trial.config for trial in study.finished() if trial.config["x"] == 0.25] == [{"slot": 7, "x": 0.25}]
+    assert len(study.finished()) == 3 and study.done
+    assert study.summary() == "2 trials asked, 3 complete, 0 pruned, 3 lost and made up for, 1 of them enqueued by you"
+
+
+def test_a_full_disk_costs_a_study_nothing_but_its_last_line(tmp_path):
+    """A write that ends in the middle of a line, met by a worker that lives and by one that starts."""
+    study, journal = join(tmp_path, trials=3), tmp_path / "toy.journal"
+    study.restore()
+    whole = journal.read_bytes()
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":8,"worker_id":"' + b"x" * 2 * studies.BLOCK)
+    study.restore()
+    study.run(study.claim())
+    assert journal.read_bytes().startswith(whole) and b"xx" not in journal.read_bytes()
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":8')
+    join(tmp_path, trials=3).work()
+    assert len(study.finished()) == 3
 
 
 def test_a_study_that_somebody_else_made_is_left_alone(tmp_path):
@@ -452,6 +497,8 @@ def test_the_split_is_told_with_the_best_big_and_the_best_small_members(splittin
     statement = json.loads(evaluation.files["study.json"])["statement"]
     assert "1 of width 16: 90.00 %" in statement and "4 of width 4: 92.50 % validation accuracy for 50%" in statement
     assert [series.name for series in evaluation.figures[0].series] == ["width 4", "width 16"]
+    nothing = search.report([], "digits", {})
+    assert "no trial with" in json.loads(nothing.files["study.json"])["statement"] and nothing.figures == []
 
 
 # Command lines

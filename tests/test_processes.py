@@ -1,0 +1,73 @@
+"""Machines as users have them: other systems, containers, login nodes of clusters."""
+
+import getpass
+import logging
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lightning_modules import processes, training
+from lightning_modules.files import ROOT
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 4}, raising=False)
+    assert processes.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS
+    assert processes.cores() == os.cpu_count()
+
+
+def test_nothing_else_asks_for_cores():
+    """Whatever asks by itself dies on macOS."""
+    files = [path for folder in ("lightning_modules", "stages", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    asking = [path.name for path in files if "sched_getaffinity" in path.read_text()]
+    assert asking == ["processes.py"]
+
+
+def test_a_user_without_an_entry_in_passwd_gets_a_name_and_a_home():
+    script = f"""if 1:
+        import os, pwd, sys
+        def unknown(uid): raise KeyError("getpwuid(): uid not found")
+        pwd.getpwuid = unknown
+        sys.path.insert(0, {str(ROOT)!r})
+        import stages, getpass
+        print(getpass.getuser(), os.path.expanduser("~"))"""
+    environment = {"PATH": os.environ["PATH"]}  # no LOGNAME, USER, HOME
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert re.fullmatch(rf"user-{os.getuid()} /\S+\n", run.stdout), run.stderr
+
+
+def test_a_user_with_a_name_keeps_it(monkeypatch):
+    before = getpass.getuser(), os.environ.get("USER"), os.environ.get("HOME")
+    processes.name_user()
+    assert (getpass.getuser(), os.environ.get("USER"), os.environ.get("HOME")) == before
+
+
+@pytest.mark.parametrize(("free", "workers"), [(64_000, 0), (499, 0), (500, 2)])
+def test_data_is_loaded_without_workers_where_shared_memory_is_short(monkeypatch, caplog, free, workers):
+    """Two workers with two batches each, and the one in use: 5 batches of 100 bytes, or of a megabyte."""
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(processes.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with caplog.at_level(logging.WARNING):
+        assert processes.loader_workers(1, 100 if free < 1000 else 10**6) == workers
+    assert ("data is loaded without workers" in caplog.text) == (workers == 0)
+
+
+@pytest.mark.parametrize(("devices", "ours"), [(1, True), (-1, True), ("auto", False)])
+def test_variables_of_slurm_decide_only_where_ranks_are_left_to_it(monkeypatch, devices, ours):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert training._environment(devices) is None
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert (training._environment(devices) is not None) == ours
+
+
+def test_a_training_runs_on_a_login_node_with_variables_of_a_job(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+    with pytest.raises(RuntimeError, match="--ntasks=2"):
+        training.Trainer(**options)
+    assert training.Trainer(**options, plugins=training._environment(1)).world_size == 1
