@@ -12,6 +12,7 @@ folder of the stage. Tracking only records: outputs never depend on a run's reco
 import csv
 import json
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -47,6 +48,7 @@ from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
 from lightning_modules.tracking.logger import RunLogger
 
+DIVERGED = "The training diverged, and nothing of this seed was stored: lower its lr, or train with another precision."
 DIGEST = 16  # hex digits in the name of a checkpoint
 NO_NUMBERS = (
     "workers",
@@ -211,7 +213,11 @@ def obtain_seed(job: Job, position: int, *, store: SeedStore, force: bool) -> No
 
 
 def train_seed(job: Job, position: int, store: SeedStore) -> None:
-    """Train one seed, or continue it, and put its outputs into the store."""
+    """Train one seed, or continue it, and put its outputs into the store.
+
+    Raises:
+        ValueError: a logged value, a weight or a prediction is no finite number.
+    """
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
@@ -236,11 +242,14 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
     ) as record:
         record.artifact("sources.json", job.sources.read_bytes())
         record.machine(records.flatten({"made_by": job.made_by}))
-        history = History()
+        history = History(f"seed {job.seed} of {job.arm} ({job.stage})")
         trainer = fit(module, data, job, record, history, position)
         if not trainer.is_global_zero:
             return
         predictions = module.predictions(data, trainer.strategy.root_device)
+        for name, values in (module.export() | predictions).items():
+            if not torch.isfinite(values).all():
+                raise ValueError(f"{history.what}: {name} has values that are not finite at the end. {DIVERGED}")
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
         with store.put(job.fingerprint) as folder:
             _write_outputs(folder, job, module, predictions, metrics, history)
@@ -385,14 +394,22 @@ class History(Callback, Logger):
     name = "history"
     version = ""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "a training") -> None:
         super().__init__()
+        self.what = what  # is trained, for messages
         self.rows: dict[int, dict[str, float]] = {}
         self._at_epoch_end = 0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
-        """Keep the metrics of one step."""
+        """Keep the metrics of one step.
+
+        Raises:
+            ValueError: one is no finite number.
+        """
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{self.what}: {name} is {float(value)} at step {step}. {DIVERGED}")
         self.rows.setdefault(step or 0, {}).update({name: float(value) for name, value in metrics.items()})
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:

@@ -253,6 +253,19 @@ def test_training_starts_anew_after_a_damaged_checkpoint_and_ends_with_the_same_
     assert capsys.readouterr().err.count("set aside") == 1
 
 
+@pytest.mark.parametrize(
+    ("epochs", "told"), [(60, r"\w+ is (nan|inf) at step \d+"), (1, "has values that are not finite")]
+)
+def test_a_training_that_diverges_names_arm_and_seed_and_stores_nothing(project, monkeypatch, epochs, told):
+    """A short one logs nothing: only its weights and predictions tell."""
+    system = small_system()
+    system["pretrain"] |= {"lr": 1e6, "weight_decay": 1e6 if epochs == 1 else 1.0, "warmup": 0.0, "epochs": epochs}
+    write(project, {SYSTEM: system})
+    with pytest.raises(ValueError, match=rf"seed 0 of committees-digits \(pretrain\): .*{told}.*The training diverged"):
+        run_all()
+    write(project, {})
+
+
 def test_damaged_weights_are_refused_by_digest(tmp_path):
     run = write_run(tmp_path)
     path = tmp_path / "weights.safetensors"
