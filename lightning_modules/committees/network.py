@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from lightning_modules.layers.published import load_strictly
+
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 
 
@@ -162,10 +164,7 @@ class Committee(nn.Module):
             temperatures=record["temperatures"],
             weights=record["weights"],
         )
-        try:
-            committee.load_state_dict(load(weights))
-        except RuntimeError as error:
-            raise ValueError(f"the members built do not fit the weights in {folder}: {error}") from error
+        load_strictly(committee, load(weights), f"the committee in {folder}")
         return committee.eval()
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lightning_modules.base import PaperModule, ProbeRecipe, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
 from lightning_modules.layers.position import sincos_2d
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
-from lightning_modules.layers.vision import VisionTransformer, encoder_weights, load_strictly
+from lightning_modules.layers.vision import VisionTransformer, encoder_weights
 from lightning_modules.tasks.augmentation import Mix, Preprocess
 
 POOLS = ("mean", "cls")
@@ -113,8 +114,8 @@ class FineTune(PaperModule):
         Raises:
             ValueError: it is of another architecture.
         """
-        kept = {key: x for key, x in encoder_weights(weights).items() if not key.startswith("norm.")}
-        load_strictly(self.encoder, kept, "the pre-trained encoder")
+        unused = ("norm.weight", "norm.bias")
+        load_strictly(self.encoder, encoder_weights(weights), "the pre-trained encoder", unused=unused)
 
 
 class LinearProbe(PaperModule):
