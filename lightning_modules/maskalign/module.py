@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
@@ -312,7 +311,7 @@ class MaskAlign(PaperModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """One step: the teacher looks at all, the student at the visible patches, and there they have to agree."""
         images = self.preprocess(batch["images"])
-        lesson = self.cached_lesson(batch) if "teacher_layers" in batch else self.lesson(images)
+        lesson = self.lesson(images)
         keep = self.visible_patches(lesson.importance, len(images))
         targets = [take_with_cls(layer, keep) for layer in normalise_targets(lesson.layers, self.target_norm)]
         predictions = self.alignment(self.student.layers(images, keep))
@@ -323,23 +322,6 @@ class MaskAlign(PaperModule):
     def lesson(self, images: Float[Tensor, "batch channels height width"]) -> Lesson:
         """For normalised images: the teacher's layers to match and, for attentive masking, what it attends to."""
         return self.teacher(images, self.alignment.targets, attention=self.masking == "attentive")
-
-    def cached_lesson(self, batch: dict[str, Tensor]) -> Lesson:
-        """A lesson computed earlier: the batch has `teacher_layers` (batch targets tokens dim) and `importance`.
-
-        Raises:
-            ValueError: the images are augmented since, or the cache has no attention where it is asked for.
-        """
-        if self.preprocess.augments:
-            raise ValueError(
-                "cached teacher outputs do not fit augmented images: switch augmentation or the cache off."
-            )
-        if self.masking == "attentive" and "importance" not in batch:
-            raise ValueError(
-                "masking 'attentive' needs the teacher's attention, but the batch has teacher_layers without "
-                "importance: cache both, or use masking 'random'."
-            )
-        return Lesson(rearrange(batch["teacher_layers"], "b k n d -> k b n d"), batch.get("importance"))
 
     def visible_patches(
         self, importance: Float[Tensor, "batch patches"] | None, batch_size: int

@@ -11,6 +11,7 @@ from PIL import Image
 from lightning_modules.committees.network import Committee
 from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
 from stages import predict
+from tests.committees.test_network import write
 
 SHAPE = (1, 8, 8)
 
@@ -30,7 +31,7 @@ def committee(tmp_path):
         ],
     }
     made = Committee(members, macs=[10, 30], thresholds=[-0.8]).eval()
-    made.save(tmp_path, record)
+    write(made, tmp_path, **record)
     return tmp_path, made
 
 
