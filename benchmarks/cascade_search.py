@@ -33,7 +33,7 @@ def measure(stages: int, count: int) -> dict:
     search_seconds = []
     for _ in range(REPEATS):
         start = time.process_time()
-        accuracy, cost = cascades.every_threshold_vector(confident, correct, macs, edges)
+        accuracy, cost, _ = cascades.every_threshold_vector(confident, correct, macs, edges)
         search_seconds.append(time.process_time() - start)
 
     vectors = [tuple(int(rng.integers(len(e))) for e in edges) for _ in range(TIMED_VECTORS)]

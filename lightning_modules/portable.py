@@ -14,6 +14,7 @@ import re
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 CAPS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own loops, and torch.randn
@@ -98,16 +99,27 @@ def _mkl() -> ctypes.CDLL | None:
 
 
 class _Torch(importlib.abc.MetaPathFinder):
-    """Lets others find torch, and holds its MKL as soon as it is imported."""
+    """Lets others find torch, and holds its MKL as soon as it is imported.
+
+    It stays until then: others ask whether there is a torch without importing it (`importlib.util.find_spec`).
+    """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None:
-            execute = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (execute(module), hold_mkl())
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_hold(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            hold_mkl()
+
+        spec.loader.exec_module = execute_and_hold
         return spec
 
 

@@ -44,6 +44,14 @@ def test_a_stage_and_its_children_are_capped_whatever_was_set_before():
     assert found["fork"] == found["forkserver"] == found["self"]
 
 
+@needed
+@pytest.mark.parametrize("first", ["importlib.util.find_spec('torch')", "import transformers"])
+def test_mkl_is_held_although_others_have_looked_for_torch_before(first):
+    code = f"import importlib.util, sys, stages; {first}; import torch; from lightning_modules import portable; "
+    code += "print(portable.mkl_held(), any(isinstance(finder, portable._Torch) for finder in sys.meta_path))"
+    assert python(code) == "True False"
+
+
 def test_native_code_paths_name_the_processor():
     made_by = json.loads(
         python(

@@ -52,8 +52,7 @@ from transformers import CLIPModel
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.layers.clip import make_clip, sizes_of
-from lightning_modules.layers.published import read_checkpoint
-from lightning_modules.layers.vision import load_strictly
+from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.losses.contrastive import gather, info_nce, joint_info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.settings import Count, NonNegative, Positive
@@ -456,9 +455,7 @@ class ClipViP(PaperModule):
         Raises:
             ValueError: it is of another architecture.
         """
-        own = self.network.clip.state_dict()
-        new = {key: x for key, x in own.items() if key.endswith(("added_cls", "temporal_embedding"))}
-        load_strictly(self.network.clip, {**new, **weights}, "the pre-trained CLIP")
+        load_strictly(self.network.clip, weights, "the pre-trained CLIP", new=("*.added_cls", "*.temporal_embedding"))
 
     def load_official(self, state: Mapping[str, Tensor]) -> None:
         """Load an official checkpoint (see `read_official`), in whatever precision it is.
@@ -466,10 +463,8 @@ class ClipViP(PaperModule):
         Raises:
             ValueError: it is of another architecture, such as another size of patches.
         """
-        ours = {
-            key.removeprefix(OFFICIAL_PREFIX): x.float() for key, x in state.items() if not key.endswith("position_ids")
-        }
-        load_strictly(self.network.clip, ours, "the official checkpoint")
+        ours = {key.removeprefix(OFFICIAL_PREFIX): x.float() for key, x in state.items()}
+        load_strictly(self.network.clip, ours, "the official checkpoint", unused=("*.embeddings.position_ids",))
 
     def official(self) -> dict[str, Tensor]:
         """The state dict in the official layout, which also numbers the positions."""

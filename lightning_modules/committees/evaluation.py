@@ -262,6 +262,7 @@ class Study:
             self.fronts[rotation],
             self.val,
             self.macs,
+            self.edges,
             budget=float(self.pool.macs[name]),
             worst_case=worst_case,
             margin=self.margin,
@@ -313,6 +314,7 @@ class Study:
             self.fronts[rotation],
             self.val,
             self.macs,
+            self.edges,
             target=target,
             worst_case=worst_case,
             margin=self.margin,
@@ -336,7 +338,7 @@ class Study:
                 views = cascades.with_copies([name] * len(copies), self.pool.architectures, rotation)
                 target = self.val.stage(views)[1]
                 fronts = cascades.search(self.val, [views], self.macs, self.edges)
-                cascade = cascades.min_macs(fronts, self.val, self.macs, target=target, margin=self.margin)
+                cascade = cascades.min_macs(fronts, self.val, self.macs, self.edges, target=target, margin=self.margin)
                 trace = run_cascade(self.test, cascade or _all_of(views), self.macs)
                 row.append(
                     {
@@ -406,6 +408,7 @@ class Study:
                     cascades.search(self.val, [views], self.macs, self.edges),
                     self.val,
                     self.macs,
+                    self.edges,
                     budget=float(self.macs[views[1]]),
                     margin=self.margin,
                 )

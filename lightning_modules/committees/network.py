@@ -7,12 +7,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
+
+from lightning_modules.layers.published import load_strictly
 
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 
@@ -119,27 +121,9 @@ class Committee(nn.Module):
             mean = total / (1.0 if self.output == "last" else stage + 1.0)
         return mean if self.average == "logits" else mean.clamp_min(1e-300).log()
 
-    def save(self, folder: Path, facts: dict[str, Any] | None = None) -> None:
-        """Write `committee.safetensors` and `committee.json`; `facts` are further entries of the latter."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = save({name: tensor.detach().clone() for name, tensor in self.state_dict().items()})
-        record = {
-            **(facts or {}),
-            "member_macs": list(self.macs),
-            "thresholds": [threshold_to_json(t) for t in self.thresholds],
-            "confidence": self.confidence,
-            "average": self.average,
-            "output": self.output,
-            "temperatures": list(self.temperatures),
-            "weights": None if self.weights is None else list(self.weights),
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        }
-        (folder / "committee.safetensors").write_bytes(weights)
-        (folder / "committee.json").write_text(json.dumps(record, indent=2) + "\n")
-
     @classmethod
     def load(cls, folder: Path, members: Sequence[nn.Module]) -> "Committee":
-        """A committee from its two files, into freshly built members in the order of `committee.json`.
+        """A committee from the files of `ensembling.committee_files`, into members freshly built in their order.
 
         Raises:
             ValueError: the weights are not the ones the record speaks of, or do not fit the members.
@@ -162,10 +146,7 @@ class Committee(nn.Module):
             temperatures=record["temperatures"],
             weights=record["weights"],
         )
-        try:
-            committee.load_state_dict(load(weights))
-        except RuntimeError as error:
-            raise ValueError(f"the members built do not fit the weights in {folder}: {error}") from error
+        load_strictly(committee, load(weights), f"the committee in {folder}")
         return committee.eval()
 
 
@@ -182,8 +163,3 @@ def confidence(scores: Float[Tensor, "rows classes"], kind: str) -> Float[Tensor
     if kind == "negative_entropy":
         return (others * shifted).sum(dim=-1) / (1.0 + mass) - mass.log1p()
     return -shifted.scatter(-1, top, -torch.inf).amax(dim=-1)
-
-
-def threshold_to_json(threshold: float) -> float | str:
-    """JSON has no infinity: "inf" and "-inf" are strings, which `float` reads back."""
-    return threshold if abs(threshold) != float("inf") else str(threshold)

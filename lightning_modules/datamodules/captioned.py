@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.datamodules.labelled import EpochSteps, centre_square
+from lightning_modules.datamodules.labelled import EpochSteps, centre_square, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
-from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
+from lightning_modules.datasets.splits import ORDER, WHOLE, Part, Portion, draw_splits, permutation
 from lightning_modules.datasets.streaming import RowGroups
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import STRICT, Count
@@ -159,7 +159,7 @@ class CaptionedImages(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning."""
-        batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed, self.image_size)
+        batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed, self.image_size, portion(self))
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
@@ -212,25 +212,30 @@ def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarra
 
 
 class OrderedBatches(Dataset):
-    """Batches of rows; item `(epoch, step)` depends on the seed and that pair only. The rest of an epoch is left out.
+    """Batches of rows; item `(epoch, place)` depends on the seed and that pair only. The rest of an epoch is left out.
 
     Raises:
-        ValueError: the batch is larger than the data.
+        ValueError: the batch is larger than the data, or cannot be cut into equal parts.
     """
 
-    def __init__(self, columns: Columns, batch_size: int, seed: int, image_size: int | None = None):
-        self.rows = len(columns["ids"])
-        if batch_size > self.rows:
-            raise ValueError(f"batch_size ({batch_size}) must be at most the number of images ({self.rows}).")
+    def __init__(
+        self,
+        columns: Columns,
+        batch_size: int,
+        seed: int,
+        image_size: int | None = None,
+        portion: Portion = WHOLE,
+    ):
         self.columns, self.batch_size, self.seed, self.image_size = columns, batch_size, seed, image_size
+        self.portion, self.places = portion, portion.places(len(columns["ids"]), batch_size)
 
     def __len__(self) -> int:
-        return self.rows // self.batch_size
+        return self.places
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
-        epoch, step = at
-        order = permutation(self.rows, self.seed, ORDER, 0, epoch)
-        return take(self.columns, order[step * self.batch_size : (step + 1) * self.batch_size], self.image_size)
+        epoch, place = at
+        order = permutation(len(self.columns["ids"]), self.seed, ORDER, 0, epoch)
+        return take(self.columns, order[self.portion.window(place, self.batch_size)], self.image_size)
 
 
 def take(columns: Columns, rows: np.ndarray, image_size: int | None) -> dict[str, Tensor]:

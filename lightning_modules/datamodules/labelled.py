@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import (
     AUGMENTATION,
     ORDER,
+    WHOLE,
     Part,
+    Portion,
     check_splits,
     draw_splits,
     permutation,
@@ -141,31 +143,6 @@ class LabelledImages(LightningDataModule):
         return images if self.fit_to is None else fit(images, self.fit_to)
 
 
-class Portion(NamedTuple):
-    """What this process takes of the batch of each optimiser step."""
-
-    rank: int = 0
-    processes: int = 1
-    accumulated: int = 1
-
-    def rows(self, batch_size: int) -> int:
-        """Rows of one of the equal parts that a batch is cut into.
-
-        Raises:
-            ValueError: it cannot be cut so.
-        """
-        parts = self.processes * self.accumulated
-        if batch_size % parts:
-            raise ValueError(
-                f"data.batch_size ({batch_size}) must be a multiple of {parts}: {self.processes} processes with "
-                f"{self.accumulated} accumulated batches each (conf/trainer)."
-            )
-        return batch_size // parts
-
-
-WHOLE = Portion()
-
-
 def portion(data: LightningDataModule) -> Portion:
     """That of the process that trains on `data`: one step takes the same rows on any number of devices."""
     trainer = data.trainer
@@ -261,22 +238,19 @@ class MemberBatches(Dataset):
     ):
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation ({augmentation!r}) must be one of {', '.join(AUGMENTATIONS)}.")
-        if not 0 < batch_size <= len(images):
-            raise ValueError(f"batch_size ({batch_size}) must be between 1 and the number of images ({len(images)}).")
         self.images, self.labels = images, labels
         self.seed, self.copies, self.batch_size, self.augmentation = seed, copies, batch_size, augmentation
-        self.portion, self.part = portion, portion.rows(batch_size)
+        self.portion, self.places = portion, portion.places(len(images), batch_size)
         self.epoch, self.order = -1, torch.empty(0)
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size * self.portion.accumulated
+        return self.places
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
         epoch, place = at
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.epoch_order(epoch)
-        start = (place * self.portion.processes + self.portion.rank) * self.part
-        window = slice(start, start + self.part)
+        window = self.portion.window(place, self.batch_size)
         rows = self.order[:, window]
         images = self.images[rows]
         if self.augmentation == "crop_flip":

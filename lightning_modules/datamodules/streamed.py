@@ -101,11 +101,9 @@ class StreamedImages(LightningDataModule):
         groups, mine = self._groups("train"), portion(self)
         batches = EpochBatches(
             groups.ends,
-            batch_size=mine.rows(self.batch_size),
+            batch_size=self.batch_size,
             seed=self.seed,
-            rank=mine.rank,
-            world_size=mine.processes,
-            accumulate=mine.accumulated,
+            portion=mine,
         )
         crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale)
         workers = loader_workers(mine.processes, mine.rows(self.batch_size) * math.prod(self.image_shape))

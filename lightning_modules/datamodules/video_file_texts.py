@@ -18,14 +18,16 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
+from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.datasets.splits import (
     AUGMENTATION,
     ORDER,
+    WHOLE,
     Part,
+    Portion,
     check_splits,
     draw_splits,
     permutation,
@@ -236,16 +238,13 @@ class VideoFileBatches(Dataset):
         max_broken: float,
         portion: Portion = WHOLE,
     ):
-        if not 0 < batch_size <= len(clips.files):
-            raise ValueError(
-                f"batch_size ({batch_size}) must be between 1 and the number of videos ({len(clips.files)})."
-            )
         self.clips, self.seed, self.frames, self.batch_size = clips, seed, frames, batch_size
         self.portion, self.part = portion, portion.rows(batch_size)
+        self.places = portion.places(len(clips.files), batch_size)
         self.skipped, self.epoch = Skipped("videos", max_broken), -1
 
     def __len__(self) -> int:
-        return len(self.clips.files) // self.batch_size * self.portion.accumulated
+        return self.places
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
         epoch, place = at
@@ -268,8 +267,7 @@ class VideoFileBatches(Dataset):
     def _candidates(self, place: int) -> Iterator[int]:
         """The rows of a batch; then, for the broken among them, those of later places that no other process takes."""
         together = self.part * self.portion.processes
-        start = place * together + self.portion.rank * self.part
-        yield from self.order[start : start + self.part].tolist()
+        yield from self.order[self.portion.window(place, self.batch_size)].tolist()
         later = np.roll(self.order, -(place + 1) * together)[:-together]
         yield from later[self.portion.rank :: self.portion.processes].tolist()
 

@@ -14,9 +14,18 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import WHOLE, EpochSteps, Portion, portion
+from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import ORDER, SPLITS, Part, check_splits, draw_splits, permutation
+from lightning_modules.datasets.splits import (
+    ORDER,
+    SPLITS,
+    WHOLE,
+    Part,
+    Portion,
+    check_splits,
+    draw_splits,
+    permutation,
+)
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
 
@@ -214,17 +223,14 @@ class VideoTextBatches(Dataset):
     def __init__(
         self, columns: dict[str, Tensor], *, seed: int, batches: str, batch_size: int, portion: Portion = WHOLE
     ):
-        rows = len(columns["video"])
-        if not 0 < batch_size <= rows:
-            raise ValueError(f"batch_size ({batch_size}) must be between 1 and the number of clips ({rows}).")
         self.columns, self.seed, self.batches, self.batch_size = columns, seed, batches, batch_size
-        self.portion, self.part = portion, portion.rows(batch_size)
+        self.portion, self.places = portion, portion.places(len(columns["video"]), batch_size)
         self.epoch, self.order = -1, torch.empty(0)
         if batches == "classes" and (found := len(self._classes())) != batch_size:
             raise ValueError(f"batch_size ({batch_size}) must be {found}: each of the classes once, as batches says.")
 
     def __len__(self) -> int:
-        return self._steps * self.portion.accumulated
+        return self.places
 
     @property
     def _steps(self) -> int:
@@ -234,8 +240,7 @@ class VideoTextBatches(Dataset):
         epoch, place = at
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.epoch_order(epoch).flatten()
-        start = (place * self.portion.processes + self.portion.rank) * self.part
-        return _batch(self.columns, self.order[start : start + self.part])
+        return _batch(self.columns, self.order[self.portion.window(place, self.batch_size)])
 
     def epoch_order(self, epoch: int) -> Int[Tensor, "steps batch"]:
         """The rows of each step of an epoch."""

@@ -8,7 +8,7 @@ evaluation of coco-caption reads.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.download import find
-from lightning_modules.files import replace_folder, write_json
+from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
 
 SPLITS = ("train", "restval", "val", "test")
@@ -153,22 +153,6 @@ def read_karpathy(path: Path, text: Literal["tokens", "raw"] = "tokens") -> list
     return images
 
 
-def read_official(path: Path) -> dict[int, list[str]]:
-    """Captions by image id, from `captions_train2014.json` or `captions_val2014.json`.
-
-    Raises:
-        ValueError: the file has another form, or speaks of images that it does not have or does not describe.
-    """
-    captions = {entry["id"]: [] for entry in _entries(path, "images", ("id",))}
-    for entry in _entries(path, "annotations", ("image_id", "caption")):
-        if entry["image_id"] not in captions:
-            raise ValueError(f"{path} has a caption of image {entry['image_id']}, which is not among its images.")
-        captions[entry["image_id"]].append(entry["caption"])
-    if silent := [image for image, said in captions.items() if not said]:
-        raise ValueError(f"{path}: {len(silent)} images have no captions, {silent[0]} first: complete the file.")
-    return captions
-
-
 def of_split(images: Iterable[CocoImage], split: str) -> list[CocoImage]:
     """The images of one split; the official code of unified-t2i-i2t asks whether a name is part of another.
 
@@ -178,29 +162,6 @@ def of_split(images: Iterable[CocoImage], split: str) -> list[CocoImage]:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} must be one of {', '.join(SPLITS)}.")
     return [image for image in images if image.split == split]
-
-
-def write_results(path: Path, captions: Mapping[int, str]) -> None:
-    """Write generated captions in the official form, `[{"image_id": 42, "caption": "a dog"}]`, whole or not at all."""
-    write_json(path, [{"image_id": image, "caption": said} for image, said in captions.items()])
-
-
-def read_results(path: Path, images: Collection[int]) -> dict[int, str]:
-    """Generated captions by image id, of exactly the images that are to be scored.
-
-    Raises:
-        ValueError: the file has another form, an image twice, or captions of other images.
-    """
-    entries = _entries(path, None, ("image_id", "caption"))
-    _no_repeats(path, (entry["image_id"] for entry in entries))
-    captions = {entry["image_id"]: entry["caption"] for entry in entries}
-    for problem, ids in (
-        ("captions of images that are not to be scored", [image for image in captions if image not in images]),
-        ("no caption of images that are", [image for image in images if image not in captions]),
-    ):
-        if ids:
-            raise ValueError(f"{path} has {problem}: {len(ids)} of them, {ids[0]!r} first. Is it of this split?")
-    return captions
 
 
 def _entries(path: Path, key: str | None, needed: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Only raw Philox words are drawn: numpy promises their stream, while `Generator.p
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
@@ -84,3 +85,49 @@ def draw_splits(rows: Mapping[str, int], plan: Mapping[str, Mapping], seed: int)
         indices = dict.fromkeys(sizes, np.arange(rows[source])) if whole else split_indices(rows[source], sizes, seed)
         drawn |= {name: (source, index) for name, index in indices.items()}
     return {name: drawn[name] for name in plan}
+
+
+class Portion(NamedTuple):
+    """What one process takes of the batch of each optimiser step: the same rows on any number of devices, cut up.
+
+    Every data set for training cuts its order with `window`, so that all data modules train alike. An epoch has a place
+    for each of the `accumulated` batches of each step; rows that do not fill a step are left out.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    accumulated: int = 1
+
+    def rows(self, batch_size: int) -> int:
+        """Rows of one of the equal parts that a batch is cut into.
+
+        Raises:
+            ValueError: it cannot be cut so.
+        """
+        parts = self.processes * self.accumulated
+        if batch_size % parts:
+            raise ValueError(
+                f"data.batch_size ({batch_size}) must be a multiple of {parts}: {self.processes} processes with "
+                f"{self.accumulated} accumulated batches each (conf/trainer)."
+            )
+        return batch_size // parts
+
+    def places(self, rows: int, batch_size: int) -> int:
+        """How many parts a process takes of an epoch of so many rows.
+
+        Raises:
+            ValueError: a batch is larger than the data, or cannot be cut into equal parts.
+        """
+        if not 0 < batch_size <= rows:
+            raise ValueError(f"data.batch_size ({batch_size}) must be between 1 and the number of rows ({rows}).")
+        self.rows(batch_size)
+        return rows // batch_size * self.accumulated
+
+    def window(self, place: int, batch_size: int) -> slice:
+        """Where in the order of an epoch the part numbered `place` lies."""
+        part = self.rows(batch_size)
+        start = (place * self.processes + self.rank) * part
+        return slice(start, start + part)
+
+
+WHOLE = Portion()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import to_numpy
-from lightning_modules.datasets.splits import ORDER, permutation
+from lightning_modules.datasets.splits import ORDER, WHOLE, Portion, permutation
 
 WINDOW = 8  # row groups that are shuffled together
 
@@ -87,70 +87,34 @@ class RowGroups:
 
 
 class WindowBatches:
-    """Batches of row numbers for one rank: row groups in random order, and rows shuffled within `WINDOW` groups.
+    """Batches of row numbers for one process: row groups in random order, and rows shuffled within `WINDOW` groups.
 
-    All ranks cut one order: together they take `batch_size` x `world_size` rows at a step, so that a step of one rank
-    with large batches sees what a step of many with small ones sees. What does not fill a step is left out.
-
-    Lightning calls `set_epoch`. To resume within an epoch give the epoch and the number of batches that were trained
-    on; the sampler itself does not know it, being ahead by what workers have prefetched.
+    All processes cut one order. What does not fill a step is left out. Lightning calls `set_epoch`.
 
     Args:
         ends: where each row group ends: `RowGroups.ends`.
-        batch_size: rows of a batch on one rank.
+        batch_size: rows of a step, over all processes and accumulated batches.
         seed: with the epoch, decides the order.
-        rank: of this process.
-        world_size: number of processes.
-        accumulate: batches of each rank for one step of the optimiser; an epoch has whole steps only.
-        epoch: to begin with.
-        position: batches of this rank to pass over in that epoch, and in no later one.
+        portion: what this process takes of each step.
 
     Raises:
-        ValueError: a number is out of its range, or there are too few rows for a single step.
+        ValueError: there are too few rows for a single step, or it cannot be cut into equal parts.
     """
 
-    def __init__(
-        self,
-        ends: np.ndarray,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        accumulate: int = 1,
-        epoch: int = 0,
-        position: int = 0,
-    ):
-        self.ends, self.batch_size, self.seed = np.asarray(ends), batch_size, seed
-        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
-        self.epoch, self.position = epoch, position
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank ({rank}) must be between 0 and world_size - 1 ({world_size - 1}).")
-        if not 0 < batch_size * world_size * accumulate <= self.ends[-1]:
-            raise ValueError(
-                f"batch_size ({batch_size}) x world_size ({world_size}) x accumulate ({accumulate}) must be between 1 "
-                f"and the {self.ends[-1]} rows."
-            )
-        if not 0 <= position <= self._steps:
-            raise ValueError(f"position ({position}) must be between 0 and {self._steps}, the batches of an epoch.")
+    def __init__(self, ends: np.ndarray, *, batch_size: int, seed: int, portion: Portion = WHOLE):
+        self.ends, self.batch_size, self.seed, self.portion = np.asarray(ends), batch_size, seed, portion
+        self.places, self.epoch = portion.places(int(self.ends[-1]), batch_size), 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is about; another one than before begins with its first batch."""
-        if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
+        """The epoch that the next iteration is about."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._steps - self.position
+        return self.places
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        order, step = self.order(), self.batch_size * self.world_size
-        first = self.rank * self.batch_size
-        for start in range(self.position * step + first, self._steps * step, step):
-            yield order[start : start + self.batch_size]
-
-    @property
-    def _steps(self) -> int:
-        return int(self.ends[-1]) // (self.batch_size * self.world_size * self.accumulate) * self.accumulate
+        order = self.order()
+        return (order[self.portion.window(place, self.batch_size)] for place in range(self.places))
 
     def order(self) -> np.ndarray:
         """The order of all rows in this epoch, the same for every rank."""

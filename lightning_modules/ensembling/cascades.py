@@ -10,7 +10,7 @@ rounding error of the last bit, on another machine or in another order of additi
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +82,7 @@ class StageTable:
         self.scores, self.labels, self.confidence_kind = scores, labels, confidence
         self.average, self.mode, self.weights = average, output, weights
         self._stages: dict[tuple[View, ...], tuple[np.ndarray, np.ndarray]] = {}
+        self._edges: dict[tuple[tuple[View, ...], int], list[np.ndarray]] = {}
 
     def output(self, prefix: Sequence[View]) -> Float[np.ndarray, "samples classes"]:
         """What the cascade answers after the models of `prefix`: logits or log probabilities, float64."""
@@ -110,12 +111,22 @@ class StageTable:
         confident = np.array([c for c, _ in both[:-1]]).reshape(len(views) - 1, len(self.labels))
         return confident, np.array([correct for _, correct in both])
 
+    def edges(self, views: tuple[View, ...], count: int) -> list[Float[np.ndarray, " edges"]]:
+        """See `threshold_edges`."""
+        if (views, count) not in self._edges:
+            self._edges[views, count] = threshold_edges(self.stages(views)[0], count)
+        return self._edges[views, count]
+
 
 class Points(NamedTuple):
-    """Operating points of one sequence: accuracy (share), average MACs per sample, thresholds (points, stages - 1)."""
+    """Operating points of one sequence: accuracy (share), average MACs per sample and its standard error, thresholds.
+
+    `thresholds` has the shape (points, stages - 1), the others (points,).
+    """
 
     accuracy: np.ndarray
     macs: np.ndarray
+    macs_error: np.ndarray
     thresholds: np.ndarray
 
 
@@ -137,7 +148,9 @@ def every_threshold(
     between = _half_way(ordered[leaving[1:-1]], ordered[leaving[1:-1] - 1])
     thresholds = np.concatenate([[np.inf], between, [-np.inf]])
     accuracy = (first[leaving] + second[-1] - second[leaving]) / samples
-    return Points(accuracy, macs[0] + macs[1] * (samples - leaving) / samples, thresholds[:, None])
+    deferred = (samples - leaving) / samples
+    error = macs[1] * np.sqrt(deferred * (1 - deferred) / samples)
+    return Points(accuracy, macs[0] + macs[1] * deferred, error, thresholds[:, None])
 
 
 def threshold_edges(
@@ -172,16 +185,19 @@ def every_threshold_vector(
     correct: Bool[np.ndarray, "stages samples"],
     macs: Sequence[int],
     edges: Sequence[Float[np.ndarray, " _"]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and average MACs of every threshold vector of a sequence at once, exactly.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Accuracy, average MACs and their standard error for every threshold vector of a sequence at once, exactly.
 
     Each sample falls into one cell of a (stages - 1)-dimensional histogram: its bin at stage k is the number of edges
     at or below its confidence, so it leaves at edge a iff bin > a. Prefix sums along each axis then count, for all
     vectors (a_1, a_2, ...) together, who is deferred by the first stages and leaves at the next. Cost: O(stages *
     samples + edges^(stages - 1)) instead of O(samples * edges^(stages - 1)).
 
+    The variance of a sample's MACs follows from the shares r_k that reach stage k: who reaches a stage has reached all
+    before it, so two stages covary by r_later (1 - r_earlier). No term is negative, and none is rounded away.
+
     Returns:
-        Two arrays of shape (len(edges[0]), len(edges[1]), ...).
+        Three arrays of shape (len(edges[0]), len(edges[1]), ...).
 
     Raises:
         ValueError: the grid would not fit into memory.
@@ -193,6 +209,7 @@ def every_threshold_vector(
             f"{' x '.join(map(str, sizes))} threshold vectors exceed {LARGEST_GRID}: use fewer edges or stages."
         )
     accuracy, cost = np.zeros([1] * depth), np.full([1] * depth, float(macs[0]))
+    variance, spared = np.zeros([1] * depth), np.zeros([1] * depth)
     cell, shape = np.zeros(samples, dtype=np.int64), []
     for k in range(depth):
         shape.append(sizes[k] + 1)
@@ -201,9 +218,12 @@ def every_threshold_vector(
         reach = _deferred(cell, shape)
         leaving = right[..., -1:] - right[..., :-1]
         accuracy = accuracy + _expand(leaving, depth)
-        cost = cost + macs[k + 1] / samples * _expand(reach[..., :-1], depth)
+        share = _expand(reach[..., :-1], depth) / samples
+        cost = cost + macs[k + 1] * share
+        variance = variance + macs[k + 1] * share * (macs[k + 1] * (1 - share) + 2 * spared)
+        spared = spared + macs[k + 1] * (1 - share)  # mean MACs of the stages so far that are not spent
     accuracy = accuracy + _deferred(cell[correct[depth]], shape)[..., :-1]
-    return accuracy / samples, np.broadcast_to(cost, sizes)
+    return accuracy / samples, np.broadcast_to(cost, sizes), np.sqrt(np.broadcast_to(variance, sizes) / samples)
 
 
 def bins(values: Float[np.ndarray, " samples"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " samples"]:
@@ -344,70 +364,57 @@ def with_copies(
 def search(
     table: StageTable, candidates: Iterable[tuple[View, ...]], macs: Mapping[View, int], edges: Mapping[int, int]
 ) -> list[Front]:
-    """Front of every candidate sequence: all thresholds for two models, a grid of `edges[stages]` beyond.
+    """Front of every candidate sequence, see `operating_points`; cheap sequences first.
 
     A sequence of one model is a front of one point, so that a selection may fall back on it.
-
-    A sequence is skipped where nothing in it can help: even if every sample left at the right stage, a single model
-    that costs no more than its first one is already as accurate.
     """
     fronts: list[Front] = []
-    alone: list[tuple[int, float]] = []  # cost and accuracy of single models among the candidates
     for views in sorted(candidates, key=lambda views: (sum(macs[v] for v in views), views)):
-        confident, correct = table.stages(views)
-        costs = [macs[view] for view in views]
-        ceiling = correct.any(axis=0).mean()
-        if any(cost <= costs[0] and accuracy >= ceiling for cost, accuracy in alone):
-            continue
-        points = _front(confident, correct, costs, edges)
-        fronts.append(Front(views, sum(costs), points))
-        if len(views) == 1:  # only its worst case, too, is no more than that of whatever begins with a dearer model
-            alone.append((costs[0], float(correct[0].mean())))
+        points = operating_points(table, views, macs, edges)
+        keep = pareto_front(points.macs, points.accuracy)
+        fronts.append(Front(views, sum(macs[view] for view in views), Points(*(values[keep] for values in points))))
     return fronts
 
 
-def _front(confident: np.ndarray, correct: np.ndarray, macs: list[int], edges: Mapping[int, int]) -> Points:
-    if len(macs) == 1:
-        return Points(correct.mean(axis=1), np.array([float(macs[0])]), np.zeros((1, 0)))
-    if len(macs) == 2:
-        points = every_threshold(confident[0], correct, macs)
-        keep = pareto_front(points.macs, points.accuracy)
-        return Points(*(values[keep] for values in points))
-    if len(macs) not in edges:
-        raise ValueError(f"edges {dict(edges)} names no number of thresholds for {len(macs)} stages.")
-    candidates = threshold_edges(confident, edges[len(macs)])
-    accuracy, cost = every_threshold_vector(confident, correct, macs, candidates)
-    keep = pareto_front(cost.ravel(), accuracy.ravel())
-    index = np.unravel_index(keep, accuracy.shape)
-    thresholds = np.stack([e[i] for e, i in zip(candidates, index, strict=True)], axis=1)
-    return Points(accuracy.ravel()[keep], cost.ravel()[keep], thresholds)
+def operating_points(
+    table: StageTable,
+    views: tuple[View, ...],
+    macs: Mapping[View, int],
+    edges: Mapping[int, int],
+    counted: Bool[np.ndarray, " samples"] | None = None,
+) -> Points:
+    """All operating points of a sequence: every threshold for two models, a grid of `edges[stages]` beyond.
 
+    Args:
+        table: the stages on validation data.
+        views: the sequence.
+        macs: cost of each member.
+        edges: candidate thresholds of each stage, by number of stages.
+        counted: the samples on which right answers count for the accuracy; all if None.
 
-def _merged(fronts: Sequence[Front], worst_case: float) -> tuple[np.ndarray, np.ndarray, list[tuple[Front, int]]]:
-    """Common front of all sequences under a worst-case cap, from cheap to dear: accuracy, MACs, (front, point)."""
-    fronts = [front for front in fronts if front.worst_case <= worst_case]
-    if not fronts:
-        return np.zeros(0), np.zeros(0), []
-    accuracy = np.concatenate([front.points.accuracy for front in fronts])
-    macs = np.concatenate([front.points.macs for front in fronts])
-    owner = np.repeat(np.arange(len(fronts)), [len(front.points.macs) for front in fronts])
-    start = np.cumsum([0] + [len(front.points.macs) for front in fronts])
-    keep = pareto_front(macs, accuracy)
-    owned = [(fronts[o], int(i - start[o])) for i, o in zip(keep, owner[keep], strict=True)]
-    return accuracy[keep], macs[keep], owned
-
-
-def _cascade(front: Front, point: int) -> Cascade:
-    """An operating point as a cascade, without the models behind a stage that lets everyone leave."""
-    thresholds = front.points.thresholds[point].tolist()
-    last = [*thresholds, -math.inf].index(-math.inf)
-    return Cascade(front.views[: last + 1], tuple(thresholds[:last]))
+    Raises:
+        ValueError: `edges` says nothing of this number of stages.
+    """
+    confident, correct = table.stages(views)
+    correct = correct if counted is None else correct & counted
+    costs = [macs[view] for view in views]
+    if len(views) == 1:
+        return Points(correct.mean(axis=1), np.array([float(costs[0])]), np.zeros(1), np.zeros((1, 0)))
+    if len(views) == 2:
+        return every_threshold(confident[0], correct, costs)
+    if len(views) not in edges:
+        raise ValueError(f"edges {dict(edges)} names no number of thresholds for {len(views)} stages.")
+    candidates = table.edges(views, edges[len(views)])
+    found = every_threshold_vector(confident, correct, costs, candidates)
+    thresholds = np.stack(np.meshgrid(*candidates, indexing="ij"), axis=-1)
+    return Points(*(values.ravel() for values in found), thresholds.reshape(-1, len(candidates)))
 
 
 def max_accuracy(
     fronts: Sequence[Front],
     table: StageTable,
     macs: Mapping[View, int],
+    edges: Mapping[int, int],
     *,
     budget: float,
     worst_case: float = math.inf,
@@ -416,22 +423,27 @@ def max_accuracy(
     """Most accurate cascade on validation data whose average cost stays within the budget; None if there is none.
 
     The cost counts with `margin` standard errors on top: an average over a small validation set would overrun the
-    budget half of the time.
+    budget half of the time. The best of all operating points is found, the cheapest of equally accurate ones: a front,
+    which knows no margin, only says how good its sequence can be at most.
     """
-    _, costs, candidates = _merged(fronts, worst_case)
-    for cost, candidate in reversed(list(zip(costs, candidates, strict=True))):
-        if cost <= budget:
-            cascade = _cascade(*candidate)
-            spent = run_cascade(table, cascade, macs).macs
-            if cost + margin * _standard_error(spent) <= budget:
-                return cascade
-    return None
+
+    def bound(front: Front) -> tuple[float, float] | None:
+        within = front.points.accuracy[front.points.macs <= budget]
+        return (-float(within[-1]), 0.0) if len(within) else None
+
+    def best(front: Front) -> tuple[tuple[float, float], Cascade] | None:
+        points = operating_points(table, front.views, macs, edges)
+        allowed = np.flatnonzero(points.macs + margin * points.macs_error <= budget)
+        return _first(front, points, allowed, -points.accuracy, points.macs)
+
+    return _best([front for front in fronts if front.worst_case <= worst_case], bound, best)
 
 
 def min_macs(
     fronts: Sequence[Front],
     table: StageTable,
     macs: Mapping[View, int],
+    edges: Mapping[int, int],
     *,
     target: Bool[np.ndarray, " samples"],
     worst_case: float = math.inf,
@@ -440,17 +452,55 @@ def min_macs(
     """Cheapest cascade on validation data that is as accurate as `target` (correctness per sample); None if none is.
 
     As accurate means that the mean paired difference is at least `margin` of its standard errors: with thousands of
-    operating points to choose from, the luckiest would otherwise win and lose its lead on test data.
+    operating points to choose from, the luckiest would otherwise win and lose its lead on test data. The best of all
+    operating points is found, as in `max_accuracy`.
     """
-    accuracy, _, candidates = _merged(fronts, worst_case)
-    for value, candidate in zip(accuracy, candidates, strict=True):
-        if value >= target.mean() - 1e-12:
-            cascade = _cascade(*candidate)
-            difference = run_cascade(table, cascade, macs).correct.astype(np.float64) - target
-            if difference.mean() >= margin * _standard_error(difference):
-                return cascade
-    return None
+    aim = float(target.mean())
+
+    def bound(front: Front) -> tuple[float, float] | None:
+        reaching = front.points.macs[front.points.accuracy >= aim]
+        return (float(reaching[0]), -1.0) if len(reaching) else None
+
+    def best(front: Front) -> tuple[tuple[float, float], Cascade] | None:
+        points = operating_points(table, front.views, macs, edges)
+        both = operating_points(table, front.views, macs, edges, counted=target).accuracy
+        lead = points.accuracy - aim
+        variance = np.maximum(points.accuracy + aim - 2 * both - lead**2, 0.0)  # of right minus right, per sample
+        allowed = np.flatnonzero(lead >= margin * np.sqrt(variance / len(target)))
+        return _first(front, points, allowed, points.macs, -points.accuracy)
+
+    return _best([front for front in fronts if front.worst_case <= worst_case], bound, best)
 
 
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std() / math.sqrt(len(values)))
+def _best(
+    fronts: Iterable[Front],
+    bound: Callable[[Front], tuple[float, float] | None],
+    best: Callable[[Front], tuple[tuple[float, float], Cascade] | None],
+) -> Cascade | None:
+    """The cascade with the smallest key. Fronts whose bound is above the smallest key so far are not looked into."""
+    bounds = [(found, index, front) for index, front in enumerate(fronts) if (found := bound(front)) is not None]
+    chosen = None
+    for lowest, _, front in sorted(bounds, key=lambda each: each[:2]):
+        if chosen is not None and lowest > chosen[0]:
+            break
+        found = best(front)
+        if found is not None and (chosen is None or found[0] < chosen[0]):
+            chosen = found
+    return None if chosen is None else chosen[1]
+
+
+def _first(
+    front: Front, points: Points, allowed: Int[np.ndarray, " _"], first: np.ndarray, second: np.ndarray
+) -> tuple[tuple[float, float], Cascade] | None:
+    """The allowed point that is smallest by the first value, then by the second: both values, and its cascade."""
+    if not len(allowed):
+        return None
+    point = allowed[np.lexsort((second[allowed], first[allowed]))[0]]
+    return (float(first[point]), float(second[point])), _cascade(front.views, points.thresholds[point])
+
+
+def _cascade(views: tuple[View, ...], thresholds: Float[np.ndarray, " _"]) -> Cascade:
+    """A point as a cascade; models behind a stage that lets all samples leave are dropped."""
+    kept = thresholds.tolist()
+    last = [*kept, -math.inf].index(-math.inf)
+    return Cascade(views[: last + 1], tuple(kept[:last]))

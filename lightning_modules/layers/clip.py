@@ -49,7 +49,7 @@ def make_clip(
         if hub not in PUBLISHED:
             raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
         return CLIPModel(CLIPConfig(vision_config=PUBLISHED[hub]))
-    return from_pretrained(CLIPModel, hub).train()  # it comes in evaluation mode
+    return from_pretrained(CLIPModel, hub, unused=("*.position_ids",)).train()  # it comes in evaluation mode
 
 
 def sizes_of(clip: CLIPModel) -> dict:

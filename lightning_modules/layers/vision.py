@@ -172,24 +172,11 @@ def patchify(images: Float[Tensor, "batch c height width"], patch_size: int) -> 
 
 
 def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of an encoder, also from that of a network which holds it as `encoder`."""
-    held = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
-    return held or dict(state)
+    """The state dict of an encoder, also from that of a classifier which holds it as `encoder`.
 
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load a state dict whose keys and shapes are exactly the module's.
-
-    Raises:
-        ValueError: they differ; the message names the first keys that do, with both shapes.
+    The classifier's own norm and head are left out; other names stay, so that strict loading reports them.
     """
-    expected = {key: tuple(x.shape) for key, x in module.state_dict().items()}
-    found = {key: tuple(x.shape) for key, x in state.items()}
-    different = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if different:
-        first = "; ".join(f"{k}: {found.get(k, 'absent')}, expected {expected.get(k, 'absent')}" for k in different[:5])
-        raise ValueError(
-            f"{what} is of another architecture: {len(different)} keys differ. First: {first}. "
-            "Build the module with the sizes of the checkpoint."
-        )
-    module.load_state_dict(state)
+    if not any(key.startswith("encoder.") for key in state):
+        return dict(state)
+    own = ("norm.weight", "norm.bias", "head.weight", "head.bias")
+    return {key.removeprefix("encoder."): x for key, x in state.items() if key not in own}

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.position import resize_positions
-from lightning_modules.layers.published import from_pretrained
+from lightning_modules.layers.published import from_pretrained, load_strictly
 from lightning_modules.layers.teacher import Teacher
-from lightning_modules.layers.vision import VisionTransformer, load_strictly
+from lightning_modules.layers.vision import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Encoder:
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")  # what our ViT has no place for
 ENCODERS = {
     "openai/clip-vit-base-patch16": Encoder("clip", 768, 12, 12, 16, 224, *CLIP_STATISTICS),
     "openai/clip-vit-large-patch14": Encoder("clip", 1024, 24, 16, 14, 224, *CLIP_STATISTICS),
@@ -117,7 +118,7 @@ def published_encoder(name: str, image_size: int) -> VisionTransformer:
     if torch.get_default_device().type != "meta":
         state = from_hub(_hub_encoder(name, encoder.family).state_dict(), encoder.family)
         state["pos_embed"] = resize_positions(state["pos_embed"], vit.grid)
-        load_strictly(vit, state, name)
+        load_strictly(vit, state, name, unused=UNUSED)
     return vit
 
 
@@ -146,16 +147,16 @@ def make_teacher(
 def _hub_encoder(name: str, family: str) -> nn.Module:
     from transformers import CLIPVisionModel, ViTModel  # takes seconds, and only hub encoders need it
 
-    return from_pretrained({"clip": CLIPVisionModel, "vit": ViTModel}[family], name)
+    if family == "vit":
+        return from_pretrained(ViTModel, name, new=("pooler.*",))
+    text = ("text_model.*", "*_projection.weight", "logit_scale", "*.position_ids")  # in the file of a whole CLIP
+    return from_pretrained(CLIPVisionModel, name, unused=text)
 
 
 def from_hub(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Our names and shapes for a state dict of `transformers`; the pooler, which we lack, is left out.
-
-    Unknown keys keep their names, so that strict loading reports them.
-    """
+    """Our names and shapes for a state dict of `transformers`; unknown keys, such as those in `UNUSED`, stay."""
     theirs = {theirs: ours for ours, theirs in _names(FAMILIES[family], _count_blocks(state))}
-    ours = {_renamed(key, theirs): x for key, x in state.items() if not key.startswith("pooler.")}
+    ours = {_renamed(key, theirs): x for key, x in state.items()}
     for key in [key for key in ours if ".attn.q." in key]:
         parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
         if all(part in ours for part in parts):

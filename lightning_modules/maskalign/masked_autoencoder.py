@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
 from lightning_modules.layers.position import sincos_2d
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Block
 from lightning_modules.layers.vision import (
     VisionTransformer,
     encoder_weights,
     initialise,
-    load_strictly,
     num_kept,
     patchify,
     random_keep,

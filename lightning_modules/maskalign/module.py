@@ -22,20 +22,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
-from lightning_modules.layers.published import read_checkpoint
+from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
     VisionTransformer,
     encoder_weights,
     initialise,
-    load_strictly,
     num_kept,
     random_keep,
     take_with_cls,
@@ -48,6 +46,7 @@ MASKINGS = ("attentive", "random", "none")
 FUSIONS = ("linear", "sum", "simple")
 FORMS = ("mix_then_adapt", "adapt_then_mix")
 ADAPTERS = ("linear", "norm_linear", "mlp", "mlp2")
+UNTRAINED = ("norm.weight", "norm.bias")  # of official checkpoints: the student's last norm
 TARGET_NORMS = ("whiten", "l2", "bn", "none")
 LOSSES = ("smooth_l1", "l2", "l1")
 
@@ -193,17 +192,16 @@ def normalise_targets(
     return layers
 
 
-def from_official_name(key: str, targets: Sequence[int]) -> str | None:
-    """Our name of a parameter of the official code; None for what its recipe never trains."""
+def from_official_name(key: str, targets: Sequence[int]) -> str:
+    """Our name of a parameter of the official code; one that has no place here keeps its name."""
     part, _, rest = key.partition(".")
     if part in ("clip_model", "dino_model"):
-        rest = rest.removeprefix("vision_model.")  # a level that transformers 5 no longer has
-        return None if rest.startswith(("embeddings.position_ids", "pooler.")) else f"teacher.{rest}"
+        return f"teacher.{rest.removeprefix('vision_model.')}"  # a level that transformers 5 no longer has
     if part == "distill_heads":
         number, _, leaf = rest.partition(".")
-        return f"alignment.adapters.{targets.index(int(number))}.{leaf}" if int(number) in targets else None
-    if part == "norm":
-        return None
+        return f"alignment.adapters.{targets.index(int(number))}.{leaf}" if int(number) in targets else key
+    if key in UNTRAINED:
+        return key
     return "alignment.weights" if key == "distill_weights" else f"student.{key}"
 
 
@@ -313,7 +311,7 @@ class MaskAlign(PaperModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """One step: the teacher looks at all, the student at the visible patches, and there they have to agree."""
         images = self.preprocess(batch["images"])
-        lesson = self.cached_lesson(batch) if "teacher_layers" in batch else self.lesson(images)
+        lesson = self.lesson(images)
         keep = self.visible_patches(lesson.importance, len(images))
         targets = [take_with_cls(layer, keep) for layer in normalise_targets(lesson.layers, self.target_norm)]
         predictions = self.alignment(self.student.layers(images, keep))
@@ -324,23 +322,6 @@ class MaskAlign(PaperModule):
     def lesson(self, images: Float[Tensor, "batch channels height width"]) -> Lesson:
         """For normalised images: the teacher's layers to match and, for attentive masking, what it attends to."""
         return self.teacher(images, self.alignment.targets, attention=self.masking == "attentive")
-
-    def cached_lesson(self, batch: dict[str, Tensor]) -> Lesson:
-        """A lesson computed earlier: the batch has `teacher_layers` (batch targets tokens dim) and `importance`.
-
-        Raises:
-            ValueError: the images are augmented since, or the cache has no attention where it is asked for.
-        """
-        if self.preprocess.augments:
-            raise ValueError(
-                "cached teacher outputs do not fit augmented images: switch augmentation or the cache off."
-            )
-        if self.masking == "attentive" and "importance" not in batch:
-            raise ValueError(
-                "masking 'attentive' needs the teacher's attention, but the batch has teacher_layers without "
-                "importance: cache both, or use masking 'random'."
-            )
-        return Lesson(rearrange(batch["teacher_layers"], "b k n d -> k b n d"), batch.get("importance"))
 
     def visible_patches(
         self, importance: Float[Tensor, "batch patches"] | None, batch_size: int
@@ -404,17 +385,20 @@ class MaskAlign(PaperModule):
         """
         if self.alignment.form != "mix_then_adapt":
             raise ValueError("official checkpoints have one adapter per target: build with form 'mix_then_adapt'.")
-        targets = self.alignment.targets
-        names = {key: from_official_name(key, targets) for key in state}
-        ours = {name: state[key] for key, name in names.items() if name is not None}
-        teacher = {name.removeprefix("teacher."): ours.pop(name) for name in list(ours) if name.startswith("teacher.")}
-        rest = {key: state[key] for key, name in names.items() if name is None}
+        targets, depth = self.alignment.targets, len(self.teacher.network.blocks)
+        theirs = {from_official_name(key, targets): key for key in state}
+        ours = {name: state[key] for name, key in theirs.items()}
+        teacher = {name.removeprefix("teacher."): ours.pop(name) for name in theirs if name.startswith("teacher.")}
+        rest = {}
         if "alignment.weights" in ours:
             rest["distill_weights"] = ours["alignment.weights"]
             ours["alignment.weights"] = ours["alignment.weights"][targets]
-        load_strictly(self, ours, "the official checkpoint")
+        heads = [f"distill_heads.{i}.{leaf}" for i in range(depth) if i not in targets for leaf in ("weight", "bias")]
+        rest |= load_strictly(self, ours, "the official checkpoint", unused=(*UNTRAINED, *heads))
         if teacher:
-            self.start_from(encoders.from_hub(teacher, encoders.family_of(self.teacher.network)))
+            teacher = encoders.from_hub(teacher, encoders.family_of(self.teacher.network))
+            left = load_strictly(self.teacher.network, teacher, "the official teacher", unused=encoders.UNUSED)
+            rest |= {theirs[f"teacher.{key}"]: x for key, x in left.items()}
         return rest
 
     def official(self, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -119,29 +119,6 @@ def clip_score(similarities: Float[np.ndarray, " pairs"]) -> float:
     return float((2.5 * np.maximum(similarities.astype(np.float64), 0)).mean())
 
 
-def attribute_accuracy(predicted: Attributes, asked: Attributes) -> dict[str, float]:
-    """Share of the objects asked for whose predicted attribute is the one asked for: each attribute, and all at once.
-
-    Args:
-        predicted: attribute -> class that a classifier sees in each generated picture.
-        asked: attribute -> class that the caption asked for; -1 where there is no object.
-
-    Returns:
-        attribute -> share, and `all` for objects right in all of them, in [0, 1].
-
-    Raises:
-        ValueError: attributes differ, or nothing was asked for.
-    """
-    if set(predicted) != set(asked):
-        raise ValueError(f"attributes predicted ({', '.join(predicted)}) and asked for ({', '.join(asked)}) differ.")
-    right = {name: predicted[name] == values for name, values in asked.items()}
-    there = np.all([values >= 0 for values in asked.values()], axis=0)
-    if not there.any():
-        raise ValueError("nothing was asked for: no caption has an object.")
-    right["all"] = np.all(list(right.values()), axis=0)
-    return {name: float(values[there].mean()) for name, values in right.items()}
-
-
 def match_objects(said: Attributes, real: Attributes) -> Int[np.ndarray, "samples _"]:
     """For each object that is spoken of the real object that it is taken for, or -1.
 

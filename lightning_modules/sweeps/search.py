@@ -279,11 +279,11 @@ class _SeedPool:
             fronts = cascades.search(table, [views], self.macs, self.edges)
             if config["constraint"] == "max_accuracy":
                 budget = config["share"] * sum(self.macs[view] for view in views)
-                cascade = cascades.max_accuracy(fronts, table, self.macs, budget=budget, margin=self.margin)
+                cascade = cascades.max_accuracy(fronts, table, self.macs, self.edges, budget=budget, margin=self.margin)
                 chosen.append(cascade or Cascade(views[:1], ()))
             else:
                 target = table.stage(views)[1]
-                cascade = cascades.min_macs(fronts, table, self.macs, target=target, margin=self.margin)
+                cascade = cascades.min_macs(fronts, table, self.macs, self.edges, target=target, margin=self.margin)
                 chosen.append(cascade or Cascade(views, (math.inf,) * (len(views) - 1)))
         return chosen
 

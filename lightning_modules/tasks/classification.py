@@ -8,14 +8,15 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, ProbeRecipe, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
 from lightning_modules.layers.position import sincos_2d
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
-from lightning_modules.layers.vision import VisionTransformer, encoder_weights, load_strictly
+from lightning_modules.layers.vision import VisionTransformer, encoder_weights
 from lightning_modules.tasks.augmentation import Mix, Preprocess
 
 POOLS = ("mean", "cls")
@@ -113,8 +114,8 @@ class FineTune(PaperModule):
         Raises:
             ValueError: it is of another architecture.
         """
-        kept = {key: x for key, x in encoder_weights(weights).items() if not key.startswith("norm.")}
-        load_strictly(self.encoder, kept, "the pre-trained encoder")
+        unused = ("norm.weight", "norm.bias")
+        load_strictly(self.encoder, encoder_weights(weights), "the pre-trained encoder", unused=unused)
 
 
 class LinearProbe(PaperModule):
@@ -217,32 +218,6 @@ def place_of(name: str, depth: int) -> int:
     if name.startswith("encoder.blocks."):
         return int(name.split(".")[2]) + 1
     return 0 if name.startswith("encoder.") else depth + 1
-
-
-def nearest_neighbours(
-    train: Float[Tensor, "rows dim"],
-    labels: Int[Tensor, " rows"],
-    queries: Float[Tensor, "queries dim"],
-    *,
-    num_classes: int,
-    k: int = 20,
-    temperature: float = 0.07,
-    chunk: int = 1024,
-) -> Float[Tensor, "queries classes"]:
-    """Votes of the `k` most similar training features, weighted by exp(cosine / temperature) (Wu et al., 1805.01978).
-
-    Raises:
-        ValueError: there are fewer than `k` training features.
-    """
-    if not 1 <= k <= len(train):
-        raise ValueError(f"k ({k}) must be between 1 and the number of training features ({len(train)}).")
-    train = F.normalize(train, dim=1)
-    votes = []
-    for part in F.normalize(queries, dim=1).split(chunk):  # the whole similarity matrix need not fit in memory
-        similarity, nearest = (part @ train.T).topk(k, dim=1)
-        weights = (similarity / temperature).exp()
-        votes.append(weights.new_zeros(len(part), num_classes).scatter_add_(1, labels[nearest], weights))
-    return torch.cat(votes)
 
 
 def _check_pool(pool: str) -> None:

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.transformer import Block
-from lightning_modules.layers.vision import load_strictly
 from lightning_modules.settings import STRICT, Count
 from lightning_modules.unified_t2i_i2t.spade import SpadeGenerator
 

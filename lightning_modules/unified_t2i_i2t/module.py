@@ -35,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.captioned import CaptionedImages
 from lightning_modules.datamodules.labelled import centre_square
-from lightning_modules.layers.vision import load_strictly
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
 from lightning_modules.metrics.generation import has_fid, make_fid
 from lightning_modules.settings import Count, Natural, Positive, Share
@@ -49,7 +49,7 @@ TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
 SHOWN = 8  # test pictures kept for galleries
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
 # Parameters of official checkpoints that no loss reaches; they have no place in our module.
-UNTRAINED = ("pooler.", "classifier.seq_relationship.")
+UNTRAINED = ("pooler.dense.*", "classifier.seq_relationship.*")
 XLXMERT_NAMES = {
     "bert.encoder.": "encoder.",
     "bert.embeddings.": "embedding_layer.",
@@ -463,7 +463,6 @@ class UnifiedGenerator(PaperModule):
             ValueError: the checkpoint is of another architecture, or its word matrix is not tied.
         """
         ours = {official_name(key): x for key, x in state.items()}
-        rest = {key: ours.pop(key) for key in list(ours) if key.startswith(UNTRAINED)}
         tied = ours.pop("classifier.predictions.decoder.weight", None)
         words = ours.get("embedding_layer.word_embeddings.weight")
         if tied is not None and words is not None and not torch.equal(tied, words):
@@ -473,8 +472,7 @@ class UnifiedGenerator(PaperModule):
             )
         if "cluster_codebook.weight" not in ours:  # X-LXMERT's, in which the codebook is the head's matrix
             ours["cluster_codebook.weight"] = ours.get("img_classifier.out_cluster.weight", torch.empty(0))
-        load_strictly(self.network, ours, "the official checkpoint")
-        return rest
+        return load_strictly(self.network, ours, "the official checkpoint", unused=UNTRAINED)
 
     def official(self, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict in the official layout, the reverse of `load_official`; `rest` is what that gave back."""

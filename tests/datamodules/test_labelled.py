@@ -88,7 +88,7 @@ def test_crop_and_flip():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="augmentation \\('mixup'\\)"):
         member_batches(augmentation="mixup")
-    with pytest.raises(ValueError, match=r"batch_size \(30\) must be between 1 and the number of images \(23\)"):
+    with pytest.raises(ValueError, match=r"batch_size \(30\) must be between 1 and the number of rows \(23\)"):
         MemberBatches(torch.zeros(23, 1, 2, 2, dtype=torch.uint8), torch.arange(23), seed=0, copies=1, batch_size=30)
 
 

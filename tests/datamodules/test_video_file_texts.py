@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lightning_modules import settings
-from lightning_modules.datamodules.labelled import Portion
 from lightning_modules.datamodules.video_file_texts import VideoFileBatches
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
+from lightning_modules.datasets.splits import Portion
 from lightning_modules.datasets.video import corpora
 from tests.datasets.test_tokenizers import bert_folder
 from tests.datasets.videos import encode, numbers
@@ -135,7 +135,7 @@ def test_processes_and_accumulated_batches_share_a_step(home):
     halves, thirds = [parts[rank][0, 1] for rank in range(2)], [parts[2][0, 3 + place] for place in range(3)]
     for batches in (halves, thirds):
         assert torch.cat([batch["video"] for batch in batches]).equal(whole[0, 1]["video"])
-    with pytest.raises(ValueError, match=r"batch_size \(14\) must be between 1 and the number of videos \(13\)"):
+    with pytest.raises(ValueError, match=r"batch_size \(14\) must be between 1 and the number of rows \(13\)"):
         VideoFileBatches(data(home).clips("train"), **settings | {"batch_size": 14})
 
 

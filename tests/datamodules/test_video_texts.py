@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lightning_modules import settings
-from lightning_modules.datamodules.labelled import Portion
 from lightning_modules.datamodules.video_texts import VideoTextBatches, deal, shown_frames
 from lightning_modules.datasets import storage
+from lightning_modules.datasets.splits import Portion
 from lightning_modules.datasets.world import views
 
 OPTIONS = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
@@ -178,7 +178,7 @@ def test_data_without_classes(unlabelled):
     ({"text_length": 2}, "data.text_length is 2"),
     ({"frames": 0}, "data.frames is 0"),
     ({"batches": "random"}, "data.batches is 'random'"),
-    ({"batch_size": 41}, r"batch_size \(41\) must be between 1 and the number of clips \(40\)"),
+    ({"batch_size": 41}, r"batch_size \(41\) must be between 1 and the number of rows \(40\)"),
     ({"batches": "classes", "batch_size": 9}, r"batch_size \(9\) must be 8: each of the classes once"),
     ({"frames": 6}, r"frames \(6\) must be between 1 and 5"),
     ({"splits": {"test": {"source": "test", "rows": None}}}, "there is no split 'train'"),

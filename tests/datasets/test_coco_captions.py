@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import os
 
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ from lightning_modules.datasets import coco_captions, pictures, storage
 from lightning_modules.datasets.coco_captions import (
     of_split,
     read_karpathy,
-    read_official,
-    read_results,
-    write_results,
 )
 from lightning_modules.datasets.download import DataUnavailable
 
@@ -104,46 +100,6 @@ def test_a_file_of_another_form_is_refused(copy, change, message):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         read_karpathy(path)
-
-
-def test_official_captions(tmp_path):
-    path = tmp_path / "captions_val2014.json"
-    images = [{"id": 7, "file_name": "COCO_val2014_000000000007.jpg"}, {"id": 9}]
-    said = [{"image_id": 9, "id": 1, "caption": "A cat."}, {"image_id": 7, "id": 2, "caption": "A dog."},
-            {"image_id": 9, "id": 3, "caption": "One cat"}]  # fmt: skip
-    path.write_text(json.dumps({"info": {}, "images": images, "annotations": said}))
-    assert read_official(path) == {7: ["A dog."], 9: ["A cat.", "One cat"]}
-    path.write_text(json.dumps({"images": images, "annotations": said[1:2]}))
-    with pytest.raises(ValueError, match="1 images have no captions, 9 first"):
-        read_official(path)
-    path.write_text(json.dumps({"images": images[:1], "annotations": said}))
-    with pytest.raises(ValueError, match="a caption of image 9, which is not among its images"):
-        read_official(path)
-    path.write_text('{"images": [')
-    with pytest.raises(ValueError, match="is not JSON"):
-        read_official(path)
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="no list 'images'"):
-        read_official(path)
-
-
-def test_results_come_back_as_they_were_written(tmp_path):
-    path = tmp_path / "results.json"
-    captions = {7: 'a "dog"', 9: "ein Kätzchen"}
-    write_results(path, captions)
-    assert json.loads(path.read_text())[0] == {"image_id": 7, "caption": 'a "dog"'}
-    assert read_results(path, {7, 9}) == captions
-    assert os.listdir(tmp_path) == ["results.json"]
-    with pytest.raises(ValueError, match="no caption of images that are: 1 of them, 8 first"):
-        read_results(path, [7, 8, 9])
-    with pytest.raises(ValueError, match="images that are not to be scored: 1 of them, 9 first"):
-        read_results(path, [7])
-    path.write_text(json.dumps([{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "b"}]))
-    with pytest.raises(ValueError, match="1 images more than once, 7 first"):
-        read_results(path, [7])
-    path.write_text(json.dumps([{"image_id": 7}]))
-    with pytest.raises(ValueError, match="entry 0 of the list has no caption"):
-        read_results(path, [7])
 
 
 @pytest.fixture

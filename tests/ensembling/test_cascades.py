@@ -32,12 +32,13 @@ def test_the_search_equals_a_plain_loop_over_samples_and_threshold_vectors(stage
     macs = rng.integers(1, 50, stages).tolist()
     edges = cascades.threshold_edges(confident, count)
 
-    accuracy, cost = cascades.every_threshold_vector(confident, correct, macs, edges)
+    accuracy, cost, error = cascades.every_threshold_vector(confident, correct, macs, edges)
 
     expected = np.array(slow.search(confident, correct, macs, edges))
     assert accuracy.shape == cost.shape == tuple(len(e) for e in edges)
     np.testing.assert_allclose(accuracy.ravel(), expected[:, 0], atol=1e-12)
     np.testing.assert_allclose(cost.ravel(), expected[:, 1], rtol=1e-12)
+    np.testing.assert_allclose(error.ravel(), expected[:, 2], atol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,8 +51,8 @@ def test_two_models_every_threshold_is_found_once_and_is_what_the_loop_gives(sam
     points = cascades.every_threshold(confident, correct, [3, 7])
 
     assert len(points.macs) == len(np.unique(confident)) + 1  # a threshold between each two, one below, one above
-    for accuracy, macs, thresholds in zip(*points, strict=True):
-        assert slow.run(confident[None], correct, [3, 7], thresholds) == pytest.approx((accuracy, macs), abs=1e-12)
+    for *found, thresholds in zip(*points, strict=True):
+        assert slow.summary(confident[None], correct, [3, 7], thresholds) == pytest.approx(found, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -188,49 +189,67 @@ def test_a_front_holds_points_that_the_cascade_really_has():
     stages, macs = table(samples=200)
     for front in fronts_of(stages, macs):
         assert (np.diff(front.points.macs) > 0).all() and (np.diff(front.points.accuracy) > 0).all()
-        for accuracy, cost, thresholds in zip(*front.points, strict=True):
+        for accuracy, cost, error, thresholds in zip(*front.points, strict=True):
             trace = run_cascade(stages, Cascade(front.views, tuple(thresholds.tolist())), macs)
             assert trace.correct.mean() == pytest.approx(accuracy) and trace.macs.mean() == pytest.approx(cost)
+            assert trace.macs.std() / math.sqrt(200) == pytest.approx(error)
 
 
-@pytest.mark.parametrize("margin", [0.0, 1.0])
-@pytest.mark.parametrize("worst_case", [math.inf, 40.0, 30.0])
-def test_max_accuracy_keeps_budget_and_cap_with_the_margin(margin, worst_case):
-    stages, macs = table(samples=300)
-    fronts = fronts_of(stages, macs)
-    chosen = cascades.max_accuracy(fronts, stages, macs, budget=25.0, worst_case=worst_case, margin=margin)
-    trace = run_cascade(stages, chosen, macs)
-    assert trace.macs.mean() + margin * trace.macs.std() / math.sqrt(300) <= 25
-    assert sum(macs[v] for v in chosen.views) <= worst_case
-    best = max(
-        accuracy
-        for front in fronts
-        if front.worst_case <= worst_case
-        for accuracy, cost in zip(front.points.accuracy, front.points.macs, strict=True)
-        if cost <= 25
-    )
-    assert trace.correct.mean() <= best and (margin > 0 or trace.correct.mean() == pytest.approx(best))
-    assert cascades.max_accuracy(fronts, stages, macs, budget=9.0, margin=margin) is None
+def every_cascade(stages, candidates, macs, edges):
+    """Each cascade of each sequence: whether each sample is right, and the MACs that it takes, by the plain loop."""
+    for views in candidates:
+        confident, correct = stages.stages(views)
+        cuts = [np.concatenate([[-np.inf], np.unique(confident[0]), [np.inf]])] if len(views) == 2 else []
+        cuts = cascades.threshold_edges(confident, edges) if len(views) > 2 else cuts
+        for thresholds in itertools.product(*cuts):
+            right, spent = slow.run(confident, correct, [macs[view] for view in views], thresholds)
+            yield views, np.array(right), np.array(spent)
 
 
-def test_min_macs_demands_a_paired_lead_of_the_margin():
+@pytest.mark.parametrize("seed", range(200))
+def test_no_cascade_that_keeps_the_margin_is_better_than_the_one_chosen(seed):
+    """Compared with all cascades of a random pool. With the margin last, 103 of the 200 missed one."""
+    rng = np.random.default_rng(seed)
+    samples = int(rng.integers(8, 25))
+    stages, macs = table(samples=samples, seed=seed)
+    macs = dict(zip(macs, np.cumsum(rng.integers(1, 20, 3)).tolist(), strict=True))
+    margin, views = float(rng.choice([0.0, 0.5, 1.0, 2.0])), list(macs)
+    candidates = [(v,) for v in views] + list(itertools.combinations(views, 2)) + [tuple(views)]
+    worst_case = float(rng.choice([math.inf, sum(macs.values()) - 1]))
+    fronts = cascades.search(stages, candidates, macs, {3: 6})
+    everything = [each[1:] for each in every_cascade(stages, candidates, macs, 6)
+                  if sum(macs[view] for view in each[0]) <= worst_case]  # fmt: skip
+
+    def chosen(select, **constraint):
+        cascade = select(fronts, stages, macs, {3: 6}, worst_case=worst_case, margin=margin, **constraint)
+        trace = cascade and run_cascade(stages, cascade, macs)
+        return trace and pytest.approx((trace.correct.mean(), trace.macs.mean()))
+
+    def error(values):
+        return values.std() / math.sqrt(samples)
+
+    for budget in rng.uniform(macs[views[0]] - 1, sum(macs.values()) + 1, 4):
+        kept = [(-right.mean(), spent.mean()) for right, spent in everything
+                if spent.mean() + margin * error(spent) <= budget]  # fmt: skip
+        expected = (-min(kept)[0], min(kept)[1]) if kept else None
+        assert expected == chosen(cascades.max_accuracy, budget=budget)
+    for target in [stages.stage(tuple(views))[1], *(stages.stage((view,))[1] for view in views)]:
+        kept = [(spent.mean(), -right.mean()) for right, spent in everything
+                if (right.astype(float) - target).mean() >= margin * error(right.astype(float) - target)]  # fmt: skip
+        expected = (-min(kept)[1], min(kept)[0]) if kept else None
+        assert expected == chosen(cascades.min_macs, target=target)
+
+
+def test_an_impossible_constraint_gives_none():
     stages, macs = table(samples=400)
     fronts = fronts_of(stages, macs)
     target = stages.stage((list(macs)[1],))[1]
-    costs = []
-    for margin in (0.0, 1.0, 2.0):
-        chosen = cascades.min_macs(fronts, stages, macs, target=target, margin=margin)
-        trace = run_cascade(stages, chosen, macs)
-        lead = trace.correct.astype(float) - target
-        assert lead.mean() >= margin * lead.std() / math.sqrt(400)
-        costs.append(trace.macs.mean())
-    assert costs == sorted(costs)
-    assert cascades.min_macs(fronts, stages, macs, target=np.ones(400, dtype=bool)) is None
-    assert cascades.min_macs(fronts, stages, macs, target=target, worst_case=5.0) is None
+    assert cascades.max_accuracy(fronts, stages, macs, {3: 20}, budget=9.0) is None
+    assert cascades.min_macs(fronts, stages, macs, {3: 20}, target=np.ones(400, dtype=bool)) is None
+    assert cascades.min_macs(fronts, stages, macs, {3: 20}, target=target, worst_case=5.0) is None
 
 
 def test_models_behind_a_stage_that_lets_all_leave_are_dropped():
     _, macs = table()
     views = tuple(macs)
-    front = cascades.Front(views, 70, cascades.Points(np.ones(1), np.ones(1), np.array([[0.5, -np.inf]])))
-    assert cascades._cascade(front, 0) == Cascade(views[:2], (0.5,))
+    assert cascades._cascade(views, np.array([0.5, -np.inf])) == Cascade(views[:2], (0.5,))

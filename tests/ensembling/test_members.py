@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from lightning_modules import pretrained
 from lightning_modules.datamodules.labelled import EpochSteps, LabelledImages, MemberBatches
 from lightning_modules.ensembling.members import Members, Normalise, build_network, resize
+from lightning_modules.layers.published import load_strictly
 
 COPIES = 2
 SHARED = {"copies": COPIES, "names": [], "num_classes": 4, "how": "auto"}
@@ -137,15 +138,15 @@ def test_predictions_are_those_of_the_members_alone():
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_export_and_load_round_trip(name):
+def test_exported_weights_make_members_that_give_the_same_logits(name):
     module = pool(name)
     train(module, name, 2)
-    weights = module.export()
+    expected, weights, images = predictions(module, name), module.export(), dataset(name)[0]
     torch.manual_seed(5)
-    twin = Members(**{**SHARED, **POOLS[name]})
-    twin.load_export(weights)
-    expected, found = predictions(module, name), predictions(twin, name)
-    assert all(found[key].equal(value) for key, value in expected.items())
+    for label, member in Members(**{**SHARED, **POOLS[name]}).member_modules().items():
+        own = f"members.{label}."
+        load_strictly(member, {k.removeprefix(own): x for k, x in weights.items() if k.startswith(own)}, label)
+        torch.testing.assert_close(member.eval()(images), expected[f"logits/{label}/test"])
 
 
 def test_hub_members_answer_at_their_own_resolutions(monkeypatch):

@@ -82,14 +82,6 @@ def test_dropout_differs_between_members():
     assert not first.equal(second)
 
 
-@pytest.mark.parametrize("how", ["batched", "loop"])
-def test_load_reverses_unstack(how):
-    source, target = Stack(members("mlp"), how), Stack(members("mlp")[::-1], how)
-    target.load([member.state_dict() for member in source.unstack()])
-    images = torch.randn(SIZE, BATCH, 1, 8, 8, dtype=torch.float64)
-    assert target(images).equal(source(images))
-
-
 def test_auto_chooses_by_what_was_measured():
     assert Stack(members("mlp")).how == "batched"
     assert Stack(members("convnet")).how == "loop"

@@ -7,10 +7,10 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 
 from lightning_modules.layers.position import resize_positions, sincos_2d
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Attention, DropPath
 from lightning_modules.layers.vision import (
     VisionTransformer,
-    load_strictly,
     num_kept,
     patchify,
     random_keep,
@@ -46,7 +46,7 @@ def difference(a, b):
 def test_every_layer_equals_transformers(name):
     theirs = reference(name)
     vit = ours(name).eval()
-    load_strictly(vit, encoders.from_hub(theirs.state_dict(), name), name)
+    load_strictly(vit, encoders.from_hub(theirs.state_dict(), name), name, unused=encoders.UNUSED)
     images = torch.randn(2, 3, 24, 24)
     with torch.no_grad():
         expected = theirs(pixel_values=images, output_hidden_states=True, output_attentions=True)

@@ -192,14 +192,6 @@ def test_loss_of_known_differences():
     assert module.alignment_loss(one, targets).item() == pytest.approx(0.125)
 
 
-def test_a_cached_lesson_gives_the_same_loss():
-    module, images = build(), batch()
-    lesson = module.lesson(module.preprocess(images["images"]))
-    cached = {**images, "teacher_layers": lesson.layers.transpose(0, 1), "importance": lesson.importance}
-    losses = [seeded(lambda given=given: module.training_step(given)) for given in (images, cached)]
-    assert torch.equal(*losses)
-
-
 def test_under_autocast_targets_and_loss_stay_in_float32():
     module = build()
     exact = seeded(lambda: module.training_step(batch()))
@@ -403,14 +395,6 @@ def test_no_arm_of_the_tiny_preset_trains_on_a_test_row():
 def test_mistakes_name_the_value_and_the_way_out(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
-
-
-def test_a_cache_that_does_not_fit_is_refused():
-    lesson = dict(teacher_layers=torch.zeros(8, 2, 17, 24))
-    with pytest.raises(ValueError, match="without importance"):
-        build().training_step({**batch(), **lesson})
-    with pytest.raises(ValueError, match="augment"):
-        build(preprocess={**PIXELS, "shift": 1}).training_step({**batch(), **lesson})
 
 
 def test_a_teacher_of_another_size_is_refused():

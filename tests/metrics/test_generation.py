@@ -109,16 +109,6 @@ def test_clip_score_by_hand():
             generation.clip_score(wrong)
 
 
-def test_attribute_accuracy_by_hand():
-    asked = {"color": np.array([[1, 2], [3, -1]]), "shape": np.array([[0, 0], [5, -1]])}
-    seen = {"color": np.array([[1, 4], [3, 7]]), "shape": np.array([[0, 0], [4, 7]])}
-    assert generation.attribute_accuracy(seen, asked) == pytest.approx({"color": 2 / 3, "shape": 2 / 3, "all": 1 / 3})
-    with pytest.raises(ValueError, match="differ"):
-        generation.attribute_accuracy({"color": seen["color"]}, asked)
-    with pytest.raises(ValueError, match="no caption has an object"):
-        generation.attribute_accuracy(seen, {name: np.full((2, 2), -1) for name in asked})
-
-
 def rows(*values):
     return np.array(values)
 

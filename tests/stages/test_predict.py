@@ -14,6 +14,7 @@ from lightning_modules.committees.network import Committee
 from lightning_modules.datasets.video.files import read_frames
 from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
 from stages import predict
+from tests.committees.test_network import write
 from tests.datasets.videos import encode
 
 SHAPE = (1, 8, 8)
@@ -34,7 +35,7 @@ def committee(tmp_path):
         ],
     }
     made = Committee(members, macs=[10, 30], thresholds=[-0.8]).eval()
-    made.save(tmp_path, record)
+    write(made, tmp_path, **record)
     return tmp_path, made
 
 

@@ -13,7 +13,7 @@ from lightning_modules.layers.lars import LARS
 from lightning_modules.layers.vision import VisionTransformer
 from lightning_modules.tasks import augmentation
 from lightning_modules.tasks.augmentation import Mix, Preprocess
-from lightning_modules.tasks.classification import FineTune, LinearProbe, nearest_neighbours
+from lightning_modules.tasks.classification import FineTune, LinearProbe
 
 VIT = dict(image_size=8, patch_size=2, dim=24, depth=2, num_heads=2, channels=1)
 PIXELS = dict(pixel_scale=16.0, mean=[0.3], std=[0.4])
@@ -104,21 +104,6 @@ def test_predictions_are_the_logits_of_every_split_but_train(tmp_path):
     torch.testing.assert_close(
         predictions["logits/test"], module(batch["images"][rows]).detach()
     )  # nothing is augmented
-
-
-def test_neighbours_vote_as_a_plain_loop_does():
-    torch.manual_seed(0)
-    train_x, queries = torch.randn(30, 5), torch.randn(7, 5)
-    labels = torch.randint(0, 4, (30,))
-    votes = nearest_neighbours(train_x, labels, queries, num_classes=4, k=6, temperature=0.1, chunk=3)
-    for query, row in zip(queries, votes, strict=True):
-        similar = sorted(
-            ((F.cosine_similarity(query, x, dim=0).item(), y) for x, y in zip(train_x, labels.tolist(), strict=True))
-        )
-        expected = [sum(np.exp(s / 0.1) for s, y in similar[-6:] if y == c) for c in range(4)]
-        assert row.tolist() == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ValueError, match=r"k \(31\) must be between 1 and .* \(30\)"):
-        nearest_neighbours(train_x, labels, queries, num_classes=4, k=31)
 
 
 def test_lars_scales_the_step_of_a_matrix_by_its_size_and_leaves_vectors_alone():

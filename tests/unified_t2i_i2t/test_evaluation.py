@@ -95,7 +95,7 @@ def test_captions_that_are_missing_are_named(folder, tmp_path):
         module._captions({"id": np.arange(2)})
     with pytest.raises(ValueError, match=r"image_size is 16, but the images .* are raw"):
         _ = data(folder, image_size=16).columns
-    with pytest.raises(ValueError, match="must be at most the number of images"):
+    with pytest.raises(ValueError, match="must be between 1 and the number of rows"):
         data(folder, batch_size=41).train_dataloader()
 
 

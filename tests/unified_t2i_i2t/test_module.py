@@ -431,7 +431,7 @@ def test_drawn_pictures_get_the_published_scores(monkeypatch):
         vision_config=tower | dict(patch_size=32),
         projection_dim=4,
     )
-    monkeypatch.setattr(CLIPModel, "from_pretrained", lambda name, **_: CLIPModel(config))
+    monkeypatch.setattr("lightning_modules.layers.clip.make_clip", lambda **_: CLIPModel(config))
     monkeypatch.setattr(unified_t2i_i2t, "has_fid", lambda: True)
     monkeypatch.setattr(unified_t2i_i2t, "make_fid", lambda: FrechetInceptionDistance(Means()))
     module = build(images={**IMAGES, "scorer": {"hub": True}}).eval()

@@ -1,0 +1,82 @@
+"""Every data module: what processes and accumulated batches see together is what one process sees, row by row."""
+
+import importlib
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pytorch_lightning import LightningDataModule
+
+from lightning_modules.datamodules.labelled import LabelledImages
+from lightning_modules.datasets import digits
+from lightning_modules.datasets.download import MIRROR_VARIABLE
+from tests.datamodules import test_streamed as streamed
+from tests.datamodules import test_video_file_texts as video_file_texts
+from tests.datamodules import test_video_texts as video_texts
+from tests.pipeline import ROOT
+from tests.unified_t2i_i2t import test_evaluation as captioned
+
+pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
+DRAWN = {"train": {"source": "train", "rows": 40}}
+WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files"]
+
+
+@pytest.fixture
+def modules(pictures, videos, clips, scenes, tmp_path, monkeypatch):
+    """Functions that make each data module in each of its ways."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: [])  # decode in this process
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over the folder of the videos
+    digits.prepare(tmp_path)
+    labelled = dict(folder=tmp_path, seed=1, splits={"train": {"source": "all", "rows": 100}}, batch_size=8,
+                    evaluation_batch_size=8, augmentation="crop_flip")  # fmt: skip
+    return {
+        "one network": lambda: LabelledImages(**labelled),
+        "copies": lambda: LabelledImages(**labelled, copies=2),
+        "streamed": lambda: streamed.data(pictures, batch_size=8),
+        "captioned": lambda: captioned.data(scenes),
+        "clips": lambda: video_texts.data(clips, splits=DRAWN),
+        "clips by class": lambda: video_texts.data(clips, splits=DRAWN, batches="classes"),
+        "files": lambda: video_file_texts.data(videos),
+    }
+
+
+def epoch(module, rank=0, processes=1, accumulated=1):
+    """All batches that one process gets in the second epoch."""
+    module.trainer = SimpleNamespace(
+        global_rank=rank, world_size=processes, accumulate_grad_batches=accumulated, current_epoch=1
+    )
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(1)
+    return list(loader)
+
+
+def joined(batches, axis):
+    """Every tensor of batches, one behind the other."""
+    return {
+        name: torch.cat([batch[name] for batch in batches], axis) for name, x in batches[0].items() if x.ndim > axis
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_times_two_accumulated_batches_see_the_rows_of_one_once_each(way, modules):
+    make, axis = modules[way], int(way == "copies")
+    whole, ranks = epoch(make()), [epoch(make(), rank, 2, 2) for rank in range(2)]
+    assert len(whole) > 1 and [len(rank) for rank in ranks] == [2 * len(whole)] * 2
+    together = joined([rank[place] for place in range(2 * len(whole)) for rank in ranks], axis)
+    expected = joined(whole, axis)
+    assert together.keys() == expected.keys()
+    for name, x in expected.items():
+        assert torch.equal(together[name], x), name
+    seen = next(x for x in (expected.get("images"), expected.get("video")) if x is not None).transpose(0, axis)
+    assert len(seen.flatten(1).unique(dim=0)) > len(seen) // 4  # the rows differ, or nothing would have been tested
+
+
+def test_no_data_module_is_left_out(modules):
+    found = set()
+    for path in sorted((ROOT / "lightning_modules/datamodules").glob("[a-z]*.py")):
+        module = importlib.import_module(f"lightning_modules.datamodules.{path.stem}")
+        own = inspect.getmembers(module, lambda x: inspect.isclass(x) and issubclass(x, LightningDataModule))
+        found |= {x for _, x in own if x.__module__ == module.__name__}
+    assert list(modules) == WAYS
+    assert found == {type(make()) for make in modules.values()} and len(found) >= 5
