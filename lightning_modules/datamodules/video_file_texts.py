@@ -55,6 +55,7 @@ class VideoFileTexts(LightningDataModule):
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
         image_size: side to which they are brought, see `video.files.read_frames`.
+        antialias: whether the filter widens as they shrink, see `video.files.resized`.
         batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
             null where nothing is trained.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
@@ -75,6 +76,7 @@ class VideoFileTexts(LightningDataModule):
         text_length: Annotated[Count, Field(ge=3)],
         frames: Count,
         image_size: Count,
+        antialias: bool = False,
         batch_size: Count | None = None,
         evaluation_batch_size: Count,
         mirror: str | None = None,
@@ -85,7 +87,7 @@ class VideoFileTexts(LightningDataModule):
         check_sources(sources)
         self.folder, self.seed, self.splits, self.sources = folder, seed, splits, sources
         self.tokenizer_name, self.text_length = tokenizer, text_length
-        self.frames, self.image_size = frames, image_size
+        self.frames, self.image_size, self.antialias = frames, image_size, antialias
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.mirror, self.max_broken = mirror, max_broken
 
@@ -128,7 +130,8 @@ class VideoFileTexts(LightningDataModule):
                     f"{len(silent)} of {len(rows)} videos of split {prepared!r} have no {COLUMNS[source]}, the first "
                     f"is {index['file'][rows[silent[0]]]}: take {source!r} out of sources, or prepare the captions."
                 )
-        return Clips(videos, index["file"][rows], texts, self.tokenizer, self.text_length, self.image_size)
+        files = index["file"][rows]
+        return Clips(videos, files, texts, self.tokenizer, self.text_length, self.image_size, self.antialias)
 
     def train_dataloader(self) -> DataLoader:
         """The training batches of this process, the epoch set by Lightning; they are decoded by processes of its own.
@@ -186,6 +189,7 @@ class Clips(NamedTuple):
     tokenizer: TextTokenizer
     text_length: int
     image_size: int
+    antialias: bool
 
     def read(self, row: int, choose: Callable[[int], np.ndarray], sentence: int) -> Batch:
         """Decode a video, and cut one of its sentences of each source; with auxiliary captions, its middle frame too.
@@ -202,12 +206,15 @@ class Clips(NamedTuple):
         def with_middle(total: int) -> Int[np.ndarray, " shown_and_middle"]:
             return np.append(choose(total), total // 2)
 
-        path = self.folder / self.files[row]
-        if "auxiliary" in self.texts:
-            frames = torch.from_numpy(read_frames(path, with_middle, self.image_size))
-            found = {"video": frames[:-1], "images": frames[-1]}
-        else:
-            found = {"video": torch.from_numpy(read_frames(path, choose, self.image_size))}
+        middle = "auxiliary" in self.texts
+        frames = read_frames(
+            self.folder / self.files[row],
+            with_middle if middle else choose,
+            self.image_size,
+            antialias=self.antialias,
+        )
+        frames = torch.from_numpy(frames)
+        found = {"video": frames[:-1], "images": frames[-1]} if middle else {"video": frames}
         for source, said in self.texts.items():
             token_ids, attention_mask = self.tokenizer([said[row][sentence % len(said[row])]], self.text_length)
             found[f"{source}_token_ids"] = torch.from_numpy(token_ids[0])

@@ -39,7 +39,7 @@ def test_frames_are_found_by_seeking_and_without(tmp_path, monkeypatch):
     path, chosen = encode(tmp_path / "clip.mp4", 30), lambda total: np.array([3, 4, 21])
     decoded = []
     picture = files._picture
-    monkeypatch.setattr(files, "_picture", lambda frame, size: decoded.append(frame) or picture(frame, size))
+    monkeypatch.setattr(files, "_picture", lambda frame, *rest: decoded.append(frame) or picture(frame, *rest))
     quick = read_frames(path, chosen, 16)
     assert len(decoded) == 3
     monkeypatch.setattr(files, "_timetable", lambda container: ([], []))
@@ -55,9 +55,19 @@ def test_aspect_ratio_is_not_kept_and_nothing_is_cropped(tmp_path):
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    [found] = read_frames(path, every, 16)
+    [found] = read_frames(path, every, 16, antialias=True)
     expected = np.asarray(Image.fromarray(picture).resize((16, 16), Image.Resampling.BICUBIC))
     assert np.abs(found.astype(int) - expected).max() < 12  # coded with losses
+
+
+def test_frames_shrink_as_the_official_weights_have_seen_them():
+    """Stripes of one pixel, a third as large: without antialias, the middle one of each three is taken as it is."""
+    stripes = np.zeros((40, 60, 3), np.uint8)
+    stripes[:, ::2] = 255
+    plain, smooth = (files.resized(stripes, 20, antialias=antialias)[10, :, 0] for antialias in (False, True))
+    assert plain.tolist() == [0, 255] * 10
+    assert 100 < smooth[2:-2].min() and smooth[2:-2].max() < 155
+    np.testing.assert_array_equal(files.resized(stripes, 20), files.resized(stripes, 20, antialias=False))
 
 
 @given(total=st.integers(1, 400), shown=st.integers(1, 32), words=st.tuples(*2 * [st.integers(0, 2**64 - 1)]))
