@@ -108,7 +108,7 @@ def random_shift(images: Float[Tensor, "batch c height width"], most: int) -> Fl
 
 
 def rand_augment(
-    images: Float[Tensor, "batch 3 height width"], magnitude: float, fill: Float[Tensor, "3 1 1"]
+    images: Float[Tensor, "batch 3 height width"], magnitude: int, fill: Float[Tensor, "3 1 1"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Two operations on each image, each drawn by itself: timm's `rand-m<magnitude>-mstd0.5-inc1`.
 
@@ -128,7 +128,7 @@ def rand_augment(
 
 
 def draw_operations(
-    batch: int, magnitude: float, device: torch.device | str = "cpu"
+    batch: int, magnitude: int, device: torch.device | str = "cpu"
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """For each image the number of an operation, or -1 for none in half the cases; a level from 0 to 1; a sign.
 
@@ -207,8 +207,8 @@ def _warp(
     images: Float[Tensor, "batch c height width"],
     fill: Float[Tensor, "c 1 1"],
     *,
-    across: tuple[float | Tensor, ...] = (1, 0, 0),
-    down: tuple[float | Tensor, ...] = (0, 1, 0),
+    across: tuple[int | Tensor, ...] = (1, 0, 0),
+    down: tuple[int | Tensor, ...] = (0, 1, 0),
 ) -> Float[Tensor, "batch c height width"]:
     """Square images, each pixel taken from where an affine map of the square [-1, 1] sends it (bicubic)."""
     one = images.new_ones(len(images))

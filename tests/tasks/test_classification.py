@@ -222,7 +222,7 @@ def test_rand_augment_draws_levels_as_timm_does():
     assert shares[1:].tolist() == pytest.approx([1 / 30] * 15, abs=0.002)
     assert (sign.mean().abs() < 0.01) and set(sign.tolist()) == {-1.0, 1.0}
     degrees = 30 * level
-    assert (degrees.mean().item(), degrees.std().item()) == pytest.approx((26.96, 1.47), abs=0.02)
+    assert (degrees.mean().item(), degrees.std().item()) == pytest.approx((26.96, 1.47), abs=0.06)  # of 6,732 rotations
     assert degrees.max() == 30 and 19 < degrees.min() < 23
     threshold, added = 256 - (256 * level).floor(), (110 * level).floor()
     assert (threshold.mean().item(), threshold.std().item()) == pytest.approx((26.3, 12.6), abs=0.3)

@@ -81,6 +81,24 @@ def jittered(total: int, shown: int, words: Sequence[int]) -> Int[np.ndarray, " 
     return np.linspace(first, total - 1 - interval + last, shown).astype(np.int64)
 
 
+def strided(total: int, shown: int, rate: int, words: tuple[int, int] | None = None) -> Int[np.ndarray, " shown"]:
+    """One frame out of each `rate` in a row, from the first again where a file ends: CLIP-ViP's `sample_rate`.
+
+    Args:
+        total: frames of the file.
+        shown: how many of them are chosen.
+        rate: frames between two of them.
+        words: two large random integers, for where it begins and which frame of each `rate` is taken; by default the
+            middle both times. (The official code draws for evaluation too.)
+    """
+    spare = max(total - shown * rate, 0)
+    if words is None:
+        first, within = spare // 2, np.full(shown, rate // 2)
+    else:
+        first, within = words[0] % (spare + 1), np.random.Philox(key=words[1]).random_raw(shown) % np.uint64(rate)
+    return (first + rate * np.arange(shown) + within.astype(np.int64)) % total
+
+
 def read_frames(
     path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, *, antialias: bool = False
 ) -> UInt8[np.ndarray, "shown size size 3"]:

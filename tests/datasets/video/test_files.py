@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_modules.datasets.video import files
-from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames
+from lightning_modules.datasets.video.files import BrokenVideo, Skipped, evenly, jittered, read_frames, strided
 from tests.datasets.conftest import REALDATA
 from tests.datasets.videos import encode, numbers
 
@@ -68,6 +68,20 @@ def test_frames_shrink_as_the_official_weights_have_seen_them():
     assert plain.tolist() == [0, 255] * 10
     assert 100 < smooth[2:-2].min() and smooth[2:-2].max() < 155
     np.testing.assert_array_equal(files.resized(stripes, 20), files.resized(stripes, 20, antialias=False))
+
+
+@pytest.mark.parametrize(("total", "least", "most"), [
+    (20, [0, 3, 6, 9], [10, 13, 16, 19]),
+    (12, [0, 3, 6, 9], [2, 5, 8, 11]),
+    (7, [0, 3, 0, 2], [2, 5, 6, 4]),  # too short: begins anew
+])  # fmt: skip
+def test_frames_at_a_fixed_rate_as_the_official_sampler_draws_them(total, least, most):
+    """Least and largest of 20,000 draws of CLIP-ViP's `sample_frames.py`, clip_len 4 and frame_interval 3."""
+    words = np.random.default_rng(0).integers(0, 2**63, (2000, 2)).tolist()
+    drawn = np.array([strided(total, 4, 3, (first, second)) for first, second in words])
+    assert (drawn.min(0).tolist(), drawn.max(0).tolist()) == (least, most)
+    assert len(np.unique(drawn[:, 0])) == max(total - 12, 0) + 3
+    assert strided(20, 4, 3).tolist() == [5, 8, 11, 14] and strided(7, 4, 3).tolist() == [1, 4, 0, 3]
 
 
 @given(total=st.integers(1, 400), shown=st.integers(1, 32), words=st.tuples(*2 * [st.integers(0, 2**64 - 1)]))
