@@ -41,7 +41,7 @@ class Recipe(AnyRecipe):
 class TransformerRecipe(AnyRecipe):
     """The form for vision transformers, as MAE trains them."""
 
-    optimizer: Literal["adamw"]
+    optimizer: Literal["adamw", "adamw_eps_first"]
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     schedule: Literal["cosine_to_min"]
     min_lr: NonNegative
@@ -80,6 +80,10 @@ class PaperModule(LightningModule):
         Raises:
             ValueError: what does not fit, with both values.
         """
+
+    def max_steps(self, data: LightningDataModule) -> int:
+        """Steps after which the training ends, within an epoch if need be; -1 where `epochs` alone decides."""
+        return -1
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights that the arm named by `from` in the plan has exported."""
@@ -128,15 +132,35 @@ class PaperModule(LightningModule):
     def _optimizer(self) -> Optimizer:
         name, lr, decay = (self.recipe[key] for key in ("optimizer", "lr", "weight_decay"))
         parameters = self.parameter_groups()
-        if name == "adamw":
+        if name in ("adamw", "adamw_eps_first"):
             betas, eps = tuple(self.recipe.get("betas", (0.9, 0.999))), self.recipe.get("eps", 1e-8)
-            return AdamW(parameters, lr=lr, betas=betas, eps=eps, weight_decay=decay, fused=True)
+            form = AdamW if name == "adamw" else EpsFirstAdamW
+            return form(parameters, lr=lr, betas=betas, eps=eps, weight_decay=decay, fused=True)
         if name == "lars":
             return LARS(parameters, lr=lr, weight_decay=decay, momentum=self.recipe["momentum"])
         if name == "sgd":
             momentum = self.recipe.get("momentum", 0.0)
             return SGD(parameters, lr=lr, weight_decay=decay, momentum=momentum, nesterov=momentum > 0, fused=True)
-        raise ValueError(f"optimizer ({name!r}) must be adamw, sgd or lars.")
+        raise ValueError(f"optimizer ({name!r}) must be adamw, adamw_eps_first, sgd or lars.")
+
+
+class EpsFirstAdamW(AdamW):
+    """AdamW as it was in BERT's and the earlier `transformers`, and still is in the official code of CLIP-ViP.
+
+    It adds eps to the root of the second moment before that is freed of its bias, torch afterwards: the same as an eps
+    that is divided by the root of 1 - beta2^step, seven times as large at the first step with beta2 = 0.98. Small
+    gradients then move less while the rate warms up. (That code also decays the weights after the update, not before,
+    which differs by a term of order lr^2.)
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One update; the closure, where there is one, computes the loss and the gradients."""
+        state = next(iter(self.state.values()), None)
+        steps = 1 if state is None else int(state["step"]) + 1
+        for group in self.param_groups:
+            group["eps"] = self.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** steps)
+        return super().step(closure)
 
 
 def learning_rate_schedule(recipe: dict, total_steps: int) -> Schedule:

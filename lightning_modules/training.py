@@ -277,6 +277,7 @@ def fit(
     try:
         trainer = Trainer(
             max_epochs=module.recipe["epochs"],
+            max_steps=module.max_steps(data),
             accelerator=machine["accelerator"],
             devices=machine["devices"],
             strategy=machine["strategy"],

@@ -13,7 +13,8 @@ Where paper and official code differ, the code's way is taken, since its weights
   paper's 3 stand in paper.yaml, 5 in a comment;
 - 5 epochs of MSR-VTT in the paper, 100 in the code, which draws one of 20 captions for each video and epoch: the same
   number of pairs, the code's form is kept;
-- batches of 1024, which the released B/16 configuration reaches on 64 GPUs only: 1024 stands in paper.yaml;
+- batches of 1024 on 32 GPUs, which the released B/16 configuration, 16 a GPU, would reach on 64 only: 1024 stands in
+  paper.yaml;
 - gains of LayerNorms are decayed, because the code's list of exceptions misses their names: kept, it made the weights;
 - the code keeps the epoch that does best on the TEST videos, after dual softmax: not kept, the last epoch is taken;
 - dual softmax is over all texts for video-to-text too, where it is no dual softmax: see `metrics/retrieval.py`;
@@ -33,11 +34,13 @@ An official checkpoint on files of your own, for `clip_vip.retriever`:
 """
 
 import copy
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import torch
@@ -45,15 +48,25 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import CLIPModel
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
+from lightning_modules.datamodules.video_file_texts import VideoFileTexts
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.layers.clip import make_clip, sizes_of
 from lightning_modules.layers.published import load_strictly, read_checkpoint
-from lightning_modules.losses.contrastive import gather, info_nce, joint_info_nce
+from lightning_modules.losses.contrastive import (
+    dual_softmax_nce,
+    gather,
+    hard_negative_nce,
+    info_nce,
+    joint_info_nce,
+    mil_nce,
+    triplet,
+)
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.settings import Count, NonNegative, Positive
 from lightning_modules.tasks.augmentation import Preprocess
@@ -71,13 +84,25 @@ LOSSES = {
     "V-S,C": ("V-S,C",),  # see `joint_info_nce`
     "V-S,C + F-C": ("V-S,C", "F-C"),  # the paper's own
 }
+PAIR_LOSSES = {  # what `-` stands for
+    "info_nce": info_nce,
+    "dual_softmax": dual_softmax_nce,
+    "hard_negatives": hard_negative_nce,
+    "mil_nce": mil_nce,
+    "triplet": triplet,
+}
+TEXT_TOWER = {  # parts that are not trained
+    "trained": (),
+    "frozen": ("text_model",),
+    "frozen_with_projection": ("text_model", "text_projection"),
+}
 OFFICIAL_PREFIX = "clipmodel."
 
 
 class ClipViPRecipe(AnyRecipe):
     """The form of the official code: AdamW, gradients clipped, warm-up and cosine with a guard."""
 
-    optimizer: Literal["adamw"]
+    optimizer: Literal["adamw", "adamw_eps_first"]
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     eps: Positive
     schedule: Literal["cosine_guarded"]
@@ -86,6 +111,7 @@ class ClipViPRecipe(AnyRecipe):
     logit_scale_rate: Positive  # rate of the logit scale, in units of `lr`
 
 
+PairLoss = Callable[..., Tensor]  # first and second (rows dim), scale
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # queries, keys, values (batch heads tokens d), dropout
 
 
@@ -154,12 +180,22 @@ class VideoClip(nn.Module):
             has none.
         temporal_std: deviation of the temporal embeddings at the start; the official code begins with zeros, which
             take many steps to leave.
+        temporal: whether there are temporal embeddings (official code: if_use_temporal_embed).
 
     Raises:
         ValueError: an attention is unknown, or has no use for more proxies.
     """
 
-    def __init__(self, clip: CLIPModel, *, attention: str, num_proxies: int, frames: int, temporal_std: float):
+    def __init__(
+        self,
+        clip: CLIPModel,
+        *,
+        attention: str,
+        num_proxies: int,
+        frames: int,
+        temporal_std: float,
+        temporal: bool = True,
+    ):
         super().__init__()
         if attention not in ATTENTIONS:
             raise ValueError(f"attention ({attention!r}) must be one of {', '.join(ATTENTIONS)}.")
@@ -169,7 +205,7 @@ class VideoClip(nn.Module):
         embeddings = clip.vision_model.embeddings
         if num_proxies > 1:
             embeddings.added_cls = nn.Parameter(torch.randn(num_proxies - 1, embeddings.embed_dim))
-        if attention != "mean":
+        if attention != "mean" and temporal:
             embeddings.temporal_embedding = nn.Parameter(temporal_std * torch.randn(1, frames, embeddings.embed_dim))
 
     def encode_videos(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch dim"]:
@@ -256,13 +292,20 @@ class ClipViP(PaperModule):
 
     Args:
         clip: arguments of `make_clip`.
-        attention: see `VideoClip`, also for `num_proxies`, `frames` and `temporal_std`.
+        attention: see `VideoClip`, also for `num_proxies`, `frames`, `temporal_std` and `temporal`.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`; the official code augments nothing.
         loss: a name in `LOSSES`: which of video V, its middle frame F, subtitle S and caption C are to agree.
         sources: the kind of text in a batch that S and C of the loss stand for, such as `{S: subtitle, C: auxiliary}`;
             null for one that the loss does not speak of.
+        pair_loss: what pairs are to minimise, a function in `losses.contrastive`: `info_nce`, `dual_softmax`,
+            `hard_negatives`, `mil_nce` or `triplet`.
+        pair_options: its further arguments, such as `{hardest: 10}`.
         logit_scale: logarithm of the inverse temperature at the start; weights that are loaded bring their own.
+        override_scale: one that is set after weights have been loaded; null to keep theirs.
+        learn_scale: whether it is trained. The official losses of a fixed temperature: `override_scale` 2.9957 for one
+            of 0.05, or 0.
         max_scale: the largest inverse temperature.
+        text_tower: `trained`, `frozen`, or `frozen_with_projection`.
         also_at: further numbers of frames at which the predictions read the videos.
         stage: first part of the name that the loss is logged under.
 
@@ -281,10 +324,16 @@ class ClipViP(PaperModule):
         num_proxies: Count = 4,
         frames: Count = 12,
         temporal_std: NonNegative = 0.0,
+        temporal: bool = True,
         loss: str = "V-S,C + F-C",
         sources: dict[str, str | None],
+        pair_loss: Literal["info_nce", "dual_softmax", "hard_negatives", "mil_nce", "triplet"] = "info_nce",
+        pair_options: Mapping[str, bool | int | float] = MappingProxyType({}),
         logit_scale: NonNegative = 4.6,
+        override_scale: NonNegative | None = None,
+        learn_scale: bool = True,
         max_scale: Positive = 200.0,
+        text_tower: Literal["trained", "frozen", "frozen_with_projection"] = "trained",
         also_at: Sequence[Count] = (),
         stage: Literal["pretrain", "finetune", "zero_shot"] = "pretrain",
     ):
@@ -296,6 +345,10 @@ class ClipViP(PaperModule):
             raise ValueError(
                 f"loss {loss!r} and sources {sources} do not fit: {', '.join(sorted(needed))} is in one of them only."
             )
+        if pair_loss != "info_nce" and "V-S,C" in LOSSES[loss]:
+            raise ValueError(
+                f"loss {loss!r} has the term V-S,C, which is InfoNCE: pair_loss ({pair_loss!r}) must be so."
+            )
         self.preprocess = Preprocess(**preprocess)
         self.network = VideoClip(
             make_clip(**clip),
@@ -303,9 +356,13 @@ class ClipViP(PaperModule):
             num_proxies=num_proxies,
             frames=frames,
             temporal_std=temporal_std,
+            temporal=temporal,
         )
-        with torch.no_grad():
-            self.network.clip.logit_scale.fill_(logit_scale)
+        self.override_scale, self.pair_loss = override_scale, _with_options(pair_loss, pair_options)
+        self._set_scale(logit_scale)
+        self.network.clip.logit_scale.requires_grad_(learn_scale)
+        for part in TEXT_TOWER[text_tower]:
+            getattr(self.network.clip, part).requires_grad_(False)
         self.terms, self.sources, self.max_scale = LOSSES[loss], sources, max_scale
         self.frames, self.also_at, self.stage = frames, also_at, stage
         self.record = {
@@ -315,6 +372,7 @@ class ClipViP(PaperModule):
             "attention": attention,
             "num_proxies": num_proxies,
             "frames": frames,
+            "temporal": temporal,
             "loss": loss,
             "sources": sources,
         }
@@ -368,7 +426,7 @@ class ClipViP(PaperModule):
         features = {name: gather(x) for name, x in self.features(batch).items()}
         scale = self.network.clip.logit_scale.float().exp()
         with torch.autocast(self.device.type, enabled=False):  # similarities in float32
-            losses = {term: contrast(term, features, scale) for term in self.terms}
+            losses = {term: contrast(term, features, scale, self.pair_loss) for term in self.terms}
         loss = sum(losses.values())
         named = {f"{self.stage}/loss {term}": x for term, x in losses.items()} if len(losses) > 1 else {}
         self.log_terms({f"{self.stage}/loss": loss, f"{self.stage}/scale": scale, **named})
@@ -436,13 +494,12 @@ class ClipViP(PaperModule):
     def parameter_groups(self) -> list[dict]:
         """Biases and the logit scale are not decayed; gains of norms are, as in the official code."""
         scale = self.network.clip.logit_scale
-        biases = [x for name, x in self.named_parameters() if name.endswith("bias")]
-        others = [x for name, x in self.named_parameters() if not name.endswith("bias") and x is not scale]
+        trained = [(name, x) for name, x in self.named_parameters() if x.requires_grad and x is not scale]
         rate = self.recipe["lr"] * self.recipe["logit_scale_rate"]
         return [
-            {"params": others},
-            {"params": biases, "weight_decay": 0.0},
-            {"params": [scale], "weight_decay": 0.0, "lr": rate},
+            {"params": [x for name, x in trained if not name.endswith("bias")]},
+            {"params": [x for name, x in trained if name.endswith("bias")], "weight_decay": 0.0},
+            {"params": [scale] * scale.requires_grad, "weight_decay": 0.0, "lr": rate},
         ]
 
     def export(self) -> dict[str, Tensor]:
@@ -456,6 +513,7 @@ class ClipViP(PaperModule):
             ValueError: it is of another architecture.
         """
         load_strictly(self.network.clip, weights, "the pre-trained CLIP", new=("*.added_cls", "*.temporal_embedding"))
+        self._set_scale(self.override_scale)
 
     def load_official(self, state: Mapping[str, Tensor]) -> None:
         """Load an official checkpoint (see `read_official`), in whatever precision it is.
@@ -463,24 +521,61 @@ class ClipViP(PaperModule):
         Raises:
             ValueError: it is of another architecture, such as another size of patches.
         """
-        ours = {key.removeprefix(OFFICIAL_PREFIX): x.float() for key, x in state.items()}
+        ours = {
+            key.removeprefix(OFFICIAL_PREFIX): x.float() for key, x in state.items() if x.numel()
+        }  # or no new tokens
         load_strictly(self.network.clip, ours, "the official checkpoint", unused=("*.embeddings.position_ids",))
+        self._set_scale(self.override_scale)
 
     def official(self) -> dict[str, Tensor]:
-        """The state dict in the official layout, which also numbers the positions."""
+        """The state dict in the official layout, which also numbers the positions, and has new tokens even if none."""
         clip = self.network.clip
+        embeddings = clip.vision_model.embeddings
+        if self.network.attention == "mean":
+            new = {}
+        else:
+            new = {"vision_model.embeddings.added_cls": embeddings.class_embedding.new_zeros(0, embeddings.embed_dim)}
         numbers = {
             f"{tower}.embeddings.position_ids": getattr(clip, tower).embeddings.position_ids
             for tower in ("text_model", "vision_model")
         }
-        return {f"{OFFICIAL_PREFIX}{key}": x for key, x in {**clip.state_dict(), **numbers}.items()}
+        return {f"{OFFICIAL_PREFIX}{key}": x for key, x in {**new, **clip.state_dict(), **numbers}.items()}
+
+    @torch.no_grad()
+    def _set_scale(self, value: float | None) -> None:
+        if value is not None:
+            self.network.clip.logit_scale.fill_(value)
+
+    def max_steps(self, data: LightningDataModule) -> int:
+        """That of the data, which may keep smaller last batches."""
+        return data.max_steps(self.recipe["epochs"]) if isinstance(data, VideoFileTexts) else -1
+
+
+def _with_options(pair_loss: str, options: Mapping[str, object]) -> PairLoss:
+    """The function with its further arguments.
+
+    Raises:
+        ValueError: one is unknown or missing.
+    """
+    function = PAIR_LOSSES[pair_loss]
+    known = {name: x for name, x in inspect.signature(function).parameters.items() if x.kind is x.KEYWORD_ONLY}
+    required = {name for name, x in known.items() if x.default is x.empty}
+    if not required <= options.keys() <= known.keys():
+        raise ValueError(
+            f"pair_options ({', '.join(options) or 'none'}) do not fit pair_loss {pair_loss!r}, which takes "
+            f"{', '.join(known) or 'none'}; required: {', '.join(sorted(required)) or 'none'}."
+        )
+    return partial(function, **options)
 
 
 def contrast(
-    term: str, features: Mapping[str, Float[Tensor, "rows dim"]], scale: Float[Tensor, ""]
+    term: str,
+    features: Mapping[str, Float[Tensor, "rows dim"]],
+    scale: Float[Tensor, ""],
+    pair_loss: PairLoss = info_nce,
 ) -> Float[Tensor, ""]:
     """One term of a loss, see `LOSSES`."""
     if term == "V-S,C":
         return joint_info_nce(features["V"], features["S"], features["C"], scale)
     first, second = (torch.cat([features[letter] for letter in side]) for side in term.split("-"))
-    return info_nce(first, second, scale)
+    return pair_loss(first, second, scale)

@@ -35,13 +35,22 @@ class Retriever:
         frames: how many are read of a video.
         image_size: side to which they are brought.
         text_length: tokens of a sentence.
+        antialias: how frames are made smaller, see `video.files.resized`; official weights know it without.
     """
 
     def __init__(
-        self, model: PaperModule, tokenizer: TextTokenizer, *, frames: Count, image_size: Count, text_length: Count
+        self,
+        model: PaperModule,
+        tokenizer: TextTokenizer,
+        *,
+        frames: Count,
+        image_size: Count,
+        text_length: Count,
+        antialias: bool = False,
     ):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.frames, self.image_size, self.text_length = frames, image_size, text_length
+        self.antialias = antialias
 
     @classmethod
     def load(cls, folder: str | Path) -> "Retriever":
@@ -63,6 +72,8 @@ class Retriever:
             frames=record["model"]["frames"],
             image_size=clip["vision"]["image_size"],
             text_length=clip["text"]["max_position_embeddings"],
+            antialias=words
+            is None,  # the captioned world draws its clips as small as they are: nothing in them aliases
         )
 
     def encode_files(self, paths: Sequence[str | Path]) -> Float[Tensor, "videos dim"]:
@@ -71,8 +82,13 @@ class Retriever:
         Raises:
             BrokenVideo: a file is not there or cannot be decoded.
         """
-        choose = partial(evenly, shown=self.frames)
-        return torch.cat([self.encode_frames(read_frames(Path(path), choose, self.image_size)) for path in paths])
+        read = partial(
+            read_frames,
+            choose=partial(evenly, shown=self.frames),
+            size=self.image_size,
+            antialias=self.antialias,
+        )
+        return torch.cat([self.encode_frames(read(Path(path))) for path in paths])
 
     @torch.inference_mode()
     def encode_frames(self, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Float[Tensor, "1 dim"]:

@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -27,6 +27,7 @@ from lightning_modules.processes import loader_workers
 from lightning_modules.settings import Count
 
 TRIES = 10  # boxes drawn before the whole picture is taken (torchvision's RandomResizedCrop, which official codes use)
+Overhang = Literal["redraw", "clip"]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -41,6 +42,7 @@ class StreamedImages(LightningDataModule):
         image_size: side of the pictures that the network gets, in pixels.
         crop_scale: least and greatest share of the area that a training picture is cut to (aspect 3/4 to 4/3), see
             `random_box`; `Preprocess` should then not crop again.
+        crop_overhang: what happens to a cut that is larger than the picture: `redraw` or `clip`, see `random_box`.
         centre_share: side of the central square that an evaluation picture is cut to, as a share of its shorter edge.
 
     Raises:
@@ -59,6 +61,7 @@ class StreamedImages(LightningDataModule):
         evaluation_batch_size: Count,
         image_size: Count,
         crop_scale: Range,
+        crop_overhang: Overhang = "redraw",
         centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875,
     ):
         super().__init__()
@@ -71,7 +74,8 @@ class StreamedImages(LightningDataModule):
             raise ValueError(f"crop_scale ({crop_scale}) must be two shares of the area, above 0 and at most 1.")
         self.folder, self.seed, self.rows = folder, seed, splits
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.image_size, self.crop_scale, self.centre_share = image_size, tuple(crop_scale), centre_share
+        self.image_size, self.centre_share = image_size, centre_share
+        self.crop_scale, self.crop_overhang = tuple(crop_scale), crop_overhang
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,8 +109,8 @@ class StreamedImages(LightningDataModule):
             seed=self.seed,
             portion=mine,
         )
-        crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale)
         workers = loader_workers(mine.processes, mine.rows(self.batch_size) * math.prod(self.image_shape))
+        crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale, self.crop_overhang)
         return DataLoader(
             crops, sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
         )
@@ -134,8 +138,11 @@ class EpochBatches(WindowBatches):
 class RandomCrops(Dataset):
     """Item `(epoch, rows)`: these pictures, each decoded and cropped as seed, epoch and row decide."""
 
-    def __init__(self, groups: RowGroups, seed: int, image_size: int, scale: tuple[float, float]):
-        self.groups, self.seed, self.image_size, self.scale = groups, seed, image_size, scale
+    def __init__(
+        self, groups: RowGroups, seed: int, image_size: int, scale: tuple[float, float], overhang: Overhang = "redraw"
+    ):
+        self.groups, self.seed, self.image_size = groups, seed, image_size
+        self.scale, self.overhang = scale, overhang
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -152,23 +159,32 @@ class RandomCrops(Dataset):
         picture = Image.fromarray(decode(image))
         key, counter = np.array([self.seed, AUGMENTATION], np.uint64), np.array([0, row, 0, epoch], np.uint64)
         words = np.random.Philox(key=key, counter=counter).random_raw(4 * TRIES).reshape(TRIES, 4)
-        box = random_box(*picture.size, self.scale, words / 2.0**64)
+        box = random_box(*picture.size, self.scale, (words >> np.uint64(11)) / 2.0**53, self.overhang)
         return np.array(picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box))
 
 
-def random_box(width: int, height: int, scale: tuple[float, float], uniforms: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random part of a picture, in pixels (torchvision's RandomResizedCrop).
+def random_box(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    uniforms: Float[np.ndarray, "tries 4"],
+    overhang: Overhang = "redraw",
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a random part of a picture, in pixels.
 
-    Area uniform in `scale`, aspect log-uniform from 3/4 to 4/3; the first of the drawn boxes that lies inside, or, if
-    none does, the largest central one of such an aspect. `uniforms` are (tries, 4) numbers from 0 to 1: area, aspect,
-    place across and down.
+    Area uniform in `scale`, aspect log-uniform from 3/4 to 4/3. `uniforms` are numbers from 0 to below 1: area, aspect,
+    place across and down. `redraw`: the first of the drawn boxes that lies inside, or, if none does, the largest
+    central one of such an aspect (RandomResizedCrop of torchvision). `clip`: the first one, its sides cut to those of
+    the picture (MAE's `util/crop.py`, for linear probes), so that large areas are as likely as `scale` says.
     """
     for area, aspect, across, down in uniforms.tolist():
         pixels = width * height * (scale[0] + area * (scale[1] - scale[0]))
         ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
         cut = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if overhang == "clip":
+            cut = min(cut[0], width), min(cut[1], height)
         if 0 < cut[0] <= width and 0 < cut[1] <= height:
-            left, top = round(across * (width - cut[0])), round(down * (height - cut[1]))
+            left, top = int(across * (width - cut[0] + 1)), int(down * (height - cut[1] + 1))
             return left, top, left + cut[0], top + cut[1]
     cut = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     left, top = (width - cut[0]) // 2, (height - cut[1]) // 2

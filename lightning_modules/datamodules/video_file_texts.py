@@ -4,8 +4,10 @@ A video that cannot be read is left out, counted in the batch (`broken`) and log
 training, a video of a later step takes its place, so that all ranks keep batches of one size.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import EpochSteps, portion
-from lightning_modules.datamodules.video_texts import COLUMNS, Batch, Source, check_sources
+from lightning_modules.datamodules.video_texts import BETWEEN, COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.datasets.splits import (
@@ -36,9 +38,9 @@ from lightning_modules.datasets.splits import (
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video.corpora import read_index
-from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames
+from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames, strided
 from lightning_modules.processes import loader_workers
-from lightning_modules.settings import Count, Share
+from lightning_modules.settings import Count, Natural, Share
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
 
@@ -46,20 +48,24 @@ FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words
 class VideoFileTexts(LightningDataModule):
     """Batches as those of `VideoTexts`, without labels, with `broken`, the number of videos left out for each batch.
 
-    Frames are chosen by `video.files.jittered` for training and by `evenly` for evaluation. Of several sentences of a
-    source, training takes one that is drawn anew in each epoch, and evaluation refuses them.
+    Frames are chosen by `video.files.jittered` for training and by `evenly` for evaluation, or by `strided`. Of
+    several sentences of a source, training takes one that is drawn anew in each epoch, and evaluation refuses them.
 
     Args:
         folder: an index that `video.corpora.prepare` has written.
         seed: decides the rows of the splits and, with the epoch, order, frames and sentences.
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
-        sources: `subtitle`, `auxiliary` (caption of the middle frame), `caption`.
+        sources: see `VideoTexts`.
         tokenizer: see `published_tokenizer`.
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
+        sample_rate: frames between two that are shown, see `video.files.strided`; 0 to spread them over the video.
         image_size: side to which they are brought, see `video.files.read_frames`.
+        antialias: whether the filter widens as they shrink, see `video.files.resized`.
         batch_size: videos of one optimiser step, over all processes and accumulated batches, see `labelled.portion`;
             null where nothing is trained.
+        keep_last: whether what remains of an epoch's videos is a smaller last batch, as in CLIP-ViP's official code, or
+            is left out. See `max_steps`.
         mirror: local folder with the copy of the videos; the environment variable REPRISE_MIRROR wins over it.
         max_broken: largest share of broken videos, see `skipped.Skipped`.
 
@@ -77,8 +83,11 @@ class VideoFileTexts(LightningDataModule):
         tokenizer: str,
         text_length: Annotated[Count, Field(ge=3)],
         frames: Count,
+        sample_rate: Natural = 0,
         image_size: Count,
+        antialias: bool = False,
         batch_size: Count | None = None,
+        keep_last: bool = False,
         evaluation_batch_size: Count,
         mirror: str | None = None,
         max_broken: Share,
@@ -88,8 +97,9 @@ class VideoFileTexts(LightningDataModule):
         check_sources(sources)
         self.folder, self.seed, self.splits, self.sources = folder, seed, splits, sources
         self.tokenizer_name, self.text_length = tokenizer, text_length
-        self.frames, self.image_size = frames, image_size
+        self.frames, self.image_size, self.antialias = frames, image_size, antialias
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.sample_rate, self.keep_last = sample_rate, keep_last
         self.mirror, self.max_broken = mirror, max_broken
 
     @cached_property
@@ -113,6 +123,14 @@ class VideoFileTexts(LightningDataModule):
         """Channels, frames, height and width of the clips that a network gets."""
         return 3, self.frames, self.image_size, self.image_size
 
+    def max_steps(self, epochs: int) -> int:
+        """Steps after which a training ends, within an epoch if need be; -1 where whole epochs decide.
+
+        Where last batches are kept, CLIP-ViP's official code trains for as many steps as the videos of all epochs would
+        fill, and a smaller batch counts as one: 7,032 of 128 for 100 epochs of MSR-VTT's 9,000, so not quite 100.
+        """
+        return math.ceil(epochs * len(self.rows["train"][1]) / self.batch_size) if self.keep_last and epochs else -1
+
     def clips(self, split: str) -> "Clips":
         """The videos and sentences of a split.
 
@@ -124,14 +142,18 @@ class VideoFileTexts(LightningDataModule):
         videos = find(facts["name"], facts["videos"], mirror=self.mirror, cache=Path(facts["cache"]))
         prepared, rows = self.rows[split]
         index = read_index(self.folder, prepared)
-        texts = {source: index[COLUMNS[source]][rows] for source in self.sources}
-        for source, said in texts.items():
+        texts = {}
+        for source in self.sources:
+            columns = zip(*(index[name][rows] for name in COLUMNS[source]), strict=True)
+            texts[source] = said = [[BETWEEN.join(parts) for parts in product(*lists)] for lists in columns]
             if silent := [row for row, sentences in enumerate(said) if not sentences]:
+                missing = " or no ".join(COLUMNS[source])
                 raise ValueError(
-                    f"{len(silent)} of {len(rows)} videos of split {prepared!r} have no {COLUMNS[source]}, the first "
+                    f"{len(silent)} of {len(rows)} videos of split {prepared!r} have no {missing}, the first "
                     f"is {index['file'][rows[silent[0]]]}: take {source!r} out of sources, or prepare the captions."
                 )
-        return Clips(videos, index["file"][rows], texts, self.tokenizer, self.text_length, self.image_size)
+        files = index["file"][rows]
+        return Clips(videos, files, texts, self.tokenizer, self.text_length, self.image_size, self.antialias)
 
     def train_dataloader(self) -> DataLoader:
         """The training batches of this process, the epoch set by Lightning; they are decoded by processes of its own.
@@ -146,7 +168,9 @@ class VideoFileTexts(LightningDataModule):
             self.clips("train"),
             seed=self.seed,
             frames=self.frames,
+            sample_rate=self.sample_rate,
             batch_size=self.batch_size,
+            keep_last=self.keep_last,
             max_broken=self.max_broken,
             portion=mine,
         )
@@ -168,6 +192,8 @@ class VideoFileTexts(LightningDataModule):
         if any(len(sentences) > 1 for said in clips.texts.values() for sentences in said):
             raise ValueError(f"videos of split {split!r} have several sentences: list one for each to be judged on.")
         choose = partial(evenly, shown=self.frames)
+        if self.sample_rate:
+            choose = partial(strided, shown=self.frames, rate=self.sample_rate)
         for start in range(0, len(clips.files), self.evaluation_batch_size):
             found, broken = [], skipped.broken
             for row in range(start, min(start + self.evaluation_batch_size, len(clips.files))):
@@ -185,10 +211,11 @@ class Clips(NamedTuple):
 
     folder: Path
     files: np.ndarray
-    texts: dict[str, np.ndarray]
+    texts: dict[str, list[list[str]]]
     tokenizer: TextTokenizer
     text_length: int
     image_size: int
+    antialias: bool
 
     def read(self, row: int, choose: Callable[[int], np.ndarray], sentence: int) -> Batch:
         """Decode a video, and cut one of its sentences of each source; with auxiliary captions, its middle frame too.
@@ -205,12 +232,15 @@ class Clips(NamedTuple):
         def with_middle(total: int) -> Int[np.ndarray, " shown_and_middle"]:
             return np.append(choose(total), total // 2)
 
-        path = self.folder / self.files[row]
-        if "auxiliary" in self.texts:
-            frames = torch.from_numpy(read_frames(path, with_middle, self.image_size))
-            found = {"video": frames[:-1], "images": frames[-1]}
-        else:
-            found = {"video": torch.from_numpy(read_frames(path, choose, self.image_size))}
+        middle = "auxiliary" in self.texts
+        frames = read_frames(
+            self.folder / self.files[row],
+            with_middle if middle else choose,
+            self.image_size,
+            antialias=self.antialias,
+        )
+        frames = torch.from_numpy(frames)
+        found = {"video": frames[:-1], "images": frames[-1]} if middle else {"video": frames}
         for source, said in self.texts.items():
             token_ids, attention_mask = self.tokenizer([said[row][sentence % len(said[row])]], self.text_length)
             found[f"{source}_token_ids"] = torch.from_numpy(token_ids[0])
@@ -221,11 +251,12 @@ class Clips(NamedTuple):
 class VideoFileBatches(Dataset):
     """Training batches; item `(epoch, place)` depends on the seed, on that pair, and on which files are broken.
 
-    A step has one place for each accumulated batch. Each process that decodes counts on its own how many videos it
-    found broken.
+    A step has one place for each accumulated batch. A smaller last batch is cut into equal parts too; the first videos
+    of the epoch fill up what is missing, as torch's DistributedSampler does. Each process that decodes counts on its
+    own how many videos it found broken.
 
     Raises:
-        ValueError: there are too few videos for a step.
+        ValueError: there are too few videos for a step, or a smaller last batch would be cut for accumulation.
     """
 
     def __init__(
@@ -234,17 +265,25 @@ class VideoFileBatches(Dataset):
         *,
         seed: int,
         frames: int,
+        sample_rate: int = 0,
         batch_size: int,
+        keep_last: bool = False,
         max_broken: float,
         portion: Portion = WHOLE,
     ):
+        if keep_last and portion.accumulated > 1:
+            raise ValueError(
+                f"data.keep_last is true, but a smaller batch is not cut into {portion.accumulated} accumulated ones: "
+                "set accumulate of conf/trainer to 1, or keep_last to false."
+            )
         self.clips, self.seed, self.frames, self.batch_size = clips, seed, frames, batch_size
+        self.sample_rate, self.keep_last = sample_rate, keep_last
         self.portion, self.part = portion, portion.rows(batch_size)
         self.places = portion.places(len(clips.files), batch_size)
         self.skipped, self.epoch = Skipped("videos", max_broken), -1
 
     def __len__(self) -> int:
-        return self.places
+        return self.places + (self.keep_last and len(self.clips.files) % self.batch_size > 0)
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
         epoch, place = at
@@ -253,27 +292,31 @@ class VideoFileBatches(Dataset):
             self.order = permutation(rows, self.seed, ORDER, epoch=epoch)
             self.words = np.stack([random_words(rows, self.seed, AUGMENTATION, copy, epoch) for copy in range(3)])
             self.epoch = epoch
+        start = place * self.part * self.portion.processes
+        part = min(self.part, math.ceil((len(self.order) - start) / self.portion.processes))
         found, broken = [], self.skipped.broken
-        for row in self._candidates(place):
+        for row in self._candidates(start, part):
             try:
                 found.append(self._read(row))
                 self.skipped.read()
             except BrokenVideo as error:
                 self.skipped.skip(error)
-            if len(found) == self.part:
+            if len(found) == part:
                 return _batch(found, self.skipped.broken - broken)
-        raise ValueError(f"only {len(found)} videos can be read, too few for a batch of {self.part}.")
+        raise ValueError(f"only {len(found)} videos can be read, too few for a batch of {part}.")
 
-    def _candidates(self, place: int) -> Iterator[int]:
+    def _candidates(self, start: int, part: int) -> Iterator[int]:
         """The rows of a batch; then, for the broken among them, those of later places that no other process takes."""
-        together = self.part * self.portion.processes
-        yield from self.order[self.portion.window(place, self.batch_size)].tolist()
-        later = np.roll(self.order, -(place + 1) * together)[:-together]
-        yield from later[self.portion.rank :: self.portion.processes].tolist()
+        order, (rank, processes, _) = np.roll(self.order, -start), self.portion
+        yield from order[rank * part : (rank + 1) * part].tolist()
+        yield from order[processes * part :][rank::processes].tolist()
 
     def _read(self, row: int) -> Batch:
         first, last, sentence = (int(word) for word in self.words[:, row])
-        return self.clips.read(row, partial(jittered, shown=self.frames, words=(first, last)), sentence)
+        choose = partial(jittered, shown=self.frames, words=(first, last))
+        if self.sample_rate:
+            choose = partial(strided, shown=self.frames, rate=self.sample_rate, words=(first, last))
+        return self.clips.read(row, choose, sentence)
 
 
 def _batch(clips: list[Batch], broken: int) -> dict[str, Tensor]:

@@ -29,8 +29,14 @@ from lightning_modules.datasets.splits import (
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.settings import Count
 
-COLUMNS = {"subtitle": "subtitle", "auxiliary": "auxiliary_caption", "caption": "caption"}
-Source = Literal["subtitle", "auxiliary", "caption"]
+COLUMNS = {
+    "subtitle": ("subtitle",),
+    "auxiliary": ("auxiliary_caption",),
+    "caption": ("caption",),
+    "joined": ("auxiliary_caption", "subtitle"),
+}
+BETWEEN = ". with subtitle: "  # what joins them, as in CLIP-ViP's official code (caption_subtitle_concat)
+Source = Literal["subtitle", "auxiliary", "caption", "joined"]
 Batch = dict[str, Tensor]
 
 
@@ -46,7 +52,8 @@ class VideoTexts(LightningDataModule):
         seed: decides the rows of the splits and, with the epoch, every order.
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`. Of a
             data set with classes a number of rows has all classes as often as one another, give or take one.
-        sources: `subtitle`, `auxiliary` (caption of the middle frame), `caption`.
+        sources: `subtitle`, `auxiliary` (caption of the middle frame), `caption`, or `joined`, auxiliary caption and
+            subtitle as one sentence.
         tokenizer: null for the captioned world's words, else see `published_tokenizer`.
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: of a clip that are shown, see `shown_frames`; null for all.
@@ -154,9 +161,10 @@ class VideoTexts(LightningDataModule):
             middle = columns["video"].shape[1] // 2
             found["images"] = torch.from_numpy(columns["video"][rows, middle])
         for source in self.sources:
-            if COLUMNS[source] not in columns:
-                raise ValueError(f"{self.folder} has no column {COLUMNS[source]!r}, so {source!r} is no source here.")
-            sentences, place = np.unique(columns[COLUMNS[source]][rows], return_inverse=True)
+            if missing := [name for name in COLUMNS[source] if name not in columns]:
+                raise ValueError(f"{self.folder} has no column {missing[0]!r}, so {source!r} is no source here.")
+            said = map(BETWEEN.join, zip(*(columns[name][rows] for name in COLUMNS[source]), strict=True))
+            sentences, place = np.unique(list(said), return_inverse=True)
             token_ids, attention_mask = self.tokenizer(sentences.tolist(), self.text_length)
             found[f"{source}_token_ids"] = torch.from_numpy(token_ids[place])
             found[f"{source}_attention_mask"] = torch.from_numpy(attention_mask[place])

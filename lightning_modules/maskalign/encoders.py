@@ -17,13 +17,15 @@ class Family:
     """A family of published ViTs: what sets it apart, and what `transformers` calls our parameters.
 
     `names` and `block_names` map our parameters, or the modules that hold them, to theirs; our fused `attn.qkv` is here
-    split into `attn.q`, `attn.k` and `attn.v`.
+    split into `attn.q`, `attn.k` and `attn.v`. `former` are parts of names that transformers 4 had, with what became of
+    them: checkpoints of official codes hold these.
     """
 
     architecture: dict
     names: dict[str, str]
     block: str
     block_names: dict[str, str]
+    former: tuple[tuple[str, str], ...] = ()
 
 
 FAMILIES = {
@@ -67,6 +69,15 @@ FAMILIES = {
             "mlp.fc1": "mlp.fc1",
             "mlp.fc2": "mlp.fc2",
         },
+        (
+            ("encoder.layer.", "layers."),
+            ("attention.attention.query", "attention.q_proj"),
+            ("attention.attention.key", "attention.k_proj"),
+            ("attention.attention.value", "attention.v_proj"),
+            ("attention.output.dense", "attention.o_proj"),
+            ("intermediate.dense", "mlp.fc1"),
+            ("output.dense", "mlp.fc2"),
+        ),
     ),
 }
 
@@ -154,9 +165,13 @@ def _hub_encoder(name: str, family: str) -> nn.Module:
 
 
 def from_hub(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Our names and shapes for a state dict of `transformers`; unknown keys, such as those in `UNUSED`, stay."""
+    """Our names and shapes for a state dict of `transformers` 4 or 5; unknown keys, such as those in `UNUSED`, stay."""
     theirs = {theirs: ours for ours, theirs in _names(FAMILIES[family], _count_blocks(state))}
-    ours = {_renamed(key, theirs): x for key, x in state.items()}
+    ours = {}
+    for key, x in state.items():
+        for former, now in FAMILIES[family].former:
+            key = key.replace(former, now)
+        ours[_renamed(key, theirs)] = x
     for key in [key for key in ours if ".attn.q." in key]:
         parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
         if all(part in ours for part in parts):
@@ -177,6 +192,13 @@ def to_hub(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
         ours["cls_token"], ours["pos_embed"] = ours["cls_token"].flatten(), ours["pos_embed"].squeeze(0)
     names = dict(_names(FAMILIES[family], _count_blocks(state)))
     return {_renamed(key, names): x for key, x in ours.items()}
+
+
+def former_name(key: str, family: str) -> str:
+    """What transformers 4 called a parameter of `to_hub`, so what an official checkpoint calls it."""
+    for former, now in FAMILIES[family].former:
+        key = key.replace(now, former)
+    return key
 
 
 def family_of(vit: VisionTransformer) -> str:

@@ -411,4 +411,8 @@ class MaskAlign(PaperModule):
             )
         teacher = encoders.to_hub(self.teacher.network.state_dict(), family)
         prefix = {"clip": "clip_model.vision_model.", "vit": "dino_model."}[family]
-        return {**rest, **state, **{f"{prefix}{key}": x for key, x in teacher.items()}}
+        return {
+            **rest,
+            **state,
+            **{f"{prefix}{encoders.former_name(key, family)}": x for key, x in teacher.items()},
+        }

@@ -21,8 +21,11 @@ class Preprocess(nn.Module):
             (aspect 3/4 to 4/3, bicubic); null for no crop.
         flip: mirror every second image.
         shift: largest shift in pixels, zeros come in.
-        rand_augment: magnitude of RandAugment, 1 to 29 of 30, two operations (kornia's policies); 0 for none.
+        rand_augment: magnitude of RandAugment in timm's form, 1 to 10, see `rand_augment`; 0 for none.
         erase: probability of erasing a rectangle with noise (Zhong et al., 1708.04896).
+
+    Raises:
+        ValueError: the magnitude is out of range, or the images have no three colours for it.
     """
 
     def __init__(
@@ -38,6 +41,11 @@ class Preprocess(nn.Module):
         erase: float = 0.0,
     ):
         super().__init__()
+        if rand_augment and not (0 < rand_augment <= 10 and len(mean) == 3):
+            raise ValueError(
+                f"rand_augment ({rand_augment}) must be between 1 and 10, for images of 3 colours (here {len(mean)}); "
+                "0 turns it off."
+            )
         self.statistics = tuple(mean), tuple(std)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
@@ -57,7 +65,7 @@ class Preprocess(nn.Module):
         if self.shift:
             images = random_shift(images, self.shift)
         if self.rand_augment:
-            images = rand_augment(images, self.rand_augment)
+            images = rand_augment(images, self.rand_augment, self.mean)
         return random_erase(self._normalise(images), self.erase)
 
     @property
@@ -100,16 +108,114 @@ def random_shift(images: Float[Tensor, "batch c height width"], most: int) -> Fl
 
 
 def rand_augment(
-    images: Float[Tensor, "batch c height width"], magnitude: int
-) -> Float[Tensor, "batch c height width"]:
-    """Two random operations on each image (Cubuk et al., 1909.13719); kornia draws one pair for each call.
+    images: Float[Tensor, "batch 3 height width"], magnitude: int, fill: Float[Tensor, "3 1 1"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Two operations on each image, each drawn by itself: timm's `rand-m<magnitude>-mstd0.5-inc1`.
 
-    The official recipes (rand-m9-mstd0.5-inc1 of timm) also vary the magnitude; this keeps it fixed.
+    Args:
+        images: colours from 0 to 1.
+        magnitude: see `draw_operations`.
+        fill: what comes in from outside, where an operation moves the image.
     """
-    from kornia.augmentation.auto import RandAugment  # takes a second, and few recipes use it
+    for _ in range(2):
+        operation, level, sign = draw_operations(len(images), magnitude, images.device)
+        images = images.clone()
+        for number, name in enumerate(OPERATIONS):
+            rows = (operation == number).nonzero()[:, 0]
+            if len(rows):
+                images[rows] = operate(name, images[rows], level[rows], sign[rows], fill)
+    return images
 
-    policy = RandAugment(n=2, m=magnitude)
-    return torch.cat([policy(image[None]) for image in images])
+
+def draw_operations(
+    batch: int, magnitude: int, device: torch.device | str = "cpu"
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """For each image the number of an operation, or -1 for none in half the cases; a level from 0 to 1; a sign.
+
+    The level is `magnitude` of 10 with normal noise of deviation 0.5, cut off at both ends.
+    """
+    operation = torch.randint(len(OPERATIONS), (batch,), device=device)
+    operation[torch.rand(batch, device=device) < 0.5] = -1
+    level = magnitude + 0.5 * torch.randn(batch, device=device)
+    sign = torch.where(torch.rand(batch, device=device) < 0.5, 1.0, -1.0)
+    return operation, level.clamp_(0, 10) / 10, sign
+
+
+OPERATIONS = (
+    *("auto_contrast", "equalize", "invert", "posterize", "solarize", "solarize_add"),
+    *("colour", "contrast", "brightness", "sharpness"),
+    *("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+)
+
+
+def operate(
+    name: str,
+    images: Float[Tensor, "batch 3 height width"],
+    level: Float[Tensor, " batch"],
+    sign: Float[Tensor, " batch"],
+    fill: Float[Tensor, "3 1 1"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """One of `OPERATIONS`: the larger the level, the more it changes, down to one bit and up to 30 degrees.
+
+    timm's `auto_augment.py` works on the 256 values of stored pictures; here thresholds lie halfway between two.
+
+    Raises:
+        ValueError: the operation is unknown.
+    """
+    from kornia import enhance  # takes a second, and few recipes use it
+
+    factor = (1 + 0.9 * sign * level).clamp(min=0.1)
+    sheared, moved = 0.3 * sign * level, 0.9 * sign * level  # the image is two units wide and high
+    match name:
+        case "auto_contrast":
+            low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+            return torch.where(high > low, (images - low) / (high - low), images)
+        case "equalize":
+            return enhance.equalize(images)
+        case "invert":
+            return 1 - images
+        case "posterize":
+            return enhance.posterize(images + 0.5 / 255, 4 - (4 * level).floor().int())
+        case "solarize":
+            return enhance.solarize(images, (255.5 - (256 * level).floor()) / 255)
+        case "solarize_add":
+            added = (110 * level).floor()[:, None, None, None] / 255
+            return torch.where(images < 127.5 / 255, images + added, images)
+        case "colour":
+            return enhance.adjust_saturation_with_gray_subtraction(images, factor)
+        case "contrast":
+            return enhance.adjust_contrast_with_mean_subtraction(images, factor)
+        case "brightness":
+            return enhance.adjust_brightness_accumulative(images, factor)
+        case "sharpness":
+            return enhance.sharpness(images, factor)
+        case "rotate":
+            cosine, sine = (math.pi / 6 * level).cos(), (math.pi / 6 * sign * level).sin()
+            return _warp(images, fill, across=(cosine, -sine, 0), down=(sine, cosine, 0))
+        case "shear_x":
+            return _warp(images, fill, across=(1, sheared, sheared))  # about the upper left corner
+        case "shear_y":
+            return _warp(images, fill, down=(sheared, 1, sheared))
+        case "translate_x":
+            return _warp(images, fill, across=(1, 0, moved))
+        case "translate_y":
+            return _warp(images, fill, down=(0, 1, moved))
+    raise ValueError(f"operation ({name!r}) must be one of {', '.join(OPERATIONS)}.")
+
+
+def _warp(
+    images: Float[Tensor, "batch c height width"],
+    fill: Float[Tensor, "c 1 1"],
+    *,
+    across: tuple[int | Tensor, ...] = (1, 0, 0),
+    down: tuple[int | Tensor, ...] = (0, 1, 0),
+) -> Float[Tensor, "batch c height width"]:
+    """Square images, each pixel taken from where an affine map of the square [-1, 1] sends it (bicubic)."""
+    one = images.new_ones(len(images))
+    maps = torch.stack([number * one for number in (*across, *down)], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp_(0, 1)
+    return torch.where((grid.abs() <= 1).all(3)[:, None], moved, fill)
 
 
 def random_erase(
@@ -140,6 +246,17 @@ def random_boxes(
     return span(down, height)[:, :, None] & span(across, width)[:, None]
 
 
+def cutmix_box(share: float, height: int, width: int) -> Bool[Tensor, "height width"]:
+    """The pixels of a box of `share` of each side, around any pixel, without what lies outside (timm's `rand_bbox`)."""
+
+    def span(size: int) -> Bool[Tensor, " size"]:
+        half, centre = int(share * size) // 2, torch.randint(size, ()).item()
+        pixel = torch.arange(size)
+        return (pixel >= centre - half) & (pixel < centre + half)
+
+    return span(height)[:, None] & span(width)
+
+
 class Mix(nn.Module):
     """Mixup (1710.09412) or CutMix (1905.04899), one of the two for each batch, and label smoothing.
 
@@ -166,10 +283,9 @@ class Mix(nn.Module):
             return images, targets
         share = torch.distributions.Beta(alpha, alpha).sample().to(images)
         if cut:
-            side = (1 - share).sqrt().expand(1)
-            box = random_boxes(side, side, *images.shape[2:])
-            images = torch.where(box[:, None], images.flip(0), images)
-            share = 1 - box.float().mean()  # the box is of whole pixels
+            box = cutmix_box((1 - share).sqrt().item(), *images.shape[2:]).to(images.device)
+            images = torch.where(box, images.flip(0), images)
+            share = 1 - box.float().mean()  # what lies outside is not mixed
         else:
             images = share * images + (1 - share) * images.flip(0)
         return images, share * targets + (1 - share) * targets.flip(0)

@@ -115,9 +115,8 @@ def measured(predictions: Mapping[str, np.ndarray], alike: int | None) -> Metric
 
 
 def with_dual_softmax(similarity: Float[np.ndarray, "texts videos"], belongs: Int[np.ndarray, " videos"]) -> Metrics:
-    """R@1 of both directions from one matrix, softmaxed over texts, as the official code of CLIP-ViP reports them."""
-    both = retrieval(dual_softmax(similarity), np.arange(len(similarity)), belongs)
-    return {name: both[name] for name in (FIRST, BACK)}
+    """Both directions from one matrix, softmaxed over texts, as the official code of CLIP-ViP reports them."""
+    return retrieval(dual_softmax(similarity), np.arange(len(similarity)), belongs)
 
 
 def one_to_one(

@@ -24,6 +24,7 @@ from lightning_modules.clip_vip.module import (
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.world import views
 from lightning_modules.layers.clip import make_clip
+from lightning_modules.losses.contrastive import mil_nce, triplet
 from stages.composing import compose
 from stages.plan import load_plan
 from tests.clip_vip import reference
@@ -41,6 +42,9 @@ PIXELS = dict(pixel_scale=255.0, mean=[0.4] * 3, std=[0.3] * 3)
 BOTH = {"S": "subtitle", "C": "auxiliary"}
 PATCHES = 4
 PLAIN = dict(attention="mean", num_proxies=1)
+
+
+RECIPE = dict(optimizer="adamw_eps_first", lr=1e-3, betas=[0.9, 0.98], eps=1e-6, weight_decay=0.2, logit_scale_rate=1.0)
 
 
 def build(seed: int = 0, clip: dict | None = None, **options) -> ClipViP:
@@ -189,6 +193,38 @@ def test_losses_of_the_official_code(name, expected):
     assert sum(contrast(term, features(), scale) for term in LOSSES[name]).item() == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize(("name", "options", "scale", "expected"), [
+    ("info_nce", {}, 20.0, 9.112684),  # NCEContrastiveLoss with temp 0.05
+    ("dual_softmax", {}, 4.6, 17.141380),  # NCELearnableTempDSLLoss; its scale is a logarithm
+    ("hard_negatives", {"hardest": 1}, 1.0, 1.588532),  # HardNegLoss
+    ("hard_negatives", {"hardest": 3}, 1.0, 2.957982),
+    ("hard_negatives", {"hardest": 8}, 1.0, 4.182464),  # more than there are
+    ("mil_nce", {}, 20.0, 5.687825),  # MILNCEContrastiveLoss with temp 0.05
+    ("triplet", {"margin": 0.2}, 1.0, 25.918919),  # TripletContrastiveLoss
+    ("triplet", {"margin": 0.2, "hardest_only": True}, 1.0, 6.123923),  # max_violation
+    ("triplet", {"margin": 0.2, "order": True}, 1.0, 25.269707),  # measure order
+    ("triplet", {"margin": 0.2, "hardest_only": True, "order": True}, 1.0, 6.239199),
+])  # fmt: skip
+def test_pair_losses_of_the_official_code(name, options, scale, expected):
+    """Values that the official `optimization/loss.py` gives for these features; gradients agreed to 1e-6."""
+    scale = torch.tensor(scale).exp() if name == "dual_softmax" else torch.tensor(scale)
+    module = build(loss="V-S", sources={"S": "subtitle"}, pair_loss=name, pair_options=options)
+    assert contrast("V-S", features(), scale, module.pair_loss).item() == pytest.approx(expected, abs=2e-5)
+
+
+def test_several_texts_of_a_video_share_its_probability():
+    given = features()
+    both = torch.stack([given["S"], given["C"]], dim=1).flatten(0, 1)
+    found = mil_nce(given["V"], both, torch.tensor(20.0)).item()
+    assert found == pytest.approx(5.414771, abs=2e-5)  # MILNCEContrastiveLoss with temp 0.05
+
+
+def test_a_triplet_of_equal_features_has_a_gradient():
+    same = F.normalize(torch.ones(4, 8), dim=-1).requires_grad_()
+    triplet(same, same.detach(), torch.tensor(1.0), margin=0.2, order=True).backward()
+    assert same.grad.isfinite().all()
+
+
 def test_the_combined_loss_written_out():
     given, scale = features(5), torch.tensor(7.0)
     expected = reference.joint_loss(given["V"], given["S"], given["C"], scale)
@@ -220,6 +256,35 @@ def test_the_scale_stays_between_1_and_200():
     module.training_step(batch_of())
     assert module.network.clip.logit_scale.item() == 0
     assert build().network.clip.logit_scale.exp().item() == pytest.approx(99.484, abs=1e-3)
+
+
+def test_parts_that_are_frozen_stay_and_the_others_learn():
+    text = {"text_model": True, "text_projection": True, "visual_projection": False, "logit_scale": False}
+    for tower, names in (("frozen", {"text_model"}), ("frozen_with_projection", {"text_model", "text_projection"})):
+        module = build(text_tower=tower).train()
+        module.training_step(batch_of()).backward()
+        module.recipe = RECIPE
+        groups = {id(x) for group in module.parameter_groups() for x in group["params"]}
+        for name in text:
+            part = getattr(module.network.clip, name)
+            for x in part.parameters() if isinstance(part, nn.Module) else [part]:
+                assert (x.grad is None) == (name in names) == (id(x) not in groups), name
+
+
+def test_a_scale_that_is_set_after_loading_and_not_learnt():
+    first = build(seed=1, logit_scale=1.0)
+    kept, other = build(seed=2), build(seed=2, override_scale=2.5, learn_scale=False).train()
+    for module in (kept, other):
+        module.start_from(first.export())
+    assert (kept.network.clip.logit_scale.item(), other.network.clip.logit_scale.item()) == (1.0, 2.5)
+    other.load_official(official_state())
+    assert other.network.clip.logit_scale.item() == 2.5
+    other.training_step(batch_of()).backward()
+    other.recipe = RECIPE
+    assert other.network.clip.logit_scale.grad is None
+    assert [len(group["params"]) > 0 for group in other.parameter_groups()] == [True, True, False]
+    other._optimizer().step()
+    assert other.network.clip.logit_scale.item() == 2.5
 
 
 def test_a_frame_is_a_video_of_one_frame():
@@ -390,6 +455,27 @@ def test_an_official_checkpoint_loads_in_float32_and_comes_back_with_every_key(t
     assert all(torch.equal(back[key].to(x.dtype), x) for key, x in state.items())
 
 
+@pytest.mark.parametrize(("proxies", "temporal"), [(1, True), (4, False), (1, False)])
+def test_checkpoints_without_new_tokens_or_times_load_too(proxies, temporal):
+    """`add_cls_num: 0` leaves a parameter of no rows in an official file, `if_use_temporal_embed: 0` none."""
+    state = official_state(torch.float32)
+    name = "clipmodel.vision_model.embeddings."
+    state[f"{name}added_cls"] = state[f"{name}added_cls"][: proxies - 1]
+    if not temporal:
+        del state[f"{name}temporal_embedding"]
+    module = build(num_proxies=proxies, temporal=temporal)
+    module.load_official(state)
+    assert torch.equal(module.network.embed(torch.zeros(1, 3, 3, 8, 8))[0, 1:proxies], (
+        state[f"{name}added_cls"] + state[f"{name}position_embedding.weight"][0]))  # fmt: skip
+    back = module.official()
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+    record = settings.bind(module.facts()["model"], "model")()
+    record.start_from(module.export())
+    assert torch.equal(record.eval()(videos()), module(videos()))
+    with pytest.raises(ValueError, match="of another architecture"):
+        build(num_proxies=2).load_official(state)
+
+
 def test_a_checkpoint_of_another_architecture_is_refused():
     coarse = build(clip={"vision": {**VISION, "patch_size": 8}})
     with pytest.raises(ValueError, match=r"patch_embedding.weight: \(24, 3, 4, 4\), expected \(24, 3, 8, 8\)"):
@@ -465,6 +551,12 @@ def test_it_is_built_again_from_its_facts():
         (dict(loss="V-X"), r"loss \('V-X'\) must be one of: V-S; V-C"),
         (dict(loss="V-S"), "C is in one of them only"),
         (dict(sources={"S": "subtitle"}), "C is in one of them only"),
+        (dict(pair_loss="triplet"), r"loss 'V-S,C \+ F-C' has the term V-S,C, which is InfoNCE: .* \('triplet'\)"),
+        (dict(loss="V-S + V-C", pair_loss="triplet"), r"pair_options \(none\) do not fit .*required: margin"),
+        (
+            dict(pair_options={"margin": 0.1}),
+            r"pair_options \(margin\) do not fit pair_loss 'info_nce', which takes none",
+        ),
         (dict(attention="full"), r"attention \('full'\) must be one of proxy, joint, mean"),
         (dict(attention="mean"), r"num_proxies \(4\) must be 1"),
         (dict(clip=dict(hub="openai/clip-vit-base-patch32")), "has its own sizes; leave out vision, text, proj"),

@@ -1,11 +1,14 @@
 import json
 import logging
 import os
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_modules import settings
+from lightning_modules.datamodules import video_file_texts
 from lightning_modules.datamodules.video_file_texts import VideoFileBatches
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.datasets.splits import Portion
@@ -144,9 +147,50 @@ def test_what_replaces_a_broken_video_is_in_no_other_batch_of_the_step(home):
                                 portion=Portion(rank, 2)) for rank in range(2)]  # fmt: skip
     for each in batches:
         each[0, 1]
-    candidates = [list(each._candidates(1)) for each in batches]
+    candidates = [list(each._candidates(4, 2)) for each in batches]
     assert [len(rows) for rows in candidates] == [2 + 5, 2 + 4]
     assert sorted(candidates[0] + candidates[1]) == list(range(VIDEOS))
+
+
+def test_a_smaller_last_batch_is_kept_and_cut_into_equal_parts(home):
+    settings = {"seed": 3, "frames": 2, "batch_size": 6, "max_broken": 0.0, "keep_last": True}
+    whole, *parts = (VideoFileBatches(data(home).clips("train"), portion=Portion(*of), **settings)
+                     for of in ((0, 1, 1), (0, 2, 1), (1, 2, 1)))  # fmt: skip
+    assert [len(batches) for batches in (whole, *parts)] == [3, 3, 3]
+    assert [len(whole[0, place]["video"]) for place in range(3)] == [6, 6, 1]
+    last = [part[0, 2]["video"] for part in parts]
+    assert last[0].equal(whole[0, 2]["video"]) and last[1].equal(whole[0, 0]["video"][:1])
+    with pytest.raises(ValueError, match=r"keep_last is true, .* 2 accumulated ones: set accumulate"):
+        VideoFileBatches(data(home).clips("train"), portion=Portion(0, 1, 2), **settings)
+
+
+def test_last_batches_make_the_steps_of_the_official_code(home):
+    found = data(home, batch_size=128, keep_last=True)
+    found.rows = {"train": ("train", np.arange(9000))}
+    assert found.max_steps(100) == 7032  # official code: ceil(100 x 9,000 / 128), with 71 batches in an epoch
+    assert data(home).max_steps(100) == found.max_steps(0) == -1
+
+
+def test_frames_at_a_fixed_rate(home):
+    found = data(home, frames=3, sample_rate=2)
+    for clip in next(found.evaluation_batches("test"))["video"]:
+        assert numbers(clip.permute(1, 2, 3, 0).numpy()) == [4, 6, 8]
+    shown = [numbers(clip.permute(1, 2, 3, 0).numpy()) for batch in loaded(found) for clip in batch["video"]]
+    assert len({tuple(each) for each in shown}) > 3
+    assert all(1 <= b - a <= 3 for each in shown for a, b in pairwise(each))
+
+
+def test_an_auxiliary_caption_and_a_subtitle_are_joined(home, monkeypatch):
+    index = {"file": np.array(["a.mp4", "b.mp4"]), "subtitle": [["left"], ["moving"]],
+             "auxiliary_caption": [["red"], ["circle"]]}  # fmt: skip
+    index = {name: np.array(column, dtype=object) for name, column in index.items()}
+    monkeypatch.setattr(video_file_texts, "read_index", lambda folder, split: index)
+    found = data(home, sources=["joined", "subtitle"])
+    found.rows = {"train": ("train", np.array([1, 0]))}
+    assert found.clips("train").texts == {
+        "joined": [["circle. with subtitle: moving"], ["red. with subtitle: left"]],
+        "subtitle": [["moving"], ["left"]],
+    }
 
 
 @pytest.fixture

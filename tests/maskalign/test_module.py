@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 
 from lightning_modules.layers.vision import VisionTransformer, take_with_cls
 from lightning_modules.maskalign.masked_autoencoder import MaskedAutoencoder
@@ -319,6 +319,35 @@ def test_the_official_teacher_is_the_one_of_transformers():
     lesson = module.lesson(images)
     torch.testing.assert_close(lesson.layers[0], expected.hidden_states[3], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(lesson.importance, expected.attentions[-1][:, :, 0, 1:].mean(1), atol=1e-5, rtol=1e-5)
+
+
+def test_an_official_checkpoint_with_dino_has_the_names_of_transformers_4():
+    sizes = dict(hidden_size=24, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, image_size=8)
+    torch.manual_seed(2)
+    theirs = ViTModel(ViTConfig(**sizes, patch_size=2, layer_norm_eps=1e-12)).state_dict()
+    block = {
+        "layernorm_before": "layernorm_before",
+        "layernorm_after": "layernorm_after",
+        "attention.q_proj": "attention.attention.query",
+        "attention.k_proj": "attention.attention.key",
+        "attention.v_proj": "attention.attention.value",
+        "attention.o_proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    names = {f"layers.{i}.{now}": f"encoder.layer.{i}.{then}" for i in range(4) for now, then in block.items()}
+    named = lambda key: f"{names.get(key.rpartition('.')[0], key.rpartition('.')[0])}.{key.rpartition('.')[2]}"  # noqa: E731
+    state = {key: x for key, x in official_checkpoint().items() if not key.startswith("clip_model.")}
+    state |= {f"dino_model.{named(key)}" if "." in key else f"dino_model.{key}": x for key, x in theirs.items()}
+    assert "dino_model.encoder.layer.3.attention.attention.query.weight" in state
+    vit = dict(affine_norm=True, position="learned", norm_eps=1e-12)
+    module = build(student={"channels": 3}, teacher={"channels": 3, **vit}, preprocess=COLOUR)
+    rest = module.load_official(state)
+    fused = torch.cat([theirs[f"layers.3.attention.{part}_proj.weight"] for part in "qkv"])
+    assert torch.equal(module.teacher.network.blocks[3].attn.qkv.weight, fused)
+    assert torch.equal(module.teacher.network.blocks[1].mlp.fc2.bias, theirs["layers.1.mlp.fc2.bias"])
+    back = module.official(rest)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageOps
 from torch import nn
 
 from lightning_modules.base import learning_rate_schedule
@@ -132,7 +133,7 @@ def test_cosine_to_min_starts_at_zero_and_ends_at_the_minimum():
 
 def test_evaluation_only_normalises():
     images = digits(4)["images"]
-    options = dict(crop_scale=[0.2, 1.0], flip=True, shift=2, rand_augment=9, erase=1.0)
+    options = dict(crop_scale=[0.2, 1.0], flip=True, shift=2, erase=1.0)
     preprocess = Preprocess(**PIXELS, **options)
     assert preprocess.augments and not Preprocess(**PIXELS).augments
     torch.testing.assert_close(preprocess.eval()(images), (images / 16 - 0.3) / 0.4)
@@ -181,12 +182,88 @@ def test_erasing_replaces_one_rectangle_of_the_stated_area():
         assert 0.01 < mask.float().mean() < 0.36
 
 
+FILL = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+
+
 def test_rand_augment_draws_operations_for_each_image():
+    """timm leaves 28.3 % of 20,000 pictures that use the whole range unchanged: a half twice, or auto_contrast."""
     torch.manual_seed(0)
-    image = torch.rand(1, 3, 16, 16)
-    results = augmentation.rand_augment(image.expand(6, -1, -1, -1), 9)
-    assert results.shape == (6, 3, 16, 16) and results.min() >= 0 and results.max() <= 1
-    assert len(results.flatten(1).unique(dim=0)) > 3
+    image = torch.rand(1, 3, 8, 8)
+    image[0, :, 0, 0], image[0, :, 0, 1] = 0, 1
+    results = augmentation.rand_augment(image.expand(2000, -1, -1, -1), 9, FILL)
+    assert results.shape == (2000, 3, 8, 8) and results.min() >= 0 and results.max() <= 1
+    assert (results == image).flatten(1).all(1).float().mean().item() == pytest.approx(0.283, abs=0.03)
+    for mistake, channels in ((11, 3), (9, 1)):
+        with pytest.raises(ValueError, match=rf"rand_augment \({mistake}\) must be between 1 and 10, .*{channels}"):
+            Preprocess(pixel_scale=255.0, mean=[0.5] * channels, std=[0.5] * channels, rand_augment=mistake)
+
+
+def test_rand_augment_draws_levels_as_timm_does():
+    """Figures of 100,000 pictures under timm's rand-m9-mstd0.5-inc1 (1.0.31, as of 0.3.2)."""
+    torch.manual_seed(0)
+    operation, level, sign = augmentation.draw_operations(200_000, 9)
+    shares = torch.bincount(operation + 1) / len(operation)
+    assert shares[0].item() == pytest.approx(0.5, abs=0.005)  # not applied
+    assert shares[1:].tolist() == pytest.approx([1 / 30] * 15, abs=0.002)
+    assert (sign.mean().abs() < 0.01) and set(sign.tolist()) == {-1.0, 1.0}
+    degrees = 30 * level
+    assert (degrees.mean().item(), degrees.std().item()) == pytest.approx((26.96, 1.47), abs=0.06)  # of 6,732 rotations
+    assert degrees.max() == 30 and 19 < degrees.min() < 23
+    threshold, added = 256 - (256 * level).floor(), (110 * level).floor()
+    assert (threshold.mean().item(), threshold.std().item()) == pytest.approx((26.3, 12.6), abs=0.3)
+    assert (added.mean().item(), added.std().item()) == pytest.approx((98.4, 5.4), abs=0.2)
+    no_bit = (level == 1).float().mean().item()
+    assert no_bit == pytest.approx(0.0235, abs=0.003)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("level", [0.3, 0.9])
+def test_operations_are_those_of_pillow_that_timm_calls(level, sign):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(30, 220, (16, 16, 3), dtype=np.uint8)).resize(
+        (64, 64), Image.Resampling.BICUBIC
+    )
+    factor, sheared, moved = 1 + 0.9 * sign * level, 0.3 * sign * level, 64 * 0.45 * sign * level
+    bicubic = dict(resample=Image.Resampling.BICUBIC, fillcolor=(124, 116, 104))
+
+    def affine(*numbers):
+        return picture.transform(picture.size, Image.Transform.AFFINE, numbers, **bicubic)
+
+    expected = {
+        "auto_contrast": ImageOps.autocontrast(picture),
+        "equalize": ImageOps.equalize(picture),
+        "invert": ImageOps.invert(picture),
+        "posterize": ImageOps.posterize(picture, 4 - int(4 * level)),
+        "solarize": ImageOps.solarize(picture, 256 - int(256 * level)),
+        "solarize_add": picture.point([min(255, i + int(110 * level)) if i < 128 else i for i in range(256)] * 3),
+        "colour": ImageEnhance.Color(picture).enhance(factor),
+        "contrast": ImageEnhance.Contrast(picture).enhance(factor),
+        "brightness": ImageEnhance.Brightness(picture).enhance(factor),
+        "sharpness": ImageEnhance.Sharpness(picture).enhance(factor),
+        "rotate": picture.rotate(30 * sign * level, **bicubic),
+        "shear_x": affine(1, sheared, 0, 0, 1, 0),
+        "shear_y": affine(1, 0, 0, sheared, 1, 0),
+        "translate_x": affine(1, 0, moved, 0, 1, 0),
+        "translate_y": affine(1, 0, 0, 0, 1, moved),
+    }
+    assert tuple(expected) == augmentation.OPERATIONS
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+    for name, target in expected.items():
+        found = augmentation.operate(name, image, torch.tensor([level]), torch.tensor([sign]), FILL)
+        error = np.abs(255 * found[0].permute(1, 2, 0).numpy() - np.array(target)).mean()
+        assert error < (1.5 if name in {"rotate"} or name[:5] in {"shear", "trans"} else 0.7), (name, error)
+    with pytest.raises(ValueError, match=r"operation \('blur'\)"):
+        augmentation.operate("blur", image, torch.tensor([level]), torch.tensor([sign]), FILL)
+
+
+@pytest.mark.parametrize(("side", "mean", "large", "small"), [(32, 0.299, 0.012, 0.422), (224, 0.318, 0.018, 0.395)])
+def test_the_box_of_cutmix_is_cut_off_at_the_border_as_by_timm(side, mean, large, small):
+    """Area replaced, and how often it is above three quarters and below one: 100,000 draws of timm's `rand_bbox`."""
+    torch.manual_seed(0)
+    shares = torch.rand(3000).sqrt().tolist()
+    areas = torch.tensor([augmentation.cutmix_box(share, side, side).float().mean() for share in shares])
+    found = areas.mean().item(), (areas > 0.75).float().mean().item(), (areas < 0.25).float().mean().item()
+    assert found == pytest.approx((mean, large, small), abs=0.025)
 
 
 def test_mixup_and_cutmix_mix_labels_by_the_share_of_pixels():

@@ -57,6 +57,9 @@ def test_recall_of_each_arm_and_protocol_in_both_directions(folder):
     assert metrics[0][f"clips/finetune/order_blind_ceiling/{back}@vip"] == 50
     assert metrics[0]["clips/finetune/macs_per_video@mean"] == 3_000_000
     assert metrics[0]["clips/finetune/dual_softmax_gain_points@vip"] == 0
+    for name, value in (("recall_at_5_percent", 100), ("recall_at_10_percent", 100), ("median_rank", 1.0)):
+        for direction in ("text_to_video", "video_to_text"):
+            assert metrics[0][f"clips/finetune/dual_softmax/{direction}/{name}@vip"] == value
 
 
 def test_parts_of_the_rows_have_one_video_of_each_text_and_dual_softmax_settles_who_gets_it():

@@ -50,17 +50,36 @@ def jittered(total: int, shown: int, words: Sequence[int]) -> Int[np.ndarray, " 
     return np.linspace(first, total - 1 - interval + last, shown).astype(np.int64)
 
 
+def strided(total: int, shown: int, rate: int, words: tuple[int, int] | None = None) -> Int[np.ndarray, " shown"]:
+    """One frame out of each `rate` in a row, from the first again where a file ends: CLIP-ViP's `sample_rate`.
+
+    Args:
+        total: frames of the file.
+        shown: how many of them are chosen.
+        rate: frames between two of them.
+        words: two large random integers, for where it begins and which frame of each `rate` is taken; by default the
+            middle both times. (The official code draws for evaluation too.)
+    """
+    spare = max(total - shown * rate, 0)
+    if words is None:
+        first, within = spare // 2, np.full(shown, rate // 2)
+    else:
+        first, within = words[0] % (spare + 1), np.random.Philox(key=words[1]).random_raw(shown) % np.uint64(rate)
+    return (first + rate * np.arange(shown) + within.astype(np.int64)) % total
+
+
 def read_frames(
-    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int
+    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, *, antialias: bool = False
 ) -> UInt8[np.ndarray, "shown size size 3"]:
     """The chosen frames of a file's best video stream, RGB, brought to a square without regard to their aspect ratio.
 
-    Bicubic and antialiased: CLIP-ViP resizes to both sides and crops nothing.
+    CLIP-ViP resizes to both sides and crops nothing.
 
     Args:
         path: of the file.
         choose: from the number of its frames, which are wanted, in any order; the same may come again.
         size: side in pixels.
+        antialias: see `resized`.
 
     Raises:
         BrokenVideo: it is not there, holds no video, is shorter than `READABLE` of what its header says, or a frame
@@ -70,10 +89,10 @@ def read_frames(
         times, keys, packets = _timetable(container)
         if times:
             wanted = [times[number] for number in choose(len(times))]
-            frames = _seek(container, wanted, keys, size)
+            frames = _seek(container, wanted, keys, size, antialias)
             if set(frames) == set(wanted):
                 return np.stack([frames[time] for time in wanted])
-    return _from_the_start(path, choose, size, packets)
+    return _from_the_start(path, choose, size, antialias, packets)
 
 
 @contextmanager
@@ -124,7 +143,9 @@ def _timetable(container: "InputContainer") -> tuple[list[int], list[int], int]:
     return sorted(times), keys, len(packets)
 
 
-def _seek(container: "InputContainer", wanted: Sequence[int], keys: Sequence[int], size: int) -> dict[int, np.ndarray]:
+def _seek(
+    container: "InputContainer", wanted: Sequence[int], keys: Sequence[int], size: int, antialias: bool
+) -> dict[int, np.ndarray]:
     """Frames by their times, decoding from the key frame before each; those that do not come are left out."""
     stream, found = container.streams.best("video"), {}
     for key, times in groupby(sorted(set(wanted)), lambda time: keys[bisect_right(keys, time) - 1]):
@@ -132,7 +153,7 @@ def _seek(container: "InputContainer", wanted: Sequence[int], keys: Sequence[int
         missing = set(times)
         for frame in container.decode(stream):
             if frame.pts in missing and not frame.is_corrupt:
-                found[frame.pts] = _picture(frame, size)
+                found[frame.pts] = _picture(frame, size, antialias)
             missing = {time for time in missing if frame.pts is None or time > frame.pts}
             if not missing:
                 break
@@ -140,7 +161,7 @@ def _seek(container: "InputContainer", wanted: Sequence[int], keys: Sequence[int
 
 
 def _from_the_start(
-    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, packets: int
+    path: Path, choose: Callable[[int], Int[np.ndarray, " shown"]], size: int, antialias: bool, packets: int
 ) -> UInt8[np.ndarray, "shown size size 3"]:
     """The chosen frames by number, for files whose packets say no times or whose frames are not where these say.
 
@@ -152,7 +173,7 @@ def _from_the_start(
         raise BrokenVideo(f"{path} is damaged: {total} of {packets} frames can be decoded")
     wanted = choose(total).tolist()
     with _opened(path) as container:
-        frames = {n: _picture(frame, size) for n, frame in enumerate(_sound(container)) if n in wanted}
+        frames = {n: _picture(frame, size, antialias) for n, frame in enumerate(_sound(container)) if n in wanted}
     return np.stack([frames[number] for number in wanted])
 
 
@@ -160,8 +181,27 @@ def _sound(container: "InputContainer") -> Iterator["VideoFrame"]:
     return (frame for frame in container.decode(container.streams.best("video")) if not frame.is_corrupt)
 
 
-def _picture(frame: "VideoFrame", size: int) -> UInt8[np.ndarray, "size size 3"]:
-    from PIL import Image
+def _picture(frame: "VideoFrame", size: int, antialias: bool) -> UInt8[np.ndarray, "size size 3"]:
+    upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # both are counterclockwise
+    return resized(np.ascontiguousarray(upright), size, antialias=antialias)
 
-    upright = frame.to_image().rotate(frame.rotation, expand=True) if frame.rotation else frame.to_image()
-    return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+
+def resized(
+    picture: UInt8[np.ndarray, "height width 3"], size: int, *, antialias: bool = False
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A picture brought to a square, bicubic.
+
+    Without `antialias`, pixels between those that are read have no weight, however much the picture shrinks. So
+    torchvision 0.9 resizes tensors, and with it CLIP-ViP's official weights were trained (its `docker/Dockerfile` and
+    `datasets/dataloader.py`). With it, the filter widens as the picture shrinks, as Pillow does it.
+    """
+    if antialias:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+    import torch
+    import torch.nn.functional as F
+
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
+    return pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()

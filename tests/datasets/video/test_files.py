@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_modules.datasets.video import files
-from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames
+from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames, strided
 from tests.datasets.conftest import REALDATA
 from tests.datasets.videos import encode, numbers
 
@@ -41,7 +41,7 @@ def test_frames_are_found_by_seeking_and_without(tmp_path, monkeypatch):
     path, chosen = encode(tmp_path / "clip.mp4", 30), lambda total: np.array([3, 4, 21])
     decoded = []
     picture = files._picture
-    monkeypatch.setattr(files, "_picture", lambda frame, size: decoded.append(frame) or picture(frame, size))
+    monkeypatch.setattr(files, "_picture", lambda frame, *rest: decoded.append(frame) or picture(frame, *rest))
     quick = read_frames(path, chosen, 16)
     assert len(decoded) == 3
     monkeypatch.setattr(files, "_timetable", lambda container: ([], [], 30))
@@ -57,9 +57,33 @@ def test_aspect_ratio_is_not_kept_and_nothing_is_cropped(tmp_path):
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    [found] = read_frames(path, every, 16)
+    [found] = read_frames(path, every, 16, antialias=True)
     expected = np.asarray(Image.fromarray(picture).resize((16, 16), Image.Resampling.BICUBIC))
     assert np.abs(found.astype(int) - expected).max() < 12  # coded with losses
+
+
+def test_frames_shrink_as_the_official_weights_have_seen_them():
+    """Stripes of one pixel, a third as large: without antialias, the middle one of each three is taken as it is."""
+    stripes = np.zeros((40, 60, 3), np.uint8)
+    stripes[:, ::2] = 255
+    plain, smooth = (files.resized(stripes, 20, antialias=antialias)[10, :, 0] for antialias in (False, True))
+    assert plain.tolist() == [0, 255] * 10
+    assert 100 < smooth[2:-2].min() and smooth[2:-2].max() < 155
+    np.testing.assert_array_equal(files.resized(stripes, 20), files.resized(stripes, 20, antialias=False))
+
+
+@pytest.mark.parametrize(("total", "least", "most"), [
+    (20, [0, 3, 6, 9], [10, 13, 16, 19]),
+    (12, [0, 3, 6, 9], [2, 5, 8, 11]),
+    (7, [0, 3, 0, 2], [2, 5, 6, 4]),  # too short: begins anew
+])  # fmt: skip
+def test_frames_at_a_fixed_rate_as_the_official_sampler_draws_them(total, least, most):
+    """Least and largest of 20,000 draws of CLIP-ViP's `sample_frames.py`, clip_len 4 and frame_interval 3."""
+    words = np.random.default_rng(0).integers(0, 2**63, (2000, 2)).tolist()
+    drawn = np.array([strided(total, 4, 3, (first, second)) for first, second in words])
+    assert (drawn.min(0).tolist(), drawn.max(0).tolist()) == (least, most)
+    assert len(np.unique(drawn[:, 0])) == max(total - 12, 0) + 3
+    assert strided(20, 4, 3).tolist() == [5, 8, 11, 14] and strided(7, 4, 3).tolist() == [1, 4, 0, 3]
 
 
 @given(total=st.integers(1, 400), shown=st.integers(1, 32), words=st.tuples(*2 * [st.integers(0, 2**64 - 1)]))
@@ -200,7 +224,7 @@ def test_broken_files_are_said_to_be_broken(tmp_path, make, reason):
 def test_real_videos_seek_to_the_frames_that_decoding_from_the_start_gives(name):
     chosen = lambda total: evenly(total, 6)  # noqa: E731
     quick = read_frames(REALDATA / name, chosen, 32)
-    np.testing.assert_array_equal(files._from_the_start(REALDATA / name, chosen, 32, 0), quick)
+    np.testing.assert_array_equal(files._from_the_start(REALDATA / name, chosen, 32, False, 0), quick)
     if "nasa" in name:
         counted = json.loads((REALDATA / f"{name}.stream3.all_frames_info.json").read_text())
         with files._opened(REALDATA / name) as container:
