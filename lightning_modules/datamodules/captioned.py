@@ -1,19 +1,20 @@
 """Images, or their grid features, with several captions each; a batch depends on its place in the epochs alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.datamodules.labelled import EpochSteps, centre_square
+from lightning_modules.datamodules.labelled import EpochSteps
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, Part, draw_splits, permutation
 from lightning_modules.datasets.streaming import RowGroups
@@ -53,8 +54,10 @@ class CaptionedImages(LightningDataModule):
         seed: decides rows and orders.
         splits: for each split its source and number of rows, see `datasets.splits.draw_splits`.
         tokenizer: `world`, or the name of a published one.
-        text_length: tokens of a caption, start and end included; longer ones are cut.
+        text_length: places of a caption, start and end included; longer ones are cut. What is learnt from ends in
+            padding, as in the official code, so that a caption which was cut has no end; what is drawn keeps its end.
         full_stop: end every caption with one, as the official code does.
+        reference_length: tokens of the captions that a reward compares with, see `references`; null for all of them.
         image_size: side that encoded images are scaled to, when their batch is made; null for raw images, or to leave
             images out where there are features.
         scorer_tokenizer: of a text-image scorer with words of its own: batches then have `scorer_ids`, of the captions
@@ -77,6 +80,7 @@ class CaptionedImages(LightningDataModule):
         batch_size: Count,
         evaluation_batch_size: Count,
         full_stop: bool = False,
+        reference_length: Count | None = None,
         image_size: Count | None = None,
         scorer_tokenizer: str | None = None,
         scenes: Scenes | None = None,
@@ -87,6 +91,7 @@ class CaptionedImages(LightningDataModule):
             raise ValueError(f"splits has {list(splits)}, expected train and possibly val and test.")
         self.folder, self.seed, self.splits, self.scenes = folder, seed, splits, scenes
         self.tokenizer_name, self.text_length, self.full_stop = tokenizer, text_length, full_stop
+        self.reference_length = reference_length
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.image_size, self.scorer_tokenizer, self.drawing = image_size, scorer_tokenizer, drawing
 
@@ -107,6 +112,8 @@ class CaptionedImages(LightningDataModule):
 
     def _tensors(self, columns: Mapping[str, np.ndarray]) -> Columns:
         found: Columns = {"ids": torch.from_numpy(columns["id"]), **self._captions(columns)}
+        found["captions"] = columns["captions"]
+        found["references"][..., -1] = self.tokenizer.pad_id
         if "features" in columns:
             found["features"] = torch.from_numpy(columns["features"])
         raw = columns["image"].dtype == np.uint8
@@ -134,7 +141,7 @@ class CaptionedImages(LightningDataModule):
             raise ValueError(
                 f"{self.folder}: {len(empty)} images have no caption (ids {empty[:5]}): leave them out of the data set."
             )
-        flat = [f"{text}." if self.full_stop else text for captions in columns["captions"] for text in captions]
+        flat = self._said([text for captions in columns["captions"] for text in captions])
         token_ids, _ = self.tokenizer(flat, self.text_length)
         there = np.arange(counts.max()) < counts[:, None]
 
@@ -150,11 +157,28 @@ class CaptionedImages(LightningDataModule):
             found["scorer_ids"] = by_image(prompted, tokenizer.pad_id)
         return found
 
+    def _said(self, captions: Sequence[str]) -> list[str]:
+        return [f"{text}." if self.full_stop else text for text in captions]
+
     def references(self, split: str) -> dict[int, list[list[int]]]:
-        """Ids of all captions of each image of a split, by the image's id."""
-        rows = self.columns[split]
-        known = zip(rows["ids"].tolist(), rows["references"].tolist(), rows["num_references"].tolist(), strict=True)
-        return {image: captions[:count] for image, captions, count in known}
+        """Ids of all captions of each image of a split, by the image's id: what a reward compares with.
+
+        Only the first `reference_length` tokens of a caption are kept; one that is longer has no end.
+        """
+        rows, length = self.columns[split], self.reference_length
+        encode = self.tokenizer.backend.encode
+        return {
+            image: [encode(text).ids[:length] for text in self._said(captions)]
+            for image, captions in zip(rows["ids"].tolist(), rows["captions"], strict=True)
+        }
+
+    def texts(self, split: str) -> UInt8[Tensor, "rows captions bytes"]:
+        """All captions of each image of a split, whole, for scores: UTF-8 with zeros behind."""
+        rows = [[text.encode() for text in captions] for captions in self.columns[split]["captions"]]
+        found = np.zeros((len(rows), max(map(len, rows))), f"S{max(len(text) for row in rows for text in row)}")
+        for row, captions in zip(found, rows, strict=True):
+            row[: len(captions)] = captions
+        return torch.from_numpy(found.view(np.uint8).reshape(*found.shape, -1))
 
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning."""
@@ -233,9 +257,16 @@ class OrderedBatches(Dataset):
 
 
 def take(columns: Columns, rows: np.ndarray, image_size: int | None) -> dict[str, Tensor]:
-    """A batch of rows; encoded images are decoded, and scaled to squares."""
+    """A batch of rows; encoded images are decoded, and made square."""
     batch = {name: x[torch.from_numpy(rows)] for name, x in columns.items() if isinstance(x, Tensor)}
     if isinstance(encoded := columns.get("images"), np.ndarray):
-        images = [centre_square(storage.decode(image), image_size, 1.0) for image in encoded[rows]]
+        images = [squashed(storage.decode(image), image_size) for image in encoded[rows]]
         batch["images"] = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
     return batch
+
+
+def squashed(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """The whole image as a square, nothing cut off: grid features describe all of it (X-LXMERT's code, Lanczos)."""
+    from PIL import Image
+
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))

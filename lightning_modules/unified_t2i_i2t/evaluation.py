@@ -16,7 +16,7 @@ from pydantic import Field
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.datasets.world.parsing import mark, parse
 from lightning_modules.ensembling.pools import over_seeds, seed_series
-from lightning_modules.metrics.captioning import CaptionScores, score_captions
+from lightning_modules.metrics.captioning import CaptionScores, score_captions, without_repeated_words
 from lightning_modules.metrics.generation import clip_score, fd_world, scene_agreement
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run
 from lightning_modules.settings import Count
@@ -37,6 +37,7 @@ def evaluate(
     examples: Count,
     tasks: Annotated[list[Literal["i2t", "t2i"]], Field(min_length=1)],
     java: bool = False,
+    remove_repeated_words: bool = False,
 ) -> Evaluation:
     """What the arm was trained for, per seed.
 
@@ -49,6 +50,7 @@ def evaluate(
         examples: rows of each gallery.
         tasks: that the arm was trained for, captioning (`i2t`) and drawing (`t2i`); another one is not measured.
         java: whether METEOR and SPICE are wanted, where they can be had.
+        remove_repeated_words: from captions before they are compared with references, as the official code does.
 
     Raises:
         ValueError: there is no run.
@@ -61,7 +63,7 @@ def evaluate(
         predictions = run.predictions()
         found = {"parameters": float(run.facts["parameters"])}
         if "i2t" in tasks:
-            captions = _captions(predictions, words, java)
+            captions = _captions(predictions, words, java, remove_repeated_words)
             found |= {name: captions.scores[name] for name in CAPTION_SCORES if name in captions.scores}
             missing |= captions.not_computed
             found |= _agreement(predictions, words) if attributes else {}
@@ -85,13 +87,17 @@ def evaluate(
     )
 
 
-def _captions(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool) -> CaptionScores:
-    said = dict(enumerate(tokenizer.decode(predictions["captions"])))
+def _captions(
+    predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool, remove_repeated_words: bool
+) -> CaptionScores:
+    said = tokenizer.decode(predictions["captions"])
+    if remove_repeated_words:
+        said = [without_repeated_words(caption) for caption in said]
     known = {
-        row: tokenizer.decode(ids[:count])
-        for row, (ids, count) in enumerate(zip(predictions["references"], predictions["num_references"], strict=True))
+        row: [text.decode() for text in texts if text]
+        for row, texts in enumerate(predictions["references"].view(f"S{predictions['references'].shape[-1]}")[..., 0])
     }
-    return score_captions(said, known, java=java)
+    return score_captions(dict(enumerate(said)), known, java=java)
 
 
 def _agreement(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:

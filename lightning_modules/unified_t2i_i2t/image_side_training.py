@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
-from lightning_modules.settings import Count, Natural, NonNegative
+from lightning_modules.settings import Count, Natural, NonNegative, Positive
 from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
 from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
 
@@ -34,6 +34,7 @@ from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
 class ImageSideRecipe(TransformerRecipe):
     """`lr` and `betas` are those of backbone, scorer and judge; weights of the two players are not decayed."""
 
+    eps: Positive  # of Adam, for all
     generator_lr: NonNegative
     generator_betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     discriminator_lr: NonNegative
@@ -160,9 +161,9 @@ class ImageSideTraining(PaperModule):
         self, drawn: Float[Tensor, "b 3 h w"], real: Float[Tensor, "b 3 h w"], codes: Int[Tensor, "b grid grid"]
     ) -> dict[str, Tensor]:
         """Look real, with the right codes, and like the real image to discriminator and backbone."""
-        score, recognised, maps = self.discriminator(drawn)
+        score, recognised, maps = self.discriminator(drawn, self.images.codebook)
         with torch.no_grad():
-            _, _, right = self.discriminator(real)
+            _, _, right = self.discriminator(real, self.images.codebook)
         terms = {
             "pretrain/gan": -score.mean(),
             "pretrain/matching": matched(maps, right),
@@ -182,7 +183,7 @@ class ImageSideTraining(PaperModule):
         """Hinge loss, and the codes of both images."""
         losses = []
         for images, sign in ((drawn, 1), (real, -1)):
-            score, recognised, _ = self.discriminator(images)
+            score, recognised, _ = self.discriminator(images, self.images.codebook)
             losses.append(F.relu(1 + sign * score).mean())
             losses.append(self.weights["recognition"] * F.cross_entropy(recognised, codes))
         return sum(losses)

@@ -8,11 +8,12 @@ by the score that a frozen text-image scorer gives to the picture, through Gumbe
 
 Read `UnifiedGenerator.training_step` first, then the method of each task.
 
-Where we differ from the official code (`compat` brings the first three back):
+Where we differ from the official code (`compat` brings the first four back):
 - the word after the last one is no target: there, the slot behind [SEP], whose target is [PAD], is drawn too;
 - CIDEr-D sees words only: there, also the marker [CLS] and the closing full stop;
 - its document frequencies come from the training captions: there, from the references of the minibatch.
-The slot behind the end of a caption is not counted in the policy gradient (there, it is).
+- the policy gradient is averaged over a caption's words: there, also over the slot of the marker [CLS], and over the
+  slot behind the end, into which another word is drawn.
 Captions are sampled without keeping a graph; each word's pass is done again when its gradient is due. The gradient is
 the same as with the graph of all passes. Dropout is off meanwhile (there, on for the sample). The image's own layers
 run once for all words of a caption. Layers that no loss reaches (pooler, relationship head) do not exist; vectors are
@@ -33,8 +34,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
-from lightning_modules.datamodules.captioned import CaptionedImages
-from lightning_modules.datamodules.labelled import centre_square
+from lightning_modules.datamodules.captioned import CaptionedImages, squashed
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.cider import CaptionReward
 from lightning_modules.metrics.generation import has_fid, make_fid
@@ -44,7 +44,7 @@ from lightning_modules.unified_t2i_i2t.lxmert import LANES, Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict
 
 WORDS = ("pad", "start", "mask", "end")
-HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies")
+HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies", "outer_slots")
 TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
 SHOWN = 8  # test pictures kept for galleries
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
@@ -243,21 +243,42 @@ class UnifiedGenerator(PaperModule):
                 greedy, _ = self.write(seen, self.caption_length - 1)
             sampled, log_p = self.write(seen, self.caption_length - 1, sample=True)
             reward, baseline = self.caption_rewards([sampled, greedy], batch)
-            written = self.counted(sampled)
         self.log_terms({"pretrain/reward": reward.mean(), "pretrain/greedy_reward": baseline.mean()})
-        return -((reward - baseline)[:, None] * log_p * written).sum() / written.sum()
+        return self.policy_loss(sampled, log_p, reward - baseline)
+
+    def policy_loss(
+        self,
+        token_ids: Int[Tensor, "batch words"],
+        log_p: Float[Tensor, "batch words"],
+        advantage: Float[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """Minus the advantage times the log-probability of each word, its end included, averaged over all words.
+
+        Args:
+            token_ids: of sampled captions, padding behind their ends.
+            log_p: of what was drawn at each place; also behind the end, which counts for `compat.outer_slots` only.
+            advantage: of each caption.
+        """
+        pad, end, outer = self.words["pad"], self.words["end"], self.compat["outer_slots"]
+        previous = F.pad(token_ids[:, :-1], (1, 0), value=self.words["start"])
+        counted = ((previous != pad) & (outer | (previous != end))).float()
+        slots = counted.sum()
+        if outer:  # the marker's, and the one behind the last word if that word is not padding
+            slots = slots + len(token_ids) + (token_ids[:, -1] != pad).sum()
+        return -(advantage[:, None] * log_p * counted).sum() / slots
 
     def write(
         self, seen: Float[Tensor, "batch tokens dim"], words: int, *, sample: bool = False
     ) -> tuple[Int[Tensor, "batch words"], Float[Tensor, "batch words"]]:
-        """Captions word by word, without the marker at the start, and each word's log-probability.
+        """Captions word by word, without the marker at the start, and the log-probability of what was chosen each time.
 
         With gradients on, nothing of a word's pass is kept but its result: the pass is done again when its gradient is
         due, so that the memory is that of one pass and not of all.
 
         Args:
             seen: of the images, see `Lxmert.see`.
-            words: most of them, the end included; a caption may be cut. After the end comes padding.
+            words: most of them, the end included; a caption may be cut. After the end comes padding. No more are chosen
+                once all captions choose the end at the same place; log-probabilities behind it are 0.
             sample: draw each word, instead of taking the most probable.
         """
         ids, log_ps = torch.full((len(seen), 1), self.words["start"], device=seen.device), []
@@ -265,10 +286,13 @@ class UnifiedGenerator(PaperModule):
             log_p = checkpoint(self.next_word, seen, ids, use_reentrant=False)
             chosen = log_p.detach()
             word = torch.multinomial(chosen.exp(), 1) if sample else chosen.argmax(-1, keepdim=True)
-            word = torch.where((ids == self.words["end"]).any(1, keepdim=True), self.words["pad"], word)
             log_ps.append(log_p.gather(1, word)[:, 0])
-            ids = torch.cat([ids, word], dim=1)
-        return ids[:, 1:], torch.stack(log_ps, dim=1)
+            ended = (ids == self.words["end"]).any(1, keepdim=True)
+            ids = torch.cat([ids, torch.where(ended, self.words["pad"], word)], dim=1)
+            if (word == self.words["end"]).all():
+                break
+        left = words - len(log_ps)
+        return F.pad(ids[:, 1:], (0, left), value=self.words["pad"]), F.pad(torch.stack(log_ps, dim=1), (0, left))
 
     def next_word(
         self, seen: Float[Tensor, "batch tokens dim"], prefix: Int[Tensor, "batch length"]
@@ -276,11 +300,6 @@ class UnifiedGenerator(PaperModule):
         """Log-probabilities of the word after `prefix`; no dropout, also when this is done again for the gradient."""
         with evaluating(self.network):
             return self.network.next_word(seen, prefix, self.words["mask"]).float().log_softmax(-1)
-
-    def counted(self, token_ids: Int[Tensor, "batch words"]) -> Float[Tensor, "batch words"]:
-        """1 for the words of a caption, its end included; 0 behind it."""
-        previous = F.pad(token_ids[:, :-1], (1, 0), value=self.words["start"])
-        return ((previous != self.words["pad"]) & (previous != self.words["end"])).float()
 
     def caption_rewards(
         self, captions: Sequence[Int[Tensor, "batch words"]], batch: dict[str, Tensor]
@@ -340,7 +359,8 @@ class UnifiedGenerator(PaperModule):
         """Captions of the test images, and what the judge sees in pictures drawn for test captions, as `tasks` have it.
 
         `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Where data have
-        no judge but `drawing`, pictures are measured as published, see `published_scores`.
+        no judge but `drawing`, pictures are measured as published, see `published_scores`. `references` are the whole
+        captions of the test images, see `CaptionedImages.texts`.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = {}
@@ -348,6 +368,7 @@ class UnifiedGenerator(PaperModule):
             moved = {name: x.to(device) for name, x in batch.items()}
             for name, x in self.judged(moved, full=not found).items():
                 found.setdefault(name, []).append(x.cpu())
+        found["references"] = [data.texts("test")]
         if self.draws:
             for name, x in self.published_scores(data).items():
                 found[name] = [x.cpu()]
@@ -372,17 +393,16 @@ class UnifiedGenerator(PaperModule):
         for batch in data.drawing_batches():
             token_ids = batch["references"][:, 0].to(self.device)
             pictures = self.paint(self.draw(token_ids)[0])
-            drawn = (255 * pictures).round().to(torch.uint8)
-            if isinstance(self.images.scorer, Clip):
-                logits = self.images.score(pictures, batch["scorer_ids"][:, 0].to(self.device))
-                found.setdefault("clip_logits", []).append(logits.float())
+            drawn = (255 * pictures).to(torch.uint8)  # cut off, not rounded, where the official code saves a picture
+            if isinstance(clip := self.images.scorer, Clip):
+                texts = clip.read(batch["scorer_ids"][:, 0].to(self.device))
+                found.setdefault("clip_logits", []).append(clip.similarity(clip.look(drawn), texts).float())
             if fid is not None:
                 fid.update(drawn, real=False)
                 for image in batch["stored"]:
                     fid.update(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.device), real=True)
             if "told" not in found:
-                side = self.images.image_size
-                real = [torch.from_numpy(centre_square(image, side, 1.0)) for image in batch["stored"][:SHOWN]]
+                real = [torch.from_numpy(squashed(x, self.images.image_size)) for x in batch["stored"][:SHOWN]]
                 found["told"] = [token_ids[:SHOWN]]
                 found["pictures/told"] = [rearrange(drawn[:SHOWN], "b c h w -> b h w c")]
                 found["pictures/real"] = [torch.stack(real)]
@@ -392,7 +412,7 @@ class UnifiedGenerator(PaperModule):
 
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
         """The predictions for a batch, with its first pictures if they are to be shown (`full`)."""
-        found = {name: batch[name] for name in ("ids", "references", "num_references")}
+        found = {"ids": batch["ids"]}
         if any(task.endswith("i2t") for task in self.tasks):
             found["captions"], _ = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
         if self.images.judge is None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save
 
-from lightning_modules.datamodules.captioned import CaptionedImages, take
+from lightning_modules.datamodules.captioned import CaptionedImages, squashed, take
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.world import views
@@ -118,6 +118,39 @@ def test_encoded_images_are_decoded_where_they_are_asked_for(folder):
         data(folder, scenes=None)._tensors(columns)
 
 
+def test_the_whole_picture_is_squashed_as_the_grid_features_describe_all_of_it():
+    picture = np.zeros((480, 640, 3), np.uint8)
+    picture[:, :80], picture[:, -80:] = (255, 0, 0), (0, 0, 255)
+    square = squashed(picture, 256).astype(int)
+    assert square.shape == (256, 256, 3)
+    coloured = (square[..., 0] > 127) | (square[..., 2] > 127)
+    assert coloured.mean() == 0.25  # X-LXMERT's target; 0 where the centre square is cut out
+    assert (square[:, :28] == (255, 0, 0)).all() and (square[:, -28:] == (0, 0, 255)).all()
+
+
+def test_captions_that_are_cut_have_no_end_in_training_and_are_whole_in_scores(folder):
+    stored = storage.read(folder, "train")["captions"]
+    module, whole = data(folder, text_length=6, reference_length=4), data(folder)
+    pad, end = module.tokenizer.pad_id, module.tokenizer.end_id
+    ids = {row: [whole.tokenizer.backend.encode(text).ids for text in texts] for row, texts in enumerate(stored)}
+    batch = next(iter(module.train_dataloader()))
+    longest = 0
+    for row, number in enumerate(batch["ids"].tolist()):
+        for place, known in enumerate(ids[number]):
+            kept = known[:5]  # the last place is padding, whether the caption was cut or not
+            assert batch["references"][row, place].tolist() == kept + [pad] * (6 - len(kept))
+            assert module.references("train")[number][place] == known[:4]
+            longest = max(longest, len(known))
+    assert longest > 6
+    assert [texts[0][-1] for texts in whole.references("train").values()] == [end] * 40
+    for rows, texts in zip(module.texts("train").numpy(), stored, strict=True):
+        assert [bytes(row).rstrip(b"\0").decode() for row in rows] == list(texts)
+    drawn = next(data(folder, text_length=6, drawing={"sources": ["train"], "images": 8}).drawing_batches())
+    for number, row in enumerate(drawn["references"][:, 0].tolist()):
+        known = ids[number][0]
+        assert row == ([*known[:5], end] if len(known) > 6 else known + [pad] * (6 - len(known)))
+
+
 def test_pictures_are_drawn_for_the_first_captions_of_the_sources_in_their_order(folder, tmp_path):
     module = data(folder, drawing={"sources": ["test", "train"], "images": 30})
     batches = list(module.drawing_batches())
@@ -208,6 +241,7 @@ def predictions_of(folder, right: bool) -> dict[str, np.ndarray]:
     return {
         **columns,
         "labels": labels,
+        "references": data(folder).texts("test").numpy(),
         "told": told,
         "loose": columns["references"][:, -1],
         "captions": told[other],
@@ -254,6 +288,14 @@ def test_both_directions_are_scored_and_shown(folder, tmp_path):
     assert [gallery.id for gallery in drawn.galleries] == ["drawn"]
     described = bidirectional.evaluate(runs, "world_plain", **{**options, "tasks": ["i2t"]})
     assert set(described.metrics[0]) | set(drawn.metrics[0]) == set(perfect) and not described.figures
+    given = predictions_of(folder, right=True)
+    said = given["captions"].copy()
+    said[:, 2:] = said[:, 1:-1]  # the first word twice
+    options |= {"tasks": ["i2t"], "attributes": {}}
+    twice = [finished(tmp_path / "twice", 0, {**given, "captions": said})]
+    assert bidirectional.evaluate(twice, "coco", **options).metrics[0]["coco/cider_d"] < 9
+    cleaned = bidirectional.evaluate(twice, "coco", **options, remove_repeated_words=True).metrics[0]
+    assert cleaned["coco/cider_d"] == perfect["world_plain/cider_d"]
     with pytest.raises(ValueError, match="no trained generator"):
         bidirectional.evaluate([], "world_plain", **options)
 
