@@ -246,6 +246,20 @@ class ImageSide(nn.Module):
             raise ValueError("image_reward 'scorer' needs a text-image scorer: give `scorer`, or use 'mse'.")
         return self.scorer(images, token_ids)
 
+    def set_codebook(self, codebook: Float[Tensor, "codes features"]) -> None:
+        """Take over centroids.
+
+        Raises:
+            ValueError: there are more or fewer, or they are of other features.
+        """
+        if codebook.shape != self.codebook.shape:
+            raise ValueError(
+                f"the centroids have shape {tuple(codebook.shape)}, expected {tuple(self.codebook.shape)}: set "
+                "codebook_size and feature_dim to theirs."
+            )
+        with torch.no_grad():
+            self.codebook.copy_(codebook)
+
     def load_official_decoder(self, state: Mapping[str, Tensor]) -> None:
         """Take over X-LXMERT's image decoder (`G_60.pth`), whose names have the prefix of DDP.
 

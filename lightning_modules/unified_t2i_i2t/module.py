@@ -22,6 +22,7 @@ not decayed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -35,7 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.captioned import CaptionedImages, squashed
-from lightning_modules.layers.published import load_strictly
+from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.metrics.cider import CaptionReward
 from lightning_modules.metrics.generation import has_fid, make_fid
 from lightning_modules.settings import Count, Natural, Positive, Share
@@ -49,13 +50,14 @@ TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
 SHOWN = 8  # test pictures kept for galleries
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
 # Parameters of official checkpoints that no loss reaches; they have no place in our module.
-UNTRAINED = ("pooler.dense.*", "classifier.seq_relationship.*")
+UNTRAINED = ("pooler.dense.*", "classifier.seq_relationship.*", "answer_head.*")
 XLXMERT_NAMES = {
     "bert.encoder.": "encoder.",
     "bert.embeddings.": "embedding_layer.",
     "bert.pooler.": "pooler.",
     "cls.": "classifier.",
     "obj_predict_head.": "img_classifier.",
+    "vis_emb.": "cluster_codebook.",
 }
 
 
@@ -87,6 +89,8 @@ class UnifiedGenerator(PaperModule):
         images: arguments of `ImageSide`: what makes features and ids of images, and pictures of features.
         tasks: of the successive steps, over and over: xe_i2t | xe_t2i | rl_i2t | rl_t2i.
         caption_input: `dense` features, or `discrete`: those of the nearest centroids.
+        drawing_input: what drawing learns from beside the caption: `discrete`, the centroids of the places that are not
+            masked, or `dense`, their features (the ablation). A picture that is drawn has centroids only.
         image_reward: of rl_t2i: `scorer`, or `mse` between the mixed centroids and the right ones (the ablation).
         words: ids of special words: pad, start, mask, and `end`, which closes a caption (officially the full stop).
         caption_length: most words of a generated caption, marker at the start not counted.
@@ -95,6 +99,8 @@ class UnifiedGenerator(PaperModule):
         masked_words: words of a caption that a step learns from, each in a copy of its own (the paper: 1).
         sampling_steps: of mask-predict.
         temperature: of the Gumbel-softmax.
+        official_weights: file of X-LXMERT's or of the official code, which training on a trained image side starts
+            from; null for drawn weights. The image side must have its centroids, see `ImageSideTraining`.
         compat: which of the official code's habits to keep, see the head of this file.
 
     Raises:
@@ -112,6 +118,7 @@ class UnifiedGenerator(PaperModule):
         compat: dict[str, bool],
         tasks: Annotated[list[str], Field(min_length=1)],
         caption_input: Literal["dense", "discrete"] = "dense",
+        drawing_input: Literal["dense", "discrete"] = "discrete",
         image_reward: Literal["scorer", "mse"] = "scorer",
         caption_length: Count = 16,
         smoothing: Share = 0.2,
@@ -119,6 +126,7 @@ class UnifiedGenerator(PaperModule):
         masked_words: Count = 1,
         sampling_steps: Count = 4,
         temperature: Positive = 1.0,
+        official_weights: str | None = None,
     ):
         super().__init__()
         if not tasks or set(tasks) - set(TASKS):
@@ -137,7 +145,8 @@ class UnifiedGenerator(PaperModule):
                 f"the network was built for grid, feature_dim and codebook_size {own}, the image side for {other}: "
                 "give both the same."
             )
-        self.tasks, self.caption_input, self.image_reward = list(tasks), caption_input, image_reward
+        self.tasks, self.image_reward = list(tasks), image_reward
+        self.caption_input, self.drawing_input, self.official_weights = caption_input, drawing_input, official_weights
         self.words, self.compat = words, compat
         self.caption_length, self.smoothing, self.least_masked = caption_length, smoothing, least_masked
         self.masked_words, self.temperature = masked_words, temperature
@@ -219,8 +228,9 @@ class UnifiedGenerator(PaperModule):
         return features if self.caption_input == "dense" else self.network.cluster_codebook(self.images.codes(features))
 
     def xe_t2i(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Codes at masked places, the same random ones for the whole batch, from the caption and the other codes."""
-        codes = self.images.codes(self.images.features(batch))
+        """Codes at masked places, the same random ones for the whole batch, from the caption and what is elsewhere."""
+        features = self.images.features(batch)
+        codes = self.images.codes(features)
         token_ids = self.draw_caption(batch)
         total = self.network.num_tokens
         least = max(1, int(self.least_masked * total))
@@ -228,9 +238,9 @@ class UnifiedGenerator(PaperModule):
         places = torch.randperm(total, device=codes.device)[:count]
         masked = torch.zeros_like(codes, dtype=torch.bool)
         masked[:, places] = True
-        logits = self.network.code_logits(
-            self.network.mask_features(codes, masked), token_ids, token_ids != self.words["pad"]
-        )
+        seen = features if self.drawing_input == "dense" else self.network.cluster_codebook(codes)
+        seen = self.network.mask_features(seen, masked)
+        logits = self.network.code_logits(seen, token_ids, token_ids != self.words["pad"])
         return smoothed_cross_entropy(logits[:, places], codes[:, places], self.smoothing).mean()
 
     # Sequence level
@@ -348,7 +358,8 @@ class UnifiedGenerator(PaperModule):
         attention_mask = token_ids != self.words["pad"]
 
         def predict(codes: Tensor, masked: Bool[Tensor, "batch tokens"]) -> Tensor:
-            return self.network.code_logits(self.network.mask_features(codes, masked), token_ids, attention_mask)
+            features = self.network.mask_features(self.network.cluster_codebook(codes), masked)
+            return self.network.code_logits(features, token_ids, attention_mask)
 
         return mask_predict(predict, batch=len(token_ids), counts=counts or self.counts, device=token_ids.device)
 
@@ -472,12 +483,24 @@ class UnifiedGenerator(PaperModule):
             return
         load_strictly(self.images, weights, "the image side's state dict")
         self.network.set_codebook(self.images.codebook)
+        if self.official_weights is not None:
+            codebook = self.images.codebook.clone()
+            content = read_checkpoint(Path(self.official_weights))
+            self.load_official(content.get("model", content))
+            if not torch.allclose(codebook, self.images.codebook):
+                raise ValueError(
+                    f"the centroids of {self.official_weights} are not those of the image side: train that with "
+                    "`centroids`, the file of X-LXMERT's, or leave out official_weights."
+                )
 
     def load_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Load a generator of the official code, or X-LXMERT's, from the content of its `model`.
+        """Load a generator of the official code, or X-LXMERT's as its own code saves it, with its codebook.
+
+        Args:
+            state: the content of the file, below `model` where there is such a key.
 
         Returns:
-            What has no place here: the pooler and the head of relationships, which no loss reaches.
+            What has no place here: the pooler, and heads that no loss reaches.
 
         Raises:
             ValueError: the checkpoint is of another architecture, or its word matrix is not tied.
@@ -490,9 +513,13 @@ class UnifiedGenerator(PaperModule):
                 "classifier.predictions.decoder.weight differs from embedding_layer.word_embeddings.weight, but they "
                 "are one matrix here: this is no checkpoint of the official code."
             )
-        if "cluster_codebook.weight" not in ours:  # X-LXMERT's, in which the codebook is the head's matrix
+        if (
+            "cluster_codebook.weight" not in ours
+        ):  # X-LXMERT's may have it only as the head's matrix, which is tied to it
             ours["cluster_codebook.weight"] = ours.get("img_classifier.out_cluster.weight", torch.empty(0))
-        return load_strictly(self.network, ours, "the official checkpoint", unused=UNTRAINED)
+        rest = load_strictly(self.network, ours, "the official checkpoint", unused=UNTRAINED)
+        self.images.set_codebook(self.network.cluster_codebook.weight)
+        return rest
 
     def official(self, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict in the official layout, the reverse of `load_official`; `rest` is what that gave back."""

@@ -96,6 +96,7 @@ def test_one_network_serves_both_directions():
 
 def test_captions_are_written_from_dense_features_images_from_discrete_ones():
     module = build(tasks=["xe_i2t"]).eval()
+    module.network.set_codebook(module.images.codebook)
     given = batch()
     near = {**given, "features": module.images.codebook[module.images.codes(given["features"])]}
     prefix = given["references"][:, 0, :3]
@@ -105,6 +106,13 @@ def test_captions_are_written_from_dense_features_images_from_discrete_ones():
     first = module.xe_t2i(given)
     torch.manual_seed(1)
     assert module.xe_t2i(near) == first
+    dense = build(tasks=["xe_i2t"], drawing_input="dense").eval()  # the ablation: centroids are targets only
+    dense.network.set_codebook(dense.images.codebook)
+    found = []
+    for known in (given, near):
+        torch.manual_seed(1)
+        found.append(dense.xe_t2i(known))
+    assert found[0] != found[1] == first
     discrete = build(tasks=["xe_i2t"], caption_input="discrete").eval()
     torch.testing.assert_close(*[discrete.caption_features(b) for b in (given, near)])
 
@@ -294,18 +302,69 @@ def test_xlxmert_names_are_translated():
         "bert.pooler.dense.bias": "pooler.dense.bias",
     }.items():  # fmt: skip
         assert official_name(theirs) == ours
-    module, source = build(seed=4), build(seed=3)
+
+
+def xlxmert_state(source: UnifiedGenerator) -> dict[str, torch.Tensor]:
+    """What X-LXMERT's own code saves: clusters that the head shares, and a head of answers."""
     back = {"encoder.": "bert.encoder.", "embedding_layer.": "bert.embeddings.", "classifier.": "cls.",
-            "img_classifier.": "obj_predict_head.", "pooler.": "bert.pooler."}  # fmt: skip
-    state = {}
+            "img_classifier.": "obj_predict_head.", "pooler.": "bert.pooler.",
+            "cluster_codebook.": "vis_emb."}  # fmt: skip
+    source.network.set_codebook(source.images.codebook)
+    state = {"module.answer_head.logit_fc.0.weight": torch.randn(48, 24)}
     for key, x in official_state(source).items():
         old = next((prefix for prefix in back if key.startswith(prefix)), None)
-        if not key.startswith("cluster_codebook"):
-            state["module." + (back[old] + key.removeprefix(old) if old else key)] = x
-    module.load_official(state)
+        state["module." + (back[old] + key.removeprefix(old) if old else key)] = x
+    return state
+
+
+def test_a_checkpoint_of_xlxmert_brings_its_clusters():
+    module, source = build(seed=4), build(seed=3)
+    state = xlxmert_state(source)
+    rest = module.load_official(state)
+    assert "answer_head.logit_fc.0.weight" in rest and not any(key.startswith("vis_emb") for key in rest)
     for name, x in source.network.state_dict().items():
-        expected = source.network.img_classifier.out_cluster.weight if name.startswith("cluster_codebook") else x
-        assert torch.equal(module.network.state_dict()[name], expected), name
+        assert torch.equal(module.network.state_dict()[name], x), name
+    features = batch()["features"]
+    assert torch.equal(module.images.codes(features), source.images.codes(features))
+    del state["module.vis_emb.weight"]  # the head has them too
+    again = build(seed=4)
+    again.load_official(state)
+    assert torch.equal(again.images.codebook, source.images.codebook)
+
+
+def test_training_starts_from_xlxmert_if_the_image_side_has_its_centroids(tmp_path):
+    source, other = build(seed=3), build(seed=5)
+    torch.save(xlxmert_state(source), tmp_path / "Epoch20_LXRT.pth")
+    module = build(seed=4, official_weights=str(tmp_path / "Epoch20_LXRT.pth"))
+    module.start_from(source.images.state_dict())
+    for name, x in source.network.state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], x), name
+    with pytest.raises(ValueError, match=r"centroids of .*Epoch20_LXRT.pth are not those of the image side"):
+        build(official_weights=str(tmp_path / "Epoch20_LXRT.pth")).start_from(other.images.state_dict())
+    plain = build(seed=4)
+    plain.start_from(other.images.state_dict())
+    assert torch.equal(plain.network.cluster_codebook.weight, other.images.codebook)
+
+
+def test_an_image_side_of_official_files_needs_no_training(tmp_path):
+    from lightning_modules.unified_t2i_i2t.image_side_training import ImageSideTraining
+
+    options = dict(images={**IMAGES, "scorer": None}, discriminator_dim=8, reading_epochs=0)
+    centroids, source = np.random.RandomState(0).randn(20, 12).astype(np.float32), build(seed=1).images.decoder
+    np.save(tmp_path / "centroids.npy", centroids)
+    torch.save({f"module.{key}": x for key, x in source.state_dict().items()}, tmp_path / "G_60.pth")
+    files = dict(centroids=str(tmp_path / "centroids.npy"), decoder_weights=str(tmp_path / "G_60.pth"))
+    module = ImageSideTraining(**options, **files)
+    module.on_train_epoch_start()  # no k-means, for which there are no data here
+    exported = module.export()
+    assert np.array_equal(exported["codebook"].numpy(), centroids)
+    assert all(torch.equal(exported[f"decoder.{key}"], x) for key, x in source.state_dict().items())
+    np.save(tmp_path / "centroids.npy", centroids[:, :5])
+    with pytest.raises(ValueError, match=r"shape \(20, 5\), expected \(20, 12\)"):
+        ImageSideTraining(**options, **files)
+    looks = {"looks": {"places": 2, "values": [3]}, "backbone": {"width": 8}, "scorer": None}
+    with pytest.raises(ValueError, match="a backbone learns its own"):
+        ImageSideTraining(images={**IMAGES, **looks}, discriminator_dim=8, reading_epochs=1, **files)
 
 
 def test_checkpoints_of_another_architecture_are_refused_by_name():
