@@ -1,13 +1,14 @@
 """Images, or their grid features, with several captions each; a batch depends on its place in the epochs alone."""
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -22,6 +23,7 @@ from lightning_modules.datasets.tokenizers import TextTokenizer, published_token
 from lightning_modules.settings import STRICT, Count
 
 WORLD = "world"
+HARD = ("verb", "color", "noun", "number")  # what differs in false captions: the official files of unified-t2i-i2t
 PROMPT, CLIP_LENGTH = "A photo depicts ", 77  # of the official code, and of CLIP
 Columns = dict[str, Tensor | np.ndarray]
 
@@ -35,11 +37,27 @@ class Scenes(TypedDict):
 
 
 class Drawing(TypedDict):
-    """Whose first captions pictures are drawn for: so many images, of these sources in this order."""
+    """Whose first captions pictures are drawn for: so many images, of these sources in this order.
+
+    `hard` is the folder of the official files of false captions, `verb.pkl` and so on; null for none.
+    """
 
     __pydantic_config__ = STRICT
     sources: Annotated[list[str], Field(min_length=1)]
     images: Count
+    hard: NotRequired[str | None]
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, numbers and texts, and nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> type:
+        """Refuse.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"the file holds an object of {module}.{name}, expected dictionaries, lists and texts only.")
 
 
 class CaptionedImages(LightningDataModule):
@@ -218,6 +236,31 @@ class CaptionedImages(LightningDataModule):
                 raw = rows["image"].dtype == np.uint8
                 stored = list(rows["image"]) if raw else [storage.decode(image) for image in rows["image"]]
                 yield {"ids": torch.from_numpy(rows["id"]), "stored": stored, **captions}
+
+    def hard_captions(self) -> dict[str, list[tuple[int, Int[Tensor, "captions length"]]]]:
+        """Pictures with false captions that differ from the right one in one word, for each kind of word.
+
+        Each is the place of the picture in `drawing_batches`, and ids for the text-image scorer, the right caption
+        first. Without `drawing.hard` there are none.
+
+        Raises:
+            ValueError: a file has another form, or a picture that is not drawn.
+        """
+        if self.drawing is None or self.drawing.get("hard") is None:
+            return {}
+        tokenizer, found = published_tokenizer(self.scorer_tokenizer), {}
+        for kind in HARD:
+            path = Path(self.drawing["hard"], f"{kind}.pkl")
+            with path.open("rb") as file:
+                rows = PlainUnpickler(file).load()
+            found[kind] = []
+            for name, captions in rows.items():
+                number = int(name.removeprefix("img")) - 1
+                if not 0 <= number < self.drawing["images"]:
+                    raise ValueError(f"{path} has {name!r}, but {self.drawing['images']} pictures are drawn.")
+                ids, _ = tokenizer([PROMPT + caption["caption"] for caption in captions], CLIP_LENGTH)
+                found[kind].append((number, torch.from_numpy(ids)))
+        return found
 
 
 def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarray:

@@ -134,7 +134,7 @@ class Clip(Frozen):
         images = F.interpolate(images, size=(CLIP_SIZE, CLIP_SIZE), mode="bicubic", align_corners=False)
         return self.similarity(self._see(images), self.read(token_ids))
 
-    def similarity(self, images: Float[Tensor, "*n dim"], texts: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n"]:
+    def similarity(self, images: Float[Tensor, "*#n dim"], texts: Float[Tensor, "*#n dim"]) -> Float[Tensor, "..."]:
         """Some 100 times the cosine of features of length 1."""
         return self.network.logit_scale.exp() * (images * texts).sum(-1)
 

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -38,7 +39,13 @@ from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.captioned import CaptionedImages, squashed
 from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.metrics.cider import CaptionReward
-from lightning_modules.metrics.generation import has_fid, make_fid
+from lightning_modules.metrics.generation import (
+    OTHER_CAPTIONS,
+    has_fid,
+    make_fid,
+    make_inception_score,
+    other_captions,
+)
 from lightning_modules.settings import Count, Natural, Positive, Share
 from lightning_modules.unified_t2i_i2t.image_side import Clip, ImageSide, pixels
 from lightning_modules.unified_t2i_i2t.lxmert import LANES, Lxmert
@@ -392,23 +399,29 @@ class UnifiedGenerator(PaperModule):
 
     @torch.no_grad()
     def published_scores(self, data: CaptionedImages) -> dict[str, Tensor]:
-        """What FID and CLIP score are made of, for pictures of the captions that `data.drawing` names; else nothing.
+        """What FID and its like are made of, for pictures of the captions that `data.drawing` names; else nothing.
 
         Returns:
-            `clip_logits` (pictures,), 100 times the cosine, where published CLIP is the scorer, as in the official
-            code; `fid` (1,), where torch-fidelity is installed: drawn pictures in 8 bits against stored ones in their
-            own sizes; and the first pictures, to be shown, with their captions.
+            Where published CLIP is the scorer, as in the official code, 100 times cosines: `clip_logits` (pictures,);
+            `clip_others` (pictures, 100), with the own caption first and those of 99 other pictures, where there are so
+            many; and `clip_hard/<kind>` (pictures, captions) for `data.hard_captions`. Where torch-fidelity is
+            installed, `fid` (1,) of drawn pictures in 8 bits against stored ones in their own sizes, and
+            `inception_score` (1,). The first pictures, to be shown, with their captions.
         """
         found: dict[str, list[Tensor]] = {}
-        fid = make_fid().to(self.device) if has_fid() and data.drawing is not None else None
+        measured = has_fid() and data.drawing is not None
+        fid, score = (make().to(self.device) if measured else None for make in (make_fid, make_inception_score))
+        clip = self.images.scorer if isinstance(self.images.scorer, Clip) else None
+        looks, texts = [], []
         for batch in data.drawing_batches():
             token_ids = batch["references"][:, 0].to(self.device)
             pictures = self.paint(self.draw(token_ids)[0])
             drawn = (255 * pictures).to(torch.uint8)  # cut off, not rounded, where the official code saves a picture
-            if isinstance(clip := self.images.scorer, Clip):
-                texts = clip.read(batch["scorer_ids"][:, 0].to(self.device))
-                found.setdefault("clip_logits", []).append(clip.similarity(clip.look(drawn), texts).float())
+            if clip is not None:
+                looks.append(clip.look(drawn))
+                texts.append(clip.read(batch["scorer_ids"][:, 0].to(self.device)))
             if fid is not None:
+                score.update(drawn)
                 fid.update(drawn, real=False)
                 for image in batch["stored"]:
                     fid.update(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.device), real=True)
@@ -418,8 +431,33 @@ class UnifiedGenerator(PaperModule):
                 found["pictures/told"] = [rearrange(drawn[:SHOWN], "b c h w -> b h w c")]
                 found["pictures/real"] = [torch.stack(real)]
         if fid is not None:
-            found["fid"] = [fid.compute()[None]]
+            found["fid"], found["inception_score"] = [fid.compute()[None]], [score.compute()[0][None]]
+        if looks:
+            found |= self.clip_scores(clip, torch.cat(looks).float(), torch.cat(texts).float(), data)
         return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def clip_scores(
+        self,
+        clip: Clip,
+        looks: Float[Tensor, "pictures dim"],
+        texts: Float[Tensor, "pictures dim"],
+        data: CaptionedImages,
+    ) -> dict[str, list[Tensor]]:
+        """How similar pictures are to their captions and to others, see `published_scores`."""
+        found = {"clip_logits": [clip.similarity(looks, texts)]}
+        if len(looks) > OTHER_CAPTIONS:
+            rows = np.concatenate([np.arange(len(looks))[:, None], other_captions(len(looks))], axis=1)
+            found["clip_others"] = [
+                clip.similarity(look[None], texts[torch.from_numpy(row).to(texts.device)])[None]
+                for look, row in zip(looks, rows, strict=True)
+            ]
+        for kind, pictures in data.hard_captions().items():
+            most = max(len(ids) for _, ids in pictures)
+            found[f"clip_hard/{kind}"] = []
+            for number, ids in pictures:
+                similar = clip.similarity(looks[number][None], clip.read(ids.to(looks.device)).float())
+                found[f"clip_hard/{kind}"].append(F.pad(similar, (0, most - len(ids)), value=-torch.inf)[None])
+        return found
 
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
         """The predictions for a batch, with its first pictures if they are to be shown (`full`)."""
@@ -435,8 +473,10 @@ class UnifiedGenerator(PaperModule):
         if self.draws:
             pictures |= self.drawn(batch, told, loose)
         for name, images in pictures.items():
-            found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in self.images.judge(images)], dim=-1)
+            judged = self.images.judge(images)
+            found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in judged], dim=-1)
             if name in ("real", "told"):
+                found[f"odds/{name}"] = torch.cat([logits.softmax(-1) for logits in judged], dim=-1)
                 found[f"features/{name}"] = self.images.judge.backbone(images).mean(1)
             if full and not name.startswith("loose"):
                 shown = (255 * images[:SHOWN]).round().to(torch.uint8)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
 from transformers import CLIPConfig, CLIPModel, LxmertConfig, LxmertForPreTraining, LxmertModel
 
 from lightning_modules import settings
 from lightning_modules.datamodules.captioned import CaptionedImages
-from lightning_modules.metrics.generation import frechet_distance
+from lightning_modules.metrics.generation import frechet_distance, is_world
 from lightning_modules.unified_t2i_i2t import module as unified_t2i_i2t
 from lightning_modules.unified_t2i_i2t.image_side import Clip
 from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
@@ -32,6 +33,7 @@ IMAGES = dict(
 WORDS = dict(pad=0, start=1, mask=2, end=29)
 COMPAT = dict(predict_padding=False, markers_in_reward=False, batch_frequencies=False, outer_slots=False)
 TASKS = ["xe_i2t", "xe_t2i"]
+HARD = torch.tensor([[1, 5, 6, 19], [1, 7, 6, 19], [1, 5, 8, 19]])  # the right caption and two false ones
 
 
 def build(seed: int = 0, **options) -> UnifiedGenerator:
@@ -62,6 +64,9 @@ class Captions(CaptionedImages):
             ids, generator = batch(seed=seed)["references"][:, :1], torch.Generator().manual_seed(seed)
             stored = [torch.randint(0, 256, (10, 12, 3), generator=generator).byte().numpy() for _ in range(6)]
             yield {"references": ids, "scorer_ids": ids.clamp_max(19), "stored": stored}
+
+    def hard_captions(self):
+        return {"verb": [(7, HARD), (2, HARD[:2])]}
 
 
 class Means(nn.Module):
@@ -558,10 +563,15 @@ def test_clip_sees_pictures_without_aliases_in_an_evaluation_and_tensors_with_th
     assert evaluated.mean() == pytest.approx(63 / 255, abs=1 / 255)
 
 
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all extracted features")
+@pytest.mark.filterwarnings("ignore:std")  # of one part
 def test_drawn_pictures_get_the_published_scores(monkeypatch):
     small_clip(monkeypatch)
     monkeypatch.setattr(unified_t2i_i2t, "has_fid", lambda: True)
     monkeypatch.setattr(unified_t2i_i2t, "make_fid", lambda: FrechetInceptionDistance(Means()))
+    monkeypatch.setattr(unified_t2i_i2t, "make_inception_score", lambda: InceptionScore(Means(), splits=1))
+    monkeypatch.setattr(unified_t2i_i2t, "OTHER_CAPTIONS", 2)
+    monkeypatch.setattr(unified_t2i_i2t, "other_captions", lambda rows: (np.arange(rows)[:, None] + [1, 5]) % rows)
     module = build(images={**IMAGES, "scorer": {"hub": True}}).eval()
     found = module.published_scores(Captions())
     batches = list(Captions().drawing_batches())
@@ -573,7 +583,16 @@ def test_drawn_pictures_get_the_published_scores(monkeypatch):
         given = dict(pixel_values=(images / 255 - clip.mean) / clip.std, input_ids=each["scorer_ids"][:, 0])
         logits.append(clip.network(**given).logits_per_image.diagonal())
     torch.testing.assert_close(found["clip_logits"], torch.cat(logits))
+    clip, ids = module.images.scorer, torch.cat([each["scorer_ids"][:, 0] for each in batches])
+    all_pairs = clip.network.logit_scale.exp() * clip.look(torch.cat(pictures)) @ clip.read(ids).T
+    rows = torch.arange(12)[:, None]
+    torch.testing.assert_close(found["clip_others"], all_pairs[rows, (rows + torch.tensor([0, 1, 5])) % 12])
+    hard = clip.network.logit_scale.exp() * clip.look(torch.cat(pictures)[[7, 2]]) @ clip.read(HARD).T
+    torch.testing.assert_close(found["clip_hard/verb"][0], hard[0])
+    torch.testing.assert_close(found["clip_hard/verb"][1], torch.cat([hard[1, :2], torch.tensor([-torch.inf])]))
     ours = torch.cat(pictures).double().mean((2, 3)).numpy()
+    odds = torch.from_numpy(ours).softmax(1).numpy()
+    assert float(found["inception_score"][0]) == pytest.approx(is_world([odds]), rel=1e-4)
     theirs = np.stack([image.mean((0, 1)) for each in batches for image in each["stored"]])
     assert float(found["fid"][0]) == pytest.approx(frechet_distance(ours, theirs), rel=1e-3)
     assert found["pictures/told"].shape == found["pictures/real"].shape == (6, 8, 8, 3)
