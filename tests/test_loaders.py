@@ -127,6 +127,13 @@ def unified_official(_):
     return state, unified.build().load_official, ("", "module.encoder.", "pooler."), optional
 
 
+def unified_xlxmert(_):
+    state = unified.xlxmert_state(unified.build(seed=1))
+    optional = ("module.bert.pooler.*", "module.cls.seq_relationship.*", "module.cls.predictions.decoder.weight")
+    optional += ("module.answer_head.*", "module.vis_emb.weight")  # the head has the clusters too
+    return state, unified.build().load_official, ("", "module.bert.encoder.", "module.bert.pooler."), optional
+
+
 def unified_decoder(_):
     source, module = unified.build(seed=1).images, unified.build().images
     state = {f"module.{key}": x for key, x in source.decoder.state_dict().items()}
@@ -139,7 +146,8 @@ def unified_start(_):
 
 LOADERS = [
     resnet, clip, clip_teacher, dino_teacher, committee, clip_vip_official, clip_vip_start, maskalign_official,
-    maskalign_start, autoencoder_start, finetune_start, probe_start, unified_official, unified_decoder, unified_start,
+    maskalign_start, autoencoder_start, finetune_start, probe_start, unified_official, unified_xlxmert, unified_decoder,
+    unified_start,
 ]  # fmt: skip
 
 

@@ -1,19 +1,21 @@
 """Images, or their grid features, with several captions each; a batch depends on its place in the epochs alone."""
 
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
+from jaxtyping import Int, UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.datamodules.labelled import EpochSteps, centre_square, portion
+from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import ORDER, WHOLE, Part, Portion, draw_splits, permutation
@@ -22,6 +24,7 @@ from lightning_modules.datasets.tokenizers import TextTokenizer, published_token
 from lightning_modules.settings import STRICT, Count
 
 WORLD = "world"
+HARD = ("verb", "color", "noun", "number")  # what differs in false captions: the official files of unified-t2i-i2t
 PROMPT, CLIP_LENGTH = "A photo depicts ", 77  # of the official code, and of CLIP
 Columns = dict[str, Tensor | np.ndarray]
 
@@ -35,11 +38,27 @@ class Scenes(TypedDict):
 
 
 class Drawing(TypedDict):
-    """Whose first captions pictures are drawn for: so many images, of these sources in this order."""
+    """Whose first captions pictures are drawn for: so many images, of these sources in this order.
+
+    `hard` is the folder of the official files of false captions, `verb.pkl` and so on; null for none.
+    """
 
     __pydantic_config__ = STRICT
     sources: Annotated[list[str], Field(min_length=1)]
     images: Count
+    hard: NotRequired[str | None]
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, numbers and texts, and nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> type:
+        """Refuse.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"the file holds an object of {module}.{name}, expected dictionaries, lists and texts only.")
 
 
 class CaptionedImages(LightningDataModule):
@@ -54,8 +73,10 @@ class CaptionedImages(LightningDataModule):
         seed: decides rows and orders.
         splits: for each split its source and number of rows, see `datasets.splits.draw_splits`.
         tokenizer: `world`, or the name of a published one.
-        text_length: tokens of a caption, start and end included; longer ones are cut.
+        text_length: places of a caption, start and end included; longer ones are cut. What is learnt from ends in
+            padding, as in the official code, so that a caption which was cut has no end; what is drawn keeps its end.
         full_stop: end every caption with one, as the official code does.
+        reference_length: tokens of the captions that a reward compares with, see `references`; null for all of them.
         image_size: side that encoded images are scaled to, when their batch is made; null for raw images, or to leave
             images out where there are features.
         scorer_tokenizer: of a text-image scorer with words of its own: batches then have `scorer_ids`, of the captions
@@ -78,6 +99,7 @@ class CaptionedImages(LightningDataModule):
         batch_size: Count,
         evaluation_batch_size: Count,
         full_stop: bool = False,
+        reference_length: Count | None = None,
         image_size: Count | None = None,
         scorer_tokenizer: str | None = None,
         scenes: Scenes | None = None,
@@ -88,6 +110,7 @@ class CaptionedImages(LightningDataModule):
             raise ValueError(f"splits has {list(splits)}, expected train and possibly val and test.")
         self.folder, self.seed, self.splits, self.scenes = folder, seed, splits, scenes
         self.tokenizer_name, self.text_length, self.full_stop = tokenizer, text_length, full_stop
+        self.reference_length = reference_length
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.image_size, self.scorer_tokenizer, self.drawing = image_size, scorer_tokenizer, drawing
 
@@ -108,6 +131,8 @@ class CaptionedImages(LightningDataModule):
 
     def _tensors(self, columns: Mapping[str, np.ndarray]) -> Columns:
         found: Columns = {"ids": torch.from_numpy(columns["id"]), **self._captions(columns)}
+        found["captions"] = columns["captions"]
+        found["references"][..., -1] = self.tokenizer.pad_id
         if "features" in columns:
             found["features"] = torch.from_numpy(columns["features"])
         raw = columns["image"].dtype == np.uint8
@@ -135,7 +160,7 @@ class CaptionedImages(LightningDataModule):
             raise ValueError(
                 f"{self.folder}: {len(empty)} images have no caption (ids {empty[:5]}): leave them out of the data set."
             )
-        flat = [f"{text}." if self.full_stop else text for captions in columns["captions"] for text in captions]
+        flat = self._said([text for captions in columns["captions"] for text in captions])
         token_ids, _ = self.tokenizer(flat, self.text_length)
         there = np.arange(counts.max()) < counts[:, None]
 
@@ -151,11 +176,28 @@ class CaptionedImages(LightningDataModule):
             found["scorer_ids"] = by_image(prompted, tokenizer.pad_id)
         return found
 
+    def _said(self, captions: Sequence[str]) -> list[str]:
+        return [f"{text}." if self.full_stop else text for text in captions]
+
     def references(self, split: str) -> dict[int, list[list[int]]]:
-        """Ids of all captions of each image of a split, by the image's id."""
-        rows = self.columns[split]
-        known = zip(rows["ids"].tolist(), rows["references"].tolist(), rows["num_references"].tolist(), strict=True)
-        return {image: captions[:count] for image, captions, count in known}
+        """Ids of all captions of each image of a split, by the image's id: what a reward compares with.
+
+        Only the first `reference_length` tokens of a caption are kept; one that is longer has no end.
+        """
+        rows, length = self.columns[split], self.reference_length
+        encode = self.tokenizer.backend.encode
+        return {
+            image: [encode(text).ids[:length] for text in self._said(captions)]
+            for image, captions in zip(rows["ids"].tolist(), rows["captions"], strict=True)
+        }
+
+    def texts(self, split: str) -> UInt8[Tensor, "rows captions bytes"]:
+        """All captions of each image of a split, whole, for scores: UTF-8 with zeros behind."""
+        rows = [[text.encode() for text in captions] for captions in self.columns[split]["captions"]]
+        found = np.zeros((len(rows), max(map(len, rows))), f"S{max(len(text) for row in rows for text in row)}")
+        for row, captions in zip(found, rows, strict=True):
+            row[: len(captions)] = captions
+        return torch.from_numpy(found.view(np.uint8).reshape(*found.shape, -1))
 
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning."""
@@ -195,6 +237,31 @@ class CaptionedImages(LightningDataModule):
                 raw = rows["image"].dtype == np.uint8
                 stored = list(rows["image"]) if raw else [decode(image) for image in rows["image"]]
                 yield {"ids": torch.from_numpy(rows["id"]), "stored": stored, **captions}
+
+    def hard_captions(self) -> dict[str, list[tuple[int, Int[Tensor, "captions length"]]]]:
+        """Pictures with false captions that differ from the right one in one word, for each kind of word.
+
+        Each is the place of the picture in `drawing_batches`, and ids for the text-image scorer, the right caption
+        first. Without `drawing.hard` there are none.
+
+        Raises:
+            ValueError: a file has another form, or a picture that is not drawn.
+        """
+        if self.drawing is None or self.drawing.get("hard") is None:
+            return {}
+        tokenizer, found = published_tokenizer(self.scorer_tokenizer), {}
+        for kind in HARD:
+            path = Path(self.drawing["hard"], f"{kind}.pkl")
+            with path.open("rb") as file:
+                rows = PlainUnpickler(file).load()
+            found[kind] = []
+            for name, captions in rows.items():
+                number = int(name.removeprefix("img")) - 1
+                if not 0 <= number < self.drawing["images"]:
+                    raise ValueError(f"{path} has {name!r}, but {self.drawing['images']} pictures are drawn.")
+                ids, _ = tokenizer([PROMPT + caption["caption"] for caption in captions], CLIP_LENGTH)
+                found[kind].append((number, torch.from_numpy(ids)))
+        return found
 
 
 def label_scenes(columns: Mapping[str, np.ndarray], scenes: Scenes) -> np.ndarray:
@@ -239,9 +306,16 @@ class OrderedBatches(Dataset):
 
 
 def take(columns: Columns, rows: np.ndarray, image_size: int | None) -> dict[str, Tensor]:
-    """A batch of rows; encoded images are decoded, and scaled to squares."""
+    """A batch of rows; encoded images are decoded, and made square."""
     batch = {name: x[torch.from_numpy(rows)] for name, x in columns.items() if isinstance(x, Tensor)}
     if isinstance(encoded := columns.get("images"), np.ndarray):
-        images = [centre_square(decode(image), image_size, 1.0) for image in encoded[rows]]
+        images = [squashed(decode(image), image_size) for image in encoded[rows]]
         batch["images"] = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
     return batch
+
+
+def squashed(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """The whole image as a square, nothing cut off: grid features describe all of it (X-LXMERT's code, Lanczos)."""
+    from PIL import Image
+
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))

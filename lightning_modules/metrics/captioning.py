@@ -7,6 +7,7 @@ installed and the configuration asks for them. Otherwise they are reported as no
 
 import importlib.util
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -66,6 +67,11 @@ def score_captions(
         else:
             scores[name] = score(said, known)
     return CaptionScores(scores, missing)
+
+
+def without_repeated_words(sentence: str) -> str:
+    """The sentence with one of each run of the same word: "a a red red ring" -> "a red ring"; case counts."""
+    return re.sub(r"\b(\w+)(?: \1)+\b", r"\1", sentence)
 
 
 def bleu(captions: Captions, references: References, orders: int = 4) -> list[float]:

@@ -173,6 +173,7 @@ class CaptionReward:
         batch_frequencies: count documents in each call, each row of it being one, instead of once in all references.
             So does the official code of unified-t2i-i2t, where a call holds the sampled captions and the greedy ones.
         markers_inside: count `end` and `markers` as words, as that code does. Padding after the end is none there, too.
+            A scored caption that was cut is given its end; a reference that was cut is not.
 
     Raises:
         ValueError: there are no references, or none of an image.
@@ -200,7 +201,8 @@ class CaptionReward:
         Raises:
             ValueError: an image has no references, or the numbers of images and captions differ.
         """
-        return (self.scorer or self._of_batch(images))(images, [self.words(ids) for ids in captions.tolist()])
+        said = [self.words([*ids, self.end]) for ids in captions.tolist()]
+        return (self.scorer or self._of_batch(images))(images, said)
 
     def words(self, ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens that count of one caption."""

@@ -2,11 +2,14 @@
 
 `fd_world` is a Fréchet distance between features of a small classifier trained on the captioned world. It is no FID,
 which is the same distance between features of one certain Inception network and needs its weights (`make_fid`): values
-of different networks cannot be compared, and no other number may bear that name.
+of different networks cannot be compared, and no other number may bear that name. The same holds for `is_world` and the
+Inception Score (`make_inception_score`).
 """
 
 import importlib.util
-from collections.abc import Mapping
+import random
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +17,10 @@ from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.inception import InceptionScore
 
 INCEPTION = 2048  # features of its last pooling
+OTHER_CAPTIONS = 99  # that a picture's own is found among: R-precision in the official code of unified-t2i-i2t
 Attributes = Mapping[str, Int[np.ndarray, "samples _"]]  # attribute -> (samples, objects)
 
 
@@ -103,6 +108,83 @@ def make_fid() -> "FrechetInceptionDistance":
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     return FrechetInceptionDistance(INCEPTION)
+
+
+def make_inception_score() -> "InceptionScore":
+    """Inception Score by torchmetrics with torch-fidelity's Inception, in ten parts: `update(pictures)`, `compute()`.
+
+    Raises:
+        ModuleNotFoundError: torch-fidelity is not installed.
+    """
+    if not has_fid():
+        raise ModuleNotFoundError(
+            "the Inception Score needs torch-fidelity, as FID does (see `make_fid`). is_world is computed without it, "
+            "and is another number."
+        )
+    from torchmetrics.image.inception import InceptionScore
+
+    with warnings.catch_warnings():  # that it keeps all features
+        warnings.simplefilter("ignore", UserWarning)
+        return InceptionScore("logits_unbiased", splits=10)
+
+
+def is_world(heads: Sequence[Float[np.ndarray, "samples _"]]) -> float:
+    """How many clearly different pictures there are, to a classifier: from 1 to the number of classes.
+
+    The formula is that of the Inception Score (Salimans et al. 2016): e to the mean Kullback-Leibler divergence of what
+    is seen in a picture from what is seen in all. It is 1 where all pictures are alike, or none is clear. The classes
+    are all combinations of what the heads of a classifier of the captioned world name; the heads are independent for a
+    given picture.
+
+    Args:
+        heads: probabilities of each head.
+
+    Raises:
+        ValueError: there are no samples, or a head's probabilities are not at least 0 with the sum 1.
+    """
+    joint = np.ones((len(heads[0]), 1))
+    own = np.zeros(len(joint))
+    for odds in heads:
+        if not len(odds) or not np.allclose(odds.sum(1), 1, atol=1e-3) or (odds < 0).any():
+            raise ValueError(f"{len(odds)} rows of probabilities, expected some, each at least 0 and with the sum 1.")
+        odds = odds.astype(np.float64)
+        own += _entropy(odds)
+        joint = (joint[:, :, None] * odds[:, None]).reshape(len(joint), -1)
+    return float(np.exp(_entropy(joint.mean(0, keepdims=True))[0] - own.mean()))
+
+
+def _entropy(odds: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, " rows"]:
+    return -(odds * np.log(odds, out=np.zeros_like(odds), where=odds > 0)).sum(1)
+
+
+def other_captions(pictures: int, seed: int = 42) -> Int[np.ndarray, "pictures 99"]:
+    """For each of so many pictures the numbers of 99 other ones, whose captions its own is found among.
+
+    The same seed gives the numbers that the official code of unified-t2i-i2t draws.
+
+    Raises:
+        ValueError: there are not so many others.
+    """
+    if pictures <= OTHER_CAPTIONS:
+        raise ValueError(f"R-precision needs at least {OTHER_CAPTIONS + 1} pictures, but there are {pictures}.")
+    draw = random.Random(seed)
+    found = np.array([draw.sample(range(pictures - 1), OTHER_CAPTIONS) for _ in range(pictures)])
+    return found + (found >= np.arange(pictures)[:, None])
+
+
+def r_precision(similarities: Float[np.ndarray, "pictures captions"]) -> float:
+    """Share of the pictures that are more similar to their own caption than to any other of their row, in [0, 1].
+
+    Args:
+        similarities: of each picture with its own caption, in the first column, and with others; -inf where a row has
+            fewer captions. An equal one does not beat the own one.
+
+    Raises:
+        ValueError: there are none, or one of an own caption is not finite.
+    """
+    if not similarities.size or not np.isfinite(similarities[:, 0]).all():
+        raise ValueError(f"similarities of shape {similarities.shape}, expected some, those of own captions finite.")
+    return float((similarities.argmax(1) == 0).mean())
 
 
 def clip_score(similarities: Float[np.ndarray, " pairs"]) -> float:

@@ -10,14 +10,14 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.datasets.world.parsing import mark, parse
 from lightning_modules.ensembling.pools import over_seeds, seed_series
-from lightning_modules.metrics.captioning import CaptionScores, score_captions
-from lightning_modules.metrics.generation import clip_score, fd_world, scene_agreement
+from lightning_modules.metrics.captioning import CaptionScores, score_captions, without_repeated_words
+from lightning_modules.metrics.generation import clip_score, fd_world, is_world, r_precision, scene_agreement
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run
 from lightning_modules.settings import Count
 
@@ -26,6 +26,13 @@ PERCENT = 100
 CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
 NO_FID = "torch-fidelity was not installed where the pictures were drawn, see CONTRIBUTING.md, Dependencies"
 NO_CLIP = "published CLIP was not the scorer where the pictures were drawn, or its data named no captions to draw"
+NOT_PUBLISHED = {
+    "fid": NO_FID,
+    "inception_score": NO_FID,
+    "clip_score": NO_CLIP,
+    "r_precision_percent": f"{NO_CLIP}, or fewer than 100",
+    "r_precision_hard_percent": f"{NO_CLIP}, or no false ones (drawing.hard)",
+}
 
 
 def evaluate(
@@ -37,6 +44,7 @@ def evaluate(
     examples: Count,
     tasks: Annotated[list[Literal["i2t", "t2i"]], Field(min_length=1)],
     java: bool = False,
+    remove_repeated_words: bool = False,
 ) -> Evaluation:
     """What the arm was trained for, per seed.
 
@@ -45,10 +53,12 @@ def evaluate(
         dataset: first part of every metric's name.
         tokenizer: of the captions: `world`, or the name of a published one.
         attributes: that the judge reads, in its order, and how many values each has; empty without a judge, where
-            captions are held against references only, and pictures are measured as published (FID, CLIP score).
+            captions are held against references only, and pictures are measured as published (FID, Inception Score,
+            CLIP score, R-precision).
         examples: rows of each gallery.
         tasks: that the arm was trained for, captioning (`i2t`) and drawing (`t2i`); another one is not measured.
         java: whether METEOR and SPICE are wanted, where they can be had.
+        remove_repeated_words: from captions before they are compared with references, as the official code does.
 
     Raises:
         ValueError: there is no run.
@@ -61,7 +71,7 @@ def evaluate(
         predictions = run.predictions()
         found = {"parameters": float(run.facts["parameters"])}
         if "i2t" in tasks:
-            captions = _captions(predictions, words, java)
+            captions = _captions(predictions, words, java, remove_repeated_words)
             found |= {name: captions.scores[name] for name in CAPTION_SCORES if name in captions.scores}
             missing |= captions.not_computed
             found |= _agreement(predictions, words) if attributes else {}
@@ -70,7 +80,7 @@ def evaluate(
         elif "t2i" in tasks:
             published = _published(predictions)
             found |= published
-            missing |= {name: why for name, why in (("fid", NO_FID), ("clip_score", NO_CLIP)) if name not in published}
+            missing |= {name: why for name, why in NOT_PUBLISHED.items() if name not in published}
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first, galleries = runs[0].predictions(), []
     if "t2i" in tasks and "pictures/told" in first:
@@ -85,13 +95,17 @@ def evaluate(
     )
 
 
-def _captions(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool) -> CaptionScores:
-    said = dict(enumerate(tokenizer.decode(predictions["captions"])))
+def _captions(
+    predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer, java: bool, remove_repeated_words: bool
+) -> CaptionScores:
+    said = tokenizer.decode(predictions["captions"])
+    if remove_repeated_words:
+        said = [without_repeated_words(caption) for caption in said]
     known = {
-        row: tokenizer.decode(ids[:count])
-        for row, (ids, count) in enumerate(zip(predictions["references"], predictions["num_references"], strict=True))
+        row: [text.decode() for text in texts if text]
+        for row, texts in enumerate(predictions["references"].view(f"S{predictions['references'].shape[-1]}")[..., 0])
     }
-    return score_captions(said, known, java=java)
+    return score_captions(dict(enumerate(said)), known, java=java)
 
 
 def _agreement(predictions: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Metrics:
@@ -117,12 +131,27 @@ def _pictures(
         shown = consistent(predictions[f"seen/loose-{steps}"], named, attributes)
         found[f"consistent_{steps}_steps_percent"] = PERCENT * float(shown.mean())
     distance = fd_world(predictions["features/told"], predictions["features/real"])
-    return found | {name: value for name, value in distance.items() if name != "fd_world_samples"}
+    found |= {name: value for name, value in distance.items() if name != "fd_world_samples"}
+    for name, key in (("told", "is_world"), ("real", "is_world_real")):
+        found[key] = is_world(_heads(predictions[f"odds/{name}"], attributes))
+    return found
 
 
 def _published(predictions: Mapping[str, np.ndarray]) -> Metrics:
-    found = {"fid": float(predictions["fid"][0])} if "fid" in predictions else {}
-    return found | ({"clip_score": clip_score(predictions["clip_logits"])} if "clip_logits" in predictions else {})
+    found = {name: float(predictions[name][0]) for name in ("fid", "inception_score") if name in predictions}
+    if "clip_logits" in predictions:
+        found["clip_score"] = clip_score(predictions["clip_logits"])
+    if "clip_others" in predictions:
+        found["r_precision_percent"] = PERCENT * r_precision(predictions["clip_others"])
+    if hard := [r_precision(values) for name, values in predictions.items() if name.startswith("clip_hard/")]:
+        found["r_precision_hard_percent"] = PERCENT * float(np.mean(hard))
+    return found
+
+
+def _heads(odds: Float[np.ndarray, "pictures places _"], attributes: Mapping[str, int]) -> list[np.ndarray]:
+    """Probabilities of each attribute at each place, nothing being one more value."""
+    ends = np.cumsum([count + 1 for count in attributes.values()])[:-1]
+    return [part for place in odds.swapaxes(0, 1) for part in np.split(place, ends, axis=1)]
 
 
 def _steps(predictions: Mapping[str, np.ndarray]) -> list[int]:

@@ -6,10 +6,11 @@ Read `ImageSide`. It is trained by `image_side_training`, and frozen afterwards.
 from collections.abc import Iterable, Mapping
 from typing import Annotated, TypedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from lightning_modules.settings import STRICT, Count
 from lightning_modules.unified_t2i_i2t.spade import SpadeGenerator
 
 POINTS_PER_CENTROID, ROUNDS = 256, 20  # the first is the default of faiss, the second is X-LXMERT's
-CLIP = "openai/clip-vit-base-patch32"
+CLIP, CLIP_SIZE = "openai/clip-vit-base-patch32", 224
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # published with CLIP
 
 
@@ -113,7 +114,11 @@ class TwoTowers(nn.Module):
 
 
 class Clip(Frozen):
-    """Published CLIP as scorer, ViT-B/32: images are scaled to 224 pixels, texts are ids of CLIP's own tokenizer."""
+    """Published CLIP as scorer, ViT-B/32: images are scaled to 224 pixels, texts are ids of CLIP's own tokenizer.
+
+    As a reward it sees tensors, resized without antialias; in an evaluation (`look`) it sees 8-bit pictures, resized by
+    PIL with antialias. So does the official code.
+    """
 
     def __init__(self):
         from lightning_modules.layers.clip import make_clip  # transformers take seconds
@@ -126,9 +131,32 @@ class Clip(Frozen):
         self, images: Float[Tensor, "batch 3 height width"], token_ids: Int[Tensor, "batch length"]
     ) -> Float[Tensor, " batch"]:
         """Some 100 times the cosine; `images` within 0 and 1."""
-        images = F.interpolate(images, size=(224, 224), mode="bicubic", align_corners=False)
-        logits = self.network(input_ids=token_ids, pixel_values=(images - self.mean) / self.std).logits_per_image
-        return logits.diagonal()
+        images = F.interpolate(images, size=(CLIP_SIZE, CLIP_SIZE), mode="bicubic", align_corners=False)
+        return self.similarity(self._see(images), self.read(token_ids))
+
+    def similarity(self, images: Float[Tensor, "*#n dim"], texts: Float[Tensor, "*#n dim"]) -> Float[Tensor, "..."]:
+        """Some 100 times the cosine of features of length 1."""
+        return self.network.logit_scale.exp() * (images * texts).sum(-1)
+
+    def look(self, pictures: UInt8[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch dim"]:
+        """Features of pictures, of length 1."""
+        from PIL import Image
+
+        resized = [
+            np.array(Image.fromarray(picture).resize((CLIP_SIZE, CLIP_SIZE), Image.Resampling.BICUBIC))
+            for picture in rearrange(pictures, "b c h w -> b h w c").cpu().numpy()
+        ]
+        images = torch.from_numpy(np.stack(resized)).to(self.mean.device)
+        return self._see(pixels(rearrange(images, "b h w c -> b c h w")))
+
+    def read(self, token_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
+        """Features of texts, of length 1."""
+        pooled = self.network.text_model(input_ids=token_ids).pooler_output
+        return F.normalize(self.network.text_projection(pooled), dim=-1)
+
+    def _see(self, images: Float[Tensor, "batch 3 224 224"]) -> Float[Tensor, "batch dim"]:
+        pooled = self.network.vision_model(pixel_values=(images - self.mean) / self.std).pooler_output
+        return F.normalize(self.network.visual_projection(pooled), dim=-1)
 
 
 class ImageSide(nn.Module):
@@ -217,6 +245,20 @@ class ImageSide(nn.Module):
         if self.scorer is None:
             raise ValueError("image_reward 'scorer' needs a text-image scorer: give `scorer`, or use 'mse'.")
         return self.scorer(images, token_ids)
+
+    def set_codebook(self, codebook: Float[Tensor, "codes features"]) -> None:
+        """Take over centroids.
+
+        Raises:
+            ValueError: there are more or fewer, or they are of other features.
+        """
+        if codebook.shape != self.codebook.shape:
+            raise ValueError(
+                f"the centroids have shape {tuple(codebook.shape)}, expected {tuple(self.codebook.shape)}: set "
+                "codebook_size and feature_dim to theirs."
+            )
+        with torch.no_grad():
+            self.codebook.copy_(codebook)
 
     def load_official_decoder(self, state: Mapping[str, Tensor]) -> None:
         """Take over X-LXMERT's image decoder (`G_60.pth`), whose names have the prefix of DDP.

@@ -14,8 +14,10 @@ steps are the same.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -26,7 +28,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
-from lightning_modules.settings import Count, Natural, NonNegative
+from lightning_modules.layers.published import read_checkpoint
+from lightning_modules.settings import Count, Natural, NonNegative, Positive
 from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
 from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
 
@@ -34,6 +37,7 @@ from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
 class ImageSideRecipe(TransformerRecipe):
     """`lr` and `betas` are those of backbone, scorer and judge; weights of the two players are not decayed."""
 
+    eps: Positive  # of Adam, for all
     generator_lr: NonNegative
     generator_betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     discriminator_lr: NonNegative
@@ -46,11 +50,15 @@ class ImageSideTraining(PaperModule):
         images: arguments of `ImageSide`.
         discriminator_dim: channels of the discriminator.
         reading_epochs: of the first phase; 0 where the data have features of their own.
+        centroids: file of X-LXMERT's centroids (.npy), to be used in place of k-means; null for none.
+        decoder_weights: file of X-LXMERT's image decoder (`G_60.pth`), to start from; null for drawn weights. With both
+            files, no epoch of training is needed.
         gan: weight of the adversarial loss; `matching` of the discriminator's features, `perception` of the backbone's,
             `recognition` of the codes, `reconstruction` of the pixels.
 
     Raises:
-        ValueError: there is a backbone and no epoch for it to learn, or the reverse.
+        ValueError: there is a backbone and no epoch for it to learn, or the reverse, or centroids for it; or a file is
+            of other sizes.
     """
 
     recipe_form = ImageSideRecipe
@@ -61,6 +69,8 @@ class ImageSideTraining(PaperModule):
         images: dict,
         discriminator_dim: Count,
         reading_epochs: Natural,
+        centroids: str | None = None,
+        decoder_weights: str | None = None,
         gan: NonNegative = 1.0,
         matching: NonNegative = 10.0,
         perception: NonNegative = 10.0,
@@ -80,6 +90,15 @@ class ImageSideTraining(PaperModule):
             feature_dim=self.images.feature_dim,
             codebook_size=self.images.codebook_size,
         )
+        if centroids is not None and self.images.reader is not None:
+            raise ValueError(
+                f"centroids ({centroids}) are those of given features, but a backbone learns its own here."
+            )
+        self.given_centroids = centroids is not None
+        if centroids is not None:
+            self.images.set_codebook(torch.from_numpy(np.load(centroids, allow_pickle=False)))
+        if decoder_weights is not None:
+            self.images.load_official_decoder(read_checkpoint(Path(decoder_weights)))
         self.reading_epochs = reading_epochs
         self.weights = {
             "gan": gan,
@@ -102,20 +121,19 @@ class ImageSideTraining(PaperModule):
                 parameter.grad = None
 
     def on_train_epoch_start(self) -> None:
-        """Between the phases: fit the codebook and freeze what it rests on."""
+        """Between the phases: fit the codebook, if none is given, and freeze what it rests on."""
         if self.current_epoch < self.reading_epochs:
             return
         for part in self.readers():
             part.requires_grad_(False)
-        if self.current_epoch == self.reading_epochs:
+        if self.current_epoch == self.reading_epochs and not self.given_centroids:
             data = self.trainer.datamodule
             batches = (
                 self.images.features({name: x.to(self.device) for name, x in batch.items()})
                 for batch in data.evaluation_batches("train")
             )
             total = len(data.columns["train"]["ids"]) * self.images.grid**2
-            codebook = fit_codebook(batches, total=total, size=self.images.codebook_size, seed=data.seed)
-            self.images.codebook.copy_(codebook)
+            self.images.set_codebook(fit_codebook(batches, total=total, size=self.images.codebook_size, seed=data.seed))
 
     def readers(self) -> list[nn.Module]:
         """What is trained in the first phase."""
@@ -160,9 +178,9 @@ class ImageSideTraining(PaperModule):
         self, drawn: Float[Tensor, "b 3 h w"], real: Float[Tensor, "b 3 h w"], codes: Int[Tensor, "b grid grid"]
     ) -> dict[str, Tensor]:
         """Look real, with the right codes, and like the real image to discriminator and backbone."""
-        score, recognised, maps = self.discriminator(drawn)
+        score, recognised, maps = self.discriminator(drawn, self.images.codebook)
         with torch.no_grad():
-            _, _, right = self.discriminator(real)
+            _, _, right = self.discriminator(real, self.images.codebook)
         terms = {
             "pretrain/gan": -score.mean(),
             "pretrain/matching": matched(maps, right),
@@ -182,7 +200,7 @@ class ImageSideTraining(PaperModule):
         """Hinge loss, and the codes of both images."""
         losses = []
         for images, sign in ((drawn, 1), (real, -1)):
-            score, recognised, _ = self.discriminator(images)
+            score, recognised, _ = self.discriminator(images, self.images.codebook)
             losses.append(F.relu(1 + sign * score).mean())
             losses.append(self.weights["recognition"] * F.cross_entropy(recognised, codes))
         return sum(losses)

@@ -147,10 +147,10 @@ class Lxmert(nn.Module):
             self.img_classifier.out_cluster.weight.copy_(codebook)
 
     def mask_features(
-        self, codes: Int[Tensor, "batch tokens"], masked: Bool[Tensor, "batch tokens"]
+        self, features: Float[Tensor, "batch tokens features"], masked: Bool[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch tokens features"]:
-        """The codebook's features, and the learned mask token at masked places."""
-        return torch.where(masked[..., None], self.mask_feat, self.cluster_codebook(codes))
+        """The learned mask token at masked places, and the features elsewhere."""
+        return torch.where(masked[..., None], self.mask_feat, features)
 
     def see(self, features: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens dim"]:
         """The image's own stream: it does not depend on the text, so one pass serves all words of a caption."""

@@ -8,11 +8,12 @@ by the score that a frozen text-image scorer gives to the picture, through Gumbe
 
 Read `UnifiedGenerator.training_step` first, then the method of each task.
 
-Where we differ from the official code (`compat` brings the first three back):
+Where we differ from the official code (`compat` brings the first four back):
 - the word after the last one is no target: there, the slot behind [SEP], whose target is [PAD], is drawn too;
 - CIDEr-D sees words only: there, also the marker [CLS] and the closing full stop;
 - its document frequencies come from the training captions: there, from the references of the minibatch.
-The slot behind the end of a caption is not counted in the policy gradient (there, it is).
+- the policy gradient is averaged over a caption's words: there, also over the slot of the marker [CLS], and over the
+  slot behind the end, into which another word is drawn.
 Captions are sampled without keeping a graph; each word's pass is done again when its gradient is due. The gradient is
 the same as with the graph of all passes. Dropout is off meanwhile (there, on for the sample). The image's own layers
 run once for all words of a caption. Layers that no loss reaches (pooler, relationship head) do not exist; vectors are
@@ -21,8 +22,10 @@ not decayed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -33,29 +36,35 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
-from lightning_modules.datamodules.captioned import CaptionedImages
-from lightning_modules.datamodules.labelled import centre_square
-from lightning_modules.layers.published import load_strictly
+from lightning_modules.datamodules.captioned import CaptionedImages, squashed
+from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.metrics.cider import CaptionReward
-from lightning_modules.metrics.generation import has_fid, make_fid
+from lightning_modules.metrics.generation import (
+    OTHER_CAPTIONS,
+    has_fid,
+    make_fid,
+    make_inception_score,
+    other_captions,
+)
 from lightning_modules.settings import Count, Natural, Positive, Share
 from lightning_modules.unified_t2i_i2t.image_side import Clip, ImageSide, pixels
 from lightning_modules.unified_t2i_i2t.lxmert import LANES, Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict
 
 WORDS = ("pad", "start", "mask", "end")
-HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies")
+HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies", "outer_slots")
 TASKS = ("xe_i2t", "xe_t2i", "rl_i2t", "rl_t2i")
 SHOWN = 8  # test pictures kept for galleries
 CLIP_SCORE_SCALE = 2.5  # of CLIPScore (Hessel et al., 2104.08718)
 # Parameters of official checkpoints that no loss reaches; they have no place in our module.
-UNTRAINED = ("pooler.dense.*", "classifier.seq_relationship.*")
+UNTRAINED = ("pooler.dense.*", "classifier.seq_relationship.*", "answer_head.*")
 XLXMERT_NAMES = {
     "bert.encoder.": "encoder.",
     "bert.embeddings.": "embedding_layer.",
     "bert.pooler.": "pooler.",
     "cls.": "classifier.",
     "obj_predict_head.": "img_classifier.",
+    "vis_emb.": "cluster_codebook.",
 }
 
 
@@ -87,6 +96,8 @@ class UnifiedGenerator(PaperModule):
         images: arguments of `ImageSide`: what makes features and ids of images, and pictures of features.
         tasks: of the successive steps, over and over: xe_i2t | xe_t2i | rl_i2t | rl_t2i.
         caption_input: `dense` features, or `discrete`: those of the nearest centroids.
+        drawing_input: what drawing learns from beside the caption: `discrete`, the centroids of the places that are not
+            masked, or `dense`, their features (the ablation). A picture that is drawn has centroids only.
         image_reward: of rl_t2i: `scorer`, or `mse` between the mixed centroids and the right ones (the ablation).
         words: ids of special words: pad, start, mask, and `end`, which closes a caption (officially the full stop).
         caption_length: most words of a generated caption, marker at the start not counted.
@@ -95,6 +106,8 @@ class UnifiedGenerator(PaperModule):
         masked_words: words of a caption that a step learns from, each in a copy of its own (the paper: 1).
         sampling_steps: of mask-predict.
         temperature: of the Gumbel-softmax.
+        official_weights: file of X-LXMERT's or of the official code, which training on a trained image side starts
+            from; null for drawn weights. The image side must have its centroids, see `ImageSideTraining`.
         compat: which of the official code's habits to keep, see the head of this file.
 
     Raises:
@@ -112,6 +125,7 @@ class UnifiedGenerator(PaperModule):
         compat: dict[str, bool],
         tasks: Annotated[list[str], Field(min_length=1)],
         caption_input: Literal["dense", "discrete"] = "dense",
+        drawing_input: Literal["dense", "discrete"] = "discrete",
         image_reward: Literal["scorer", "mse"] = "scorer",
         caption_length: Count = 16,
         smoothing: Share = 0.2,
@@ -119,6 +133,7 @@ class UnifiedGenerator(PaperModule):
         masked_words: Count = 1,
         sampling_steps: Count = 4,
         temperature: Positive = 1.0,
+        official_weights: str | None = None,
     ):
         super().__init__()
         if not tasks or set(tasks) - set(TASKS):
@@ -137,7 +152,8 @@ class UnifiedGenerator(PaperModule):
                 f"the network was built for grid, feature_dim and codebook_size {own}, the image side for {other}: "
                 "give both the same."
             )
-        self.tasks, self.caption_input, self.image_reward = list(tasks), caption_input, image_reward
+        self.tasks, self.image_reward = list(tasks), image_reward
+        self.caption_input, self.drawing_input, self.official_weights = caption_input, drawing_input, official_weights
         self.words, self.compat = words, compat
         self.caption_length, self.smoothing, self.least_masked = caption_length, smoothing, least_masked
         self.masked_words, self.temperature = masked_words, temperature
@@ -219,8 +235,9 @@ class UnifiedGenerator(PaperModule):
         return features if self.caption_input == "dense" else self.network.cluster_codebook(self.images.codes(features))
 
     def xe_t2i(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Codes at masked places, the same random ones for the whole batch, from the caption and the other codes."""
-        codes = self.images.codes(self.images.features(batch))
+        """Codes at masked places, the same random ones for the whole batch, from the caption and what is elsewhere."""
+        features = self.images.features(batch)
+        codes = self.images.codes(features)
         token_ids = self.draw_caption(batch)
         total = self.network.num_tokens
         least = max(1, int(self.least_masked * total))
@@ -228,9 +245,9 @@ class UnifiedGenerator(PaperModule):
         places = torch.randperm(total, device=codes.device)[:count]
         masked = torch.zeros_like(codes, dtype=torch.bool)
         masked[:, places] = True
-        logits = self.network.code_logits(
-            self.network.mask_features(codes, masked), token_ids, token_ids != self.words["pad"]
-        )
+        seen = features if self.drawing_input == "dense" else self.network.cluster_codebook(codes)
+        seen = self.network.mask_features(seen, masked)
+        logits = self.network.code_logits(seen, token_ids, token_ids != self.words["pad"])
         return smoothed_cross_entropy(logits[:, places], codes[:, places], self.smoothing).mean()
 
     # Sequence level
@@ -243,21 +260,42 @@ class UnifiedGenerator(PaperModule):
                 greedy, _ = self.write(seen, self.caption_length - 1)
             sampled, log_p = self.write(seen, self.caption_length - 1, sample=True)
             reward, baseline = self.caption_rewards([sampled, greedy], batch)
-            written = self.counted(sampled)
         self.log_terms({"pretrain/reward": reward.mean(), "pretrain/greedy_reward": baseline.mean()})
-        return -((reward - baseline)[:, None] * log_p * written).sum() / written.sum()
+        return self.policy_loss(sampled, log_p, reward - baseline)
+
+    def policy_loss(
+        self,
+        token_ids: Int[Tensor, "batch words"],
+        log_p: Float[Tensor, "batch words"],
+        advantage: Float[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """Minus the advantage times the log-probability of each word, its end included, averaged over all words.
+
+        Args:
+            token_ids: of sampled captions, padding behind their ends.
+            log_p: of what was drawn at each place; also behind the end, which counts for `compat.outer_slots` only.
+            advantage: of each caption.
+        """
+        pad, end, outer = self.words["pad"], self.words["end"], self.compat["outer_slots"]
+        previous = F.pad(token_ids[:, :-1], (1, 0), value=self.words["start"])
+        counted = ((previous != pad) & (outer | (previous != end))).float()
+        slots = counted.sum()
+        if outer:  # the marker's, and the one behind the last word if that word is not padding
+            slots = slots + len(token_ids) + (token_ids[:, -1] != pad).sum()
+        return -(advantage[:, None] * log_p * counted).sum() / slots
 
     def write(
         self, seen: Float[Tensor, "batch tokens dim"], words: int, *, sample: bool = False
     ) -> tuple[Int[Tensor, "batch words"], Float[Tensor, "batch words"]]:
-        """Captions word by word, without the marker at the start, and each word's log-probability.
+        """Captions word by word, without the marker at the start, and the log-probability of what was chosen each time.
 
         With gradients on, nothing of a word's pass is kept but its result: the pass is done again when its gradient is
         due, so that the memory is that of one pass and not of all.
 
         Args:
             seen: of the images, see `Lxmert.see`.
-            words: most of them, the end included; a caption may be cut. After the end comes padding.
+            words: most of them, the end included; a caption may be cut. After the end comes padding. No more are chosen
+                once all captions choose the end at the same place; log-probabilities behind it are 0.
             sample: draw each word, instead of taking the most probable.
         """
         ids, log_ps = torch.full((len(seen), 1), self.words["start"], device=seen.device), []
@@ -265,10 +303,13 @@ class UnifiedGenerator(PaperModule):
             log_p = checkpoint(self.next_word, seen, ids, use_reentrant=False)
             chosen = log_p.detach()
             word = torch.multinomial(chosen.exp(), 1) if sample else chosen.argmax(-1, keepdim=True)
-            word = torch.where((ids == self.words["end"]).any(1, keepdim=True), self.words["pad"], word)
             log_ps.append(log_p.gather(1, word)[:, 0])
-            ids = torch.cat([ids, word], dim=1)
-        return ids[:, 1:], torch.stack(log_ps, dim=1)
+            ended = (ids == self.words["end"]).any(1, keepdim=True)
+            ids = torch.cat([ids, torch.where(ended, self.words["pad"], word)], dim=1)
+            if (word == self.words["end"]).all():
+                break
+        left = words - len(log_ps)
+        return F.pad(ids[:, 1:], (0, left), value=self.words["pad"]), F.pad(torch.stack(log_ps, dim=1), (0, left))
 
     def next_word(
         self, seen: Float[Tensor, "batch tokens dim"], prefix: Int[Tensor, "batch length"]
@@ -276,11 +317,6 @@ class UnifiedGenerator(PaperModule):
         """Log-probabilities of the word after `prefix`; no dropout, also when this is done again for the gradient."""
         with evaluating(self.network):
             return self.network.next_word(seen, prefix, self.words["mask"]).float().log_softmax(-1)
-
-    def counted(self, token_ids: Int[Tensor, "batch words"]) -> Float[Tensor, "batch words"]:
-        """1 for the words of a caption, its end included; 0 behind it."""
-        previous = F.pad(token_ids[:, :-1], (1, 0), value=self.words["start"])
-        return ((previous != self.words["pad"]) & (previous != self.words["end"])).float()
 
     def caption_rewards(
         self, captions: Sequence[Int[Tensor, "batch words"]], batch: dict[str, Tensor]
@@ -329,7 +365,8 @@ class UnifiedGenerator(PaperModule):
         attention_mask = token_ids != self.words["pad"]
 
         def predict(codes: Tensor, masked: Bool[Tensor, "batch tokens"]) -> Tensor:
-            return self.network.code_logits(self.network.mask_features(codes, masked), token_ids, attention_mask)
+            features = self.network.mask_features(self.network.cluster_codebook(codes), masked)
+            return self.network.code_logits(features, token_ids, attention_mask)
 
         return mask_predict(predict, batch=len(token_ids), counts=counts or self.counts, device=token_ids.device)
 
@@ -340,7 +377,8 @@ class UnifiedGenerator(PaperModule):
         """Captions of the test images, and what the judge sees in pictures drawn for test captions, as `tasks` have it.
 
         `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Where data have
-        no judge but `drawing`, pictures are measured as published, see `published_scores`.
+        no judge but `drawing`, pictures are measured as published, see `published_scores`. `references` are the whole
+        captions of the test images, see `CaptionedImages.texts`.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = {}
@@ -348,6 +386,7 @@ class UnifiedGenerator(PaperModule):
             moved = {name: x.to(device) for name, x in batch.items()}
             for name, x in self.judged(moved, full=not found).items():
                 found.setdefault(name, []).append(x.cpu())
+        found["references"] = [data.texts("test")]
         if self.draws:
             for name, x in self.published_scores(data).items():
                 found[name] = [x.cpu()]
@@ -360,39 +399,69 @@ class UnifiedGenerator(PaperModule):
 
     @torch.no_grad()
     def published_scores(self, data: CaptionedImages) -> dict[str, Tensor]:
-        """What FID and CLIP score are made of, for pictures of the captions that `data.drawing` names; else nothing.
+        """What FID and its like are made of, for pictures of the captions that `data.drawing` names; else nothing.
 
         Returns:
-            `clip_logits` (pictures,), 100 times the cosine, where published CLIP is the scorer, as in the official
-            code; `fid` (1,), where torch-fidelity is installed: drawn pictures in 8 bits against stored ones in their
-            own sizes; and the first pictures, to be shown, with their captions.
+            Where published CLIP is the scorer, as in the official code, 100 times cosines: `clip_logits` (pictures,);
+            `clip_others` (pictures, 100), with the own caption first and those of 99 other pictures, where there are so
+            many; and `clip_hard/<kind>` (pictures, captions) for `data.hard_captions`. Where torch-fidelity is
+            installed, `fid` (1,) of drawn pictures in 8 bits against stored ones in their own sizes, and
+            `inception_score` (1,). The first pictures, to be shown, with their captions.
         """
         found: dict[str, list[Tensor]] = {}
-        fid = make_fid().to(self.device) if has_fid() and data.drawing is not None else None
+        measured = has_fid() and data.drawing is not None
+        fid, score = (make().to(self.device) if measured else None for make in (make_fid, make_inception_score))
+        clip = self.images.scorer if isinstance(self.images.scorer, Clip) else None
+        looks, texts = [], []
         for batch in data.drawing_batches():
             token_ids = batch["references"][:, 0].to(self.device)
             pictures = self.paint(self.draw(token_ids)[0])
-            drawn = (255 * pictures).round().to(torch.uint8)
-            if isinstance(self.images.scorer, Clip):
-                logits = self.images.score(pictures, batch["scorer_ids"][:, 0].to(self.device))
-                found.setdefault("clip_logits", []).append(logits.float())
+            drawn = (255 * pictures).to(torch.uint8)  # cut off, not rounded, where the official code saves a picture
+            if clip is not None:
+                looks.append(clip.look(drawn))
+                texts.append(clip.read(batch["scorer_ids"][:, 0].to(self.device)))
             if fid is not None:
+                score.update(drawn)
                 fid.update(drawn, real=False)
                 for image in batch["stored"]:
                     fid.update(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.device), real=True)
             if "told" not in found:
-                side = self.images.image_size
-                real = [torch.from_numpy(centre_square(image, side, 1.0)) for image in batch["stored"][:SHOWN]]
+                real = [torch.from_numpy(squashed(x, self.images.image_size)) for x in batch["stored"][:SHOWN]]
                 found["told"] = [token_ids[:SHOWN]]
                 found["pictures/told"] = [rearrange(drawn[:SHOWN], "b c h w -> b h w c")]
                 found["pictures/real"] = [torch.stack(real)]
         if fid is not None:
-            found["fid"] = [fid.compute()[None]]
+            found["fid"], found["inception_score"] = [fid.compute()[None]], [score.compute()[0][None]]
+        if looks:
+            found |= self.clip_scores(clip, torch.cat(looks).float(), torch.cat(texts).float(), data)
         return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def clip_scores(
+        self,
+        clip: Clip,
+        looks: Float[Tensor, "pictures dim"],
+        texts: Float[Tensor, "pictures dim"],
+        data: CaptionedImages,
+    ) -> dict[str, list[Tensor]]:
+        """How similar pictures are to their captions and to others, see `published_scores`."""
+        found = {"clip_logits": [clip.similarity(looks, texts)]}
+        if len(looks) > OTHER_CAPTIONS:
+            rows = np.concatenate([np.arange(len(looks))[:, None], other_captions(len(looks))], axis=1)
+            found["clip_others"] = [
+                clip.similarity(look[None], texts[torch.from_numpy(row).to(texts.device)])[None]
+                for look, row in zip(looks, rows, strict=True)
+            ]
+        for kind, pictures in data.hard_captions().items():
+            most = max(len(ids) for _, ids in pictures)
+            found[f"clip_hard/{kind}"] = []
+            for number, ids in pictures:
+                similar = clip.similarity(looks[number][None], clip.read(ids.to(looks.device)).float())
+                found[f"clip_hard/{kind}"].append(F.pad(similar, (0, most - len(ids)), value=-torch.inf)[None])
+        return found
 
     def judged(self, batch: dict[str, Tensor], full: bool) -> dict[str, Tensor]:
         """The predictions for a batch, with its first pictures if they are to be shown (`full`)."""
-        found = {name: batch[name] for name in ("ids", "references", "num_references")}
+        found = {"ids": batch["ids"]}
         if any(task.endswith("i2t") for task in self.tasks):
             found["captions"], _ = self.write(self.network.see(self.caption_features(batch)), self.caption_length)
         if self.images.judge is None:
@@ -404,8 +473,10 @@ class UnifiedGenerator(PaperModule):
         if self.draws:
             pictures |= self.drawn(batch, told, loose)
         for name, images in pictures.items():
-            found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in self.images.judge(images)], dim=-1)
+            judged = self.images.judge(images)
+            found[f"seen/{name}"] = torch.stack([logits.argmax(-1) for logits in judged], dim=-1)
             if name in ("real", "told"):
+                found[f"odds/{name}"] = torch.cat([logits.softmax(-1) for logits in judged], dim=-1)
                 found[f"features/{name}"] = self.images.judge.backbone(images).mean(1)
             if full and not name.startswith("loose"):
                 shown = (255 * images[:SHOWN]).round().to(torch.uint8)
@@ -452,12 +523,24 @@ class UnifiedGenerator(PaperModule):
             return
         load_strictly(self.images, weights, "the image side's state dict")
         self.network.set_codebook(self.images.codebook)
+        if self.official_weights is not None:
+            codebook = self.images.codebook.clone()
+            content = read_checkpoint(Path(self.official_weights))
+            self.load_official(content.get("model", content))
+            if not torch.allclose(codebook, self.images.codebook):
+                raise ValueError(
+                    f"the centroids of {self.official_weights} are not those of the image side: train that with "
+                    "`centroids`, the file of X-LXMERT's, or leave out official_weights."
+                )
 
     def load_official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Load a generator of the official code, or X-LXMERT's, from the content of its `model`.
+        """Load a generator of the official code, or X-LXMERT's as its own code saves it, with its codebook.
+
+        Args:
+            state: the content of the file, below `model` where there is such a key.
 
         Returns:
-            What has no place here: the pooler and the head of relationships, which no loss reaches.
+            What has no place here: the pooler, and heads that no loss reaches.
 
         Raises:
             ValueError: the checkpoint is of another architecture, or its word matrix is not tied.
@@ -470,9 +553,13 @@ class UnifiedGenerator(PaperModule):
                 "classifier.predictions.decoder.weight differs from embedding_layer.word_embeddings.weight, but they "
                 "are one matrix here: this is no checkpoint of the official code."
             )
-        if "cluster_codebook.weight" not in ours:  # X-LXMERT's, in which the codebook is the head's matrix
+        if (
+            "cluster_codebook.weight" not in ours
+        ):  # X-LXMERT's may have it only as the head's matrix, which is tied to it
             ours["cluster_codebook.weight"] = ours.get("img_classifier.out_cluster.weight", torch.empty(0))
-        return load_strictly(self.network, ours, "the official checkpoint", unused=UNTRAINED)
+        rest = load_strictly(self.network, ours, "the official checkpoint", unused=UNTRAINED)
+        self.images.set_codebook(self.network.cluster_codebook.weight)
+        return rest
 
     def official(self, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict in the official layout, the reverse of `load_official`; `rest` is what that gave back."""

@@ -150,10 +150,12 @@ class DownBlock(nn.Module):
 class SpadeDiscriminator(nn.Module):
     """Tells drawn from real images, and which code each place shows (auxiliary classifier).
 
+    The classifier's matrix is the codebook that the generator draws from, which is not trained; its bias is.
+
     Args:
         grid: places along a side; `image_size` is a power of two times as much.
         dim: channels of every block.
-        feature_dim: channels before the classifier of codes.
+        feature_dim: channels of the codebook.
         codebook_size: number of codes.
     """
 
@@ -165,11 +167,11 @@ class SpadeDiscriminator(nn.Module):
         )
         self.adv_out = spectral_norm(nn.Conv2d(dim, 1, 3, padding=1))
         self.emb_proj = nn.Conv2d(dim, feature_dim, 1)
-        self.emb_classifier = nn.Conv2d(feature_dim, codebook_size, 1)
+        self.emb_bias = nn.Parameter(torch.zeros(codebook_size))
         initialise(self)
 
     def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
+        self, images: Float[Tensor, "batch 3 height width"], codebook: Float[Tensor, "codes features"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch codes grid grid"], list[Tensor]]:
         """How real the images look, logits of the codes, and the maps of all blocks for feature matching."""
         maps, x = [], images
@@ -177,7 +179,11 @@ class SpadeDiscriminator(nn.Module):
             x = block(x)
             maps.append(x)
         x = x.relu()
-        return self.adv_out(x).mean((1, 2, 3)), self.emb_classifier(self.emb_proj(x)), maps
+        return (
+            self.adv_out(x).mean((1, 2, 3)),
+            F.conv2d(self.emb_proj(x), codebook[..., None, None], self.emb_bias),
+            maps,
+        )
 
 
 def initialise(module: nn.Module) -> None:

@@ -77,3 +77,15 @@ def test_captions_and_references_are_of_the_same_images():
     with pytest.warns(UserWarning, match="CIDEr-D of a single image is 0"):
         found = score_captions({1: "a dog"}, {1: ["a dog"]})
     assert found.scores["cider_d"] == 0 and found.scores["bleu_1"] == pytest.approx(1)
+
+
+def test_a_word_that_is_said_again_at_once_is_removed():
+    for said, expected in {
+        "a a red red ring.": "a red ring.",
+        "on the then the the": "on the then the",  # the word ends where the other goes on
+        "a t-shirt shirt": "a t-shirt",
+        "a ring ring.": "a ring.",
+        "a dog and a dog": "a dog and a dog",
+        "A a man": "A a man",
+    }.items():
+        assert captioning.without_repeated_words(said) == expected

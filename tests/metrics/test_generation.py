@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
 
 from lightning_modules.metrics import generation
 from lightning_modules.metrics.generation import fd_world, frechet_distance, match_objects, scene_agreement
@@ -98,6 +99,60 @@ def test_nothing_is_called_fid_without_its_network(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"FID needs torch-fidelity .*fd_world .* is not FID"):
         generation.make_fid()
+
+
+def test_nothing_is_called_inception_score_without_its_network(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"Inception Score needs torch-fidelity.*is_world .* another number"):
+        generation.make_inception_score()
+
+
+def test_is_world_counts_pictures_that_are_clear_and_different():
+    clear = np.eye(4)
+    assert generation.is_world([clear]) == pytest.approx(4)
+    assert generation.is_world([np.full((4, 4), 0.25)]) == pytest.approx(1)  # nothing is clear
+    assert generation.is_world([clear[[2, 2, 2]]]) == pytest.approx(1)  # all alike
+    assert generation.is_world([clear[[0, 1, 0, 1]]]) == pytest.approx(2)
+    assert generation.is_world([clear[[0, 0, 1, 1]], clear[[0, 1, 0, 1]]]) == pytest.approx(4)  # all combinations
+    assert generation.is_world([clear, clear]) == pytest.approx(4)  # one head tells the other
+    for wrong in (np.zeros((0, 3)), np.full((2, 3), 0.5), np.array([[1.5, -0.5]])):
+        with pytest.raises(ValueError, match="expected some, each at least 0 and with the sum 1"):
+            generation.is_world([wrong])
+
+
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all extracted features")
+@pytest.mark.filterwarnings("ignore:std")  # of one part
+def test_is_world_is_the_formula_of_the_inception_score():
+    class Logits(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :5].float() / 40
+
+    pictures = torch.randint(0, 256, (30, 3, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    theirs = InceptionScore(Logits(), splits=1)
+    theirs.update(pictures)
+    odds = Logits()(pictures).softmax(1).numpy()
+    assert generation.is_world([odds]) == pytest.approx(theirs.compute()[0].item(), rel=1e-5)
+
+
+def test_captions_that_a_picture_is_told_apart_from_are_the_official_ones():
+    """Facts: `random.seed(42)` and the official evaluate_images.py, on 30,000 captions and on 100."""
+    found = generation.other_captions(30_000)
+    assert found.shape == (30_000, 99)
+    assert found[0, :4].tolist() == [20953, 3649, 820, 24300] and found[0].sum() == 1372413
+    assert found[1, :4].tolist() == [21961, 8749, 22998, 22399] and found[1].sum() == 1563325
+    few = generation.other_captions(100)
+    assert few[57, :5].tolist() == [64, 17, 81, 67, 69] and few[99] @ np.arange(99) == 242650
+    assert all(sorted({row, *others}) == list(range(100)) for row, others in enumerate(few.tolist()))
+    with pytest.raises(ValueError, match="at least 100 pictures, but there are 99"):
+        generation.other_captions(99)
+
+
+def test_r_precision_by_hand():
+    similar = np.array([[3, 2, 1], [2, 3, 1], [5, 5, 5], [1, 0, -np.inf]], dtype=np.float32)
+    assert generation.r_precision(similar) == 0.75
+    for wrong in (np.zeros((0, 3)), np.array([[np.nan, 1.0]])):
+        with pytest.raises(ValueError, match="expected some, those of own captions finite"):
+            generation.r_precision(wrong)
 
 
 def test_clip_score_by_hand():

@@ -1,6 +1,7 @@
 """Captioned data, the evaluation of both directions, and the image side, on a small world."""
 
 import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import save
 
-from lightning_modules.datamodules.captioned import CaptionedImages, take
+from lightning_modules.datamodules import captioned
+from lightning_modules.datamodules.captioned import CaptionedImages, squashed, take
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
+from lightning_modules.datasets.tokenizers import world_tokenizer
 from lightning_modules.datasets.world import views
 from lightning_modules.files import sha256, write_json
 from lightning_modules.runs import Run
@@ -118,6 +121,39 @@ def test_encoded_images_are_decoded_where_they_are_asked_for(folder):
         data(folder, scenes=None)._tensors(columns)
 
 
+def test_the_whole_picture_is_squashed_as_the_grid_features_describe_all_of_it():
+    picture = np.zeros((480, 640, 3), np.uint8)
+    picture[:, :80], picture[:, -80:] = (255, 0, 0), (0, 0, 255)
+    square = squashed(picture, 256).astype(int)
+    assert square.shape == (256, 256, 3)
+    coloured = (square[..., 0] > 127) | (square[..., 2] > 127)
+    assert coloured.mean() == 0.25  # X-LXMERT's target; 0 where the centre square is cut out
+    assert (square[:, :28] == (255, 0, 0)).all() and (square[:, -28:] == (0, 0, 255)).all()
+
+
+def test_captions_that_are_cut_have_no_end_in_training_and_are_whole_in_scores(folder):
+    stored = storage.read(folder, "train")["captions"]
+    module, whole = data(folder, text_length=6, reference_length=4), data(folder)
+    pad, end = module.tokenizer.pad_id, module.tokenizer.end_id
+    ids = {row: [whole.tokenizer.backend.encode(text).ids for text in texts] for row, texts in enumerate(stored)}
+    batch = next(iter(module.train_dataloader()))
+    longest = 0
+    for row, number in enumerate(batch["ids"].tolist()):
+        for place, known in enumerate(ids[number]):
+            kept = known[:5]  # the last place is padding, whether the caption was cut or not
+            assert batch["references"][row, place].tolist() == kept + [pad] * (6 - len(kept))
+            assert module.references("train")[number][place] == known[:4]
+            longest = max(longest, len(known))
+    assert longest > 6
+    assert [texts[0][-1] for texts in whole.references("train").values()] == [end] * 40
+    for rows, texts in zip(module.texts("train").numpy(), stored, strict=True):
+        assert [bytes(row).rstrip(b"\0").decode() for row in rows] == list(texts)
+    drawn = next(data(folder, text_length=6, drawing={"sources": ["train"], "images": 8}).drawing_batches())
+    for number, row in enumerate(drawn["references"][:, 0].tolist()):
+        known = ids[number][0]
+        assert row == ([*known[:5], end] if len(known) > 6 else known + [pad] * (6 - len(known)))
+
+
 def test_pictures_are_drawn_for_the_first_captions_of_the_sources_in_their_order(folder, tmp_path):
     module = data(folder, drawing={"sources": ["test", "train"], "images": 30})
     batches = list(module.drawing_batches())
@@ -132,6 +168,27 @@ def test_pictures_are_drawn_for_the_first_captions_of_the_sources_in_their_order
     assert not list(data(folder).drawing_batches())
     with pytest.raises(ValueError, match=r"drawing asks for 65 images, but test, train of .* have 64"):
         next(data(folder, drawing={"sources": ["test", "train"], "images": 65}).drawing_batches())
+
+
+def test_false_captions_are_read_from_the_official_files_and_nothing_in_them_runs(folder, tmp_path, monkeypatch):
+    captions = {"img3": [{"caption": "a red ring."}, {"caption": "a blue ring."}], "img1": [{"caption": "a bar."}]}
+    for kind in ("verb", "color", "noun", "number"):
+        (tmp_path / f"{kind}.pkl").write_bytes(pickle.dumps(captions))
+    monkeypatch.setattr(captioned, "published_tokenizer", lambda name: world_tokenizer())
+    drawing = {"sources": ["test"], "images": 3, "hard": str(tmp_path)}
+    found = data(folder, drawing=drawing, scorer_tokenizer="clip").hard_captions()
+    assert list(found) == ["verb", "color", "noun", "number"]
+    assert [(number, len(ids)) for number, ids in found["verb"]] == [(2, 2), (0, 1)]
+    told = world_tokenizer().decode(found["verb"][0][1].numpy())
+    assert [text.split()[-2:] for text in told] == [["red", "ring"], ["blue", "ring"]]
+    with pytest.raises(ValueError, match=r"verb.pkl has 'img3', but 2 pictures are drawn"):
+        data(folder, drawing=drawing | {"images": 2}, scorer_tokenizer="clip").hard_captions()
+    (tmp_path / "color.pkl").write_bytes(pickle.dumps({"img1": [Path("x")]}))
+    with pytest.raises(ValueError, match=r"an object of pathlib.*, expected dictionaries"):
+        data(folder, drawing=drawing, scorer_tokenizer="clip").hard_captions()
+    assert (
+        data(folder, drawing={"sources": ["test"], "images": 3}).hard_captions() == {} == data(folder).hard_captions()
+    )
 
 
 def test_pictures_are_compared_with_stored_ones_of_any_size(tmp_path):
@@ -208,14 +265,21 @@ def predictions_of(folder, right: bool) -> dict[str, np.ndarray]:
     return {
         **columns,
         "labels": labels,
+        "references": data(folder).texts("test").numpy(),
         "told": told,
         "loose": columns["references"][:, -1],
         "captions": told[other],
         **{f"seen/{name}": labels[other] for name in ("told", "loose-1", "loose-4")},
         **{f"seen/{name}": labels for name in ("real", "decoded")},
+        **{f"odds/{name}": odds(labels[other] if name == "told" else labels) for name in ("real", "told")},
         **{f"features/{name}": rng.normal(size=(len(labels), 4)) for name in ("real", "told")},
         **{f"pictures/{name}": pictures for name in ("real", "decoded", "told")},
     }
+
+
+def odds(labels: np.ndarray) -> np.ndarray:
+    """Of a judge that is sure."""
+    return np.concatenate([np.eye(n + 1)[labels[..., i]] for i, n in enumerate(ATTRIBUTES.values())], axis=-1)
 
 
 def finished(folder: Path, seed: int, predictions: dict[str, np.ndarray]) -> Run:
@@ -242,18 +306,30 @@ def test_both_directions_are_scored_and_shown(folder, tmp_path):
     assert perfect["world_plain/told_right_percent"] == 100 > wrong["world_plain/told_right_percent"]
     assert perfect["world_plain/consistent_4_steps_percent"] > wrong["world_plain/consistent_4_steps_percent"]
     assert perfect["world_plain/parameters"] == 7
+    different = len({row.tobytes() for row in predictions_of(folder, True)["labels"]})
+    assert perfect["world_plain/is_world"] == perfect["world_plain/is_world_real"] <= different
+    assert perfect["world_plain/is_world"] > 0.8 * different  # some pictures are there twice
     assert [gallery.id for gallery in evaluation.galleries] == ["drawn", "described"]
     assert all(len(gallery.rows) == 3 for gallery in evaluation.galleries)
     assert not any(right is False for row in evaluation.galleries[1].rows for piece, right in row[1].text)
     only_captions = bidirectional.evaluate(runs, "coco", **{**options, "attributes": {}})
     assert set(only_captions.metrics[0]) == {"coco/cider_d", "coco/bleu_4", "coco/rouge_l", "coco/parameters"}
-    assert set(only_captions.not_computed) == {"meteor", "spice", "fid", "clip_score"}
+    drawn = {"fid", "inception_score", "clip_score", "r_precision_percent", "r_precision_hard_percent"}
+    assert set(only_captions.not_computed) == {"meteor", "spice"} | drawn
     assert set(evaluation.not_computed) == {"meteor", "spice"}
     drawn = bidirectional.evaluate(runs, "world_plain", **{**options, "tasks": ["t2i"]})
     assert set(drawn.metrics[0]) < set(perfect) and "world_plain/cider_d" not in drawn.metrics[0]
     assert [gallery.id for gallery in drawn.galleries] == ["drawn"]
     described = bidirectional.evaluate(runs, "world_plain", **{**options, "tasks": ["i2t"]})
     assert set(described.metrics[0]) | set(drawn.metrics[0]) == set(perfect) and not described.figures
+    given = predictions_of(folder, right=True)
+    said = given["captions"].copy()
+    said[:, 2:] = said[:, 1:-1]  # the first word twice
+    options |= {"tasks": ["i2t"], "attributes": {}}
+    twice = [finished(tmp_path / "twice", 0, {**given, "captions": said})]
+    assert bidirectional.evaluate(twice, "coco", **options).metrics[0]["coco/cider_d"] < 9
+    cleaned = bidirectional.evaluate(twice, "coco", **options, remove_repeated_words=True).metrics[0]
+    assert cleaned["coco/cider_d"] == perfect["world_plain/cider_d"]
     with pytest.raises(ValueError, match="no trained generator"):
         bidirectional.evaluate([], "world_plain", **options)
 
@@ -262,12 +338,20 @@ def test_published_scores_are_reported_where_they_were_computed(folder, tmp_path
     predictions = predictions_of(folder, right=True)
     given = {name: predictions[name] for name in ("told", "pictures/told", "pictures/real")}
     given |= {"fid": np.array([31.5], np.float32), "clip_logits": np.array([30, -4], np.float32)}
+    given |= {"inception_score": np.array([17.5], np.float32), "clip_others": np.array([[3, 2], [2, 3]], np.float32)}
+    given |= {"clip_hard/verb": np.array([[3.0, 2.0, 1.0]]), "clip_hard/noun": np.array([[2.0, 3.0], [3.0, 2.0]])}
     options = dict(tokenizer="world", attributes={}, examples=2, tasks=["t2i"], java=True)
     evaluation = bidirectional.evaluate([finished(tmp_path / "0", 0, given)], "coco", **options)
-    assert evaluation.metrics[0] == {"coco/parameters": 7, "coco/fid": 31.5, "coco/clip_score": 2.5 * 30 / 2}
+    assert evaluation.metrics[0] == {
+        "coco/parameters": 7, "coco/fid": 31.5, "coco/inception_score": 17.5, "coco/clip_score": 2.5 * 30 / 2,
+        "coco/r_precision_percent": 50, "coco/r_precision_hard_percent": 75,
+    }  # fmt: skip
     assert not evaluation.not_computed and not evaluation.figures
     (gallery,) = evaluation.galleries
     assert [exhibit.label for exhibit in gallery.rows[1]] == ["caption", "drawn", "real"]
-    del given["fid"]
+    del given["fid"], given["clip_others"]
     evaluation = bidirectional.evaluate([finished(tmp_path / "1", 1, given)], "coco", **options)
-    assert list(evaluation.not_computed) == ["fid"] and "torch-fidelity" in evaluation.not_computed["fid"]
+    assert (
+        list(evaluation.not_computed) == ["fid", "r_precision_percent"]
+        and "torch-fidelity" in evaluation.not_computed["fid"]
+    )

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
 from transformers import CLIPConfig, CLIPModel, LxmertConfig, LxmertForPreTraining, LxmertModel
 
 from lightning_modules import settings
 from lightning_modules.datamodules.captioned import CaptionedImages
-from lightning_modules.metrics.generation import frechet_distance
+from lightning_modules.metrics.generation import frechet_distance, is_world
 from lightning_modules.unified_t2i_i2t import module as unified_t2i_i2t
+from lightning_modules.unified_t2i_i2t.image_side import Clip
 from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict, one_by_one
 from lightning_modules.unified_t2i_i2t.module import UnifiedGenerator, evaluating, official_name, smoothed_cross_entropy
@@ -28,8 +31,9 @@ IMAGES = dict(
     looks=None, backbone=None, scorer=dict(width=8, dim=8, vocabulary=30, length=12),
 )  # fmt: skip
 WORDS = dict(pad=0, start=1, mask=2, end=29)
-COMPAT = dict(predict_padding=False, markers_in_reward=False, batch_frequencies=False)
+COMPAT = dict(predict_padding=False, markers_in_reward=False, batch_frequencies=False, outer_slots=False)
 TASKS = ["xe_i2t", "xe_t2i"]
+HARD = torch.tensor([[1, 5, 6, 19], [1, 7, 6, 19], [1, 5, 8, 19]])  # the right caption and two false ones
 
 
 def build(seed: int = 0, **options) -> UnifiedGenerator:
@@ -60,6 +64,9 @@ class Captions(CaptionedImages):
             ids, generator = batch(seed=seed)["references"][:, :1], torch.Generator().manual_seed(seed)
             stored = [torch.randint(0, 256, (10, 12, 3), generator=generator).byte().numpy() for _ in range(6)]
             yield {"references": ids, "scorer_ids": ids.clamp_max(19), "stored": stored}
+
+    def hard_captions(self):
+        return {"verb": [(7, HARD), (2, HARD[:2])]}
 
 
 class Means(nn.Module):
@@ -94,6 +101,7 @@ def test_one_network_serves_both_directions():
 
 def test_captions_are_written_from_dense_features_images_from_discrete_ones():
     module = build(tasks=["xe_i2t"]).eval()
+    module.network.set_codebook(module.images.codebook)
     given = batch()
     near = {**given, "features": module.images.codebook[module.images.codes(given["features"])]}
     prefix = given["references"][:, 0, :3]
@@ -103,6 +111,13 @@ def test_captions_are_written_from_dense_features_images_from_discrete_ones():
     first = module.xe_t2i(given)
     torch.manual_seed(1)
     assert module.xe_t2i(near) == first
+    dense = build(tasks=["xe_i2t"], drawing_input="dense").eval()  # the ablation: centroids are targets only
+    dense.network.set_codebook(dense.images.codebook)
+    found = []
+    for known in (given, near):
+        torch.manual_seed(1)
+        found.append(dense.xe_t2i(known))
+    assert found[0] != found[1] == first
     discrete = build(tasks=["xe_i2t"], caption_input="discrete").eval()
     torch.testing.assert_close(*[discrete.caption_features(b) for b in (given, near)])
 
@@ -292,18 +307,69 @@ def test_xlxmert_names_are_translated():
         "bert.pooler.dense.bias": "pooler.dense.bias",
     }.items():  # fmt: skip
         assert official_name(theirs) == ours
-    module, source = build(seed=4), build(seed=3)
+
+
+def xlxmert_state(source: UnifiedGenerator) -> dict[str, torch.Tensor]:
+    """What X-LXMERT's own code saves: clusters that the head shares, and a head of answers."""
     back = {"encoder.": "bert.encoder.", "embedding_layer.": "bert.embeddings.", "classifier.": "cls.",
-            "img_classifier.": "obj_predict_head.", "pooler.": "bert.pooler."}  # fmt: skip
-    state = {}
+            "img_classifier.": "obj_predict_head.", "pooler.": "bert.pooler.",
+            "cluster_codebook.": "vis_emb."}  # fmt: skip
+    source.network.set_codebook(source.images.codebook)
+    state = {"module.answer_head.logit_fc.0.weight": torch.randn(48, 24)}
     for key, x in official_state(source).items():
         old = next((prefix for prefix in back if key.startswith(prefix)), None)
-        if not key.startswith("cluster_codebook"):
-            state["module." + (back[old] + key.removeprefix(old) if old else key)] = x
-    module.load_official(state)
+        state["module." + (back[old] + key.removeprefix(old) if old else key)] = x
+    return state
+
+
+def test_a_checkpoint_of_xlxmert_brings_its_clusters():
+    module, source = build(seed=4), build(seed=3)
+    state = xlxmert_state(source)
+    rest = module.load_official(state)
+    assert "answer_head.logit_fc.0.weight" in rest and not any(key.startswith("vis_emb") for key in rest)
     for name, x in source.network.state_dict().items():
-        expected = source.network.img_classifier.out_cluster.weight if name.startswith("cluster_codebook") else x
-        assert torch.equal(module.network.state_dict()[name], expected), name
+        assert torch.equal(module.network.state_dict()[name], x), name
+    features = batch()["features"]
+    assert torch.equal(module.images.codes(features), source.images.codes(features))
+    del state["module.vis_emb.weight"]  # the head has them too
+    again = build(seed=4)
+    again.load_official(state)
+    assert torch.equal(again.images.codebook, source.images.codebook)
+
+
+def test_training_starts_from_xlxmert_if_the_image_side_has_its_centroids(tmp_path):
+    source, other = build(seed=3), build(seed=5)
+    torch.save(xlxmert_state(source), tmp_path / "Epoch20_LXRT.pth")
+    module = build(seed=4, official_weights=str(tmp_path / "Epoch20_LXRT.pth"))
+    module.start_from(source.images.state_dict())
+    for name, x in source.network.state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], x), name
+    with pytest.raises(ValueError, match=r"centroids of .*Epoch20_LXRT.pth are not those of the image side"):
+        build(official_weights=str(tmp_path / "Epoch20_LXRT.pth")).start_from(other.images.state_dict())
+    plain = build(seed=4)
+    plain.start_from(other.images.state_dict())
+    assert torch.equal(plain.network.cluster_codebook.weight, other.images.codebook)
+
+
+def test_an_image_side_of_official_files_needs_no_training(tmp_path):
+    from lightning_modules.unified_t2i_i2t.image_side_training import ImageSideTraining
+
+    options = dict(images={**IMAGES, "scorer": None}, discriminator_dim=8, reading_epochs=0)
+    centroids, source = np.random.RandomState(0).randn(20, 12).astype(np.float32), build(seed=1).images.decoder
+    np.save(tmp_path / "centroids.npy", centroids)
+    torch.save({f"module.{key}": x for key, x in source.state_dict().items()}, tmp_path / "G_60.pth")
+    files = dict(centroids=str(tmp_path / "centroids.npy"), decoder_weights=str(tmp_path / "G_60.pth"))
+    module = ImageSideTraining(**options, **files)
+    module.on_train_epoch_start()  # no k-means, for which there are no data here
+    exported = module.export()
+    assert np.array_equal(exported["codebook"].numpy(), centroids)
+    assert all(torch.equal(exported[f"decoder.{key}"], x) for key, x in source.state_dict().items())
+    np.save(tmp_path / "centroids.npy", centroids[:, :5])
+    with pytest.raises(ValueError, match=r"shape \(20, 5\), expected \(20, 12\)"):
+        ImageSideTraining(**options, **files)
+    looks = {"looks": {"places": 2, "values": [3]}, "backbone": {"width": 8}, "scorer": None}
+    with pytest.raises(ValueError, match="a backbone learns its own"):
+        ImageSideTraining(images={**IMAGES, **looks}, discriminator_dim=8, reading_epochs=1, **files)
 
 
 def test_checkpoints_of_another_architecture_are_refused_by_name():
@@ -376,12 +442,19 @@ def test_gan_players_do_not_reach_into_each_other():
     for name, p in copied.discriminator.named_parameters():  # spectral norms have moved a little
         if p.grad.norm() > 1e-4:
             assert F.cosine_similarity(p.grad.flatten(), both[name].flatten(), dim=0) > 0.9, name
-    assert SpadeDiscriminator(grid=4, image_size=8, dim=8, feature_dim=12, codebook_size=20)(real)[1].shape == (
-        2,
-        20,
-        4,
-        4,
+
+
+def test_the_discriminator_names_codes_by_the_frozen_codebook_that_the_generator_draws_from():
+    discriminator, codebook = (
+        SpadeDiscriminator(grid=4, image_size=8, dim=8, feature_dim=12, codebook_size=20),
+        torch.randn(20, 12),
     )
+    images = torch.randn(2, 3, 8, 8)
+    _, logits, maps = discriminator(images, codebook)
+    emb = discriminator.emb_proj(maps[-1].relu())
+    torch.testing.assert_close(logits, torch.einsum("bdhw,kd->bkhw", emb, codebook))
+    shapes = {tuple(p.shape) for p in discriminator.parameters()}
+    assert (20,) in shapes and not any(20 in shape for shape in shapes if len(shape) > 1)  # only the bias is its own
 
 
 # Habits of the official code
@@ -415,6 +488,48 @@ def test_markers_and_frequencies_of_the_reward_are_switches():
     assert not torch.allclose(scores[None], scores["batch_frequencies"])
 
 
+def some_captions(rng: np.random.RandomState, rows: int, length: int, cut: tuple[int, ...]) -> np.ndarray:
+    """Rows of start, words, end and padding; those that are `cut` have neither end nor padding."""
+    ids = rng.randint(3, 9, (rows, length))
+    ids[:, 0] = WORDS["start"]
+    for row, end in enumerate(rng.randint(3, length, rows)):
+        if row not in cut:
+            ids[row, end], ids[row, end + 1 :] = WORDS["end"], WORDS["pad"]
+    return ids
+
+
+def test_with_all_habits_the_policy_loss_is_that_of_the_official_code():
+    """Facts: `get_self_critical_reward` and `RewardCriterion` of the official loss.py, run on these very ids.
+
+    There, the drawn captions have a last slot, into which the end is written, and those slots count: 42 here.
+    """
+    rng = np.random.RandomState(0)
+    sampled, greedy = (torch.from_numpy(some_captions(rng, 6, 8, (0, 3))[:, 1:]) for _ in range(2))
+    references = torch.from_numpy(np.stack([some_captions(rng, 5, 9, (4,)) for _ in range(6)]))
+    log_p = torch.from_numpy(-rng.randint(1, 50, (6, 7)) / 10)
+    given = {"ids": torch.arange(6), "references": references, "num_references": torch.full((6,), 5)}
+    module = build(compat=dict.fromkeys(COMPAT, True))
+    reward, baseline = module.caption_rewards([sampled, greedy], given)
+    official = [-0.00154890, 1.95322393, -0.49846857, -1.16162564, 0.01122499, 1.71582333]
+    torch.testing.assert_close(reward - baseline, torch.tensor(official), atol=1e-6, rtol=1e-6)
+    assert module.policy_loss(sampled, log_p, reward - baseline) == pytest.approx(0.3601766527, rel=1e-6)
+    module.compat["outer_slots"] = False
+    ends = torch.where((sampled == 29).any(1), (sampled == 29).int().argmax(1) + 1, 7)
+    words = (torch.arange(7) < ends[:, None]).double()
+    expected = -((reward - baseline)[:, None] * log_p * words).sum() / words.sum()
+    assert module.policy_loss(sampled, log_p, reward - baseline) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_no_more_words_are_chosen_once_all_captions_end_together():
+    module = build().eval()
+    nn.init.constant_(module.network.classifier["predictions"].bias, -50)
+    with torch.no_grad():
+        module.network.classifier["predictions"].bias[29] = 50
+    ids, log_p = module.write(module.network.see(batch(2)["features"]), 7, sample=True)
+    assert ids.tolist() == [[29, 0, 0, 0, 0, 0, 0]] * 2
+    assert log_p.shape == (2, 7) and (log_p[:, 1:] == 0).all()
+
+
 def test_one_image_alone_is_warned_of_as_its_reward_is_always_zero():
     module, given = build(compat={**COMPAT, "batch_frequencies": True}), batch(1)
     captions = given["references"][:, 0, 1:]
@@ -423,7 +538,8 @@ def test_one_image_alone_is_warned_of_as_its_reward_is_always_zero():
     assert reward.item() == 0
 
 
-def test_drawn_pictures_get_the_published_scores(monkeypatch):
+def small_clip(monkeypatch) -> None:
+    """In place of the published one."""
     torch.manual_seed(0)
     tower = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     config = CLIPConfig(
@@ -432,15 +548,51 @@ def test_drawn_pictures_get_the_published_scores(monkeypatch):
         projection_dim=4,
     )
     monkeypatch.setattr("lightning_modules.layers.clip.make_clip", lambda **_: CLIPModel(config))
+
+
+def test_clip_sees_pictures_without_aliases_in_an_evaluation_and_tensors_with_them_as_a_reward(monkeypatch):
+    small_clip(monkeypatch)
+    clip = Clip()
+    monkeypatch.setattr(clip, "_see", lambda images: seen.append(images) or torch.ones(len(images), 4))
+    seen, lines = [], torch.zeros(1, 3, 448, 448, dtype=torch.uint8)
+    lines[..., ::4] = 252
+    clip.look(lines)
+    clip(lines / 255, torch.ones(1, 3, dtype=torch.int64))
+    evaluated, rewarded = (images[0, 0, 100, 100:108] for images in seen)
+    assert (evaluated.max() - evaluated.min()) < 0.6 * (rewarded.max() - rewarded.min())
+    assert evaluated.mean() == pytest.approx(63 / 255, abs=1 / 255)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all extracted features")
+@pytest.mark.filterwarnings("ignore:std")  # of one part
+def test_drawn_pictures_get_the_published_scores(monkeypatch):
+    small_clip(monkeypatch)
     monkeypatch.setattr(unified_t2i_i2t, "has_fid", lambda: True)
     monkeypatch.setattr(unified_t2i_i2t, "make_fid", lambda: FrechetInceptionDistance(Means()))
+    monkeypatch.setattr(unified_t2i_i2t, "make_inception_score", lambda: InceptionScore(Means(), splits=1))
+    monkeypatch.setattr(unified_t2i_i2t, "OTHER_CAPTIONS", 2)
+    monkeypatch.setattr(unified_t2i_i2t, "other_captions", lambda rows: (np.arange(rows)[:, None] + [1, 5]) % rows)
     module = build(images={**IMAGES, "scorer": {"hub": True}}).eval()
     found = module.published_scores(Captions())
     batches = list(Captions().drawing_batches())
-    pictures = [module.paint(module.draw(each["references"][:, 0])[0]) for each in batches]
-    logits = [module.images.score(x, each["scorer_ids"][:, 0]) for x, each in zip(pictures, batches, strict=True)]
-    assert torch.equal(found["clip_logits"], torch.cat(logits)) and len(found["clip_logits"]) == 12
-    ours = (255 * torch.cat(pictures)).round().double().mean((2, 3)).numpy()
+    pictures = [(255 * module.paint(module.draw(each["references"][:, 0])[0])).byte() for each in batches]
+    logits = []
+    for drawn, each in zip(pictures, batches, strict=True):  # resized with antialias, as the official code's PIL does
+        resized = [Image.fromarray(x.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC) for x in drawn]
+        clip, images = module.images.scorer, torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+        given = dict(pixel_values=(images / 255 - clip.mean) / clip.std, input_ids=each["scorer_ids"][:, 0])
+        logits.append(clip.network(**given).logits_per_image.diagonal())
+    torch.testing.assert_close(found["clip_logits"], torch.cat(logits))
+    clip, ids = module.images.scorer, torch.cat([each["scorer_ids"][:, 0] for each in batches])
+    all_pairs = clip.network.logit_scale.exp() * clip.look(torch.cat(pictures)) @ clip.read(ids).T
+    rows = torch.arange(12)[:, None]
+    torch.testing.assert_close(found["clip_others"], all_pairs[rows, (rows + torch.tensor([0, 1, 5])) % 12])
+    hard = clip.network.logit_scale.exp() * clip.look(torch.cat(pictures)[[7, 2]]) @ clip.read(HARD).T
+    torch.testing.assert_close(found["clip_hard/verb"][0], hard[0])
+    torch.testing.assert_close(found["clip_hard/verb"][1], torch.cat([hard[1, :2], torch.tensor([-torch.inf])]))
+    ours = torch.cat(pictures).double().mean((2, 3)).numpy()
+    odds = torch.from_numpy(ours).softmax(1).numpy()
+    assert float(found["inception_score"][0]) == pytest.approx(is_world([odds]), rel=1e-4)
     theirs = np.stack([image.mean((0, 1)) for each in batches for image in each["stored"]])
     assert float(found["fid"][0]) == pytest.approx(frechet_distance(ours, theirs), rel=1e-3)
     assert found["pictures/told"].shape == found["pictures/real"].shape == (6, 8, 8, 3)
