@@ -33,12 +33,11 @@ def write(folder: Path, reference: Mapping[str, Any], root: Path, model_id: str,
         run_id: of the run that trained it.
     """
     from mlflow.models import Model
-    from mlflow.pyfunc import FLAVOR_NAME
 
     (folder / REFERENCE).write_text(json.dumps(reference, indent=1))
     python = platform.python_version()
     flavor = {"loader_module": __name__, "data": REFERENCE, "code": str(root), "python_version": python}
-    Model(run_id=run_id, model_id=model_id, flavors={FLAVOR_NAME: flavor}).save(str(folder / "MLmodel"))
+    Model(run_id=run_id, model_id=model_id, flavors={"python_function": flavor}).save(str(folder / "MLmodel"))
 
 
 def _load_pyfunc(path: str) -> Any:
