@@ -747,7 +747,10 @@ def test_a_claim_is_rebuilt_from_what_mlflow_finds(base, database):
     text = (REPOSITORY / "lightning_modules/maskalign/facts.yaml").read_text()
     claim = claims.Claim.model_validate(next(c for c in yaml.safe_load(text)["claims"] if c["id"] == "M2-against_mae"))
     arm, names = claim.value.arm, (claim.value.metric, claim.reference.metric)
-    by_seed = {seed: dict(zip(names, values, strict=True)) for seed, values in enumerate([(30.0, 9.0), (28.0, 8.5), (33.0, 9.0)])}
+    by_seed = {
+        seed: dict(zip(names, values, strict=True))
+        for seed, values in enumerate([(30.0, 9.0), (28.0, 8.5), (33.0, 9.0)])
+    }
     for seed, metrics in by_seed.items():
         run = {"experiment": "maskalign", "arm": arm, "preset": "tiny", "stage": "evaluate", "seed": seed}
         for attempt in ({name: 0.0 for name in names}, metrics):  # an earlier evaluation, and the present one
