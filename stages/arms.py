@@ -1,6 +1,7 @@
 """What MLflow shows of a paper and of its arms: descriptions, and the mean and interval of each metric over seeds."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def experiment_text(preset: str, facts: claims.Facts, ledger: Ledger) -> str:
     """A paper in Markdown: what it is, the claims with their verdicts, and the command that runs it again."""
     source = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})" if facts.arxiv else facts.title
     option = "" if preset == "tiny" else f" PRESET={preset}"
-    head = f"# {facts.stem} ({preset})\n\n{source}, {facts.venue}. {facts.idea}\n\n"
+    found = Counter(row["verdict"] for row in ledger)
+    counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in claims.VERDICTS)
+    head = f"{facts.stem} ({preset}): {counts}.\n\n{source}, {facts.venue}. {facts.idea}\n\n"
     tail = f"\n\nRun it again: `make repro PAPER={facts.stem}{option}`; train again: with `FORCE=1`."
     return head + table(ledger, LONGEST["experiment"] - len(head + tail), facts.stem) + tail
 
