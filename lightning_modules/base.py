@@ -99,6 +99,10 @@ class PaperModule(LightningModule):
         """The weights to be kept."""
         return self.state_dict()
 
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what `export` gave. `forward` then says what the trained network makes of stored pixels."""
+        self.load_state_dict(weights)
+
     def facts(self) -> dict:
         """What the evaluation has to know about the network: a pure function of the configuration."""
         return {}

@@ -167,6 +167,7 @@ class Evaluation:
     """The result of an evaluation: numbers per seed, figures as data, further files by name, and examples.
 
     `not_computed`: names of numbers that a reader will look for, and why they are not among `metrics`.
+    `predictor`: dotted name of what loads a model from the folder with `files`, if they are one; see `tracking.model`.
     """
 
     metrics: dict[int, dict[str, float]]
@@ -174,3 +175,4 @@ class Evaluation:
     files: dict[str, bytes] = field(default_factory=dict)
     galleries: list[Gallery] = field(default_factory=list)
     not_computed: dict[str, str] = field(default_factory=dict)
+    predictor: str = ""

@@ -81,11 +81,13 @@ class Job:
     config: dict
     stage: str
     arm: str
+    paper: str
     system: str
     preset: str
     seed: int
     dataset: Path
     sources: Path
+    out: Path
     start: Path | None = None
 
     @property
@@ -157,7 +159,7 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, only: str | None = N
         raise ValueError(f"--seed is {only!r}, expected one that the plan gives this arm: {', '.join(map(str, seeds))}")
     config = {**config, "trainer": settings.check(config["trainer"], TrainerSettings, "conf/trainer")}
     chosen = seeds if only is None else [int(only)]
-    jobs = [Job(config=config, seed=seed, **job) for seed in chosen]
+    jobs = [Job(config=config, seed=seed, out=out, **job) for seed in chosen]
     store, first = SeedStore(), not rank_zero_only.rank  # of several processes the first one writes
     with store.using(each.fingerprint for each in jobs) if first else nullcontext():
         each_job(partial(obtain_seed, store=store, force=is_forced()), jobs, config["trainer"])
@@ -230,16 +232,17 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
     module.check_data(data)
     with records.open_record(
-        experiment=job.system,
+        experiment=job.paper,
         arm=job.arm,
         stage=job.stage,
         seed=job.seed,
         preset=job.preset,
         key_suffix=job.fingerprint,
         params=job.config,
-        tags=records.provenance([str(job.dataset.relative_to(ROOT))]),
+        tags=records.provenance([str(job.dataset.relative_to(ROOT))]) | {"system": job.system},
         repeat=True,
     ) as record:
+        record.data(job.dataset, "training")
         record.artifact("sources.json", job.sources.read_bytes())
         record.machine(records.flatten({"made_by": job.made_by}))
         history = History(f"seed {job.seed} of {job.arm} ({job.stage})")
@@ -255,6 +258,9 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
             _write_outputs(folder, job, module, predictions, metrics, history)
         record.summary(metrics, step=trainer.global_step)
         record.machine(module.machine_facts(data))
+        weights = {"weights.safetensors": sha256(store.entry(job.fingerprint) / "weights.safetensors")}
+        folders = (job.out / f"seed-{job.seed}", store.entry(job.fingerprint))
+        record.model("lightning_modules.tracking.model.Trained", folders, weights, model=system["model"])
 
 
 def fit(

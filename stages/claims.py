@@ -6,6 +6,7 @@ Both files are committed, so that one can read the verdicts without running anyt
 from pathlib import Path
 
 from lightning_modules.files import ROOT, write_json
+from stages.arms import describe
 from stages.command import run_stage, stage_arguments
 from stages.plan import Plan, load_plan
 from stages.report import read_paper, unavailable_data
@@ -17,6 +18,7 @@ def judge(plan: Plan, stem: str, root: Path) -> None:
     out = root / "results" / plan.preset / stem
     write_json(out / "claims.json", paper.rows)
     write_json(out / "metrics.json", {arm.name: arm.metrics for arm in paper.arms + paper.sweeps if not arm.missing})
+    describe(plan, paper.facts, paper.rows)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from lightning_modules import settings
 from lightning_modules.files import ROOT, digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run, find_runs
 from lightning_modules.tracking import records
+from stages.arms import prefixed, record_evaluation
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose
 from stages.plan import Plan, Row, load_plan
@@ -51,16 +52,18 @@ def main() -> None:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():
         with records.open_record(
-            experiment=row.system,
+            experiment=row.paper,
             arm=row.arm,
             stage="evaluate",
             seed=seed,
             preset=plan.preset,
             key_suffix=digest(config, metrics),
             params=config,
-            tags=records.provenance([str(folder.relative_to(ROOT))]),
+            tags=records.provenance([str(folder.relative_to(ROOT))]) | {"system": row.system},
         ) as record:
-            record.summary({f"evaluate/{name}": value for name, value in metrics.items()})
+            record.data(ROOT / "data/datasets" / row.dataset / plan.preset, "evaluation")
+            record.summary(prefixed(metrics))
+    record_evaluation(plan, row, row.arm, rounded, evaluation)
 
 
 if __name__ == "__main__":

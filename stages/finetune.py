@@ -5,6 +5,7 @@ With `--seed N`, train only this seed, with every protocol, into the seed store,
 """
 
 from lightning_modules.files import ROOT
+from stages.arms import record_training
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose, trainer_name
 from stages.plan import load_plan
@@ -28,11 +29,13 @@ def main() -> None:
 
     runs = ROOT / "data/runs" / plan.preset
     for protocol, recipe in config["system"]["downstream"].items():
+        out = runs / row.comparison / "finetune" / row.start / protocol
         system = {"model": recipe.pop("model"), "data": recipe.pop("data"), protocol: recipe}
         training.train_arm(
             {"system": system, "trainer": config["trainer"]},
             stage=protocol,
             arm=row.arm,
+            paper=row.paper,
             system=row.system,
             preset=plan.preset,
             seeds=plan.seeds_of(row),
@@ -40,8 +43,10 @@ def main() -> None:
             dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
             sources=ROOT / "data/sources" / plan.preset / f"finetune.{row.system}.json",
             start=runs / row.start / "pretrain",
-            out=runs / row.comparison / "finetune" / row.start / protocol,
+            out=out,
         )
+        if arguments.seed is None:
+            record_training(plan, row, out)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ the stage. A later call without `--seed` takes it from the store.
 """
 
 from lightning_modules.files import ROOT
+from stages.arms import record_training
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose, trainer_name
 from stages.plan import load_plan
@@ -22,10 +23,12 @@ def main() -> None:
     from lightning_modules import training  # imports torch and Lightning: only after the plan was checked
 
     runs = ROOT / "data/runs" / plan.preset
+    out = runs / row.arm / "pretrain"
     training.train_arm(
         config,
         stage="pretrain",
         arm=row.arm,
+        paper=row.paper,
         system=row.system,
         preset=plan.preset,
         seeds=plan.seeds_of(row),
@@ -33,8 +36,10 @@ def main() -> None:
         dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
         sources=ROOT / "data/sources" / plan.preset / f"pretrain.{row.system}.json",
         start=runs / row.start / "pretrain" if row.start else None,
-        out=runs / row.arm / "pretrain",
+        out=out,
     )
+    if arguments.seed is None:
+        record_training(plan, row, out)
 
 
 if __name__ == "__main__":

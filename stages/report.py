@@ -8,10 +8,10 @@ import argparse
 import csv
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from lightning_modules.files import ROOT, digest, replace_folder, scratch
+from lightning_modules.files import ROOT, replace_folder, scratch
 from lightning_modules.metrics import claims
 from lightning_modules.tracking import records
 from stages import page
@@ -114,15 +114,11 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
         (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
 
 
-def record_arm(stem: str, arm: page.Arm, preset: str) -> None:
-    """Record an arm's means over seeds and its figures in MLflow, beside its runs."""
+def record_figures(stem: str, arm: page.Arm, preset: str) -> None:
+    """Record the figures of an arm in MLflow."""
     if arm.missing:
         return
-    version = digest(arm.metrics, [asdict(figure) for figure in arm.figures])
-    with records.open_record(
-        experiment=stem, arm=arm.name, stage="report", seed=None, preset=preset, key_suffix=version
-    ) as record:
-        record.summary({f"evaluate/{name}": row["mean"] for name, row in arm.metrics.items()})
+    with records.open_record(experiment=stem, arm=arm.name, preset=preset) as record:
         for figure in arm.figures:
             record.artifact(f"figures/{figure.id}.png", figures.png(figure))
 
@@ -143,7 +139,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     write(root / page_of(plan).parent, papers, plan.preset, unavailable)
     for paper in papers:
         for arm in paper.arms:
-            record_arm(paper.facts.stem, arm, plan.preset)
+            record_figures(paper.facts.stem, arm, plan.preset)
 
 
 if __name__ == "__main__":

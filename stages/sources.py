@@ -24,7 +24,8 @@ from stages.composing import compose
 from stages.plan import PlanError
 
 RECORDS_ONLY = {  # these cannot change a result: they record it, or draw what was recorded
-    *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror")),
+    *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror", "model")),
+    "stages/arms.py",
     *(f"stages/page/{name}.py" for name in ("__init__", "figures")),
 }
 BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}  # that name code

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_modules.files import ROOT, digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run, find_runs
 from lightning_modules.tracking import records
+from stages.arms import record_evaluation
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose
 from stages.evaluate import write_evaluation
@@ -37,14 +38,14 @@ def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> 
     return instantiate(settings["search"], _partial_=True, _convert_="all")(
         pools.read_pools(runs),
         training_images=search.training_images(system),
-        latency=latencies(trained.system, f"{plan.preset}--{row.runs}--pretrain"),
+        latency=latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain"),
     )
 
 
-def latencies(system: str, key: str) -> dict[str, float]:
+def latencies(paper: str, key: str) -> dict[str, float]:
     """Milliseconds per image of each single architecture, as measured by the latest training on this machine."""
     what, found = "/milliseconds_per_image@batch_1", {}
-    for path in sorted((scratch() / "runs" / system).glob(f"{key}--*/machine.json"), key=lambda p: p.stat().st_mtime):
+    for path in sorted((scratch() / "runs" / paper).glob(f"{key}--*/machine.json"), key=lambda p: p.stat().st_mtime):
         facts = json.loads(path.read_text())
         found |= {name.removesuffix(what): value for name, value in facts.items() if name.endswith(what)}
     return found
@@ -57,18 +58,21 @@ def track(
     from stages.page import figures
 
     study, fronts = (json.loads(evaluation.files[file]) for file in ("study.json", "pareto.json"))
-    common = {"experiment": row.system, "arm": name, "preset": preset, "seed": None}
+    common = {"experiment": row.paper, "arm": name, "preset": preset, "seed": None}
     common["key_suffix"] = digest(settings, study["space"])
     what = "worst_case_milliseconds_per_image"
     latency = {t.number: {what: t.outcome.facts[what]} for t in trials if what in t.outcome.facts}
     tags = records.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
+    data = ROOT / "data/datasets" / row.dataset / preset
     with records.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
+        record.data(data, "evaluation")
         for file, content in evaluation.files.items():
             record.artifact(file, content)
         for figure in evaluation.figures:
             record.artifact(f"{figure.id}.png", figures.png(figure))
     for point in (point for front in fronts.values() for point in front[-BEST:]):
         with records.open_record(**common, stage=f"trial-{point['trial']}", params=point["configuration"]) as record:
+            record.data(data, "evaluation")
             record.summary({key: value for key, value in point.items() if isinstance(value, int | float)})
             record.machine(latency.get(point["trial"], {}))
 
@@ -96,10 +100,11 @@ def main() -> None:
     )
     evaluation = search.report(trials, row.dataset, settings)
     with replace_folder(ROOT / "data/results" / plan.preset / row.paper / name) as out:
-        write_evaluation(out, evaluation)
+        rounded = write_evaluation(out, evaluation)
     shutil.rmtree(memory)  # a forced rerun evaluates again
     batches.publish(study, scratch() / "sweeps", name)
     track(name, row, plan.preset, settings, evaluation, trials)
+    record_evaluation(plan, row, name, rounded, evaluation)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import socket
 import sys
 
 from lightning_modules.files import ROOT, scratch
+from lightning_modules.tracking import refusals
+from lightning_modules.tracking.mirror import Mirror
 from stages.command import run_stage
 from stages.page.machine import TRAINING
 
@@ -30,10 +32,16 @@ def free_port(port: int, command: str) -> int:
 
 
 def mlflow(port: int) -> None:
-    """Replace this process by MLflow's server."""
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+    """Replace this process by MLflow's server.
+
+    Raises:
+        ValueError: the store cannot be opened; the message says why, and what to do.
+    """
+    store = refusals.store(ROOT)
     if store.startswith("http"):
         raise SystemExit(f"MLFLOW_TRACKING_URI names a server, so there is none to start: open {store}")
+    if reason := Mirror(ROOT).refusal():
+        raise ValueError(f"{refusals.masked(store)}: {reason}")
     print(f"http://127.0.0.1:{port}/#/experiments{TRAINING}", flush=True)
     command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--workers", "1"])

@@ -1,20 +1,23 @@
 """What a job is, that its seeds are trained once, and that a forced or resumed training ends with the same bytes."""
 
 import csv
+import errno
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from lightning_modules import portable, processes, training
+from lightning_modules import portable, processes, settings, training
 from lightning_modules.datasets import digits
-from lightning_modules.tracking import records
+from lightning_modules.tracking import model, records
 from lightning_modules.training import Job
 from stages.composing import compose
 from tests.pipeline import ROOT, Copy
@@ -43,7 +46,9 @@ def job(tmp_path, seed=1, start=None, trainer=None):
     (dataset / "card.json").write_text("{}")
     sources.write_text("{}")
     config = {"system": {"model": {}, "data": {}, "pretrain": {}}, "trainer": trainer or machine()}
-    return Job(config, "pretrain", "student", "paper", "tiny", seed, dataset, sources, start)
+    return Job(
+        config, "pretrain", "student", "paper", "system", "tiny", seed, dataset, sources, tmp_path / "out", start
+    )
 
 
 def upstream(tmp_path, *seeds):
@@ -129,6 +134,7 @@ class Arm:
             only=only,
             stage="pretrain",
             arm="arm",
+            paper="paper",
             system="committees",
             preset="tiny",
             dataset=self.inputs / "digits",
@@ -169,7 +175,7 @@ def arm(tmp_path, inputs, monkeypatch):
 
 
 def recorded(arm: Arm) -> list[dict]:
-    folders = (arm.root / ".scratch/runs/committees").iterdir()
+    folders = (arm.root / ".scratch/runs/paper").iterdir()
     return [records.read_json(folder / "meta.json") | records.state(folder) for folder in sorted(folders)]
 
 
@@ -249,19 +255,67 @@ def test_a_forced_training_trains_gives_the_same_bytes_and_has_a_record_of_its_o
     keys = [record["key"] for record in recorded(arm)]
     assert [key.rpartition("-")[2] for key in keys] == ["0", "1"] and len({key.rpartition("-")[0] for key in keys}) == 1
     assert {record["status"] for record in recorded(arm)} == {"FINISHED"}
-    points = [path.read_text().count('"step"') for path in arm.root.glob(".scratch/runs/committees/*/metrics.jsonl")]
+    points = [path.read_text().count('"step"') for path in arm.root.glob(".scratch/runs/paper/*/metrics.jsonl")]
     assert points == [9, 9], "eight steps and the end, in each"
 
 
 def test_the_record_of_a_run_ends_its_curves_with_the_final_values_and_says_what_made_them(arm):
     trained = arm.train(0)
-    (folder,) = (arm.root / ".scratch/runs/committees").iterdir()
+    (folder,) = (arm.root / ".scratch/runs/paper").iterdir()
     lines = [line for _, line in records.metric_lines(folder / "metrics.jsonl")]
     assert [line["step"] for line in lines] == list(range(9))
     assert {name: round(value, 6) for name, value in lines[-1]["m"].items()} == json.loads(trained[0]["metrics.json"])
     assert lines[0]["m"].keys() - {"epoch"} == lines[-1]["m"].keys()
+    assert records.read_json(folder / "meta.json")["tags"]["system"] == "committees"
+    (about,) = records.read_json(folder / "inputs.json").values()
+    assert (about["name"], about["context"], about["profile"]) == ("digits", "training", {"rows.all": 1797})
     made = records.read_json(folder / "machine.json")
     assert made["made_by.precision"] == '"32-true"' and made["made_by.torch"] == torch.__version__
+
+
+def test_what_a_seed_trained_predicts_and_is_stored_once(arm):
+    """The record's model points to the output, and to the seed store once the output is another training's."""
+    arm.train(0)
+    (folder,) = (arm.root / ".scratch/runs/paper").iterdir()
+    reference = records.read_json(folder / "model.json")
+    (entry,) = arm.entries
+    assert model.found(reference).samefile(arm.root / "out/seed-0")
+    stored = load_file(entry / "predictions.safetensors")
+    members = [stored[name].softmax(-1) for name in sorted(stored) if re.fullmatch(r"logits/.*#\d/test", name)]
+    config = compose("tiny", system="committees", overrides=SMALL)["system"]
+    data = settings.bind(config["data"], "data", folder=arm.inputs / "digits", seed=0)()
+    images = torch.cat([batch["images"] for batch in data.evaluation_batches("test")])
+    said = model.Trained(model.found(reference), **reference["given"]).predict(images.permute(0, 2, 3, 1).numpy())
+    torch.testing.assert_close(torch.from_numpy(said), torch.stack(members).mean(0))
+
+    (arm.root / "out/seed-0/weights.safetensors").write_bytes(b"another training's")
+    assert model.found(reference).samefile(entry)
+    (entry / "weights.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"weights.safetensors of this model are no longer in .* `dvc checkout`"):
+        model.found(reference)
+
+
+@pytest.mark.parametrize("trouble", ["no room", "no locks", "another recorder"])
+def test_what_a_seed_gives_does_not_depend_on_its_record(arm, monkeypatch, trouble):
+    """Neither the curve nor a digest: what becomes an output comes from the training alone."""
+    expected = arm.train(0, out="expected")
+    for place in ("seeds", "runs"):
+        shutil.rmtree(arm.root / ".scratch" / place)
+    if trouble == "no room":
+        monkeypatch.setattr(records.RunRecord, "_append", raising(OSError(errno.ENOSPC, "No space left on device")))
+    elif trouble == "no locks":
+        monkeypatch.setattr(records, "_claim", raising(OSError(errno.ENOLCK, "No locks available")))
+    else:
+        monkeypatch.setattr(records, "_claim", raising(OSError("another living process records this very run")))
+    assert arm.train(0) == expected and arm.trained == [0]
+    assert len(list(csv.DictReader(expected[0]["history.csv"].decode().splitlines()))) == 8
+
+
+def raising(error):
+    def fail(*arguments):
+        raise error
+
+    return fail
 
 
 def test_a_damaged_entry_is_set_aside_with_one_line_and_trained_anew(arm, capsys):
@@ -315,8 +369,8 @@ def test_two_processes_that_want_the_same_seed_get_the_same_bytes_from_one_train
 def test_a_seed_of_several_processes_is_not_waited_for(arm):
     """The processes of one training decide alike only while nobody else trains the seed."""
     config = {"system": {"model": {}, "data": {}, "pretrain": {}}, "trainer": machine(devices=2)}
-    files = {"dataset": arm.inputs / "digits", "sources": arm.inputs / "sources.json"}
-    job, store = Job(config, "pretrain", "arm", "committees", "tiny", 0, **files), training.SeedStore()
+    files = {"dataset": arm.inputs / "digits", "sources": arm.inputs / "sources.json", "out": arm.root / "out"}
+    job, store = Job(config, "pretrain", "arm", "paper", "committees", "tiny", 0, **files), training.SeedStore()
     with store.writing(job.fingerprint, wait=None), pytest.raises(ValueError, match="trained by another command"):
         training.obtain_seed(job, 0, store=store, force=False)
 
@@ -425,7 +479,7 @@ def test_a_forced_repro_trains_again_and_changes_no_byte_of_the_lock(tmp_path):
     copy, arm = Copy(tmp_path / "project", seeds=[0, 1]), "plans/tiny/committees/dvc.yaml:pretrain@committees-digits"
 
     def runs() -> int:
-        return len(list(copy.folder.glob(".scratch/runs/committees/*committees-digits--pretrain*")))
+        return len(list(copy.folder.glob(".scratch/runs/paper/*committees-digits--pretrain*")))
 
     copy.dvc("repro", arm)
     locks, data = copy.locks(), copy.folder / "data/runs/tiny/committees-digits/pretrain"

@@ -506,6 +506,10 @@ class ClipViP(PaperModule):
         """The model under the names of `transformers`, with the new parameters where they have a use."""
         return self.network.clip.state_dict()
 
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a model as `export` gives it."""
+        self.network.clip.load_state_dict(weights)
+
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a CLIP, or a ViP; parameters that a CLIP does not have stay as they are.
 

@@ -109,6 +109,20 @@ class Retriever:
         token_ids, _ = self.tokenizer(sentences, self.text_length)
         return self.model.encode_texts(torch.from_numpy(token_ids).to(self.model.device)).cpu()
 
+    def predict(self, model_input: Sequence[str], params: dict | None = None) -> np.ndarray:
+        """Features of videos and sentences, as `mlflow.pyfunc.load_model(...).predict` gives them.
+
+        Args:
+            model_input: one string each: the path of a video file, or a sentence. A list, a column or a table of one.
+            params: part of MLflow's interface; not used.
+
+        Returns:
+            Features (strings, dim) of length 1: a product of two rows is their similarity.
+        """
+        given = [str(text) for text in np.asarray(model_input).ravel()]
+        each = [self.encode_files([text]) if Path(text).is_file() else self.encode_texts([text]) for text in given]
+        return torch.cat(each).numpy()
+
     def rank(self, path: str | Path, sentences: Sequence[str]) -> list[tuple[str, float]]:
         """The sentences with their cosine similarity to a video file, the most similar first."""
         similarity = (self.encode_texts(sentences) @ self.encode_files([path])[0]).tolist()

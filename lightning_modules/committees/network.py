@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
+from lightning_modules.tracking.model import channels_first
 
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 
@@ -148,6 +150,24 @@ class Committee(nn.Module):
         )
         load_strictly(committee, load(weights), f"the committee in {folder}")
         return committee.eval()
+
+
+class Predictor:
+    """A committee in its two files, as `mlflow.pyfunc.load_model` gives it.
+
+    Args:
+        folder: with `committee.json` and `committee.safetensors`.
+    """
+
+    def __init__(self, folder: Path):
+        from lightning_modules.ensembling.members import rebuild
+
+        self.committee = Committee.load(folder, rebuild(json.loads((folder / "committee.json").read_text())))
+
+    def predict(self, model_input: np.ndarray, params: dict | None = None) -> np.ndarray:
+        """Class probabilities (rows, classes) of stored pixels (rows, height, width, channels)."""
+        with torch.inference_mode():
+            return self.committee(channels_first(model_input).float()).probabilities.numpy()
 
 
 def confidence(scores: Float[Tensor, "rows classes"], kind: str) -> Float[Tensor, " rows"]:

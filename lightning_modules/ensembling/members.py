@@ -161,6 +161,11 @@ class Members(PaperModule):
                 for k, own in enumerate(logits):
                     yield f"{name}#{k}", suffix, own
 
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
+        """Probabilities of the ensemble of all members, for stored pixels: the mean over members."""
+        members = self.member_modules().values()
+        return torch.stack([member(images).softmax(-1) for member in members]).mean(0)
+
     def member_modules(self) -> dict[str, nn.Module]:
         """Every member as an ordinary module from stored pixels to logits, by name (`convnet-w16#1`)."""
         return {
@@ -176,6 +181,20 @@ class Members(PaperModule):
             for name, member in self.member_modules().items()
             for key, x in member.state_dict().items()
         }
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over weights that `export` gave.
+
+        Raises:
+            KeyError: a member's weights are missing.
+        """
+        for part in ("mean", "std"):  # every member has the same
+            getattr(self.normalise, part).copy_(
+                next(x for key, x in weights.items() if key.endswith(f"normalise.{part}"))
+            )
+        for name, stack in self.stacks.items():
+            keys = stack.unstack()[0].state_dict().keys()
+            stack.load([{key: weights[f"members.{name}#{k}.network.{key}"] for key in keys} for k in range(stack.size)])
 
     def facts(self) -> dict:
         """Names, sizes and costs (MACs per image, by resolution) of the members."""

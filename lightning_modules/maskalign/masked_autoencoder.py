@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
@@ -175,3 +175,11 @@ class MaskedAutoencoder(PaperModule):
     def export(self) -> dict[str, Tensor]:
         """The encoder: all that is used afterwards."""
         return self.encoder.state_dict()
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the encoder."""
+        self.encoder.load_state_dict(weights)
+
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim"]:
+        """Features of stored pixels: the mean of the encoder's patch tokens."""
+        return self.encoder(self.preprocess(images))[:, 1:].mean(1)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
@@ -364,6 +364,14 @@ class MaskAlign(PaperModule):
     def export(self) -> dict[str, Tensor]:
         """The student: all that is used afterwards."""
         return self.student.state_dict()
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the student."""
+        self.student.load_state_dict(weights)
+
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim"]:
+        """Features of stored pixels: the mean of the student's patch tokens."""
+        return self.student(self.preprocess(images))[:, 1:].mean(1)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of a teacher that was trained here: a ViT, or what holds one as `encoder`.

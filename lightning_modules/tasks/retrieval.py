@@ -71,6 +71,7 @@ def evaluate(
             _losses(runs, dataset),
         ],
         files={} if export is None else exported(runs, export, tokenizer),
+        predictor="" if export is None else "lightning_modules.clip_vip.retriever.Retriever.load",
     )
 
 

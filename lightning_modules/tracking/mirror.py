@@ -10,6 +10,8 @@ Every point arrives exactly once, whichever process is killed, at any time:
   points. The server writes the points before the tag, so the tag never claims too much. If it claims too little, the
   same lines are sent again, and MLflow ignores them: (run, name, time, step, value) is the primary key of its points.
 - `reprise.complete` is the digest of a record that was sent whole. A server that lost it gets everything again.
+- The record of an arm as a whole is sent to the parent run of the arm. Its points may be sent twice for that reason.
+- `reprise.model` is the digest of the reference that the run's logged model holds (`tracking/model.py`).
 
 `sent.json` beside a record avoids requests to the server about old records; `--flush` does not rely on it.
 """
@@ -23,6 +25,7 @@ import os
 import posixpath
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +33,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lightning_modules.files import write_json
+from lightning_modules.files import digest, write_json
+from lightning_modules.tracking import model, refusals
 from lightning_modules.tracking import records as run_records
+from lightning_modules.tracking.refusals import masked
 
+DESCRIPTION = "mlflow.note.content"
 MAX_METRICS = 900  # per call; MLflow takes 1,000 metrics, parameters and tags together
-MAX_PARAM, MAX_TAG, MAX_NAME = 6000, 8000, 250  # characters that MLflow stores
+MAX_PARAM, MAX_TAG, MAX_NAME, MAX_DESCRIPTION = 6000, 8000, 250, 20_000  # characters that MLflow stores
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class Record:
     def arm(self) -> tuple[str, str]:
         """What it shares with the other seeds and stages of its arm: experiment and key of the parent run."""
         return self.meta["experiment"], self.meta["parent"]["key"]
+
+    @property
+    def whole_arm(self) -> bool:
+        """Whether it is about the arm as a whole: then its MLflow run is the arm's parent run."""
+        return self.meta["key"] == self.meta["parent"]["key"]
 
     @property
     def running(self) -> bool:
@@ -70,6 +81,8 @@ class Record:
     @property
     def tags(self) -> dict[str, str]:
         """Its tags in MLflow: those given by the run, what depends on the machine, and how it ended."""
+        if self.whole_arm:
+            return _texts(self.meta["tags"], MAX_TAG) | {"reprise.key": self.meta["key"], "reprise.kind": "arm"}
         machine = run_records.read_json(self.folder / "machine.json")
         ended = {name: value for name, value in self.state.items() if name not in ("status", "end")}
         measured = {f"machine.{name}": value for name, value in (machine | ended).items()}
@@ -80,6 +93,16 @@ class Record:
     def params(self) -> dict[str, str]:
         """Its parameters in MLflow."""
         return _texts(run_records.read_json(self.folder / "params.json"), MAX_PARAM)
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The data sets that it reads."""
+        return run_records.read_json(self.folder / "inputs.json")
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What predicts, as `tracking.model` reads it; empty if nothing does."""
+        return run_records.read_json(self.folder / "model.json")
 
 
 @dataclass
@@ -103,12 +126,13 @@ class Mirror:
 
     def __init__(self, root: Path, *, trust_notes: bool = True) -> None:
         self.root = root
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
+        self.uri = refusals.store(root)
         self._trust_notes = trust_notes
         self._done: dict[Path, str] = {}
         self._artifacts: dict[Path, tuple[int, int]] = {}
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, dict[str, ServerRun]] = {}
+        self._described: dict[str, str] = {}
 
     def push(self, records: list[Record]) -> tuple[list[Record], str | None]:
         """Send what the server has not yet.
@@ -128,12 +152,27 @@ class Mirror:
             try:
                 self._send(record, arms[record.arm])
             except Exception as error:  # whatever a server or a file system throws, the other records go on
-                reason = _one_line(error)
+                reason = refusals.explained(error, self.uri)
                 waiting.append(record)
                 self._runs.pop(record.meta["experiment"], None)  # what is known of the server may be wrong: ask again
-                if not self._server_answers():
-                    return waiting + fresh[position + 1 :], "it does not answer"
-        return waiting, reason
+                if refusal := self.refusal():
+                    return waiting + fresh[position + 1 :], refusal
+        return waiting, reason or self._describe({record.meta["experiment"] for record in records} if fresh else set())
+
+    def _describe(self, experiments: Iterable[str]) -> str | None:
+        """Send the descriptions of experiments that have changed; gives the reason if one cannot be sent."""
+        for name in experiments:
+            files = sorted((self.root / ".scratch" / "runs" / name).glob("*.md"))
+            text = "\n\n".join(path.read_text(encoding="utf-8") for path in files)[:MAX_DESCRIPTION]
+            if text and self._described.get(name) != text:
+                try:
+                    known = self._client.get_experiment_by_name(name)
+                    if known.tags.get(DESCRIPTION) != text:
+                        self._client.set_experiment_tag(known.experiment_id, DESCRIPTION, text)
+                except Exception as error:
+                    return refusals.explained(error, self.uri)
+                self._described[name] = text
+        return None
 
     def _is_sent(self, record: Record) -> bool:
         if record.folder not in self._done and self._trust_notes:
@@ -147,8 +186,11 @@ class Mirror:
         if run.tags.get("reprise.complete") != record.digest:
             self._send_facts(run, record)
             self._send_metrics(run, record)
+            self._send_inputs(run, record)
             self._send_artifacts(run, record)
-            self._send_status(run, record.state["status"], record.state.get("end"))
+            self._send_model(run, record)
+            if not record.whole_arm:
+                self._send_status(run, record.state["status"], record.state.get("end"))
             if not record.running:
                 self._log(run, tags={"reprise.complete": record.digest})
         self._send_parent_status(self._parent(record), arm)
@@ -166,8 +208,54 @@ class Mirror:
     def _send_metrics(self, run: ServerRun, record: Record) -> None:
         from mlflow.entities import Metric
 
-        for offset, points in batches(record.folder / "metrics.jsonl", run.offset):
+        start = 0 if record.whole_arm else run.offset  # the parent may hold the points of an earlier record
+        for offset, points in batches(record.folder / "metrics.jsonl", start):
             self._log(run, [Metric(*point) for point in points], tags={"reprise.sent": str(offset)})
+
+    def _send_inputs(self, run: ServerRun, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        for name, about in record.inputs.items():
+            if run.tags.get(tag := mlflow_name(f"reprise.input.{name}")) == about["digest"]:
+                continue
+            columns = [{"name": column, "type": kind} for column, kind in about["schema"].items()]
+            dataset = Dataset(
+                name=about["name"],
+                digest=about["digest"],
+                source_type="local",
+                source=json.dumps({"uri": about["source"]}),
+                schema=json.dumps({"mlflow_colspec": columns}),
+                profile=json.dumps(about["profile"]),
+            )
+            given = DatasetInput(dataset, [InputTag("mlflow.data.context", about["context"])])
+            self._client.log_inputs(run.run_id, [given])
+            self._log(run, tags={tag: about["digest"]})
+
+    def _send_model(self, run: ServerRun, record: Record) -> None:
+        """Make the run's logged model, unless it has one with this very reference."""
+        from mlflow.entities import LoggedModelOutput
+
+        reference = record.model
+        if not reference or run.tags.get("reprise.model") == (version := digest(reference)):
+            return
+        experiment = self._experiment(record.meta["experiment"])
+        tags = {"reprise.model": version, "preset": record.meta["tags"]["preset"], "arm": record.meta["tags"]["arm"]}
+        made = [
+            each.model_id
+            for each in self._client.search_logged_models([experiment], f"source_run_id = '{run.run_id}'")
+            if each.tags.get("reprise.model") == version  # by a mirror that was killed before it could set the tag
+        ]
+        if not made:
+            name = re.sub(r"[^\w-]", "-", record.meta["name"])
+            made = [self._client.create_logged_model(experiment, name, run.run_id, tags, model_type="pyfunc").model_id]
+        with tempfile.TemporaryDirectory() as folder:
+            model.write(Path(folder), reference, self.root, made[0], run.run_id)
+            self._client.log_model_artifacts(made[0], folder)
+        self._client.finalize_logged_model(made[0], "READY")
+        outputs = self._client.get_run(run.run_id).outputs
+        if made[0] not in {each.model_id for each in (outputs.model_outputs if outputs else ())}:
+            self._client.log_outputs(run.run_id, [LoggedModelOutput(made[0], step=0)])
+        self._log(run, tags={"reprise.model": version})
 
     def _send_artifacts(self, run: ServerRun, record: Record) -> None:
         for path, version in _artifacts(record.folder).items():
@@ -208,6 +296,8 @@ class Mirror:
 
     def _run(self, record: Record) -> ServerRun:
         """The MLflow run of a record, made if there is none, under the parent run of its arm."""
+        if record.whole_arm:
+            return self._parent(record)
         experiment, meta = record.meta["experiment"], record.meta
         known = self._known_runs(experiment)
         if meta["id"] not in known:
@@ -258,7 +348,20 @@ class Mirror:
         if found is not None:
             return found.experiment_id
         local = self.uri.startswith("sqlite:")
-        return self._client.create_experiment(name, (self.root / "mlruns" / name).as_uri() if local else None)
+        made = self._client.create_experiment(name, (self.root / "mlruns" / name).as_uri() if local else None)
+        if local:
+            self._remove_default()
+        return made
+
+    def _remove_default(self) -> None:
+        """Delete the experiment that MLflow makes in each new database, if nobody has used it."""
+        from mlflow.entities import ViewType
+
+        default = self._client.get_experiment_by_name("Default")
+        if default is None or default.lifecycle_stage != "active":
+            return
+        if not self._client.search_runs([default.experiment_id], run_view_type=ViewType.ALL, max_results=1):
+            self._client.delete_experiment(default.experiment_id)
 
     def _listing(self, experiment_id: str) -> Iterator[Any]:
         token = None
@@ -275,17 +378,20 @@ class Mirror:
         # two runs. Our own loop is the retry, and it looks first.
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
         os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what it would log is raised as well
         from mlflow import MlflowClient
+        from mlflow.store.db import utils
 
+        utils.MAX_RETRY_COUNT = 2  # of ten, which take two minutes
         return MlflowClient(self.uri)
 
-    def _server_answers(self) -> bool:
+    def refusal(self) -> str | None:
+        """Why the server takes nothing at all; None if it answers."""
         try:
             self._client.search_experiments(max_results=1)
-        except Exception:
-            return False
-        return True
+        except Exception as error:
+            return refusals.explained(error, self.uri)
+        return None
 
 
 def batches(path: Path, offset: int) -> Iterator[tuple[int, list[tuple[str, float, int, int]]]]:
@@ -345,7 +451,8 @@ def scan(root: Path, earlier: Iterable[Record] = ()) -> list[Record]:
 
 def _read(folder: Path, changed: int) -> Record:
     # The digest comes first: what changes between it and the state is then seen as a change by the next scan.
-    parts = [folder / name for name in ("meta.json", "params.json", "metrics.jsonl", "machine.json", "status.json")]
+    names = ("meta.json", "params.json", "metrics.jsonl", "machine.json", "inputs.json", "model.json", "status.json")
+    parts = [folder / name for name in names]
     versions = {str(path): _version(path) for path in parts if path.exists()}
     versions |= {str(path): version for path, version in _artifacts(folder).items()}
     state = run_records.state(folder)
@@ -479,8 +586,8 @@ def write_notice(mirror: Mirror, waiting: list[Record], reason: str | None) -> s
         uri = masked(mirror.uri)
         lines = sum(_unsent_lines(record, uri) for record in waiting)
         runs = "1 run" if len(waiting) == 1 else f"{len(waiting)} runs"
-        notice = f"{runs} ({lines} metric lines) kept in .scratch/runs and not yet on {uri}: {masked(str(reason))}. "
-        notice += "`make sync` sends them."
+        notice = f"{runs} ({lines} metric lines) kept in .scratch/runs and not yet on {uri}: {reason}. "
+        notice += "After that, `make sync` sends them."
     path = mirror.root / ".scratch" / "mirror.json"
     if notice != run_records.read_json(path).get("notice"):
         with contextlib.suppress(OSError):  # a full disk is no reason to stop sending
@@ -492,15 +599,6 @@ def _unsent_lines(record: Record, uri: str) -> int:
     sent = record.sent
     offset = sent["offset"] if sent.get("uri") == uri else 0
     return sum(1 for _ in run_records.metric_lines(record.folder / "metrics.jsonl", offset))
-
-
-def masked(text: str) -> str:
-    """A text without the passwords of the addresses in it."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def main(arguments: list[str] | None = None) -> int:

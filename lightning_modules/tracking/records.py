@@ -6,8 +6,13 @@ Every fact of a run is first a local file under `<root>/.scratch/runs/<experimen
     params.json     its resolved parameters, flattened
     metrics.jsonl   one line per call of `log`: {"t": ms, "step": n, "m": {name: value}} (append-only)
     machine.json    what depends on the machine: latencies, throughput
+    inputs.json     the data sets that it read, with the digests of their contents
+    model.json      where its trained weights lie and what loads them; the weights themselves are not copied
     artifacts/      files
     status.json     how it ended; missing while it runs, or if its process was killed
+
+An arm as a whole has a record, too: what is recorded there belongs to its parent run in MLflow. Beside the runs of an
+experiment, `<preset>.md` describes the experiment.
 
 MLflow is a mirror of these files, sent by one background process per repository (`tracking/mirror.py`), which the first
 open record starts, unless REPRISE_TRACKING=local (records only: tests). A training never waits for MLflow, and an error
@@ -28,6 +33,8 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import getpass
+import hashlib
 import itertools
 import json
 import logging
@@ -62,8 +69,8 @@ def open_record(
     *,
     experiment: str,
     arm: str,
-    stage: str,
-    seed: int | None,
+    stage: str = "",
+    seed: int | None = None,
     preset: str,
     key_suffix: str = "",
     params: Mapping[str, Any] | None = None,
@@ -75,7 +82,7 @@ def open_record(
     Args:
         experiment: stem of the paper; the MLflow experiment.
         arm: row of the paper's comparison; its runs share a parent run in MLflow.
-        stage: pipeline stage, such as `pretrain`.
+        stage: pipeline stage, such as `pretrain`; without, the record is that of the arm as a whole.
         seed: seed of the run; None where it is about all seeds of the arm.
         preset: `tiny` or `paper`.
         key_suffix: what else tells this run from others, usually a digest of its inputs.
@@ -93,14 +100,16 @@ def open_record(
     key = "/".join(filter(None, (preset, arm, stage, own, key_suffix)))
     if repeat:
         key = next(each for each in (f"{key}-{n}" for n in itertools.count()) if not _is_finished(runs / _name(each)))
-    identity = {"preset": preset, "arm": arm, "stage": stage, "seed": "all" if seed is None else seed}
+    identity = {"preset": preset, "arm": arm, "stage": stage or "arm", "seed": "all" if seed is None else seed}
     meta = {
         "key": key,
         "experiment": experiment,
         "name": " ".join(filter(None, (arm, stage, own))),
         "parent": {"key": f"{preset}/{arm}", "name": f"{arm} ({preset})"},
-        "tags": {name: str(value) for name, value in {**identity, **(tags or {})}.items()},
+        "tags": {name: str(value) for name, value in {**identity, **_source(), **(tags or {})}.items()},
     }
+    if not stage:
+        meta["tags"]["mlflow.source.name"] = f"make repro PRESET={preset} PAPER={experiment}"
     record = RunRecord(runs / _name(key), meta, flatten(params or {}))
     if record.writes and os.environ.get("REPRISE_TRACKING") != "local":
         start_mirror(base)
@@ -150,6 +159,7 @@ class RunRecord:
         self._file: BinaryIO | None = None
         self._size = 0
         self._recorded: dict[int, set[str]] = {}
+        self._present: dict[str, float] = {}
         self._last_recorded_step = -1
         self._open(params)
         self.writes = "opened" in self.meta
@@ -168,6 +178,7 @@ class RunRecord:
         """Learn what an interrupted run recorded, and cut the half line that a kill may have left."""
         for end, line in metric_lines(self.folder / "metrics.jsonl"):
             self._recorded.setdefault(line["step"], set()).update(line["m"])
+            self._present |= line["m"]
             self._size = end
         self._last_recorded_step = max(self._recorded, default=-1)
         self._file.truncate(self._size)
@@ -213,6 +224,61 @@ class RunRecord:
         self.log(metrics, step)
 
     @_best_effort
+    def update(self, metrics: Mapping[str, float | int]) -> None:
+        """Record numbers that may change, such as a mean over seeds: the point written last is the present value.
+
+        Args:
+            metrics: name to value; a value that is the present one already is left out.
+        """
+        values = {name: float(value) for name, value in metrics.items() if self._present.get(name) != float(value)}
+        if values:
+            self._present |= values
+            self._append(_encode({"t": _milliseconds(), "step": 0, "m": values}).encode() + b"\n")
+
+    @_best_effort
+    def describe(self, text: str) -> None:
+        """Describe the run in Markdown, in place of an earlier description."""
+        self.meta["tags"]["mlflow.note.content"] = text
+        self._write_json("meta.json", self.meta)
+
+    @_best_effort
+    def data(self, folder: Path, context: str) -> None:
+        """Record a data set that the run reads.
+
+        Args:
+            folder: a prepared data set, with its `card.json`.
+            context: what it is read for, such as `training` or `evaluation`.
+        """
+        card = (folder / "card.json").read_bytes()
+        facts = json.loads(card)
+        about = {
+            "name": facts.get("name", folder.name),
+            "digest": hashlib.sha256(card).hexdigest()[:16],
+            "source": os.path.relpath(folder, ROOT),
+            "schema": facts.get("columns", {}),
+            "profile": {f"rows.{split}": rows for split, rows in facts.get("splits", {}).items()},
+            "context": context,
+        }
+        inputs = read_json(self.folder / "inputs.json")
+        if inputs.get(f"{about['name']} for {context}") != about:
+            self._write_json("inputs.json", {**inputs, f"{about['name']} for {context}": about})
+
+    @_best_effort
+    def model(self, loader: str, folders: Iterable[Path], sha256: Mapping[str, str], **given: Any) -> None:
+        """Record what predicts: MLflow gets a model that points to these files (`tracking/model.py`).
+
+        Args:
+            loader: dotted name of what is called with the folder, and gives an object with a method `predict`.
+            folders: where the files lie or may lie later, the first one first.
+            sha256: name and digest of each file.
+            given: further arguments of the loader.
+        """
+        places = [os.path.relpath(folder, ROOT) for folder in folders]
+        about = {"loader": loader, "folders": places, "sha256": dict(sha256), "given": given}
+        if read_json(self.folder / "model.json") != json.loads(json.dumps(about)):
+            self._write_json("model.json", about)
+
+    @_best_effort
     def artifact(self, name: str, content: bytes) -> None:
         """Keep a file with the run.
 
@@ -227,6 +293,8 @@ class RunRecord:
         path = (base / name).resolve()
         if base not in path.parents:
             raise ValueError(f"artifact name ({name}) must be a relative path without `..`, such as figures/x.png")
+        if path.is_file() and path.read_bytes() == content:
+            return  # written again, it would be sent again
         with replace_file(path) as temporary:
             temporary.write_bytes(content)
 
@@ -280,6 +348,17 @@ class RunRecord:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         with replace_file(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str))
+
+
+def describe_experiment(experiment: str, preset: str, text: str) -> None:
+    """Describe an experiment in Markdown; MLflow shows the descriptions of all presets, one after the other."""
+    path = root() / ".scratch" / "runs" / experiment / f"{preset}.md"
+    if _rank() == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        try:
+            with replace_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            _log.warning("%s: %s. The run goes on; MLflow will not show this description.", path, error)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -392,7 +471,7 @@ def provenance(inputs: Iterable[str] = ()) -> dict[str, str]:
         Only what is known: a version is stated if the package is loaded, a GPU if torch is loaded and sees one.
     """
     facts = {
-        "git.commit": _git("rev-parse", "HEAD"),
+        "git.commit": _commit(),
         # What a run itself writes does not count.
         "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", *(f":!{path}" for path in _WRITTEN)))).lower(),
         "host": socket.gethostname(),
@@ -432,6 +511,21 @@ def _digests_of(lock: Path, paths: set[str]) -> dict[str, str]:
             return found
         time.sleep(0.02)
     return {}
+
+
+def _source() -> dict[str, str]:
+    """The tags that MLflow shows in its columns Source, Version and User."""
+    program = os.path.relpath(sys.argv[0], ROOT) if os.path.isabs(sys.argv[0]) else sys.argv[0]
+    facts = {"mlflow.source.name": program, "mlflow.source.type": "LOCAL", "mlflow.source.git.commit": _commit()}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        facts["mlflow.user"] = getpass.getuser()
+    return {name: value for name, value in facts.items() if value}
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the code that this process runs."""
+    return _git("rev-parse", "HEAD")
 
 
 def _git(*arguments: str) -> str:

@@ -12,7 +12,7 @@ turns, on the images that the generator drew before its step: with both gradient
 steps are the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
@@ -225,6 +225,15 @@ class ImageSideTraining(PaperModule):
     def export(self) -> dict[str, Tensor]:
         """All but the discriminator, and published weights, which need not be stored again."""
         return self.images.state_dict()
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the image side."""
+        self.images.load_state_dict(weights)
+
+    @torch.no_grad()
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Int[Tensor, "batch tokens"]:
+        """Codes of stored pixels."""
+        return self.images.codes(self.images.features({"images": images}))
 
 
 def attributes_loss(

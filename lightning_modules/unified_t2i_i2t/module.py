@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -391,6 +391,11 @@ class UnifiedGenerator(PaperModule):
             for name, x in self.published_scores(data).items():
                 found[name] = [x.cpu()]
         return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
+
+    @torch.no_grad()
+    def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Int[Tensor, "batch words"]:
+        """Token ids of the most probable captions of stored pixels."""
+        return self.write(self.network.see(self.caption_features({"images": images})), self.caption_length)[0]
 
     @property
     def draws(self) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import networkx
 
-from lightning_modules.files import replace_file
+from lightning_modules.files import FULL, replace_file
 
 if TYPE_CHECKING:
     from dvc.stage import PipelineStage
@@ -167,6 +167,10 @@ class Bookkeeper:
                 yield
         except LockError as error:
             raise _busy(error) from None
+        except Exception as error:
+            if reason := explained(error, self.repo.cache.local_cache_dir):
+                raise ValueError(reason) from error
+            raise
         finally:
             sys.argv = before
 
@@ -231,6 +235,33 @@ def _differs(stage: "PipelineStage") -> bool:
     if stage.changed_stage() or stage.is_callback or stage.always_changed:
         return True
     return any(dep.status() for dep in stage.deps) or any(out.status() for out in stage.outs)
+
+
+def explained(error: Exception, cache: str) -> str | None:
+    """What went wrong outside of DVC, and what to do about it; None if DVC's own text has to do.
+
+    Args:
+        error: what DVC raised.
+        cache: folder of its cache.
+    """
+    if found := re.search(r"'(.+)' is outside of git repository", str(error)):
+        return (
+            f"{found[1]} lies elsewhere by a link, and DVC tracks nothing behind a link: put the whole project on that "
+            "disk, or only DVC's cache, with `.venv/bin/dvc cache dir --local <folder>`"
+        )
+    if not isinstance(error, OSError) or isinstance(error, ValueError):
+        return None
+    if error.errno in FULL:
+        return (
+            f"no space left, in DVC's cache {cache} or in the project: free some, for example with `.venv/bin/dvc gc "
+            "--workspace`, or move the cache with `.venv/bin/dvc cache dir --local <folder>`"
+        )
+    if str(error.filename or "").startswith(cache):
+        return (
+            f"DVC's cache {cache} cannot be written ({error.strerror}): make it writable, or name another folder with "
+            "`.venv/bin/dvc cache dir --local <folder>`"
+        )
+    return None
 
 
 def _busy(error: Exception) -> Busy:

@@ -338,6 +338,8 @@ class Runner:
         with log.open("a") as file:
             traceback.print_exception(error, file=file)
         text = " ".join(str(error).split())
+        if isinstance(error, ValueError) and text:
+            return text  # written for the user
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
     def _put_aside(self, name: str, busy: Busy) -> None:

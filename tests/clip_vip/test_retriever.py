@@ -60,6 +60,15 @@ def test_sentences_are_ranked_by_similarity(folder):
     assert own.item() == pytest.approx(ranked[0][1], abs=1e-6)
 
 
+def test_the_model_in_mlflow_takes_videos_and_sentences(folder):
+    path, _ = folder
+    retriever, video = Retriever.load(path), str(path / "videos/one.mp4")
+    video_features, *texts = retriever.predict([video, *SENTENCES])
+    ranked = dict(retriever.rank(video, SENTENCES))
+    found = [float(text @ video_features) for text in texts]
+    assert found == pytest.approx([ranked[sentence] for sentence in SENTENCES], abs=1e-6)
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
     predict.main()

@@ -80,7 +80,8 @@ def _answers(address: str) -> bool:
 
 def sent(finished, arm: str, stage: str) -> list[dict]:
     """Experiment and run ids of the runs of an arm in a stage, in order of their seeds."""
-    folders = (finished.folder / ".scratch/runs").glob(f"*/tiny--{arm}--{stage}--*")
+    pattern = f"*/tiny--{arm}" if stage == "arm" else f"*/tiny--{arm}--{stage}--*"
+    folders = (finished.folder / ".scratch/runs").glob(pattern)
     return [json.loads((folder / "sent.json").read_text()) for folder in sorted(folders)]
 
 
@@ -101,10 +102,16 @@ def test_the_report_shows_every_verdict_and_leads_to_the_runs(finished, see):
 def test_mlflow_lists_the_experiments_and_the_arms(finished, server, see):
     dom = see("experiments", f"{server}/#/experiments?{TRAINING}")
     assert "committees" in dom and "small_ensembles" in dom
-    experiment = sent(finished, "committees-digits", "report")[0]["experiment_id"]
+    assert "Default" not in dom
+    experiment = sent(finished, "committees-digits", "arm")[0]["experiment_id"]
     dom = see("runs", f"{server}/#/experiments/{experiment}?{TRAINING}")
     assert "committees-digits (tiny)" in dom
     assert "committees-mnist" not in dom
+    table = dom[dom.index("committees-digits (tiny)") :]
+    assert (
+        re.search(r"digits \(\w{8}\)", table) and "make repro PRESET=tiny PAPER=committees" in table
+    )  # Dataset, Source
+    assert "Wisdom of Committees" in dom  # the experiment's description
 
 
 def test_mlflow_compares_two_seeds_metric_by_metric(finished, server, see):
@@ -127,7 +134,7 @@ def test_mlflow_shows_a_run_with_its_curves_and_parameters(finished, server, see
 
 
 def test_mlflow_shows_the_figures_of_an_arm(finished, server, see):
-    run = sent(finished, "committees-digits", "report")[-1]
+    (run,) = sent(finished, "committees-digits", "arm")
     artifacts = f"{server}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}/artifacts"
     dom = see("figure", f"{artifacts}/figures/digits-accuracy-macs.png?{TRAINING}")
     assert "figures/digits-accuracy-macs.png" in dom

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.clip_vip.retriever import Retriever
-from lightning_modules.committees.network import Committee
+from lightning_modules.committees.network import Committee, Predictor
 from lightning_modules.datasets.video.files import read_frames
 from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
 from stages import predict
@@ -95,6 +95,14 @@ def test_other_files_and_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["predict", str(tmp_path), "x.png"])
     with pytest.raises(ValueError, match=r"holds no committee\.json"):
         predict.main()
+
+
+def test_the_model_in_mlflow_answers_as_the_module(committee):
+    folder, made = committee
+    images = np.random.default_rng(1).integers(0, 17, (5, 8, 8, 1)).astype(np.uint8)
+    with torch.inference_mode():
+        expected = made(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32))).probabilities
+    np.testing.assert_array_equal(Predictor(folder).predict(images), expected.numpy())
 
 
 def test_the_members_are_rebuilt_as_listed(committee):

@@ -1,5 +1,6 @@
 """The runner: order, slots, DVC's books, seeds side by side, and every way in which a run can go wrong."""
 
+import errno
 import io
 import json
 import os
@@ -259,6 +260,42 @@ def test_an_exception_in_bookkeeping_fails_the_stage_alone(run):
     runner, ran = run({**DIAMOND, "b": ("a", f"{NOTE}true")})  # it makes no output
     assert runner.done == {"a", "c"} and sorted(ran) == ["a", "b", "c"]
     assert "does not exist" in runner.failed["b"] and "\n" not in runner.failed["b"]
+
+
+def test_outputs_behind_a_link_are_refused_with_the_way_out(run, tmp_path):
+    project(tmp_path / "project", {})
+    shutil.move(tmp_path / "project/out", tmp_path / "disk")
+    root = project(tmp_path / "linked", DIAMOND)
+    (root / "out").rmdir()
+    (root / "out").symlink_to(tmp_path / "disk")
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    (root / ".gitignore").write_text("/out\n")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    books = Bookkeeper(root)
+    runner = Runner(books, set(books.graph), display=(said := Said()))
+    runner.run()
+    books.close()
+    assert runner.failed["a"].startswith(f"{root}/out/a lies elsewhere by a link, and DVC tracks nothing behind a link")
+    assert any(runner.failed["a"] in line for line in said) and not runner.done
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(run, tmp_path):
+    project(tmp_path, DIAMOND)
+    (tmp_path / "file").touch()
+    with (tmp_path / ".dvc/config").open("a") as config:
+        config.write(f"[cache]\n    dir = {tmp_path}/file/cache\n")
+    runner, _ = run()
+    assert runner.failed["a"].startswith(f"DVC's cache {tmp_path}/file/cache cannot be written (Not a directory)")
+    assert "`.venv/bin/dvc cache dir --local <folder>`" in runner.failed["a"]
+
+
+def test_a_full_disk_is_named_with_the_way_out(run, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dvc.stage.PipelineStage.commit", full)
+    runner, _ = run(DIAMOND)
+    assert runner.failed["a"].startswith("no space left, in DVC's cache") and "dvc gc --workspace" in runner.failed["a"]
 
 
 def test_a_killed_command_is_told_from_one_that_failed(run):

@@ -1,4 +1,5 @@
 import contextlib
+import http.server
 import json
 import logging
 import math
@@ -6,6 +7,7 @@ import os
 import signal
 import socket
 import socketserver
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [
     # MLflow 3.17 on SQLAlchemy 2.1: theirs to mend.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # of a class of MLflow's own
 ]
 RUN = {"experiment": "committees", "arm": "committees-digits", "stage": "pretrain", "seed": 0, "preset": "tiny"}
 KEY = "tiny/committees-digits/pretrain/seed-0"
@@ -95,7 +98,9 @@ def test_a_run_is_a_folder_of_plain_files(base):
     assert record.folder == folder
     assert meta["key"] == f"{KEY}/ab12-0"
     assert meta["parent"]["key"] == "tiny/committees-digits"
-    assert meta["tags"] == {"preset": "tiny", "arm": "committees-digits", "stage": "pretrain", "seed": "0", "x": "2"}
+    own = {name: value for name, value in meta["tags"].items() if not name.startswith("mlflow.")}
+    assert own == {"preset": "tiny", "arm": "committees-digits", "stage": "pretrain", "seed": "0", "x": "2"}
+    assert len(meta["tags"]["mlflow.source.git.commit"]) == 40 and meta["tags"]["mlflow.source.type"] == "LOCAL"
     assert records.read_json(folder / "params.json") == {"a.b": 1, "c": [1]}
     assert points(record) == [(10, "pretrain/loss", 0.5), (0, "evaluate/digits/top1_percent", 97.0)]
     assert (folder / "artifacts/figures/x.png").read_bytes() == b"png"
@@ -412,7 +417,7 @@ def on_disk(root: Path) -> dict[str, dict]:
             "start": record.meta["start"],
             "parent": record.meta["parent"]["key"],
             "params": record.params,
-            "tags": {name: value for name, value in record.tags.items() if not name.startswith("reprise.")},
+            "tags": {name: x for name, x in record.tags.items() if not name.startswith(("reprise.", "mlflow."))},
             "points": sorted(
                 (mirror.mlflow_name(name), line["step"], repr(float(value)), line["t"])
                 for line in lines
@@ -427,7 +432,7 @@ def on_disk(root: Path) -> dict[str, dict]:
 
 def push(root: Path) -> None:
     waiting, reason = mirror.Mirror(root).push(mirror.scan(root))
-    assert (waiting, reason) == ([], None)
+    assert (reason, waiting) == (None, [])
 
 
 def write_runs(seeds=range(2), steps: int = 50) -> None:
@@ -549,7 +554,9 @@ def test_flush_says_in_one_line_what_is_missing_where_and_why(base):
     assert done.stdout.startswith(
         "2 runs (20 metric lines) kept in .scratch/runs and not yet on http://***@127.0.0.1:9"
     )
-    assert done.stdout.endswith("`make sync` sends them.\n")
+    assert done.stdout.endswith(
+        "it does not answer: start the server, or correct MLFLOW_TRACKING_URI. After that, `make sync` sends them.\n"
+    )
     with mirror.claim(base):  # so that no other is started
         child = python("for seed in range(5, 7): records.open_record(**RUN | {'seed': seed})", REPRISE_TRACKING="")
     assert (child.output, child.errors) == ("", done.stdout)  # a later stage repeats it, once, at its end
@@ -594,6 +601,298 @@ def test_a_mirror_whose_lock_was_deleted_leaves_the_field(base, monkeypatch):
 
     monkeypatch.setattr(mirror.Mirror, "push", clear)
     mirror.follow(base, period=0.01, linger=60.0, patience=60.0)
+
+
+# --- what users of MLflow look for ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(base):
+    folder = base / "data/digits/tiny"
+    folder.mkdir(parents=True)
+    card = {"name": "digits", "columns": {"id": "int64", "label": "int64"}, "splits": {"train": 40, "test": 9}}
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+def arm_record() -> records.RunRecord:
+    return records.open_record(experiment="committees", arm="committees-digits", preset="tiny")
+
+
+def found_runs(uri: str, kind: str, experiment: str = "committees"):
+    """Runs of an experiment as MLflow's client gives them, the arm's parents or the runs of its stages."""
+    client = mlflow_client(uri)
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return [run for run in runs if (run.data.tags.get("reprise.kind") == "arm") == (kind == "arm")]
+
+
+def test_an_arm_as_a_whole_is_the_parent_run_and_shows_its_present_values(base, database):
+    write_runs(steps=3)
+    for mean in (1.0, 2.0, 2.0, 0.5):
+        with arm_record() as record:
+            record.update({"loss": mean, "loss.low": 0.25})
+            record.describe(f"mean {mean}")
+        push(base)
+    (arm,) = found_runs(database, "arm")
+    assert arm.data.metrics == {"loss": 0.5, "loss.low": 0.25}
+    assert arm.data.tags["mlflow.note.content"] == "mean 0.5" and arm.info.run_name == "committees-digits (tiny)"
+    assert arm.data.tags["mlflow.source.name"] == "make repro PRESET=tiny PAPER=committees"
+    assert {run.data.tags["mlflow.parentRunId"] for run in found_runs(database, "runs")} == {arm.info.run_id}
+    assert [value for _, name, value in points(record) if name == "loss"] == [1.0, 2.0, 0.5]
+    (base / ".scratch").rename(base / "cleared")  # a record made anew knows nothing of the parent's points
+    with arm_record() as record:
+        record.update({"loss": 7.0})
+    push(base)
+    (arm,) = found_runs(database, "arm")
+    assert arm.data.metrics == {"loss": 7.0, "loss.low": 0.25}
+
+
+def test_runs_show_the_data_set_the_source_and_the_commit(base, database, dataset):
+    import mlflow
+
+    with records.open_record(**RUN) as record:
+        record.data(dataset, "training")
+    push(base)
+    assert flush(base).returncode == 0
+    (run,) = found_runs(database, "runs")
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, json.loads(given.dataset.profile)) == ("digits", {"rows.train": 40, "rows.test": 9})
+    assert json.loads(given.dataset.schema)["mlflow_colspec"][0] == {"name": "id", "type": "int64"}
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    assert (records.ROOT / mlflow.data.get_source(given).uri).samefile(dataset)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    assert run.data.tags["mlflow.source.git.commit"] == commit and run.data.tags["mlflow.source.name"]
+    first = given.dataset.digest
+    card = json.loads((dataset / "card.json").read_text())
+    (dataset / "card.json").write_text(json.dumps(card | {"splits": {"train": 41}}))
+    with records.open_record(**RUN | {"seed": 5}) as record:
+        record.data(dataset, "training")
+    push(base)
+    digests = {run.inputs.dataset_inputs[0].dataset.digest for run in found_runs(database, "runs")}
+    assert len(digests) == 2 and first in digests
+
+
+class Doubling:
+    """A model of the tests: its file holds a number to multiply by."""
+
+    def __init__(self, folder: Path, *, plus: int) -> None:
+        self.factor, self.plus = int((folder / "weights").read_text()), plus
+
+    def predict(self, model_input, params=None):
+        return model_input * self.factor + self.plus
+
+
+def test_the_weights_are_a_model_that_mlflow_loads_and_that_is_stored_once(base, database, monkeypatch):
+    import mlflow
+    import numpy as np
+    from mlflow.tracking._tracking_service.client import TrackingServiceClient
+
+    weights = base / "data/runs/seed-0/weights"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("2")
+    digest = {"weights": "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"}
+    with records.open_record(**RUN) as record:
+        record.model(f"{__name__}.Doubling", [weights.parent], digest, plus=1)
+    with monkeypatch.context() as patch:  # killed after the model was made, before that was noted
+        patch.setattr(TrackingServiceClient, "log_outputs", lambda *arguments: 1 / 0)
+        assert mirror.Mirror(base).push(mirror.scan(base))[0]
+    push(base)
+    assert flush(base).returncode == 0
+    (run,) = found_runs(database, "runs")
+    (made,) = run.outputs.model_outputs
+    client = mlflow_client(database)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.model_id, model.status.value, model.source_run_id) == (made.model_id, "READY", run.info.run_id)
+    kept = sorted(path.name for path in (base / "mlruns").rglob("*") if path.is_file())
+    assert kept == ["MLmodel", "reference.json"]
+    mlflow.set_tracking_uri(database)
+    loaded = mlflow.pyfunc.load_model(f"models:/{made.model_id}")
+    assert loaded.predict(np.array([1, 5])).tolist() == [3, 11]
+    weights.write_text("3")
+    with pytest.raises(ValueError, match=r"weights of this model are no longer in .*, or were replaced"):
+        mlflow.pyfunc.load_model(f"models:/{made.model_id}")
+
+
+def test_an_experiment_has_the_descriptions_of_both_presets_and_default_goes(base, database):
+    client = mlflow_client(database)
+    records.describe_experiment("committees", "tiny", "small")
+    records.describe_experiment("committees", "paper", "large")
+    write_runs(seeds=[0], steps=2)
+    push(base)
+    (experiment,) = client.search_experiments()
+    assert (experiment.name, experiment.tags["mlflow.note.content"]) == ("committees", "large\n\nsmall")
+    records.describe_experiment("committees", "tiny", "smaller")
+    write_runs(seeds=[1], steps=2)
+    push(base)
+    assert client.get_experiment_by_name("committees").tags["mlflow.note.content"] == "large\n\nsmaller"
+
+
+def test_a_default_experiment_that_somebody_uses_stays(base, database):
+    client = mlflow_client(database)
+    client.create_run("0")
+    write_runs(seeds=[0], steps=2)
+    push(base)
+    assert {experiment.name for experiment in client.search_experiments()} == {"Default", "committees"}
+
+
+def test_a_claim_is_rebuilt_from_what_mlflow_finds(base, database):
+    """The cell of `notebooks/01_results.ipynb`, on numbers of the test."""
+    import mlflow
+    import yaml
+
+    from lightning_modules.metrics import claims
+    from stages.arms import prefixed, summarised
+    from stages.plan import load_plan
+
+    text = (REPOSITORY / "lightning_modules/maskalign/facts.yaml").read_text()
+    claim = claims.Claim.model_validate(next(c for c in yaml.safe_load(text)["claims"] if c["id"] == "M2-against_mae"))
+    arm, names = claim.value.arm, (claim.value.metric, claim.reference.metric)
+    by_seed = {
+        seed: dict(zip(names, values, strict=True))
+        for seed, values in enumerate([(30.0, 9.0), (28.0, 8.5), (33.0, 9.0)])
+    }
+    for seed, metrics in by_seed.items():
+        run = {"experiment": "maskalign", "arm": arm, "preset": "tiny", "stage": "evaluate", "seed": seed}
+        for attempt in ({name: 0.0 for name in names}, metrics):  # an earlier evaluation, and the present one
+            with records.open_record(**run, key_suffix=str(attempt[names[0]])) as record:
+                record.summary(prefixed(attempt))
+                time.sleep(0.002)
+    with records.open_record(experiment="maskalign", arm=arm, preset="tiny") as record:
+        record.update(summarised({seed: prefixed(metrics) for seed, metrics in by_seed.items()}))
+    push(base)
+    expected = claims.judge(claim, {arm: by_seed}, "tiny")
+
+    mlflow.set_tracking_uri(database)
+    where = f"tags.arm = '{arm}' and tags.stage = 'evaluate' and tags.preset = 'tiny'"
+    runs = mlflow.search_runs(experiment_names=["maskalign"], filter_string=where)
+    latest = runs.sort_values("start_time").drop_duplicates("tags.seed", keep="last")
+    value, reference = (latest[f"metrics.evaluate/{mirror.mlflow_name(name)}"] for name in names)
+    found = claims.confidence_interval((value - reference).to_numpy())
+    assert (found.mean, [found.low, found.high]) == (expected["difference"], expected["interval"])
+
+    (whole,) = mlflow.search_runs(experiment_names=["maskalign"], filter_string="tags.stage = 'arm'").to_dict("records")
+    column = f"metrics.evaluate/{mirror.mlflow_name(names[0])}"
+    assert whole[column] == expected["value"] and whole["metrics.seeds"] == 3
+    assert [whole[f"{column}.low"], whole[f"{column}.high"]] == expected["value_interval"]
+    assert load_plan("tiny").evaluate[arm].paper == "maskalign"
+
+
+# --- why the store takes nothing -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refusing(request):
+    """An HTTP server on loopback that gives one status to everything."""
+    status = request.param
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def refused(base: Path, monkeypatch, uri: str) -> str:
+    """What is said of a run that could not be sent."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    write_runs(seeds=[0], steps=2)
+    sender = mirror.Mirror(base)
+    waiting, reason = sender.push(mirror.scan(base))
+    assert len(waiting) == 1
+    notice = mirror.write_notice(sender, waiting, reason)
+    assert notice.count("\n") == 0 and notice.endswith("After that, `make sync` sends them.")
+    return notice
+
+
+@pytest.mark.parametrize(("refusing", "status"), [(401, "401"), (403, "403")], indirect=["refusing"])
+def test_a_server_that_refuses_who_asks(base, monkeypatch, refusing, status):
+    said = refused(base, monkeypatch, refusing)
+    assert f"it refuses your name or password ({status}): set MLFLOW_TRACKING_USERNAME" in said
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://127.0.0.1:9", "it does not answer: start the server, or correct MLFLOW_TRACKING_URI"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:9/x", "it does not answer: start the server"),
+        ("http://nowhere.invalid", "there is no such host: correct MLFLOW_TRACKING_URI"),
+        ("htp://127.0.0.1", "MLFLOW_TRACKING_URI is no address of a store that this MLflow knows: expected http://"),
+        ("mlruns", "MLFLOW_TRACKING_URI is no address of a store that this MLflow knows"),
+        ("mysql://me:secret@127.0.0.1/x", "the driver of its database, MySQLdb, is not installed: install it"),
+        ("sqlite:///{base}/100%20/x.db", "the database cannot be opened: check that its folder exists and is yours"),
+        ("sqlite:///{base}/text", "the file is no database: move it away"),
+    ],
+)
+def test_an_address_that_leads_nowhere(base, monkeypatch, uri, said):
+    (base / "100%20").mkdir()
+    (base / "text").write_text("no database" * 100)
+    notice = refused(base, monkeypatch, uri.format(base=base))
+    assert said in notice and "secret" not in notice
+
+
+def test_a_locked_database(base, database, monkeypatch):
+    with sqlite3.connect(base / "mlflow.db", isolation_level=None) as other:
+        other.execute("begin exclusive")
+        said = refused(base, monkeypatch, f"{database}?timeout=0.1")
+        other.execute("rollback")
+    assert "another process has the database locked: wait until it ends, or stop it" in said
+
+
+def test_a_deleted_experiment_is_to_be_restored(base, database, monkeypatch):
+    client = mlflow_client(database)
+    number = client.create_experiment("committees")
+    client.delete_experiment(number)
+    said = refused(base, monkeypatch, database)
+    assert f"experiment {number} was deleted there: restore it with" in said
+    client.restore_experiment(number)
+    push(base)
+
+
+def outdate(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("update alembic_version set version_num = 'cf29fb7d3f7a'")
+
+
+def test_tables_of_another_version(base, database, monkeypatch):
+    outdate(base / "mlflow.db")
+    said = refused(base, monkeypatch, f"sqlite:///{base}/mlflow.db?timeout=5")
+    assert "its tables are of another version of MLflow (cf29fb7d3f7a): make a copy of the database, then run " in said
+    assert f"`.venv/bin/mlflow db upgrade 'sqlite:///{base}/mlflow.db?timeout=5'`" in said
+
+
+def test_the_ui_says_what_is_wrong_with_the_tables(base, database, monkeypatch):
+    outdate(base / "mlflow.db")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.ui", "--port", str(free_port())],
+        cwd=REPOSITORY,
+        env={**os.environ, "MLFLOW_TRACKING_URI": database},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"error: {database}: its tables are of another version of MLflow" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["100%", "100%20", "what?", "ü #1"])
+def test_a_folder_of_any_name_holds_its_database(base, empty_database, name, monkeypatch):
+    root = base / name
+    root.mkdir()
+    (root / "mlflow.db").write_bytes(empty_database)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    write_runs(seeds=[0], steps=2)
+    push(root)
+    with sqlite3.connect(root / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs").fetchone() == (2,)
+    assert len(list((root / "mlruns").rglob("top.txt"))) == 1
 
 
 # --- a real server that is late, slow and killed --------------------------------------------------------------------
