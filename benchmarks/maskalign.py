@@ -8,8 +8,9 @@ import torch
 from hydra.utils import instantiate
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Teacher
-from lightning_modules.layers.vision import VisionTransformer, load_strictly
+from lightning_modules.layers.vision import VisionTransformer
 from lightning_modules.maskalign import encoders
 from lightning_modules.maskalign.module import MaskAlign
 from stages.composing import compose
