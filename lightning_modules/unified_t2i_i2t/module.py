@@ -11,7 +11,7 @@ Read `UnifiedGenerator.training_step` first, then the method of each task.
 Where we differ from the official code (`compat` brings the first four back):
 - the word after the last one is no target: there, the slot behind [SEP], whose target is [PAD], is drawn too;
 - CIDEr-D sees words only: there, also the marker [CLS] and the closing full stop;
-- its document frequencies come from the training captions: there, from the references of the minibatch.
+- its document frequencies come from the training captions: there, from the references of the minibatch;
 - the policy gradient is averaged over a caption's words: there, also over the slot of the marker [CLS], and over the
   slot behind the end, into which another word is drawn.
 Captions are sampled without keeping a graph; each word's pass is done again when its gradient is due. The gradient is
