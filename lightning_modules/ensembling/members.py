@@ -7,7 +7,7 @@ Read `Members.training_step` first, then `Members.predictions`, which is all tha
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
