@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.files import ROOT, sha256
+from lightning_modules.files import ROOT, scratch, sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,10 +70,10 @@ def found(reference: Mapping[str, Any]) -> Path:
     Raises:
         ValueError: no folder has.
     """
-    for place in reference["folders"]:
-        files = {ROOT / place / name: digest for name, digest in reference["sha256"].items()}
+    for folder in (base / place for place in reference["folders"] for base in (ROOT, scratch().parent)):
+        files = {folder / name: digest for name, digest in reference["sha256"].items()}
         if all(file.is_file() and sha256(file) == digest for file, digest in files.items()):
-            return ROOT / place
+            return folder
     names = " and ".join(reference["sha256"])
     raise ValueError(
         f"{names} of this model are no longer in {' or '.join(reference['folders'])} of {ROOT}, or were replaced by "

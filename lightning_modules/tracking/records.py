@@ -273,7 +273,7 @@ class RunRecord:
             sha256: name and digest of each file.
             given: further arguments of the loader.
         """
-        places = [os.path.relpath(folder, ROOT) for folder in folders]
+        places = [_place(folder) for folder in folders]
         about = {"loader": loader, "folders": places, "sha256": dict(sha256), "given": given}
         if read_json(self.folder / "model.json") != json.loads(json.dumps(about)):
             self._write_json("model.json", about)
@@ -348,6 +348,12 @@ class RunRecord:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         with replace_file(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str))
+
+
+def _place(folder: Path) -> str:
+    """A folder as seen from the project. In the temporary copies of `dvc exp`, the seeds are in the repository."""
+    base = next((base for base in (ROOT, root()) if folder.is_relative_to(base)), ROOT)
+    return os.path.relpath(folder, base)
 
 
 def describe_experiment(experiment: str, preset: str, text: str) -> None:
