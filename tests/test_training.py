@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lightning_modules import portable, processes, settings, training
+from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
 from lightning_modules.tracking import model, records
 from lightning_modules.training import Job
@@ -241,6 +242,14 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_unbroken_one_history_inclu
     assert "resuming at step 4" in capsys.readouterr().err
     rows = list(csv.DictReader(unbroken[0]["history.csv"].decode().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(8))
+
+
+def test_a_training_may_end_within_an_epoch(arm, monkeypatch):
+    """Four epochs of two steps, but three steps in all."""
+    monkeypatch.setattr(PaperModule, "max_steps", lambda self, data: 3)
+    rows = [line.split(",") for line in arm.train(0)[0]["history.csv"].decode().splitlines()]
+    steps = {int(row[0]) for row in rows[1:]}
+    assert {0, 1, 2} <= steps <= {0, 1, 2, 3}  # 3: what is known when the third is done
 
 
 def test_a_forced_training_trains_gives_the_same_bytes_and_has_a_record_of_its_own(arm, monkeypatch):

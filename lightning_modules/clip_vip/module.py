@@ -22,7 +22,9 @@ Where paper and official code differ, the code's way is taken, since its weights
 - a rate ten times higher for the logit scale and 70 text tokens for B/16 on DiDeMo: an override, as in the code.
 Where we differ from the code: proxy attention is two fused kernels and no mask; a text is read without a padding mask,
 because pads stand behind the token that is read out and the text tower is causal; ViP is built around a loaded CLIP,
-because `from_pretrained` of transformers 5 leaves parameters that it does not know as uninitialised memory.
+because `from_pretrained` of transformers 5 leaves parameters that it does not know as uninitialised memory; frames are
+resized as there, but stored in 8 bits, which moves a normalised pixel by 0.003 on average; with a `sample_rate`, frames
+are drawn for training only.
 
 An official checkpoint on files of your own, for `clip_vip.retriever`:
 
@@ -377,7 +379,7 @@ class ClipViP(PaperModule):
             "sources": sources,
         }
 
-    def check_data(self, data: VideoTexts) -> None:
+    def check_data(self, data: VideoTexts | VideoFileTexts) -> None:
         """Refuse videos and texts that the towers cannot read, and sources that the batches do not have.
 
         Raises:
@@ -401,6 +403,9 @@ class ClipViP(PaperModule):
                 f"the tokenizer has {len(data.tokenizer)} ids, but model.clip.text knows {text.vocab_size}: set its "
                 "vocab_size."
             )
+        several = isinstance(data, VideoFileTexts) and data.sentences > 1
+        if several and self.pair_loss.func is not mil_nce:
+            raise ValueError(f"data.sentences is {data.sentences}, which only pair_loss 'mil_nce' takes: set it to 1.")
         frames_too = {"auxiliary"} if any("F" in term for term in self.terms) else set()  # batches with middle frames
         if missing := sorted({*self.sources.values(), *frames_too} - {*data.sources}):
             raise ValueError(
@@ -435,7 +440,8 @@ class ClipViP(PaperModule):
     def features(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, "batch dim"]]:
         """Unit features of all that the loss speaks of, by letter."""
         letters = {letter for term in self.terms for letter in term if letter.isalpha()}
-        found = {letter: self.encode_texts(batch[f"{source}_token_ids"]) for letter, source in self.sources.items()}
+        ids = {letter: batch[f"{source}_token_ids"] for letter, source in self.sources.items()}
+        found = {letter: self.encode_texts(x.flatten(0, -2)) for letter, x in ids.items()}  # a video may have several
         if "V" in letters:
             found["V"] = self(batch["video"])
         if "F" in letters:
@@ -448,7 +454,7 @@ class ClipViP(PaperModule):
         return self.network.encode_videos(rearrange(frames, "(b t) c h w -> b c t h w", b=len(video)))
 
     @torch.no_grad()
-    def predictions(self, data: VideoTexts, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: VideoTexts | VideoFileTexts, device: torch.device) -> dict[str, Tensor]:
         """Features of `videos`, also `videos@<frames>`, and of the different captions, `texts`, of splits but `train`.
 
         `belongs` says which text is a video's own; `labels` are the data's, where it has any.
@@ -468,7 +474,7 @@ class ClipViP(PaperModule):
             found |= {f"{name}/{split}": x for name, x in columns.items()}
         return found
 
-    def _read(self, data: VideoTexts, split: str, device: torch.device) -> dict[str, Tensor]:
+    def _read(self, data: VideoTexts | VideoFileTexts, split: str, device: torch.device) -> dict[str, Tensor]:
         parts = defaultdict(list)
         for batch in data.evaluation_batches(split):
             parts["videos"].append(self(batch["video"].to(device)).cpu())

@@ -59,6 +59,8 @@ class VideoFileTexts(LightningDataModule):
         tokenizer: see `published_tokenizer`.
         text_length: tokens of a sentence, start and end included; longer ones are cut.
         frames: that are shown of a video.
+        sentences: that training takes of each source at once, for `mil_nce`; the ids of a batch then have an axis more,
+            (batch sentences length).
         sample_rate: frames between two that are shown, see `video.files.strided`; 0 to spread them over the video.
         image_size: side to which they are brought, see `video.files.read_frames`.
         antialias: whether the filter widens as they shrink, see `video.files.resized`.
@@ -83,6 +85,7 @@ class VideoFileTexts(LightningDataModule):
         tokenizer: str,
         text_length: Annotated[Count, Field(ge=3)],
         frames: Count,
+        sentences: Count = 1,
         sample_rate: Natural = 0,
         image_size: Count,
         antialias: bool = False,
@@ -99,7 +102,7 @@ class VideoFileTexts(LightningDataModule):
         self.tokenizer_name, self.text_length = tokenizer, text_length
         self.frames, self.image_size, self.antialias = frames, image_size, antialias
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.sample_rate, self.keep_last = sample_rate, keep_last
+        self.sentences, self.sample_rate, self.keep_last = sentences, sample_rate, keep_last
         self.mirror, self.max_broken = mirror, max_broken
 
     @cached_property
@@ -168,6 +171,7 @@ class VideoFileTexts(LightningDataModule):
             self.clips("train"),
             seed=self.seed,
             frames=self.frames,
+            sentences=self.sentences,
             sample_rate=self.sample_rate,
             batch_size=self.batch_size,
             keep_last=self.keep_last,
@@ -198,7 +202,7 @@ class VideoFileTexts(LightningDataModule):
             found, broken = [], skipped.broken
             for row in range(start, min(start + self.evaluation_batch_size, len(clips.files))):
                 try:
-                    found.append(clips.read(row, choose, sentence=0))
+                    found.append(clips.read(row, choose))
                     skipped.read()
                 except BrokenVideo as error:
                     skipped.skip(error)
@@ -217,16 +221,18 @@ class Clips(NamedTuple):
     image_size: int
     antialias: bool
 
-    def read(self, row: int, choose: Callable[[int], np.ndarray], sentence: int) -> Batch:
+    def read(self, row: int, choose: Callable[[int], np.ndarray], sentence: int = 0, sentences: int = 1) -> Batch:
         """Decode a video, and cut one of its sentences of each source; with auxiliary captions, its middle frame too.
 
         Args:
             row: of the video.
             choose: see `video.files.read_frames`.
             sentence: a number that decides which of them; larger ones begin anew.
+            sentences: how many are taken; more than one are different ones.
 
         Raises:
             BrokenVideo: it cannot be decoded.
+            ValueError: there are not as many sentences.
         """
 
         def with_middle(total: int) -> Int[np.ndarray, " shown_and_middle"]:
@@ -242,9 +248,17 @@ class Clips(NamedTuple):
         frames = torch.from_numpy(frames)
         found = {"video": frames[:-1], "images": frames[-1]} if middle else {"video": frames}
         for source, said in self.texts.items():
-            token_ids, attention_mask = self.tokenizer([said[row][sentence % len(said[row])]], self.text_length)
-            found[f"{source}_token_ids"] = torch.from_numpy(token_ids[0])
-            found[f"{source}_attention_mask"] = torch.from_numpy(attention_mask[0])
+            if sentences > len(said[row]):
+                raise ValueError(
+                    f"{self.files[row]} has {len(said[row])} sentences of {source!r}, but data.sentences is "
+                    f"{sentences}: lower it, or leave out such videos."
+                )
+            drawn = [sentence % len(said[row])]
+            if sentences > 1:
+                drawn = np.random.Philox(key=sentence).random_raw(len(said[row])).argsort(kind="stable")[:sentences]
+            token_ids, attention_mask = self.tokenizer([said[row][number] for number in drawn], self.text_length)
+            for name, x in (("token_ids", token_ids), ("attention_mask", attention_mask)):
+                found[f"{source}_{name}"] = torch.from_numpy(x if sentences > 1 else x[0])
         return found
 
 
@@ -265,6 +279,7 @@ class VideoFileBatches(Dataset):
         *,
         seed: int,
         frames: int,
+        sentences: int = 1,
         sample_rate: int = 0,
         batch_size: int,
         keep_last: bool = False,
@@ -277,7 +292,7 @@ class VideoFileBatches(Dataset):
                 "set accumulate of conf/trainer to 1, or keep_last to false."
             )
         self.clips, self.seed, self.frames, self.batch_size = clips, seed, frames, batch_size
-        self.sample_rate, self.keep_last = sample_rate, keep_last
+        self.sentences, self.sample_rate, self.keep_last = sentences, sample_rate, keep_last
         self.portion, self.part = portion, portion.rows(batch_size)
         self.places = portion.places(len(clips.files), batch_size)
         self.skipped, self.epoch = Skipped("videos", max_broken), -1
@@ -316,7 +331,7 @@ class VideoFileBatches(Dataset):
         choose = partial(jittered, shown=self.frames, words=(first, last))
         if self.sample_rate:
             choose = partial(strided, shown=self.frames, rate=self.sample_rate, words=(first, last))
-        return self.clips.read(row, choose, sentence)
+        return self.clips.read(row, choose, sentence, self.sentences)
 
 
 def _batch(clips: list[Batch], broken: int) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from lightning_modules.clip_vip.module import (
     resize_times,
     run_layers,
 )
+from lightning_modules.datamodules.video_file_texts import VideoFileTexts
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.world import views
 from lightning_modules.layers.clip import make_clip
@@ -217,6 +218,21 @@ def test_several_texts_of_a_video_share_its_probability():
     both = torch.stack([given["S"], given["C"]], dim=1).flatten(0, 1)
     found = mil_nce(given["V"], both, torch.tensor(20.0)).item()
     assert found == pytest.approx(5.414771, abs=2e-5)  # MILNCEContrastiveLoss with temp 0.05
+
+
+def test_a_batch_may_have_several_texts_of_a_video():
+    module, batch = build(loss="V-S", sources={"S": "subtitle"}, pair_loss="mil_nce", logit_scale=1.0), batch_of()
+    batch["subtitle_token_ids"] = torch.stack([batch["subtitle_token_ids"], batch["caption_token_ids"]], dim=1)
+    video, text = module(batch["video"]), module.encode_texts(batch["subtitle_token_ids"].flatten(0, 1))
+    expected = mil_nce(video, text, torch.tensor(1.0).exp())
+    torch.testing.assert_close(module.training_step(batch), expected)
+    several = VideoFileTexts.__new__(VideoFileTexts)
+    several.__dict__.update(
+        frames=3, image_size=8, text_length=7, sentences=2, sources=["subtitle"], tokenizer=range(20)
+    )
+    module.check_data(several)
+    with pytest.raises(ValueError, match=r"data.sentences is 2, which only pair_loss 'mil_nce' takes"):
+        build(loss="V-S", sources={"S": "subtitle"}).check_data(several)
 
 
 def test_a_triplet_of_equal_features_has_a_gradient():

@@ -180,6 +180,19 @@ def test_frames_at_a_fixed_rate(home):
     assert all(1 <= b - a <= 3 for each in shown for a, b in pairwise(each))
 
 
+def test_several_sentences_of_a_video_are_different_ones(home):
+    found = data(home, sentences=2)
+    batches = [loaded(found, epoch) for epoch in range(2)]
+    for batch in batches[0]:
+        assert batch["caption_token_ids"].shape == batch["caption_attention_mask"].shape == (4, 2, 8)
+        lengths = batch["caption_attention_mask"].sum(2)
+        assert ((lengths == 3).sum(1) == 1).all()  # the one of a word, and the other
+    orders = [torch.cat([batch["caption_attention_mask"].sum(2)[:, 0] == 3 for batch in epoch]) for epoch in batches]
+    assert 0 < orders[0].sum() < len(orders[0]) and not orders[0].equal(orders[1])
+    with pytest.raises(ValueError, match=r"has 2 sentences of 'caption', but data.sentences is 3"):
+        loaded(data(home, sentences=3))
+
+
 def test_an_auxiliary_caption_and_a_subtitle_are_joined(home, monkeypatch):
     index = {"file": np.array(["a.mp4", "b.mp4"]), "subtitle": [["left"], ["moving"]],
              "auxiliary_caption": [["red"], ["circle"]]}  # fmt: skip

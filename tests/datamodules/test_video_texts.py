@@ -48,6 +48,16 @@ def loaded(data, epoch=0):
     return list(loader)
 
 
+def test_an_auxiliary_caption_and_a_subtitle_are_joined(folder):
+    found = data(folder, sources=["joined"], text_length=20)
+    rows, stored = found.rows["test"][1], found.stored["test"]
+    pairs = zip(stored["auxiliary_caption"][rows], stored["subtitle"][rows], strict=True)
+    expected, _ = found.tokenizer([f"{caption}. with subtitle: {subtitle}" for caption, subtitle in pairs], 20)
+    batches = list(found.evaluation_batches("test"))
+    assert np.array_equal(torch.cat([batch["joined_token_ids"] for batch in batches]).numpy(), expected)
+    assert "images" not in batches[0]
+
+
 def test_a_batch_has_clips_sentences_and_labels(folder):
     found = data(folder, sources=["subtitle", "auxiliary", "caption"])
     batch = loaded(found)[0]

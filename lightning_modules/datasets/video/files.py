@@ -202,6 +202,6 @@ def resized(
     import torch
     import torch.nn.functional as F
 
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(picture).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
     return pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
