@@ -183,6 +183,8 @@ class VideoClip(nn.Module):
         temporal_std: deviation of the temporal embeddings at the start; the official code begins with zeros, which
             take many steps to leave.
         temporal: whether there are temporal embeddings (official code: if_use_temporal_embed).
+        position_std: deviation that the positions of patches begin with again, beside which times can be told; null
+            leaves what the image-text model has.
 
     Raises:
         ValueError: an attention is unknown, or has no use for more proxies.
@@ -197,6 +199,7 @@ class VideoClip(nn.Module):
         frames: int,
         temporal_std: float,
         temporal: bool = True,
+        position_std: float | None = None,
     ):
         super().__init__()
         if attention not in ATTENTIONS:
@@ -209,6 +212,8 @@ class VideoClip(nn.Module):
             embeddings.added_cls = nn.Parameter(torch.randn(num_proxies - 1, embeddings.embed_dim))
         if attention != "mean" and temporal:
             embeddings.temporal_embedding = nn.Parameter(temporal_std * torch.randn(1, frames, embeddings.embed_dim))
+        if position_std is not None:
+            nn.init.normal_(embeddings.position_embedding.weight, std=position_std)
 
     def encode_videos(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch dim"]:
         """Unit features of normalised videos.
@@ -294,7 +299,7 @@ class ClipViP(PaperModule):
 
     Args:
         clip: arguments of `make_clip`.
-        attention: see `VideoClip`, also for `num_proxies`, `frames`, `temporal_std` and `temporal`.
+        attention: see `VideoClip`, also for `num_proxies`, `frames`, `temporal_std`, `temporal` and `position_std`.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`; the official code augments nothing.
         loss: a name in `LOSSES`: which of video V, its middle frame F, subtitle S and caption C are to agree.
         sources: the kind of text in a batch that S and C of the loss stand for, such as `{S: subtitle, C: auxiliary}`;
@@ -327,6 +332,7 @@ class ClipViP(PaperModule):
         frames: Count = 12,
         temporal_std: NonNegative = 0.0,
         temporal: bool = True,
+        position_std: Positive | None = None,
         loss: str = "V-S,C + F-C",
         sources: dict[str, str | None],
         pair_loss: Literal["info_nce", "dual_softmax", "hard_negatives", "mil_nce", "triplet"] = "info_nce",
@@ -359,6 +365,7 @@ class ClipViP(PaperModule):
             frames=frames,
             temporal_std=temporal_std,
             temporal=temporal,
+            position_std=position_std,
         )
         self.override_scale, self.pair_loss = override_scale, _with_options(pair_loss, pair_options)
         self._set_scale(logit_scale)

@@ -99,6 +99,10 @@ class Claim(_Strict):
 
     `post_hoc` marks a claim whose statement, arms (their settings included) or margin was made or changed after a test
     number of these arms had been seen; `note` then says what had been seen and what was decided.
+
+    `too_noisy` leaves a claim unjudged at a preset where the noise, measured with other seeds and other splits, cannot
+    be brought below the effect to expect: preset -> both figures. Decide it before a test number of the setting is
+    seen, and never by a verdict. The arms of such a claim need not be in the plan.
     """
 
     id: str
@@ -117,6 +121,7 @@ class Claim(_Strict):
     unit: str
     presets: list[Preset] = Field(min_length=1)
     min_seeds: int = Field(ge=2)
+    too_noisy: dict[Preset, str] = {}
     post_hoc: bool = False
     note: str | None = None
 
@@ -138,6 +143,8 @@ class Claim(_Strict):
             raise ValueError("direction is 'equal', so margin must be positive: it is half the band of equivalence")
         if self.post_hoc and self.note is None:
             raise ValueError("post_hoc is true, so note must say what had been seen before and what was decided then")
+        if surplus := sorted(self.too_noisy.keys() - set(self.presets)):
+            raise ValueError(f"too_noisy names preset {_listed(surplus)}, expected one of presets: {self.presets}")
         if self.compare == "ratio" and isinstance(self.reference, float) and self.reference <= 0:
             raise ValueError(f"reference is {self.reference}, but a ratio needs a positive one")
         return self
@@ -213,7 +220,7 @@ def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
         ValueError: a claim names an arm that the plan does not have.
     """
     for claim in facts.claims:
-        for arm in claim.arms if preset in claim.presets else ():
+        for arm in claim.arms if preset in claim.presets and preset not in claim.too_noisy else ():
             if arm not in arms:
                 raise ValueError(
                     f"{facts.stem}/facts.yaml: claim {claim.id}: arm is {arm!r}, expected an arm of the plan's "
@@ -323,6 +330,8 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
     try:
         if preset not in claim.presets:
             raise _NotTestableError(f"can be judged at preset {_listed(claim.presets)} only")
+        if preset in claim.too_noisy:
+            raise _NotTestableError(f"too noisy at this size: {claim.too_noisy[preset]}")
         value, reference = _pairs(claim, results, missing or {})
         for name, values, operand in (("value", value, claim.value), ("reference", reference, claim.reference)):
             side = confidence_interval(values, bounds_of(operand.metric) if isinstance(operand, Operand) else None)

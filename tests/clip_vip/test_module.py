@@ -15,6 +15,7 @@ from lightning_modules import settings
 from lightning_modules.clip_vip.module import (
     LOSSES,
     ClipViP,
+    VideoClip,
     contrast,
     proxy_guided_attention,
     read_official,
@@ -150,6 +151,22 @@ def test_proxies_have_no_time_and_all_have_the_position_of_cls():
     after = network.embed(video)
     assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4:], after[:, 4:])
     assert before.shape == (1, 4 + 3 * PATCHES, 24)
+
+
+def test_positions_begin_as_large_as_asked_for_and_weights_that_are_loaded_bring_their_own():
+    clip = make_clip(**CLIP)
+    own = clip.vision_model.embeddings.position_embedding.weight.detach().clone()
+    options = dict(attention="proxy", num_proxies=4, frames=3, temporal_std=1.0)
+    positions = VideoClip(clip, **options).clip.vision_model.embeddings.position_embedding.weight
+    assert torch.equal(positions, own) and own.std() < 0.03  # CLIP's
+    VideoClip(clip, **options, position_std=2.0)
+    assert 1.5 < positions.std() < 2.5
+    arm = build(position_std=2.0)
+    arm.start_from(build(seed=1).export())
+    assert torch.equal(
+        arm.export()["vision_model.embeddings.position_embedding.weight"],
+        build(seed=1).export()["vision_model.embeddings.position_embedding.weight"],
+    )
 
 
 def test_temporal_embeddings_of_other_lengths():

@@ -202,6 +202,7 @@ def test_ratio_is_judged_on_the_log_and_told_as_a_factor():
     ("changes", "measured", "reason"),
     [
         ({"presets": ["paper"]}, results([1.0] * 3), "preset paper only"),
+        ({"too_noisy": {"tiny": "+/- 9 against 2"}}, results([1.0] * 3), "too noisy at this size: +/- 9 against 2"),
         ({"min_seeds": 4}, results([1.0] * 3), "3 of the 4 seeds"),
         ({}, results([1.0]), "1 of the 3 seeds"),
         ({}, {}, "arm alpha-digits: data set absent"),
@@ -414,6 +415,7 @@ def without(key):
         ({"claims": [{**CLAIM, "margin": -1.0}]}, ["claim K1", "margin is -1.0", "greater than or equal to 0"]),
         ({"claims": [{**CLAIM, "min_seeds": 1}]}, ["claim K1", "min_seeds is 1"]),
         ({"claims": [{**CLAIM, "presets": ["huge"]}]}, ["claim K1", "'huge'", "'tiny'"]),
+        ({"claims": [{**CLAIM, "too_noisy": {"paper": "x"}}]}, ["claim K1", "too_noisy names preset paper", "'tiny'"]),
         ({"claims": [{**CLAIM, "value": {"arm": "a"}}]}, ["claim K1", "value.metric", "missing"]),
         ({"claims": [{**CLAIM, "reference": "high"}]}, ["claim K1", "reference", "'high'", "number"]),
         ({"claims": [{**CLAIM, "direction": "equal"}]}, ["claim K1", "margin must be positive"]),
@@ -442,5 +444,6 @@ def test_a_claim_must_name_arms_of_the_plan():
     facts = Facts(**FACTS)
     check_plan(facts, ["alpha-digits"], "tiny")
     check_plan(facts, [], "paper")  # not to be judged there
+    check_plan(Facts(**{**FACTS, "claims": [{**CLAIM, "too_noisy": {"tiny": "x"}}]}), [], "tiny")  # nor here
     with pytest.raises(ValueError, match=r"alpha/facts\.yaml: claim K1: arm is 'alpha-digits', .* alpha-mnist"):
         check_plan(facts, ["alpha-mnist"], "tiny")

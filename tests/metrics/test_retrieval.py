@@ -48,6 +48,7 @@ def test_recalls_equal_torchmetrics(captions):
             hits = [retrieval_hit_rate(row, own, top_k=k).item() for row, own in zip(scores, target, strict=True)]
             assert found[f"{direction}/recall_at_{k}_percent"] == pytest.approx(100 * np.mean(hits))
         reciprocal = [retrieval_reciprocal_rank(row, own).item() for row, own in zip(scores, target, strict=True)]
+        assert found[f"{direction}/mean_reciprocal_rank_percent"] == pytest.approx(100 * np.mean(reciprocal))
         first = np.round(1 / np.array(reciprocal))
         assert found[f"{direction}/mean_rank"] == pytest.approx(first.mean())
         assert found[f"{direction}/median_rank"] == np.median(first)
