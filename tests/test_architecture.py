@@ -185,3 +185,16 @@ def test_the_lock_pins_everything_and_nothing_that_breaks_torch():
         assert re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==\S+( ;.*)?", line), line
     names = {line.split("==")[0] for line in lock}
     assert not names & {"torchvision", "timm", "open-clip-torch", "lpips", "torch-fidelity"}
+
+
+def test_commands_that_messages_tell_a_user_to_run_exist():
+    """A `make` target is in the Makefile, and `dvc repro` is not given a stage, which would need its paper's file."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    told = []
+    for folder in ("lightning_modules", "stages"):
+        for path in (ROOT / folder).rglob("*.py"):
+            told += re.findall(r"`(?:make|dvc repro) [^`]*`", path.read_text())
+    assert len(told) > 20
+    wrong = [command for command in told if command.startswith("`make") and not targets & {*command[6:-1].split()}]
+    wrong += [command for command in told if re.match(r"`dvc repro [a-z]", command)]
+    assert [command for command in wrong if "{" not in command] == []

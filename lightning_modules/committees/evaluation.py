@@ -460,7 +460,7 @@ def _table(pool: pools.Pool, metrics: dict[int, Metrics], dataset: str) -> list[
         for key in next(iter(metrics.values())):
             if key.endswith(f"@{name}"):
                 values = pools.over_seeds(metrics, key)
-                low, high = classification.seed_interval(values)
+                low, high = classification.seed_interval(values, bounds=classification.bounds_of(key))
                 row[key.removeprefix(f"{dataset}/").removesuffix(f"@{name}")] = {
                     "mean": round(float(values.mean()), 6),
                     "interval": [round(low, 6), round(high, 6)] if len(values) > 1 else None,

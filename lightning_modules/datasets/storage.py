@@ -24,7 +24,7 @@ Shape = tuple[int, ...]  # of a picture: H, W, C, or T, H, W, C of a clip
 CLASSIFICATION = pa.schema([("id", pa.int64()), ("image", pa.binary()), ("label", pa.int64())])
 ROW_GROUP = 256
 SHARD_BYTES = 256 * 2**20
-WAY_OUT = "Run `dvc checkout` to restore the data set, or `dvc repro prepare` to make it again."
+WAY_OUT = "Run `dvc checkout` to restore the data set, or `make repro` to make it again."
 
 
 @dataclass(frozen=True)

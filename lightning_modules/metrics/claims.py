@@ -3,7 +3,9 @@
 A claim compares two metrics, seed by seed. The differences (or log-ratios) of the seeds give a mean and its 95 %
 Student t interval, and only that interval against the claim's margin decides the verdict. A claim whose statement,
 arms or margin was not fixed before the first result says so (`post_hoc`). The same interval gives a p-value, and
-Holm's correction over all claims of a paper tells which verdicts survive (`ledger`). Read `judge` first, then `decide`.
+Holm's correction over all claims of a paper tells which verdicts survive (`ledger`). Beside the difference stand the
+intervals of its two sides; those of shares stay within 0 and 100 % (`classification.seed_interval`). Read `judge`
+first, then `decide`.
 Imports no torch.
 """
 
@@ -16,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from lightning_modules.metrics.classification import seed_interval
+from lightning_modules.metrics.classification import bounds_of, seed_interval
 from lightning_modules.settings import complaint
 
 CONFIDENCE = 0.95
@@ -42,11 +44,11 @@ class Interval(NamedTuple):
     n: int
 
 
-def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """Mean with the 95 % Student t interval over seeds, in the unit of the values, rounded to `DECIMALS`.
+def confidence_interval(values: Sequence[float] | np.ndarray, bounds: tuple[float, float] | None = None) -> Interval:
+    """Mean with the 95 % interval over seeds (see `seed_interval`), in the unit of the values, rounded to `DECIMALS`.
 
     Raises:
-        ValueError: there is no value, or one is not finite.
+        ValueError: there is no value, or one is not finite or outside the bounds.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0 or not np.isfinite(sample).all():
@@ -54,7 +56,7 @@ def confidence_interval(values: Sequence[float] | np.ndarray) -> Interval:
     mean, n = float(sample.mean()), sample.size
     if n == 1:
         return Interval(_rounded(mean), None, None, n)
-    low, high = seed_interval(sample, CONFIDENCE)
+    low, high = seed_interval(sample, CONFIDENCE, bounds)
     return Interval(_rounded(mean), _rounded(low), _rounded(high), n)
 
 
@@ -322,7 +324,8 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
         if preset not in claim.presets:
             raise _NotTestableError(f"can be judged at preset {_listed(claim.presets)} only")
         value, reference = _pairs(claim, results, missing or {})
-        for name, side in (("value", confidence_interval(value)), ("reference", confidence_interval(reference))):
+        for name, values, operand in (("value", value, claim.value), ("reference", reference, claim.reference)):
+            side = confidence_interval(values, bounds_of(operand.metric) if isinstance(operand, Operand) else None)
             row |= {name: side.mean, f"{name}_interval": _ends(side, float)}
         row["n"] = value.size
         differences = _compared(claim, value, reference)
@@ -408,16 +411,16 @@ def summary(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """
     return {
         arm: {
-            metric: _summarised([run[metric] for run in by_seed.values() if metric in run])
+            metric: _summarised([run[metric] for run in by_seed.values() if metric in run], bounds_of(metric))
             for metric in sorted(set().union(*by_seed.values()))
         }
         for arm, by_seed in results.items()
     }
 
 
-def _summarised(values: Sequence[float]) -> dict[str, float | int | None]:
+def _summarised(values: Sequence[float], bounds: tuple[float, float] | None) -> dict[str, float | int | None]:
     if np.isfinite(values).all():
-        return confidence_interval(values)._asdict()
+        return confidence_interval(values, bounds)._asdict()
     return {"mean": None, "low": None, "high": None, "n": len(values)}
 
 

@@ -217,8 +217,9 @@ def _table(study: Study, metrics: Mapping[int, Metrics], dataset: str) -> list[d
     rows = []
     for name, copies in study.pool.architectures.items():
         for k in range(1, study.largest + 1):
-            values = over_seeds(metrics, f"{dataset}/ensemble/top1_percent@{name}x{k}")
-            low, high = classification.seed_interval(values)
+            metric = f"{dataset}/ensemble/top1_percent@{name}x{k}"
+            values = over_seeds(metrics, metric)
+            low, high = classification.seed_interval(values, bounds=classification.bounds_of(metric))
             rows.append(
                 {
                     "architecture": name,

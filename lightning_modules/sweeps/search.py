@@ -395,7 +395,7 @@ def _front(search: CachedSearch, trials: Sequence[Finished]) -> list[dict]:
 
 def _point(search: CachedSearch, trial: Finished) -> dict:
     tested = np.array([search.test(trial.config, index) for index in range(len(search.seeds))])
-    low, high = classification.seed_interval(tested[:, 0])
+    low, high = classification.seed_interval(tested[:, 0], bounds=classification.bounds_of("test_top1_percent"))
     return {
         **_row(trial),
         "training_macs": trial.outcome.facts["training_macs"],

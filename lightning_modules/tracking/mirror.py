@@ -182,7 +182,7 @@ class Mirror:
         return self._done.get(record.folder) == record.digest
 
     def _send(self, record: Record, arm: list[Record]) -> None:
-        run = self._run(record)
+        run = self._run(record, arm)
         if run.tags.get("reprise.complete") != record.digest:
             self._send_facts(run, record)
             self._send_metrics(run, record)
@@ -193,7 +193,7 @@ class Mirror:
                 self._send_status(run, record.state["status"], record.state.get("end"))
             if not record.running:
                 self._log(run, tags={"reprise.complete": record.digest})
-        self._send_parent_status(self._parent(record), arm)
+        self._send_parent_status(self._parent(record, arm), arm)
         self._done[record.folder] = record.digest
         place = {"experiment_id": self._experiment(record.meta["experiment"]), "run_id": run.run_id}
         note = {"uri": masked(self.uri), "digest": record.digest, "offset": run.offset, **place}
@@ -294,24 +294,27 @@ class Mirror:
         run.params |= params
         run.tags |= tags
 
-    def _run(self, record: Record) -> ServerRun:
+    def _run(self, record: Record, arm: list[Record]) -> ServerRun:
         """The MLflow run of a record, made if there is none, under the parent run of its arm."""
         if record.whole_arm:
             return self._parent(record)
         experiment, meta = record.meta["experiment"], record.meta
         known = self._known_runs(experiment)
         if meta["id"] not in known:
-            parent = self._parent(record)
+            parent = self._parent(record, arm)
             tags = record.tags | {"mlflow.parentRunId": parent.run_id}
             known[meta["id"]] = self._create(experiment, meta["name"], meta["start"], tags)
         return known[meta["id"]]
 
-    def _parent(self, record: Record) -> ServerRun:
+    def _parent(self, record: Record, arm: list[Record]) -> ServerRun:
+        """The parent run of an arm, made if there is none; it starts with the first of the arm's runs."""
         experiment, parent = record.meta["experiment"], record.meta["parent"]
         known = self._known_runs(experiment)
         if parent["key"] not in known:
             tags = {"reprise.key": parent["key"], "reprise.kind": "arm"}
-            known[parent["key"]] = self._create(experiment, parent["name"], record.meta["start"], tags)
+            known[parent["key"]] = self._create(
+                experiment, parent["name"], min(each.meta["start"] for each in arm), tags
+            )
         return known[parent["key"]]
 
     def _create(self, experiment: str, name: str, start: int, tags: dict[str, str]) -> ServerRun:

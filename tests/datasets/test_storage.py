@@ -185,7 +185,7 @@ def test_card_that_does_not_fit_is_refused(prepared, changes, message):
 
 
 def test_absent_and_broken_cards_are_refused(prepared, tmp_path):
-    with pytest.raises(ValueError, match=r"card\.json is missing.*dvc repro prepare"):
+    with pytest.raises(ValueError, match=r"card\.json is missing.*make repro"):
         storage.card(tmp_path)
     (prepared / "card.json").write_text('{"name": ')
     with pytest.raises(ValueError, match=r"card\.json is not JSON"):

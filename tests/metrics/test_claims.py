@@ -33,8 +33,8 @@ CLAIM = {
     "paper_value": "+1.0 points",
     "paper_value_source": "recalled, not re-read",
     "direction": "higher",
-    "value": {"arm": "alpha-digits", "metric": "digits/cascade/top1_percent"},
-    "reference": {"arm": "alpha-digits", "metric": "digits/single/top1_percent"},
+    "value": {"arm": "alpha-digits", "metric": "digits/cascade/score"},
+    "reference": {"arm": "alpha-digits", "metric": "digits/single/score"},
     "compare": "difference",
     "margin": 0.0,
     "unit": "points",
@@ -57,7 +57,7 @@ FACTS = {
 
 def results(differences, reference=10.0):
     """One arm whose cascade is better than its single network by the given differences, one per seed."""
-    names = ("digits/cascade/top1_percent", "digits/single/top1_percent")
+    names = ("digits/cascade/score", "digits/single/score")
     rows = [(reference + seed + gain, reference + seed) for seed, gain in enumerate(differences)]
     return {"alpha-digits": {seed: dict(zip(names, row, strict=True)) for seed, row in enumerate(rows)}}
 
@@ -80,6 +80,29 @@ def test_interval_agrees_with_scipy(values):
         expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
         assert (low, high) == pytest.approx(tuple(expected), abs=2e-6)
     assert low <= mean <= high
+
+
+def test_the_interval_of_a_share_stays_within_its_bounds_and_the_difference_decides():
+    # mean 0.9, standard error 0.05, logit 2.197225 -+ 4.302653 * 0.05 / 0.09
+    assert confidence_interval([80.0, 95.0, 95.0], (0.0, 100.0)) == pytest.approx((90.0, 45.1865, 98.9925, 3), abs=1e-4)
+    assert confidence_interval([100.0, 100.0], (0.0, 100.0)) == (100.0, 100.0, 100.0, 2)
+    with pytest.raises(ValueError, match=r"values from 90.0 to 101.0 of a metric within 0.0 and 100.0"):
+        confidence_interval([90.0, 101.0], (0.0, 100.0))
+    names = ("digits/cascade/top1_percent", "digits/single/top1_percent")
+    rows = {"alpha-digits": {k: dict(zip(names, (x, 50.0), strict=True)) for k, x in enumerate([80.0, 100.0, 100.0])}}
+    sides = [{"arm": "alpha-digits", "metric": name} for name in names]
+    row = judge(Claim(**CLAIM | dict(zip(("value", "reference"), sides, strict=True))), rows, "tiny")
+    assert 0 < row["value_interval"][0] < 93 < row["value_interval"][1] < 100
+    plain = confidence_interval([30.0, 50.0, 50.0])
+    assert (row["interval"], row["difference"]) == ([plain.low, plain.high], plain.mean) and plain.high > 50
+    told = summary(rows)["alpha-digits"]["digits/cascade/top1_percent"]
+    assert [told["low"], told["high"]] == row["value_interval"]
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=6))
+def test_no_interval_of_a_share_leaves_its_bounds(values):
+    mean, low, high, _ = confidence_interval(values, (0.0, 100.0))
+    assert 0 <= low <= mean <= high <= 100
 
 
 def test_one_value_has_no_interval_and_no_value_is_an_error():
@@ -347,8 +370,8 @@ def test_ledger_has_the_form_that_others_rely_on():
     )
     assert row["paper"] == "alpha"
     assert row["arms"] == ["alpha-digits"]
-    assert row["metric"] == "digits/cascade/top1_percent"
-    assert row["reference_metric"] == "digits/single/top1_percent"
+    assert row["metric"] == "digits/cascade/score"
+    assert row["reference_metric"] == "digits/single/score"
 
 
 def test_summary_over_seeds():
@@ -366,7 +389,7 @@ def written(folder, **changes):
 
 def test_facts_are_read(tmp_path):
     facts = load_facts(written(tmp_path, oracles=[{"name": "net", "source": "measured", "params": 5, "macs": 7.5}]))
-    assert facts.claims[0].value == Operand(arm="alpha-digits", metric="digits/cascade/top1_percent")
+    assert facts.claims[0].value == Operand(arm="alpha-digits", metric="digits/cascade/score")
     assert facts.oracles[0].params == 5
 
 

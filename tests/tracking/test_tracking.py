@@ -426,7 +426,8 @@ def on_disk(root: Path) -> dict[str, dict]:
             "artifacts": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         }
         parent = {"status": "FINISHED", "parent": None, "params": {}, "tags": {}, "points": [], "artifacts": []}
-        expected.setdefault(record.meta["parent"]["key"], parent | {"start": record.meta["start"]})
+        arm = expected.setdefault(record.meta["parent"]["key"], parent | {"start": record.meta["start"]})
+        arm["start"] = min(arm["start"], record.meta["start"])
     return expected
 
 

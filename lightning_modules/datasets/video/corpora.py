@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 
 from lightning_modules.datasets.columns import ContentDigest, to_numpy
 from lightning_modules.datasets.download import fetch, find
-from lightning_modules.datasets.storage import card
+from lightning_modules.datasets.storage import WAY_OUT, card
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import STRICT, Count, Share
 
@@ -185,7 +185,7 @@ def read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
         raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {', '.join(splits)}.")
     table = pq.read_table(folder / f"{split}.parquet", partitioning=None)
     if _digest(table) != splits[split]["sha256"]:
-        raise ValueError(f"{folder / split}.parquet was altered: run `dvc checkout`, or `dvc repro prepare`.")
+        raise ValueError(f"{folder / split}.parquet is not what was prepared. {WAY_OUT}")
     return {name: to_numpy(table[name], None) for name in table.column_names}
 
 

@@ -207,7 +207,7 @@ def test_altered_indices_and_unknown_splits_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"split 'val' is not in .*card.json, expected one of train"):
         read_index(tmp_path / "index", "val")
     corpora.write_index(tmp_path / "index/train.parquet", {"video0.mp4": Texts(("a cat",))})
-    with pytest.raises(ValueError, match=r"train\.parquet was altered"):
+    with pytest.raises(ValueError, match=r"train\.parquet is not what was prepared.*make repro"):
         read_index(tmp_path / "index", "train")
 
 
