@@ -62,9 +62,10 @@ test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one 
 test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
 	@$(BIN)/python -m pytest -m slow $(PAPERS)
 
-check: setup check-plan  ## check formatting, lint, and the plan with every configuration
+check: setup check-plan  ## check formatting, lint, declared dependencies, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/deptry --no-ansi .
 
 check-plan: setup
 	@$(BIN)/python -m stages.check --preset $(call quoted,$(PRESET))

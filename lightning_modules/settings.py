@@ -65,6 +65,20 @@ def check(values: Mapping[str, Any], form: type, where: str, required: Collectio
     return _checked(values, hints, form.__required_keys__ if required is None else required, where)
 
 
+def check_keys(given: Iterable[str], required: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse a key that is not known, and the lack of one that is required.
+
+    Raises:
+        ValueError: there is one; the message gives the known key that is close to it.
+    """
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where}: unknown key {name!r}{meant(name, known)}")
+    for name in required:
+        if name not in given:
+            raise ValueError(f"{where}: the key {name!r} is missing; expected {', '.join(required)}")
+
+
 def meant(given: object, known: Iterable[object]) -> str:
     """The end of a message about an unknown name: the known one that is close to it, or all that are known."""
     names = [str(name) for name in known]
@@ -119,12 +133,7 @@ def complaint(where: str, given: Any, problem: Mapping[str, Any], known: Iterabl
 def _checked(
     values: Mapping[str, Any], hints: Mapping[str, Any], required: Collection[str], where: str
 ) -> dict[str, Any]:
-    for name in values:
-        if name not in hints:
-            raise ValueError(f"{where}: unknown key {name!r}{meant(name, hints)}")
-    for name in required:
-        if name not in values:
-            raise ValueError(f"{where}: the key {name!r} is missing; expected {', '.join(required)}")
+    check_keys(values, required, hints, where)
     checked = {}
     for name, value in values.items():
         try:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from lightning_modules.files import ROOT
-from lightning_modules.settings import meant
+from lightning_modules.settings import check_keys, meant
 from stages.plan import Plan, PlanError, Row
 
 SYSTEM_BLOCKS = ("model", "data", "pretrain")
@@ -130,7 +130,11 @@ def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
         raise PlanError(f"{where}: expected a mapping of keys to values; got {tree!r}")
     called = {"": tree} if group == "dataset" else {}
     if group == "system":
-        _keys(tree, (*SYSTEM_BLOCKS, *([further] if further else ())), FURTHER_BLOCKS.values(), where)
+        required = (*SYSTEM_BLOCKS, *([further] if further else ()))
+        try:
+            check_keys(tree, required, (*required, *FURTHER_BLOCKS.values()), where)
+        except ValueError as error:
+            raise PlanError(str(error)) from None
         protocols = tree.get("downstream", {})
         if not isinstance(protocols, dict) or ("downstream" in tree and not protocols):
             raise PlanError(f"{where}: `downstream` must map protocols, such as `finetune`, to settings")
@@ -152,15 +156,6 @@ def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, dict, Any]]:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", tree, key
-
-
-def _keys(given: dict, required: Iterable[str], optional: Iterable[str], where: str) -> None:
-    for key in given:
-        if key not in {*required, *optional}:
-            raise PlanError(f"{where}: unknown key {key!r}{meant(key, [*required, *optional])}")
-    for key in required:
-        if key not in given:
-            raise PlanError(f"{where}: the key {key!r} is missing; expected {', '.join(required)}")
 
 
 def downstream(system: str, preset: str) -> list[str]:

@@ -354,3 +354,11 @@ def _with_dataset(plan: Plan, stage: str, row: Row) -> Row:
         where = _where(plan, stage, row)
         raise PlanError(f"{where}.runs is {row.runs!r}{meant(row.runs, known[row.stage])}")
     return replace(row, dataset=known[row.stage][row.runs].dataset)
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """Paper, stage and arm of a name such as `plans/tiny/clip_vip/dvc.yaml:evaluate@clip_vip-world_video_text`."""
+    file, _, stage = name.rpartition(":")
+    folders = file.split("/")
+    stage, _, arm = stage.partition("@")
+    return folders[2] if len(folders) == 4 else "", stage, arm

@@ -22,7 +22,7 @@ from lightning_modules.settings import meant
 from stages.command import add_preset, run_stage
 from stages.composing import check, trainer_name
 from stages.doctor import repository
-from stages.plan import Plan, PlanError, load_plan
+from stages.plan import Plan, PlanError, load_plan, parts
 
 if TYPE_CHECKING:
     import networkx
@@ -44,14 +44,6 @@ SHORT = ("sources", "claims", "evaluate")  # seconds each, and what they give is
 UNKNOWN = 60.0  # seconds that a stage which never ran is taken for
 TRAINING = {"pretrain": "pretrain", "pretrain_from": "pretrain", "finetune": "finetune"}  # stage -> field of the plan
 AT_LEAST = re.compile(r"^at_least:[^#\n]*?(?=[ ]*(#|$))", re.MULTILINE)
-
-
-def parts(name: str) -> tuple[str, str, str]:
-    """Paper, stage and arm of a name such as `plans/tiny/clip_vip/dvc.yaml:evaluate@clip_vip-world_video_text`."""
-    file, _, stage = name.rpartition(":")
-    folders = file.split("/")
-    stage, _, arm = stage.partition("@")
-    return folders[2] if len(folders) == 4 else "", stage, arm
 
 
 def wanted(

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import PreTrainedModel
 
+# mean and standard deviation of CLIP's images, per channel
+CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 def load_strictly(
     module: nn.Module, state: Mapping[str, Tensor], what: str, *, unused: Sequence[str] = (), new: Sequence[str] = ()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.position import resize_positions
-from lightning_modules.layers.published import from_pretrained, load_strictly
+from lightning_modules.layers.published import CLIP_STATISTICS, from_pretrained, load_strictly
 from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer
 
@@ -97,7 +97,6 @@ class Encoder:
 
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 UNUSED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")  # what our ViT has no place for
 ENCODERS = {
     "openai/clip-vit-base-patch16": Encoder("clip", 768, 12, 12, 16, 224, *CLIP_STATISTICS),

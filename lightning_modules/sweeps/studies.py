@@ -33,6 +33,7 @@ from lightning_modules.processes import die_with_parent
 from lightning_modules.runs import Evaluation
 from lightning_modules.sweeps import batches
 from lightning_modules.sweeps.search import Configuration, Finished, Outcome
+from lightning_modules.tracking.mirror import masked
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -261,11 +262,6 @@ def open_storage(storage: str | None, study: str, folder: Path) -> tuple[BaseSto
             "installed, and the URL right?"
         ) from None
     return opened, locks
-
-
-def masked(storage: str) -> str:
-    """A storage's URL as it may be shown: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
 
 
 class WorkersEnded(RuntimeError):

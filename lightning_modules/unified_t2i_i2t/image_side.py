@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
-from lightning_modules.layers.published import load_strictly
+from lightning_modules.layers.published import CLIP_STATISTICS, load_strictly
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.transformer import Block
 from lightning_modules.settings import STRICT, Count
@@ -22,7 +22,6 @@ from lightning_modules.unified_t2i_i2t.spade import SpadeGenerator
 
 POINTS_PER_CENTROID, ROUNDS = 256, 20  # the first is the default of faiss, the second is X-LXMERT's
 CLIP, CLIP_SIZE = "openai/clip-vit-base-patch32", 224
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # published with CLIP
 
 
 class Looks(TypedDict):
@@ -124,8 +123,8 @@ class Clip(Frozen):
         from lightning_modules.layers.clip import make_clip  # transformers take seconds
 
         super().__init__(make_clip(hub=CLIP, vision=None, text=None, projection_dim=None))
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(CLIP_STATISTICS[0])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STATISTICS[1])[:, None, None], persistent=False)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], token_ids: Int[Tensor, "batch length"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.plan import parts
+
 if TYPE_CHECKING:
     from dvc.dependency import Dependency, ParamsDependency
     from dvc.output import Output
@@ -45,12 +47,12 @@ class Locked:
     @property
     def kind(self) -> str:
         """The stage without its arm, such as `pretrain`."""
-        return self.address.rpartition(":")[2].partition("@")[0]
+        return parts(self.address)[1]
 
     @property
     def arm(self) -> str:
         """The arm or the data set; empty where the stage has none."""
-        return self.address.rpartition("@")[2] if "@" in self.address else ""
+        return parts(self.address)[2]
 
 
 def read(root: Path, preset: str) -> dict[str, Locked]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import networkx
 
 from lightning_modules.files import write_json
+from stages.plan import parts
 
 NAME = "durations.json"
 
@@ -50,17 +51,13 @@ def seconds_left(graph: networkx.DiGraph, left: set[str], spent: Mapping[str, fl
         return None
     kinds: dict[str, list[float]] = {}
     for name, seconds in known.items():
-        kinds.setdefault(_kind(name), []).append(seconds)
+        kinds.setdefault(parts(name)[1], []).append(seconds)
     usual = statistics.median(known.values())
     ends: dict[str, float] = {}
     total = 0.0
     for name in networkx.topological_sort(graph.subgraph(left).reverse(copy=False)):
-        expected = known[name] if name in known else statistics.median(kinds.get(_kind(name), [usual]))
+        expected = known[name] if name in known else statistics.median(kinds.get(parts(name)[1], [usual]))
         rest = max(expected - spent.get(name, 0.0), 0.0)
         total += rest
         ends[name] = rest + max((ends[need] for need in graph.successors(name) if need in ends), default=0.0)
     return max(total / slots, max(ends.values(), default=0.0))
-
-
-def _kind(name: str) -> str:
-    return name.rpartition(":")[2].partition("@")[0]
