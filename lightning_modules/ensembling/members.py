@@ -182,6 +182,20 @@ class Members(PaperModule):
             for key, x in member.state_dict().items()
         }
 
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over weights that `export` gave.
+
+        Raises:
+            KeyError: a member's weights are missing.
+        """
+        for part in ("mean", "std"):  # every member has the same
+            getattr(self.normalise, part).copy_(
+                next(x for key, x in weights.items() if key.endswith(f"normalise.{part}"))
+            )
+        for name, stack in self.stacks.items():
+            keys = stack.unstack()[0].state_dict().keys()
+            stack.load([{key: weights[f"members.{name}#{k}.network.{key}"] for key in keys} for k in range(stack.size)])
+
     def facts(self) -> dict:
         """Names, sizes and costs (MACs per image, by resolution) of the members."""
         members = []
