@@ -7,7 +7,7 @@ Read `Members.training_step` first, then `Members.predictions`, which is all tha
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -181,6 +181,20 @@ class Members(PaperModule):
             for name, member in self.member_modules().items()
             for key, x in member.state_dict().items()
         }
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over weights that `export` gave.
+
+        Raises:
+            KeyError: a member's weights are missing.
+        """
+        for part in ("mean", "std"):  # every member has the same
+            getattr(self.normalise, part).copy_(
+                next(x for key, x in weights.items() if key.endswith(f"normalise.{part}"))
+            )
+        for name, stack in self.stacks.items():
+            keys = stack.unstack()[0].state_dict().keys()
+            stack.load([{key: weights[f"members.{name}#{k}.network.{key}"] for key in keys} for k in range(stack.size)])
 
     def facts(self) -> dict:
         """Names, sizes and costs (MACs per image, by resolution) of the members."""

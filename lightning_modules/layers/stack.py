@@ -73,6 +73,15 @@ class Stack(nn.Module):
             for k in range(self.size)
         ]
 
+    @torch.no_grad()
+    def load(self, members: Sequence[dict[str, Tensor]]) -> None:
+        """Take over the state dicts of `size` members, the reverse of `unstack`."""
+        if self.how == "loop":
+            for member, state in zip(self.members, members, strict=True):
+                member.load_state_dict(state)
+        else:
+            self.stacked.load_state_dict({name: torch.stack([m[name] for m in members]) for name in members[0]})
+
 
 def _choose(how: str, member: nn.Module) -> str:
     if how not in WAYS:
