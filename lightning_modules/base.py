@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.layers.lars import LARS
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Natural, NonNegative, Share, check
 
 Schedule = Callable[[int], float]
@@ -101,7 +102,7 @@ class PaperModule(LightningModule):
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what `export` gave. `forward` then says what the trained network makes of stored pixels."""
-        self.load_state_dict(weights)
+        load_strictly(self, weights, "the exported weights")
 
     def facts(self) -> dict:
         """What the evaluation has to know about the network: a pure function of the configuration."""

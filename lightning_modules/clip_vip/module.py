@@ -508,7 +508,7 @@ class ClipViP(PaperModule):
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a model as `export` gives it."""
-        self.network.clip.load_state_dict(weights)
+        load_strictly(self.network.clip, weights, "the exported CLIP")
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a CLIP, or a ViP; parameters that a CLIP does not have stay as they are.

@@ -178,7 +178,7 @@ class MaskedAutoencoder(PaperModule):
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the encoder."""
-        self.encoder.load_state_dict(weights)
+        load_strictly(self.encoder, weights, "the exported encoder")
 
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim"]:
         """Features of stored pixels: the mean of the encoder's patch tokens."""

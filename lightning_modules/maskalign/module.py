@@ -367,7 +367,7 @@ class MaskAlign(PaperModule):
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the student."""
-        self.student.load_state_dict(weights)
+        load_strictly(self.student, weights, "the exported student")
 
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim"]:
         """Features of stored pixels: the mean of the student's patch tokens."""

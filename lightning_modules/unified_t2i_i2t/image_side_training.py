@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
-from lightning_modules.layers.published import read_checkpoint
+from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.settings import Count, Natural, NonNegative, Positive
 from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
 from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
@@ -228,7 +228,7 @@ class ImageSideTraining(PaperModule):
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the image side."""
-        self.images.load_state_dict(weights)
+        load_strictly(self.images, weights, "the exported image side")
 
     @torch.no_grad()
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Int[Tensor, "batch tokens"]:
