@@ -425,7 +425,7 @@ def test_workers_that_all_end_badly_are_told(end):
         ),
         (
             "postgresql://me:secret@127.0.0.1:9/x",
-            r"storage \(postgresql://me:\*\*\*@127.0.0.1:9/x\) cannot be used: .*Is the server up",
+            r"storage \(postgresql://\*\*\*@127.0.0.1:9/x\) cannot be used: .*Is the server up",
         ),
     ],
 )
