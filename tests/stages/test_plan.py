@@ -89,7 +89,7 @@ def test_an_arm_trains_the_first_seeds_and_at_least_so_many_as_are_asked_for(tmp
         (in_shared(seeds=[]), "at least 1 item"),
         (in_shared(seeds=[True]), "expected a valid integer"),
         (in_shared(seeds=[-1]), "seeds.0 is -1, expected greater than or equal to 0"),
-        (in_shared(at_least=9), "at_least is 9, but `seeds` lists 6"),
+        (in_shared(at_least=99), "at_least is 99, but `seeds` lists 10"),
         (
             in_paper("committees", "", pretrain=[]),
             "committees/params.yaml: pretrain is .*, expected a valid dictionary",
@@ -118,7 +118,7 @@ def test_an_arm_trains_the_first_seeds_and_at_least_so_many_as_are_asked_for(tmp
             in_paper("maskalign", "pretrain", **{"committees-digits": {"system": "classifier", "dataset": "digits"}}),
             "pretrain.committees-digits is an arm of plans/tiny/committees, too",
         ),
-        (in_paper("maskalign", "finetune/maskalign-mnist", max_seeds=5), "give both the same max_seeds"),
+        (in_paper("maskalign", "finetune/maskalign-mnist", max_seeds=6), "give both the same max_seeds"),
         (in_paper("maskalign", "finetune/maskalign-mnist", start="maskalign-mae"), "a comparison has an arm once"),
         (in_paper("maskalign", "evaluate/maskalign-mnist", stage="finetunes"), "stage is 'finetunes', expected 'pretr"),
         (in_paper("maskalign", "evaluate/maskalign-mnist", runs="maskalign"), "did you mean 'maskalign-mnist'"),
