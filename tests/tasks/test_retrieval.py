@@ -52,7 +52,7 @@ def test_recall_of_each_arm_and_protocol_in_both_directions(folder):
     assert metrics[1][f"clips/finetune/{back}@vip"] == 100 * 7 / 8
     assert metrics[1][f"clips/finetune/{forth}@vip"] == 75  # the wrong clip is as like the other text as its own: a tie
     assert metrics[0][f"clips/zero_shot/{back}@mean"] == 0
-    assert metrics[1]["clips/finetune/video_to_text/mean_reciprocal_rank_percent@vip"] == 100 * 7.5 / 8
+    assert metrics[1]["clips/finetune/video_to_text/mean_reciprocal_rank_percent@vip"] == 100 * 7.25 / 8  # ties: last
     assert metrics[0]["clips/finetune/at_2/video_to_text/recall_at_1_percent@vip"] == 0
     assert metrics[0]["clips/finetune/motion_percent@mean"] == 50
     assert metrics[0][f"clips/finetune/order_blind_ceiling/{back}@vip"] == 50
