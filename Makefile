@@ -60,7 +60,7 @@ test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one 
 	@$(BIN)/python -m pytest -n logical --dist worksteal $(PAPERS)
 
 test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
-	@$(BIN)/python -m pytest -m slow $(PAPERS)
+	@$(BIN)/python -m pytest -m slow -n logical --dist loadfile $(PAPERS)
 
 check: setup check-plan  ## check formatting, lint, declared dependencies, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }

@@ -297,7 +297,7 @@ class Mirror:
     def _run(self, record: Record, arm: list[Record]) -> ServerRun:
         """The MLflow run of a record, made if there is none, under the parent run of its arm."""
         if record.whole_arm:
-            return self._parent(record)
+            return self._parent(record, arm)
         experiment, meta = record.meta["experiment"], record.meta
         known = self._known_runs(experiment)
         if meta["id"] not in known:
