@@ -514,7 +514,7 @@ def test_each_seed_of_a_training_is_a_command_of_its_own():
     plan, command = load_plan("tiny"), "python -m stages.pretrain committees-mnist --preset tiny"
     apart = partial(seeds_apart, plan, lambda name: command)
     assert apart(TINY.format("committees", "pretrain@committees-mnist")) == [
-        f"{command} --seed {seed}" for seed in range(4)
+        f"{command} --seed {seed}" for seed in plan.seeds[: plan.pretrain["committees-mnist"].max_seeds]
     ]
     assert apart(TINY.format("committees", "evaluate@committees-mnist")) == []
 
@@ -533,8 +533,8 @@ def test_more_seeds_are_written_into_the_shared_parameters(tmp_path, monkeypatch
     assert load_plan("tiny").at_least == 5
     repro.ask_for_seeds(5)
     assert capsys.readouterr().out == ""
-    with pytest.raises(ValueError, match="at_least is 9, but `seeds` lists 6"):
-        repro.ask_for_seeds(9)
+    with pytest.raises(ValueError, match="at_least is 99, but `seeds` lists 10"):
+        repro.ask_for_seeds(99)
     assert (tmp_path / "params.yaml").read_text() == after
 
 
