@@ -19,7 +19,7 @@ for word in "$@"; do printf '%s\\n' "$word"; done
 def folder(tmp_path):
     """The Makefile with a Python that prints its arguments."""
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    for name in ("python", "ruff"):
+    for name in ("python", "ruff", "deptry"):
         (tmp_path / ".venv/bin" / name).write_text(ANSWER)
         (tmp_path / ".venv/bin" / name).chmod(0o755)
     for name in ("Makefile", "requirements.lock"):

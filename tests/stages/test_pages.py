@@ -109,7 +109,7 @@ def test_mlflow_lists_the_experiments_and_the_arms(finished, server, see):
     assert "committees-mnist" not in dom
     table = dom[dom.index("committees-digits (tiny)") :]
     assert (
-        re.search(r"digits \(\w{8}\)", table) and "make repro PRESET=tiny PAPER=committees" in table
+        re.search(r"digits \(\w{16}\)", table) and "make repro PRESET=tiny PAPER=committees" in table
     )  # Dataset, Source
     assert "Wisdom of Committees" in dom  # the experiment's description
 
