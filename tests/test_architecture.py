@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -198,3 +199,9 @@ def test_commands_that_messages_tell_a_user_to_run_exist():
     wrong = [command for command in told if command.startswith("`make") and not targets & {*command[6:-1].split()}]
     wrong += [command for command in told if re.match(r"`dvc repro [a-z]", command)]
     assert [command for command in wrong if "{" not in command] == []
+
+
+def test_no_file_of_the_project_is_a_symbolic_link():
+    """DVC refuses them in the revisions of git, and some disks and clones have none."""
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert listed and not [line for line in listed.splitlines() if line.startswith("120000")]

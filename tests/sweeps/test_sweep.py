@@ -342,6 +342,13 @@ def test_a_trial_that_kills_every_worker_is_named(tmp_path):
         join(tmp_path, trials=1).work()
 
 
+@pytest.mark.parametrize("name", [".", "..", "a/b", "../toy", "", "-x", "a b"])
+def test_a_name_that_reaches_outside_its_folder_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"study is '.*', expected a name of letters, digits, .* \(STUDY=...\)"):
+        join(tmp_path / "sweeps", name=name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_trial_that_a_user_enqueues_is_run_besides_the_others(tmp_path):
     study = join(tmp_path, trials=2)
     study.restore()
