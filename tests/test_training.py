@@ -488,7 +488,7 @@ def test_a_forced_repro_trains_again_and_changes_no_byte_of_the_lock(tmp_path):
     copy, arm = Copy(tmp_path / "project", seeds=[0, 1]), "plans/tiny/committees/dvc.yaml:pretrain@committees-digits"
 
     def runs() -> int:
-        return len(list(copy.folder.glob(".scratch/runs/paper/*committees-digits--pretrain*")))
+        return len(list(copy.folder.glob(".scratch/runs/committees/*committees-digits--pretrain*")))
 
     copy.dvc("repro", arm)
     locks, data = copy.locks(), copy.folder / "data/runs/tiny/committees-digits/pretrain"
