@@ -196,13 +196,13 @@ def main() -> None:
         for paper in arguments.paper:
             if paper not in plan.papers:
                 raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
+        usable, reason = repository()
+        if not usable:
+            raise ValueError(reason)
         if arguments.seeds:
             ask_for_seeds(arguments.seeds)
             plan = load_plan(arguments.preset)
         print("building the graph", flush=True)
-        usable, reason = repository()
-        if not usable:
-            raise ValueError(reason)
         books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)

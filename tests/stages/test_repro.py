@@ -400,6 +400,10 @@ def test_a_run_that_is_refused_has_asked_for_no_more_seeds(tmp_path, monkeypatch
         repro.main()
     with pytest.raises(ValueError, match="did you mean 'maskalign'"):
         repro.main()
+    monkeypatch.setattr(sys, "argv", ["repro", "--seeds", "5"])
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)  # no repository
+    with pytest.raises(ValueError, match="not a git repository"):
+        repro.main()
     assert not asked
 
 
