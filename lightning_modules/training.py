@@ -9,20 +9,16 @@ The outputs of a finished seed go to the seed store under the same key (`seed_st
 folder of the stage. Tracking only records: outputs never depend on a run's record.
 """
 
-import csv
 import json
 import logging
-import math
 import multiprocessing
 import os
-import pickle
 import shutil
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +28,6 @@ import torch
 from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -40,21 +35,20 @@ from safetensors.torch import load_file, save
 
 from lightning_modules import portable, settings
 from lightning_modules.base import PaperModule
+from lightning_modules.checkpoints import ResumeCheckpoint, usable
 from lightning_modules.datasets import storage
-from lightning_modules.files import ROOT, digest, replace_file, replace_folder, scratch, sha256, write_json
+from lightning_modules.files import ROOT, digest, replace_folder, scratch, sha256, write_json
+from lightning_modules.history import DIVERGED, History, Progress
 from lightning_modules.processes import cores, die_with_parent, is_forced
 from lightning_modules.seed_store import SeedStore
 from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
 from lightning_modules.tracking.logger import RunLogger
 
-DIVERGED = "The training diverged, and nothing of this seed was stored: lower its lr, or train with another precision."
-DIGEST = 16  # hex digits in the name of a checkpoint
 NO_NUMBERS = (
     "workers",
     "checkpoint_seconds",
 )  # of TrainerSettings: they change how long a training takes, and nothing else
-PROGRESS_SECONDS = 0.5
 MODULES = "lightning_modules/"  # `stages/` finds, reads and passes on what a fingerprint holds anyway
 
 
@@ -306,7 +300,7 @@ def fit(
     if machine["compile"]:
         for part in module.compiled_parts():
             part.compile()
-    trainer.fit(module, data, ckpt_path=_usable(job.folder, record), weights_only=True)
+    trainer.fit(module, data, ckpt_path=usable(job.folder, record), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
@@ -318,172 +312,6 @@ def _environment(devices: int | str) -> LightningEnvironment | None:
     Login nodes and batch scripts without `srun` have such variables too, with which Lightning waits or fails.
     """
     return LightningEnvironment() if "SLURM_NTASKS" in os.environ and devices != "auto" else None
-
-
-def _usable(folder: Path, record: "records.RunRecord") -> Path | None:
-    """The newest checkpoint that is whole and holds nothing but data; the record goes back to its step.
-
-    Others are set aside, each with one line.
-    """
-    for checkpoint in sorted(folder.glob("last-*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            step = _step(checkpoint)
-        except ValueError as error:
-            aside = checkpoint.rename(checkpoint.with_suffix(".refused"))
-            print(f"{checkpoint} {error}: set aside as {aside.name}, not used", file=sys.stderr, flush=True)
-            continue
-        print(f"{folder.name}: resuming at step {step}", file=sys.stderr, flush=True)
-        record.resume(at_step=step)
-        return checkpoint
-    return None
-
-
-def _step(checkpoint: Path) -> int:
-    """The step of a checkpoint, read without running anything that may be hidden in it.
-
-    Raises:
-        ValueError: it is damaged, or a pickle of more than tensors and plain values.
-    """
-    found, expected = sha256(checkpoint)[:DIGEST], checkpoint.stem.removeprefix("last-")
-    if found != expected:
-        raise ValueError(f"has sha256 {found}..., but was written with {expected}...")
-    try:
-        return torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
-    except pickle.UnpicklingError:
-        raise ValueError("is a pickle with code in it, which is never run") from None
-
-
-class ResumeCheckpoint(Callback):
-    """At the end of an epoch, at most every `seconds`: all that is needed to go on exactly, random states included.
-
-    The file is `last-<digest of its content>.ckpt`, so that file and digest appear together, and a damaged one is
-    known before it is opened.
-    """
-
-    def __init__(self, folder: Path, seconds: float):
-        self.folder, self.seconds, self.written = folder, seconds, time.monotonic()
-
-    def on_train_start(self, trainer: Trainer, pl_module: PaperModule) -> None:
-        """Let every further process draw masks and augmentations of its own."""
-        if trainer.global_rank:
-            torch.manual_seed(torch.initial_seed() + 1_000_003 * trainer.global_rank + trainer.global_step)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: PaperModule) -> None:
-        """Write the checkpoint whole or not at all, then drop earlier ones."""
-        due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)
-        if due and trainer.current_epoch + 1 < trainer.max_epochs:
-            whole = self.folder / "checkpoint"
-            with replace_file(whole) if trainer.is_global_zero else nullcontext(whole) as path:
-                trainer.save_checkpoint(path)  # every rank takes part, the first one writes
-            if trainer.is_global_zero:
-                earlier = list(self.folder.glob("last-*.ckpt"))
-                whole.rename(self.folder / f"last-{sha256(whole)[:DIGEST]}.ckpt")
-                for checkpoint in earlier:
-                    checkpoint.unlink()
-            self.written = time.monotonic()
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: PaperModule, checkpoint: dict) -> None:
-        """Add the random states."""
-        checkpoint["random_states"] = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: PaperModule, checkpoint: dict) -> None:
-        """Put the random states back."""
-        torch.set_rng_state(checkpoint["random_states"]["torch"])
-        torch.cuda.set_rng_state_all(checkpoint["random_states"]["cuda"])
-
-
-class History(Callback, Logger):
-    """What was logged at each step, without times: the content of `history.csv`.
-
-    A logger, as only loggers are given what Lightning logs; a callback, as only callbacks have state in the checkpoint.
-    """
-
-    name = "history"
-    version = ""
-
-    def __init__(self, what: str = "a training") -> None:
-        super().__init__()
-        self.what = what  # is trained, for messages
-        self.rows: dict[int, dict[str, float]] = {}
-        self._at_epoch_end = 0
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
-        """Keep the metrics of one step.
-
-        Raises:
-            ValueError: one is no finite number.
-        """
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise ValueError(f"{self.what}: {name} is {float(value)} at step {step}. {DIVERGED}")
-        self.rows.setdefault(step or 0, {}).update({name: float(value) for name, value in metrics.items()})
-
-    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
-        """Do nothing: they are no part of a history."""
-
-    def state_dict(self) -> dict[str, list]:
-        """The rows as lists, which a checkpoint holds without code."""
-        return {"rows": [[step, row] for step, row in self.rows.items()]}
-
-    def load_state_dict(self, state_dict: dict[str, list]) -> None:
-        """Go on with the rows of a checkpoint."""
-        self.rows = {step: dict(row) for step, row in state_dict["rows"]}
-        self._at_epoch_end = self._count()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: PaperModule) -> None:
-        """Note how much there is when the checkpoint is written."""
-        self._at_epoch_end = self._count()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: PaperModule) -> None:
-        """Refuse what Lightning has logged since the checkpoint was written: a resumed run would not have it.
-
-        Raises:
-            ValueError: a module logs with `on_epoch=True`.
-        """
-        if trainer.current_epoch and self._count() > self._at_epoch_end:
-            raise ValueError(
-                f"{type(pl_module).__name__} logs with on_epoch=True, which is logged after the checkpoint of the "
-                "epoch and is lost when a run is resumed; log the mean as a step of its own"
-            )
-
-    def _count(self) -> int:
-        return sum(map(len, self.rows.values()))
-
-    def write(self, path: Path) -> None:
-        """Write the rows as CSV: the step, then all names in order."""
-        columns = sorted({name for row in self.rows.values() for name in row})
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
-
-
-class Progress(Callback):
-    """Tells the runner how far a training is, in the file that REPRISE_PROGRESS names.
-
-    The content is `{"step": steps done, "steps": steps in all, "loss": of the last batch}`, at most twice a second.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.written = path, -PROGRESS_SECONDS
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: PaperModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """Write the file whole; a disk that is full stops no training."""
-        now = time.monotonic()
-        if now - self.written < PROGRESS_SECONDS or not trainer.is_global_zero:
-            return
-        self.written = now
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        state = {
-            "step": trainer.global_step,
-            "steps": trainer.estimated_stepping_batches,
-            "loss": float(loss) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None,
-        }
-        with suppress(OSError), replace_file(self.path) as temporary:
-            temporary.write_text(json.dumps(state))
 
 
 def _write_outputs(

@@ -23,7 +23,7 @@ HELPERS = {"files", "portable", "processes", "runs", "seed_store", "settings", "
 ORDER = [
     HELPERS,
     {"layers", "losses", "metrics", "datasets", "pretrained"},
-    {"base", "training"},
+    {"base", "checkpoints", "history", "training"},
     {"datamodules"},
     {"ensembling"},
     {"tasks", "sweeps"},

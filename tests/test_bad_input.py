@@ -28,7 +28,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_modules import files, training
+from lightning_modules import checkpoints, files, training
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
 from lightning_modules.files import ROOT
@@ -193,7 +193,7 @@ class Payload:
 
 
 def checkpoint(folder, content: bytes, digest: str = ""):
-    digest = digest or hashlib.sha256(content).hexdigest()[: training.DIGEST]
+    digest = digest or hashlib.sha256(content).hexdigest()[: checkpoints.DIGEST]
     path = folder / f"last-{digest}.ckpt"
     path.write_bytes(content)
     return path
@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_is_set_aside_before_it_is_opened_and_an_earlier_on
     earlier = checkpoint(tmp_path, saved(global_step=20))
     os.utime(earlier, (1, 1))
     damaged = checkpoint(tmp_path, saved(global_step=40)[:-9], "0123456789abcdef")
-    assert training._usable(tmp_path, record) == earlier
+    assert checkpoints.usable(tmp_path, record) == earlier
     assert record.meta["tags"]["resumed_at_step"] == "20"
     line, _ = capsys.readouterr().err.splitlines()
     assert f"{damaged} has sha256" in line and "set aside as last-0123456789abcdef.refused" in line
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_set_aside_before_it_is_opened_and_an_earlier_on
 def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_never_runs(tmp_path, record, capsys, pack):
     trace = tmp_path / "ran"
     checkpoint(tmp_path, pack(Payload(trace)))
-    assert training._usable(tmp_path, record) is None
+    assert checkpoints.usable(tmp_path, record) is None
     assert "with code in it, which is never run: set aside" in capsys.readouterr().err
     assert not trace.exists()
 
@@ -300,7 +300,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_earlier_one(small_d
     trainer = training.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(trainer, "save_checkpoint", lambda path: path.write_bytes(bytes(100_000)))
     with pytest.raises(OSError, match="no space to write"):
-        training.ResumeCheckpoint(small_disk, seconds=0.0).on_train_epoch_end(trainer, PaperModule())
+        checkpoints.ResumeCheckpoint(small_disk, seconds=0.0).on_train_epoch_end(trainer, PaperModule())
     assert list(small_disk.iterdir()) == [earlier]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightning_modules import portable, processes, settings, training
+from lightning_modules import history, portable, processes, settings, training
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
 from lightning_modules.tracking import model, records
@@ -228,7 +228,7 @@ def test_an_interrupted_arm_takes_up_the_seeds_that_had_finished(arm, monkeypatc
 def test_a_resumed_training_ends_with_the_bytes_of_an_unbroken_one_history_included(arm, monkeypatch, capsys):
     unbroken = arm.train(0, out="unbroken")
     arm.store.rename(arm.root / "cleared")
-    start = training.History.on_train_batch_start
+    start = history.History.on_train_batch_start
 
     def killed(self, trainer, module, batch, index):
         if trainer.global_step == 5:  # one step after the second checkpoint, and logged
@@ -236,7 +236,7 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_unbroken_one_history_inclu
         return start(self, trainer, module, batch, index)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(training.History, "on_train_batch_start", killed)
+        patch.setattr(history.History, "on_train_batch_start", killed)
         arm.train(0)
     assert arm.train(0) == unbroken
     assert "resuming at step 4" in capsys.readouterr().err
@@ -386,13 +386,13 @@ def test_a_seed_of_several_processes_is_not_waited_for(arm):
 
 def test_progress_is_written_for_the_runner(arm, monkeypatch, tmp_path):
     file, seen = tmp_path / "progress/arm.json", []
-    replace = training.replace_file
+    replace = history.replace_file
 
     def noted(path):
         seen.append(path)
         return replace(path)
 
-    monkeypatch.setattr(training, "replace_file", noted)
+    monkeypatch.setattr(history, "replace_file", noted)
     monkeypatch.setenv("REPRISE_PROGRESS", str(file))
     arm.train(0, overrides={"pretrain.epochs": 2}, checkpoint_seconds=1000.0)
     state = json.loads(file.read_text())
