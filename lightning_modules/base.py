@@ -134,6 +134,11 @@ class PaperModule(LightningModule):
         """What is trained, as one group or with rates and decays of its own for each group."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
+        """Keep the norm of the whole gradient within the recipe's `clip`, where there is one."""
+        if "clip" in self.recipe:
+            self.clip_gradients(optimizer, gradient_clip_val=self.recipe["clip"], gradient_clip_algorithm="norm")
+
     def _optimizer(self) -> Optimizer:
         name, lr, decay = (self.recipe[key] for key in ("optimizer", "lr", "weight_decay"))
         parameters = self.parameter_groups()

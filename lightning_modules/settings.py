@@ -8,6 +8,7 @@ conversion is from an integer to a float; a quoted number is refused.
 import difflib
 import importlib
 import inspect
+import re
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -20,6 +21,8 @@ Natural = Annotated[int, Field(ge=0, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become files, folders, stages of DVC and runs
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -116,7 +116,9 @@ class Job:
         """Digest of all that can change the result: configuration, seed, data, code, machine, weights at the start."""
         system = {name: self.config["system"][name] for name in ("model", "data", self.stage)}
         code = {name: value for name, value in json.loads(self.sources.read_text()).items() if name.startswith(MODULES)}
-        inputs = [storage.card(self.dataset), code]
+        weights = [text for text in _texts(system) if os.path.isfile(ROOT / text)]  # official ones, by their path
+        files = {text: sha256(ROOT / text) for text in weights}
+        inputs = [storage.card(self.dataset), code, files]
         if self.upstream is not None:
             inputs.append(sha256(self.upstream / "weights.safetensors"))
             inputs.append(json.loads((self.upstream / "facts.json").read_text()))
@@ -131,6 +133,15 @@ class Job:
     def folder(self) -> Path:
         """Where this job keeps its checkpoint."""
         return scratch() / "training" / f"{self.arm}-{self.stage}-seed{self.seed}-{self.fingerprint}"
+
+
+def _texts(tree: object) -> Iterator[str]:
+    """All texts among the values of nested mappings and lists."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping | list):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _texts(value)
 
 
 def train_arm(config: dict, *, seeds: list[int], out: Path, only: str | None = None, **job: object) -> None:

@@ -13,12 +13,11 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lightning_modules.files import ROOT
-from lightning_modules.settings import Count, complaint, meant
+from lightning_modules.settings import NAME, Count, complaint, meant
 
 Preset = Literal["tiny", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 SERVES_ALL = 1  # `max_seeds` of an arm whose single seed serves all seeds of the arms that start from it
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become folders, stages of DVC and names of runs
 
 
 def _named(value: str) -> str:

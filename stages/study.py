@@ -15,6 +15,7 @@ from typing import Any
 
 from lightning_modules.files import ROOT, replace_folder, scratch
 from lightning_modules.runs import find_runs
+from lightning_modules.settings import bind
 from stages.command import add_preset, run_stage
 from stages.composing import compose
 from stages.evaluate import write_evaluation
@@ -41,12 +42,10 @@ def search_of(plan: Plan, row: Row, setting: str, settings: dict) -> Any:
     """The search that a setting describes."""
     if setting == "cached":
         return cached_search(plan, row, find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain"), settings)
-    from hydra.utils import instantiate
-
     trained = plan.row("pretrain", row.runs)
     system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
     dataset = ROOT / "data/datasets" / row.dataset / plan.preset
-    return instantiate(settings["search"], _partial_=True, _convert_="all")(system, dataset)
+    return bind(settings["search"], f"conf/sweep/{setting}.yaml: search")(system, dataset)
 
 
 def devices(given: str | None, setting: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_modules.files import ROOT, digest, replace_folder, scratch
 from lightning_modules.runs import Evaluation, Run, find_runs
+from lightning_modules.settings import bind
 from lightning_modules.tracking import records
 from stages.arms import record_evaluation
 from stages.command import run_stage, stage_arguments
@@ -28,18 +29,16 @@ BEST = 5  # trials of each front that are tracked, the most accurate ones
 
 def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> Any:
     """The search over the predictions of an arm's seeds."""
-    from hydra.utils import instantiate
-
     from lightning_modules.ensembling import pools
     from lightning_modules.sweeps import search
 
     trained = plan.row("pretrain", row.runs)
     system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
-    return instantiate(settings["search"], _partial_=True, _convert_="all")(
-        pools.read_pools(runs),
-        training_images=search.training_images(system),
-        latency=latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain"),
-    )
+    given = {
+        "training_images": search.training_images(system),
+        "latency": latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain"),
+    }
+    return bind(settings["search"], "conf/sweep/cached.yaml: search", **given)(pools.read_pools(runs))
 
 
 def latencies(paper: str, key: str) -> dict[str, float]:

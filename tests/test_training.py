@@ -75,6 +75,18 @@ def test_other_weights_at_the_start_are_another_job(tmp_path):
     assert len({job(tmp_path, start=start).fingerprint for start in starts}) == 3
 
 
+def test_official_weights_are_told_apart_by_their_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "ROOT", tmp_path)
+    found = []
+    for content in (None, b"first", b"second", b"second"):
+        if content is not None:
+            (tmp_path / "weights.pth").write_bytes(content)
+        each = job(tmp_path)
+        each.config["system"]["model"] = {"parts": [{"official_weights": "weights.pth"}]}
+        found.append(each.fingerprint)
+    assert len(set(found)) == 3 and found[2] == found[3]
+
+
 @pytest.mark.parametrize(
     ("changes", "same"),
     [

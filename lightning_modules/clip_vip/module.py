@@ -52,7 +52,6 @@ from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from transformers import CLIPModel
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
@@ -499,10 +498,6 @@ class ClipViP(PaperModule):
     def encode_texts(self, token_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
         """Unit features of texts, see `VideoClip.encode_texts`."""
         return self.network.encode_texts(token_ids)
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, **_: object) -> None:
-        """The norm of the whole gradient is kept within the recipe's `clip`."""
-        self.clip_gradients(optimizer, gradient_clip_val=self.recipe["clip"], gradient_clip_algorithm="norm")
 
     def parameter_groups(self) -> list[dict]:
         """Biases and the logit scale are not decayed; gains of norms are, as in the official code."""

@@ -52,7 +52,7 @@ def read(source: Path | bytes, mode: Literal["L", "RGB"] = "RGB", size: tuple[in
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _faults() as error:
         raise BrokenPicture(f"{name} cannot be read as a picture: {error}") from error
     return image.resize(size, Image.Resampling.BICUBIC) if size and image.size != size else image
 
@@ -109,7 +109,14 @@ def _fault(row: tuple) -> Exception | None:
         with Image.open(io.BytesIO(row[1])) as image:
             image.draft("RGB", (1, 1))
             image.load()
-            _eight_bits(image) if image.mode in ("I", "F") else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            _eight_bits(image)
+    except _faults() as error:
         return error
     return None
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What Pillow raises about a file that is broken."""
+    from PIL import Image
+
+    return OSError, SyntaxError, ValueError, Image.DecompressionBombError

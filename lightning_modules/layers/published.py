@@ -5,12 +5,14 @@ that stays unset, unless the loader names it.
 """
 
 import pickle
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
@@ -62,12 +64,18 @@ def from_pretrained(
 
     Raises:
         ConnectionError: the hub cannot be reached and the weights are not in its cache.
-        ValueError: as for `load_strictly`. `transformers` itself would leave out or draw such parameters.
+        ValueError: as for `load_strictly` (`transformers` itself would leave out or draw such parameters), or the file
+            of the weights is damaged.
     """
     try:
         loaded, report = model.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights of {name} are cut off or damaged ({error}): remove them there or from the cache of the hub "
+            "(HF_HOME), and fetch them again."
+        ) from error
     except OSError as error:
         raise ConnectionError(
             f"the weights of {name} could not be fetched from huggingface.co, nor found in its cache. Connect this "
@@ -98,10 +106,22 @@ def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> object:
     """The content of a file that torch has saved: tensors, plain values, and objects of the classes `allowed`.
 
     Raises:
-        ValueError: the file holds anything else, none of which is run.
+        ValueError: the file is not there, is no such file, is cut off, or holds anything else, none of which is run.
     """
     try:
+        with path.open("rb") as file:
+            start = file.read(60)
+        if not start.startswith((b"PK\x03\x04", b"\x80")):  # a ZIP file, or a pickle as torch wrote before 1.6
+            raise ValueError(
+                f"{path} is no file that torch has saved: it begins with {start!r}. An HTML page or a pointer of Git "
+                "LFS in its place means that the download went wrong: fetch it again."
+            )
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: download it, or correct its path in conf/.") from None
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and plain values: {str(error).splitlines()[0]}") from error
+    except (OSError, EOFError, RuntimeError, struct.error) as error:
+        size = path.stat().st_size
+        raise ValueError(f"{path} ({size} bytes) is cut off or damaged: fetch it again. ({error})") from error

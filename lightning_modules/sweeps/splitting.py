@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,6 +20,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.ensembling.members import Members, build_network
 from lightning_modules.metrics.compute import count_macs
 from lightning_modules.runs import Evaluation, Figure, Series
+from lightning_modules.settings import bind
 from lightning_modules.sweeps.search import TRAINING_FACTOR, Configuration, Finished, Outcome, as_json, training_images
 
 if TYPE_CHECKING:
@@ -100,13 +100,11 @@ class TrainingSearch:
         torch.set_num_threads(1)
         torch.manual_seed(self.data_seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        members: Members = instantiate(
-            self.model, widths=[config["width"]], copies=config["copies"], _convert_="all"
-        ).to(device)
-        data: LabelledImages = instantiate(
-            self.data, folder=self.dataset, seed=self.data_seed, copies=config["copies"], _convert_="all"
-        )
-        accuracy = self._train(members, data, device, report)
+        model = {**self.model, "widths": [config["width"]], "copies": config["copies"]}
+        members: Members = bind(model, "the arm's model")().to(device)
+        data = {**self.data, "copies": config["copies"]}
+        images: LabelledImages = bind(data, "the arm's data", folder=self.dataset, seed=self.data_seed)()
+        accuracy = self._train(members, images, device, report)
         spent = config["copies"] * self.macs[config["width"]]
         facts = {"config": config, "training_macs": spent, "training_share": round(spent / self.budget, 6)}
         return Outcome((accuracy,), {"budget": float(spent - self.budget)}, facts)

@@ -16,7 +16,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_modules.processes import die_with_parent
 from lightning_modules.runs import Evaluation
+from lightning_modules.settings import NAME
 from lightning_modules.sweeps import batches
 from lightning_modules.sweeps.search import Configuration, Finished, Outcome
 from lightning_modules.tracking.mirror import masked
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 TRIES = 5  # how often a trial may die with its worker before it is taken for the reason
 STARTUP = 24  # random trials before the sampler learns from them
 POLL_SECONDS = 0.5
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become files and folders
 BLOCK = 4096  # bytes
 PATIENCE = 60  # seconds that a writer waits for another one, in SQLite
 YEAR = 365 * 24 * 3600

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_modules.base import Momentum, PaperModule, TransformerRecipe
+from lightning_modules.files import read_array
 from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.settings import Count, Natural, NonNegative, Positive
 from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
@@ -96,7 +96,7 @@ class ImageSideTraining(PaperModule):
             )
         self.given_centroids = centroids is not None
         if centroids is not None:
-            self.images.set_codebook(torch.from_numpy(np.load(centroids, allow_pickle=False)))
+            self.images.set_codebook(torch.from_numpy(read_array(Path(centroids))))
         if decoder_weights is not None:
             self.images.load_official_decoder(read_checkpoint(Path(decoder_weights)))
         self.reading_epochs = reading_epochs

@@ -32,7 +32,6 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
@@ -512,10 +511,6 @@ class UnifiedGenerator(PaperModule):
     def parameter_groups(self) -> list[dict]:
         """Vectors are not decayed."""
         return decay_groups(self.named_parameters())
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient to the recipe's norm."""
-        nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], self.recipe["clip"])
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a trained image side, or all of a generator that was trained before.
