@@ -74,6 +74,11 @@ class Run:
             )
         return load_file(path)
 
+    def logged(self) -> set[str]:
+        """The names of all metrics in `history.csv`."""
+        with (self.folder / "history.csv").open(newline="") as file:
+            return {*next(csv.reader(file))} - {"step"}
+
     def history(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The steps at which a metric was logged, and its values (`history.csv`); none if a training was too short."""
         with (self.folder / "history.csv").open(newline="") as file:
