@@ -14,10 +14,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.layers.lars import LARS
 from lightning_modules.layers.published import load_strictly
-from lightning_modules.settings import Natural, NonNegative, Share, check
+from lightning_modules.settings import Count, Natural, NonNegative, Share, check
 
 Schedule = Callable[[int], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
+# Every N epochs or steps: {"epochs": N} or {"steps": N}.
+Every = Annotated[dict[Literal["epochs", "steps"], Count], Field(min_length=1, max_length=1)]
 
 
 class AnyRecipe(TypedDict):
@@ -27,6 +30,10 @@ class AnyRecipe(TypedDict):
     lr: NonNegative
     weight_decay: NonNegative
     warmup: Share  # of all steps
+    validate_every: NotRequired[Every | None]  # see `PaperModule.validate`
+    validate_rows: NotRequired[Count | None]  # the first of the split val; null for all
+    keep_every: NotRequired[Every | None]  # weights to be kept for later evaluation, see `milestones`
+    ema: NotRequired[Decay | None]  # of the average of weights, see `averaging`
 
 
 class Recipe(AnyRecipe):
@@ -96,6 +103,18 @@ class PaperModule(LightningModule):
         """Arrays on the evaluation splits that the evaluation stage reads."""
         raise NotImplementedError(f"{type(self).__name__} gives no predictions; see ensembling/members.py.")
 
+    def validate(self, data: LightningDataModule, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What is watched while it trains, as scalars: the loss, and the metric of the stage.
+
+        Called in evaluation mode, without gradients, and with random states that are put back (`validation.untouched`).
+        It must change no weight and no buffer.
+
+        Args:
+            data: what it is trained on.
+            batches: `data.evaluation_batches("val")`, on the module's device.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `validate`: set validate_every to null.")
+
     def export(self) -> dict[str, Tensor]:
         """The weights to be kept."""
         return self.state_dict()
@@ -117,8 +136,11 @@ class PaperModule(LightningModule):
         return {}
 
     def log_terms(self, terms: dict[str, Tensor]) -> None:
-        """Log the terms of the loss, while a trainer is fitting; a plain loop has nowhere to log to."""
-        if self._trainer is not None and self.trainer.training:
+        """Log the terms of the loss, while a trainer is fitting; a plain loop has nowhere to log to.
+
+        What is computed in evaluation mode, as in `validate`, is no loss of a step.
+        """
+        if self._trainer is not None and self.trainer.training and self.training:
             self.log_dict({name: term.detach() for name, term in terms.items()})
 
     def configure_optimizers(self) -> dict:

@@ -3,6 +3,7 @@
 import csv
 import json
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -49,7 +50,15 @@ class Run:
         """The state dict of the trained module, as arrays."""
         return self._arrays("weights")
 
+    def milestones(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The steps at which weights were kept (`keep_every` of the recipe), each with what `weights` gives."""
+        for step, expected in sorted((int(step), digest) for step, digest in self.facts.get("milestones", {}).items()):
+            yield step, self._read(self.folder / f"milestones/step-{step}/weights.safetensors", expected)
+
     def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        return self._read(self.folder / f"{name}.safetensors", self.facts[f"{name}_sha256"])
+
+    def _read(self, path: Path, expected: str) -> dict[str, np.ndarray]:
         """The content of a file, checked before it is opened.
 
         Raises:
@@ -57,14 +66,18 @@ class Run:
         """
         from safetensors.numpy import load_file
 
-        path = self.folder / f"{name}.safetensors"
-        found, expected = sha256(path), self.facts[f"{name}_sha256"]
+        found = sha256(path)
         if found != expected:
             raise ValueError(
                 f"{path} has sha256 {found}, but facts.json beside it expects {expected}: the file was altered or cut. "
                 f"{WAY_OUT}"
             )
         return load_file(path)
+
+    def logged(self) -> set[str]:
+        """The names of all metrics in `history.csv`."""
+        with (self.folder / "history.csv").open(newline="") as file:
+            return {*next(csv.reader(file))} - {"step"}
 
     def history(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The steps at which a metric was logged, and its values (`history.csv`); none if a training was too short."""

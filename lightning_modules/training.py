@@ -34,16 +34,20 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
 from lightning_modules import portable, settings
+from lightning_modules.averaging import Average
 from lightning_modules.base import PaperModule
 from lightning_modules.checkpoints import ResumeCheckpoint, usable
 from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_folder, scratch, sha256, write_json
 from lightning_modules.history import DIVERGED, History, Progress
+from lightning_modules.milestones import Milestones, copy_milestones
 from lightning_modules.processes import cores, die_with_parent, is_forced
 from lightning_modules.seed_store import SeedStore
 from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
 from lightning_modules.tracking.logger import RunLogger
+from lightning_modules.validation import Validation, check_watched
+from lightning_modules.watching import Stopwatch, Watch
 
 NO_NUMBERS = (
     "workers",
@@ -236,6 +240,7 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
         module.start_from(load_file(job.upstream / "weights.safetensors"))
     data: LightningDataModule = settings.bind(system["data"], f"{job.conf}: data", folder=job.dataset, seed=job.seed)()
     module.check_data(data)
+    check_watched(module.recipe, system["data"]["splits"], f"{job.conf}: {job.stage}")
     with records.open_record(
         experiment=job.paper,
         arm=job.arm,
@@ -277,8 +282,16 @@ def fit(
     position: int = 0,
 ) -> Trainer:
     """Run the Trainer over `recipe["epochs"]`, from the job's checkpoint where there is one."""
-    machine = job.config["trainer"]
-    callbacks: list[Callback] = [history, ResumeCheckpoint(job.folder, machine["checkpoint_seconds"])]
+    machine, recipe = job.config["trainer"], module.recipe
+    average, stopwatch = Average(recipe.get("ema")), Stopwatch()
+    callbacks: list[Callback] = [
+        history,
+        average,
+        Validation(recipe.get("validate_every"), recipe.get("validate_rows"), average.applied),
+        Milestones(recipe.get("keep_every"), job.folder / "milestones", average.applied),
+        Watch(record, stopwatch),
+        ResumeCheckpoint(job.folder, machine["checkpoint_seconds"]),
+    ]
     if file := os.environ.get("REPRISE_PROGRESS"):
         callbacks.append(Progress(Path(file)))
     visible = sys.stderr.isatty() and not os.environ.get("CI")
@@ -298,6 +311,7 @@ def fit(
             log_every_n_steps=machine["log_every_n_steps"],
             logger=[RunLogger(record), history],
             callbacks=callbacks,
+            profiler=stopwatch,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=visible,
@@ -314,6 +328,7 @@ def fit(
     trainer.fit(module, data, ckpt_path=usable(job.folder, record), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    average.swap(module)
     return trainer
 
 
@@ -339,6 +354,8 @@ def _write_outputs(
         path.write_bytes(save(tensors))
         digests[f"{name}_sha256"] = sha256(path)
     facts = {**module.facts(), "seed": job.seed, **digests}
+    if milestones := copy_milestones(job.folder / "milestones", out):
+        facts["milestones"] = milestones
     if job.upstream is not None:
         facts["from"] = json.loads((job.upstream / "facts.json").read_text())
     write_json(out / "facts.json", facts)

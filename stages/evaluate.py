@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning_modules import settings
 from lightning_modules.files import ROOT, digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run, find_runs
+from lightning_modules.tasks.comparison import training_losses
 from lightning_modules.tracking import records
 from stages.arms import prefixed, record_evaluation
 from stages.command import run_stage, stage_arguments
@@ -47,7 +48,10 @@ def main() -> None:
     config = compose(plan.preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]["evaluate"]
     folder = ROOT / "data/runs" / plan.preset / row.runs / row.stage
     where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
-    evaluation = settings.bind(config, where)(runs_of(plan, row, folder), row.dataset)
+    runs = runs_of(plan, row, folder)
+    evaluation = settings.bind(config, where)(runs, row.dataset)
+    if row.stage == "pretrain":
+        evaluation.figures += training_losses(runs)
     with replace_folder(ROOT / "data/results" / plan.preset / row.paper / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
     for seed, metrics in rounded.items():

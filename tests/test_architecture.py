@@ -23,7 +23,7 @@ HELPERS = {"files", "portable", "processes", "runs", "seed_store", "settings", "
 ORDER = [
     HELPERS,
     {"layers", "losses", "metrics", "datasets", "pretrained"},
-    {"base", "checkpoints", "history", "training"},
+    {"averaging", "base", "checkpoints", "history", "milestones", "training", "validation", "watching"},
     {"datamodules"},
     {"ensembling"},
     {"tasks", "sweeps"},

@@ -165,10 +165,11 @@ class Arm:
 
 
 def outputs(folder: Path) -> dict[int, dict[str, bytes]]:
-    return {
-        int(path.name.removeprefix("seed-")): {file.name: file.read_bytes() for file in path.iterdir()}
-        for path in folder.glob("seed-*")
-    }
+    return {int(path.name.removeprefix("seed-")): files(path) for path in folder.glob("seed-*")}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -190,6 +191,14 @@ def arm(tmp_path, inputs, monkeypatch):
 def recorded(arm: Arm) -> list[dict]:
     folders = (arm.root / ".scratch/runs/paper").iterdir()
     return [records.read_json(folder / "meta.json") | records.state(folder) for folder in sorted(folders)]
+
+
+def curves_of(folder: Path) -> dict[int, dict[str, float]]:
+    """What a run's record has of each step, in the order of the first line about it."""
+    curves = {}
+    for _, line in records.metric_lines(folder / "metrics.jsonl"):
+        curves.setdefault(line["step"], {}).update(line["m"])
+    return curves
 
 
 def test_more_seeds_train_only_those_that_are_missing(arm):
@@ -276,17 +285,18 @@ def test_a_forced_training_trains_gives_the_same_bytes_and_has_a_record_of_its_o
     keys = [record["key"] for record in recorded(arm)]
     assert [key.rpartition("-")[2] for key in keys] == ["0", "1"] and len({key.rpartition("-")[0] for key in keys}) == 1
     assert {record["status"] for record in recorded(arm)} == {"FINISHED"}
-    points = [path.read_text().count('"step"') for path in arm.root.glob(".scratch/runs/paper/*/metrics.jsonl")]
-    assert points == [9, 9], "eight steps and the end, in each"
+    curves = [curves_of(path.parent) for path in arm.root.glob(".scratch/runs/paper/*/metrics.jsonl")]
+    assert [list(each) for each in curves] == [list(range(9))] * 2, "eight steps and the end, in each"
 
 
 def test_the_record_of_a_run_ends_its_curves_with_the_final_values_and_says_what_made_them(arm):
     trained = arm.train(0)
     (folder,) = (arm.root / ".scratch/runs/paper").iterdir()
-    lines = [line for _, line in records.metric_lines(folder / "metrics.jsonl")]
-    assert [line["step"] for line in lines] == list(range(9))
-    assert {name: round(value, 6) for name, value in lines[-1]["m"].items()} == json.loads(trained[0]["metrics.json"])
-    assert lines[0]["m"].keys() - {"epoch"} == lines[-1]["m"].keys()
+    curves = curves_of(folder)
+    assert list(curves) == list(range(9))
+    assert {name: round(value, 6) for name, value in curves[8].items()} == json.loads(trained[0]["metrics.json"])
+    watched = {"lr", "grad_norm", "machine/samples_per_second", "machine/data_share", "machine/peak_memory_mib"}
+    assert curves[0].keys() - curves[8].keys() == {"epoch", *watched} and curves[8].keys() <= curves[0].keys()
     assert records.read_json(folder / "meta.json")["tags"]["system"] == "committees"
     (about,) = records.read_json(folder / "inputs.json").values()
     assert (about["name"], about["context"], about["profile"]) == ("digits", "training", {"rows.all": 1797})

@@ -39,12 +39,13 @@ import copy
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -69,8 +70,10 @@ from lightning_modules.losses.contrastive import (
     triplet,
 )
 from lightning_modules.metrics.compute import count_macs, count_parameters
+from lightning_modules.metrics.retrieval import ranks
 from lightning_modules.settings import Count, NonNegative, Positive
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.validation import judged
 
 ATTENTIONS = ("proxy", "joint", "mean")
 # V video, F its middle frame, S subtitle, C caption. Between them `-` means both directions of InfoNCE.
@@ -436,12 +439,49 @@ class ClipViP(PaperModule):
             self.network.clip.logit_scale.clamp_(0, math.log(self.max_scale))
         features = {name: gather(x) for name, x in self.features(batch).items()}
         scale = self.network.clip.logit_scale.float().exp()
-        with torch.autocast(self.device.type, enabled=False):  # similarities in float32
-            losses = {term: contrast(term, features, scale, self.pair_loss) for term in self.terms}
+        losses = self.contrasts(features, scale)
         loss = sum(losses.values())
         named = {f"{self.stage}/loss {term}": x for term, x in losses.items()} if len(losses) > 1 else {}
         self.log_terms({f"{self.stage}/loss": loss, f"{self.stage}/scale": scale, **named})
         return loss
+
+    def contrasts(
+        self, features: Mapping[str, Float[Tensor, "rows dim"]], scale: Float[Tensor, ""]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Each term of the loss."""
+        with torch.autocast(self.device.type, enabled=False):  # similarities in float32
+            return {term: contrast(term, features, scale, self.pair_loss) for term in self.terms}
+
+    def validate(
+        self, data: VideoTexts | VideoFileTexts, batches: Iterable[dict[str, Tensor]]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The loss in batches of the training's size, and how well a text finds its video among all.
+
+        `reciprocal_rank` is the mean of 1 / rank for each kind of text, among the videos or, where the loss has none,
+        among the middle frames. A text that several of them have is one query.
+        """
+        parts, texts = defaultdict(list), defaultdict(list)
+        for batch in batches:
+            for letter, x in self.features(batch).items():
+                parts[letter].append(x)
+            for letter, source in self.sources.items():
+                texts[letter].append(batch[f"{source}_token_ids"])
+        features = {letter: torch.cat(part) for letter, part in parts.items()}
+        seen = features["V" if "V" in features else "F"]
+        scale = self.network.clip.logit_scale.float().clamp(0, math.log(self.max_scale)).exp()
+        size = min(data.batch_size, len(seen))
+        losses = [
+            sum(self.contrasts({letter: x[start : start + size] for letter, x in features.items()}, scale).values())
+            for start in range(0, len(seen) - size + 1, size)
+        ]
+        found = {"loss": torch.stack(losses).mean()}
+        for letter in self.sources:
+            _, belongs = torch.cat(texts[letter]).unique(dim=0, return_inverse=True)
+            first = torch.stack([(belongs == k).nonzero()[0, 0] for k in range(int(belongs.max()) + 1)])
+            similarity = features[letter][first].float() @ seen.float().T
+            places = ranks(similarity.cpu().numpy(), np.arange(len(first)), belongs.cpu().numpy())
+            found[f"reciprocal_rank {letter}"] = torch.tensor(1 / places).mean()
+        return found
 
     def features(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, "batch dim"]]:
         """Unit features of all that the loss speaks of, by letter."""
@@ -461,15 +501,13 @@ class ClipViP(PaperModule):
 
     @torch.no_grad()
     def predictions(self, data: VideoTexts | VideoFileTexts, device: torch.device) -> dict[str, Tensor]:
-        """Features of `videos`, also `videos@<frames>`, and of the different captions, `texts`, of splits but `train`.
+        """Features of `videos`, also `videos@<frames>`, and of the different captions, `texts`, of the split to judge.
 
         `belongs` says which text is a video's own; `labels` are the data's, where it has any.
         """
         self.to(device).eval()
         found = {}
-        for split in data.rows:
-            if split == "train" or "caption" not in data.sources:
-                continue
+        for split in judged(data.rows) if "caption" in data.sources else ():
             columns = self._read(data, split, device)
             texts, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
             columns["texts"] = torch.cat([self.encode_texts(x.to(device)).cpu() for x in texts.split(256)])

@@ -7,7 +7,7 @@ Read `Members.training_step` first, then `Members.predictions`, which is all tha
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -24,6 +24,7 @@ from lightning_modules.layers.mlp import MLP
 from lightning_modules.layers.stack import Stack
 from lightning_modules.metrics.compute import count_macs, count_parameters, latency
 from lightning_modules.settings import Count, Positive
+from lightning_modules.validation import mean_over
 
 TRAINED = ("mlp", "convnet", "wide_resnet")
 LATENCY_BATCHES = (1, 64)
@@ -132,6 +133,20 @@ class Members(PaperModule):
         losses = {name: cross_entropy(stack(images), batch["labels"]) for name, stack in self.stacks.items()}
         self.log_losses(losses)
         return self.copies * torch.stack(list(losses.values())).sum()
+
+    def validate(self, data: LabelledImages, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Mean loss of each width, and the accuracy of each member, at its native resolution."""
+
+        def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            images, labels, found = self.normalise(batch["images"]), batch["labels"], {}
+            for name, stack in self.stacks.items():
+                logits = stack(images.expand(stack.size, *images.shape)).float()
+                found[f"{name}/loss"] = cross_entropy(logits, labels.expand(stack.size, -1))
+                for k, own in enumerate(logits):
+                    found[f"{name}#{k}/accuracy"] = (own.argmax(-1) == labels).float().mean()
+            return found
+
+        return mean_over(batches, measure)
 
     def log_losses(self, losses: dict[str, Tensor]) -> None:
         """The mean loss of each width, at the trainer's logging steps only: a log costs as much as a small network."""

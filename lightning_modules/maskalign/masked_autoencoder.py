@@ -6,7 +6,7 @@ predicts there the pixels, or the features of a frozen teacher. The loss is over
 Read `MaskedAutoencoder.training_step` first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from einops import repeat
@@ -31,6 +31,7 @@ from lightning_modules.layers.vision import (
 from lightning_modules.maskalign.encoders import make_teacher
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.validation import mean_over
 
 
 class Decoder(nn.Module):
@@ -129,14 +130,22 @@ class MaskedAutoencoder(PaperModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Hide patches, encode the rest, predict what is hidden."""
+        loss = self.error(batch)
+        self.log_terms({"pretrain/loss": loss})
+        return loss
+
+    def error(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Mean squared difference at the hidden patches."""
         images = self.preprocess(batch["images"])
         order = random_keep(len(images), self.encoder.num_patches, self.encoder.num_patches, images.device)
         predictions = self.decoder(self.encoder(images, order[:, : self.num_kept]), order)
         hidden = order[:, self.num_kept :]
         errors = (take(predictions, hidden).float() - take(self.targets(images), hidden)) ** 2
-        loss = errors.mean()
-        self.log_terms({"pretrain/loss": loss})
-        return loss
+        return errors.mean()
+
+    def validate(self, data: LightningDataModule, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The loss."""
+        return mean_over(batches, lambda batch: {"loss": self.error(batch)})
 
     @torch.no_grad()
     def targets(self, images: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch patches out"]:

@@ -17,7 +17,7 @@ of another depth than the student's is refused for `linear` fusion, where the co
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ from lightning_modules.layers.vision import (
 from lightning_modules.maskalign import encoders
 from lightning_modules.metrics.compute import count_training_macs
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.validation import mean_over
 
 MASKINGS = ("attentive", "random", "none")
 FUSIONS = ("linear", "sum", "simple")
@@ -310,14 +311,29 @@ class MaskAlign(PaperModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """One step: the teacher looks at all, the student at the visible patches, and there they have to agree."""
+        loss = self.alignment_loss(*self.aligned(batch))
+        self.log_terms({"pretrain/loss": loss})
+        return loss
+
+    def aligned(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "targets batch tokens dim"], Float[Tensor, "targets batch tokens dim"]]:
+        """Predictions of the student, and the targets of the teacher, at CLS and the visible patches."""
         images = self.preprocess(batch["images"])
         lesson = self.lesson(images)
         keep = self.visible_patches(lesson.importance, len(images))
         targets = [take_with_cls(layer, keep) for layer in normalise_targets(lesson.layers, self.target_norm)]
-        predictions = self.alignment(self.student.layers(images, keep))
-        loss = self.alignment_loss(predictions, torch.stack(targets))
-        self.log_terms({"pretrain/loss": loss})
-        return loss
+        return self.alignment(self.student.layers(images, keep)), torch.stack(targets)
+
+    def validate(self, data: LightningDataModule, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The loss, and the mean cosine between predictions and targets."""
+
+        def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            predictions, targets = self.aligned(batch)
+            cosine = F.cosine_similarity(predictions.float(), targets, dim=-1)
+            return {"loss": self.alignment_loss(predictions, targets), "cosine": cosine.mean()}
+
+        return mean_over(batches, measure)
 
     def lesson(self, images: Float[Tensor, "batch channels height width"]) -> Lesson:
         """For normalised images: the teacher's layers to match and, for attentive masking, what it attends to."""

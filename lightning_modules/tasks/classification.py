@@ -4,7 +4,7 @@ Read `FineTune.training_step` and `LinearProbe.training_step`; images come as st
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.layers.vision import VisionTransformer, encoder_weights
 from lightning_modules.tasks.augmentation import Mix, Preprocess
+from lightning_modules.validation import judged, mean_over
 
 POOLS = ("mean", "cls")
 
@@ -79,6 +80,10 @@ class FineTune(PaperModule):
         loss = F.cross_entropy(self.classify(images).float(), targets)
         self.log_terms({"finetune/loss": loss})
         return loss
+
+    def validate(self, data: ImageData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """See `loss_and_accuracy`."""
+        return loss_and_accuracy(self, batches)
 
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of stored pixels."""
@@ -159,6 +164,10 @@ class LinearProbe(PaperModule):
         self.log_terms({"probe/loss": loss})
         return loss
 
+    def validate(self, data: ImageData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """See `loss_and_accuracy`."""
+        return loss_and_accuracy(self, batches)
+
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of stored pixels."""
         return self.classify(self.preprocess(images))
@@ -198,14 +207,25 @@ def check_labelled(data: ImageData, encoder: VisionTransformer, head: nn.Linear)
 
 @torch.no_grad()
 def logits_and_labels(module: PaperModule, data: ImageData, device: torch.device) -> dict[str, Tensor]:
-    """Float32 `logits/<split>` and int64 `labels/<split>` of every split but `train`, in the order of its rows."""
+    """Float32 `logits/<split>` and int64 `labels/<split>` of what it is judged on, in the order of its rows."""
     module.to(device).eval()
     parts = defaultdict(list)
-    for split in data.rows:
-        for batch in data.evaluation_batches(split) if split != "train" else ():
+    for split in judged(data.rows):
+        for batch in data.evaluation_batches(split):
             parts[f"logits/{split}"].append(module(batch["images"].to(device)).float().cpu())
             parts[f"labels/{split}"].append(batch["labels"])
     return {key: torch.cat(part) for key, part in parts.items()}
+
+
+def loss_and_accuracy(module: PaperModule, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Cross-entropy with the labels as they are, in nats, and the share of images that are classified rightly."""
+
+    def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits, labels = module(batch["images"]).float(), batch["labels"]
+        right = (logits.argmax(-1) == labels).float()
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": right.mean()}
+
+    return mean_over(batches, measure)
 
 
 def pooled(tokens: Float[Tensor, "batch tokens dim"], pool: str) -> Float[Tensor, "batch dim"]:

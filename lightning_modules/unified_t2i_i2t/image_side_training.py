@@ -12,7 +12,7 @@ turns, on the images that the generator drew before its step: with both gradient
 steps are the same.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +32,7 @@ from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.settings import Count, Natural, NonNegative, Positive
 from lightning_modules.unified_t2i_i2t.image_side import ImageSide, fit_codebook, pixels
 from lightning_modules.unified_t2i_i2t.spade import SpadeDiscriminator
+from lightning_modules.validation import mean_over
 
 
 class ImageSideRecipe(TransformerRecipe):
@@ -110,9 +111,14 @@ class ImageSideTraining(PaperModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Learn to see, or learn to draw."""
-        if self.current_epoch >= self.reading_epochs:
+        if self.draws:
             return self.drawing(batch)
         return self.reading(batch) + sum(parameter.sum() * 0 for parameter in self.players())
+
+    @property
+    def draws(self) -> bool:
+        """Whether the second phase has begun."""
+        return self.current_epoch >= self.reading_epochs
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Leave out the parts that train later: Adam would count these steps and make their first one too long."""
@@ -146,22 +152,33 @@ class ImageSideTraining(PaperModule):
 
     def reading(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Attributes at each place, by the backbone's reader and by the judge; captions told apart by the scorer."""
+        terms = self.reading_terms(batch)
+        self.log_terms({f"pretrain/{name}": term for name, term in terms.items()})
+        return sum(terms.values())
+
+    def reading_terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of reader, judge and scorer."""
         images, texts = pixels(batch["images"]), batch["references"]
         which = torch.randint(texts.shape[1], (len(texts),), device=texts.device) % batch["num_references"]
         texts = texts[torch.arange(len(texts), device=texts.device), which]
         terms = {
-            "pretrain/read": attributes_loss(self.images.reader(images), batch["scene"]),
-            "pretrain/judge": attributes_loss(self.images.judge(images), batch["scene"]),
+            "read": attributes_loss(self.images.reader(images), batch["scene"]),
+            "judge": attributes_loss(self.images.judge(images), batch["scene"]),
         }
         if self.images.scorer is not None:
             logits = self.images.scorer.logits(images, texts)
             own = torch.arange(len(logits), device=logits.device)
-            terms["pretrain/scorer"] = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        self.log_terms(terms)
-        return sum(terms.values())
+            terms["scorer"] = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        return terms
 
     def drawing(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """The sum of both players' losses; neither's gradient reaches the other."""
+        terms = self.drawing_terms(batch)
+        self.log_terms({f"pretrain/{name}": term for name, term in terms.items()})
+        return sum(self.weights.get(name, 1.0) * term for name, term in terms.items())
+
+    def drawing_terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of the generator, see `generator_terms`, and that of the discriminator."""
         codes = self.images.codes(self.images.features(batch))
         real = 2 * pixels(batch["images"]) - 1
         centroids = rearrange(self.images.codebook[codes], "b (h w) d -> b d h w", h=self.images.grid)
@@ -169,10 +186,11 @@ class ImageSideTraining(PaperModule):
         drawn = self.images.decoder(centroids)
         with frozen(self.discriminator):
             terms = self.generator_terms(drawn, real, codes)
-        terms["pretrain/discriminator"] = self.discriminator_loss(drawn.detach(), real, codes)
-        self.log_terms(terms)
-        names = {"pretrain/" + name: weight for name, weight in self.weights.items()}
-        return sum(names.get(name, 1.0) * term for name, term in terms.items())
+        return {**terms, "discriminator": self.discriminator_loss(drawn.detach(), real, codes)}
+
+    def validate(self, data: LightningDataModule, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The losses of the phase that is being trained."""
+        return mean_over(batches, self.drawing_terms if self.draws else self.reading_terms)
 
     def generator_terms(
         self, drawn: Float[Tensor, "b 3 h w"], real: Float[Tensor, "b 3 h w"], codes: Int[Tensor, "b grid grid"]
@@ -182,16 +200,16 @@ class ImageSideTraining(PaperModule):
         with torch.no_grad():
             _, _, right = self.discriminator(real, self.images.codebook)
         terms = {
-            "pretrain/gan": -score.mean(),
-            "pretrain/matching": matched(maps, right),
-            "pretrain/recognition": F.cross_entropy(recognised, codes),
-            "pretrain/reconstruction": F.smooth_l1_loss(drawn, real),
+            "gan": -score.mean(),
+            "matching": matched(maps, right),
+            "recognition": F.cross_entropy(recognised, codes),
+            "reconstruction": F.smooth_l1_loss(drawn, real),
         }
         if self.images.reader is not None:
             see = self.images.reader.backbone.maps
             with torch.no_grad():
                 seen = see((real + 1) / 2)
-            terms["pretrain/perception"] = matched(see((drawn + 1) / 2), seen)
+            terms["perception"] = matched(see((drawn + 1) / 2), seen)
         return terms
 
     def discriminator_loss(

@@ -20,7 +20,7 @@ run once for all words of a caption. Layers that no loss reaches (pooler, relati
 not decayed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -49,6 +49,7 @@ from lightning_modules.settings import Count, Natural, Positive, Share
 from lightning_modules.unified_t2i_i2t.image_side import Clip, ImageSide, pixels
 from lightning_modules.unified_t2i_i2t.lxmert import LANES, Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict
+from lightning_modules.validation import mean_over
 
 WORDS = ("pad", "start", "mask", "end")
 HABITS = ("predict_padding", "markers_in_reward", "batch_frequencies", "outer_slots")
@@ -201,6 +202,10 @@ class UnifiedGenerator(PaperModule):
 
     def xe_i2t(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """One word of a caption from the image and the words before it, for `masked_words` words of each caption."""
+        return smoothed_cross_entropy(*self.words_told(batch), self.smoothing).mean()
+
+    def words_told(self, batch: dict[str, Tensor]) -> tuple[Float[Tensor, "rows words"], Int[Tensor, " rows"]]:
+        """Logits of the masked words, and the words, for the copies of each caption."""
         token_ids = self.draw_caption(batch)
         seen = self.network.see(self.caption_features(batch))
         copies = self.masked_words
@@ -211,7 +216,7 @@ class UnifiedGenerator(PaperModule):
         prefix = torch.arange(length, device=place.device) <= place[:, None]
         text, _ = self.network.join(repeat(seen, "b n d -> (b k) n d", k=copies), inputs[:, :length], prefix)
         logits = self.network.word_logits(text[torch.arange(len(place), device=place.device), place])
-        return smoothed_cross_entropy(logits, token_ids.gather(1, place[:, None])[:, 0], self.smoothing).mean()
+        return logits, token_ids.gather(1, place[:, None])[:, 0]
 
     def draw_number(self, batch: dict[str, Tensor]) -> Int[Tensor, " batch"]:
         """The number of one caption of each image, at random."""
@@ -235,6 +240,12 @@ class UnifiedGenerator(PaperModule):
 
     def xe_t2i(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Codes at masked places, the same random ones for the whole batch, from the caption and what is elsewhere."""
+        return smoothed_cross_entropy(*self.codes_drawn(batch), self.smoothing).mean()
+
+    def codes_drawn(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch masked codes"], Int[Tensor, "batch masked"]]:
+        """Logits of the codes at masked places, and the codes."""
         features = self.images.features(batch)
         codes = self.images.codes(features)
         token_ids = self.draw_caption(batch)
@@ -247,7 +258,28 @@ class UnifiedGenerator(PaperModule):
         seen = features if self.drawing_input == "dense" else self.network.cluster_codebook(codes)
         seen = self.network.mask_features(seen, masked)
         logits = self.network.code_logits(seen, token_ids, token_ids != self.words["pad"])
-        return smoothed_cross_entropy(logits[:, places], codes[:, places], self.smoothing).mean()
+        return logits[:, places], codes[:, places]
+
+    def validate(self, data: CaptionedImages, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Loss and accuracy of masked words, where tasks write captions, and of masked codes, where they draw."""
+        told, drawn = (any(task.endswith(end) for task in self.tasks) for end in ("i2t", "t2i"))
+
+        def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            found = {}
+            if told:
+                found["xe_i2t"], found["word_accuracy"] = self.loss_and_accuracy(*self.words_told(batch))
+            if drawn:
+                found["xe_t2i"], found["code_accuracy"] = self.loss_and_accuracy(*self.codes_drawn(batch))
+            return found
+
+        return mean_over(batches, measure)
+
+    def loss_and_accuracy(
+        self, logits: Float[Tensor, "*rows classes"], targets: Int[Tensor, "*rows"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The loss as in training, and the share of targets that are the most probable ones."""
+        loss = smoothed_cross_entropy(logits, targets, self.smoothing).mean()
+        return loss, (logits.argmax(-1) == targets).float().mean()
 
     # Sequence level
 

@@ -111,7 +111,10 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...], size: tuple[float,
     canvas = Canvas(figsize=size, layout="constrained")
     axes = canvas.add_subplot()
     bars = [series for series in figure.series if series.kind == "bars"]
+    names = [series.name for series in figure.series]
     for number, series in enumerate(figure.series):
+        with_it = series.name.partition(",")[0] if series.kind == "dashed" else ""  # `a, validation` is drawn like `a`
+        number = names.index(with_it) if with_it in names else number
         colour = colours[number % len(colours)]
         if series.kind == "bars":
             _bars(axes, series, colour, ink, place=bars.index(series), of=len(bars))

@@ -486,6 +486,20 @@ def test_every_kind_of_series_is_drawn_in_colours_of_the_page(kind, scale):
     assert not re.search(r"(fill|stroke): #", picture)
 
 
+def test_a_curve_of_validation_has_the_colour_of_the_training():
+    kinds = {"a": "line", "a, validation": "dashed", "b": "line", "b, validation": "dashed", "limit": "dashed"}
+    both = drawn()
+    both.series = [Series(name, kind, [1.0, 2.0], [3.0, 4.0]) for name, kind in kinds.items()]
+    (axes,) = figures._draw(both, "black", ("red", "green", "blue", "cyan", "brown"), figures.SMALL).axes
+    assert [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()] == [
+        ("red", "-"),
+        ("red", "--"),
+        ("blue", "-"),
+        ("blue", "--"),
+        ("brown", "--"),
+    ]
+
+
 def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
     for label, ends in (("recall, %", True), ("gain (points)", False)):
         wide = drawn("points")

@@ -1,0 +1,105 @@
+"""What it costs to watch a training at paper size: the hooks of each step, in shares of a step of ViT-B/16."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from types import SimpleNamespace
+
+import torch
+from hydra.utils import instantiate
+
+from lightning_modules.averaging import Average
+from lightning_modules.milestones import Milestones
+from lightning_modules.validation import Validation
+from lightning_modules.watching import FETCH, STEP, Stopwatch, Watch
+from stages.composing import compose
+
+BATCH_SIZE = 8  # of an optimiser step of 1024 and more: what the hooks cost does not grow with it, a step does
+EVERY = 50  # steps between two that are logged, as in conf/trainer/gpu.yaml
+NAMES = 30  # of what Lightning asks its profiler to time in a step, see `Stopwatch`
+TARGET = "at most 1 % of a step"
+
+
+def main() -> list[dict]:
+    """CPU seconds of one training step, and of what is called around it, taken in turns."""
+    torch.set_num_threads(1)
+    model = compose("paper", system="classifier")["system"]["model"]
+    module = instantiate(model, _convert_="all").train()
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    images = torch.randint(0, 256, (BATCH_SIZE, 3, 224, 224), dtype=torch.uint8)
+    batch = {"images": images, "labels": torch.arange(BATCH_SIZE)}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        module.training_step(batch).backward()
+        optimizer.step()
+
+    step()
+    trainer = SimpleNamespace(
+        global_step=0,
+        log_every_n_steps=EVERY,
+        is_global_zero=True,
+        loggers=[SimpleNamespace(log_metrics=lambda *_: None)],  # what these cost is measured in `tracking`
+        datamodule=SimpleNamespace(batch_size=BATCH_SIZE),
+        is_last_batch=False,
+        current_epoch=0,
+    )
+    stopwatch, never = Stopwatch(), {"steps": 10**6}
+    stopwatch.seconds = {FETCH: 1.0, STEP: 1.0}
+    watch = Watch(SimpleNamespace(log=lambda *_: None), stopwatch)
+    periodic, average = [Validation(never), Milestones(never, None)], Average(0.9999)
+    for callback in (watch, average, *periodic):
+        callback.on_train_start(trainer, module)
+
+    def hooks(number: int) -> Callable[[], None]:
+        """A step that is logged if its number is a multiple of EVERY; with nothing validated and no average."""
+
+        def call() -> None:
+            for _ in range(NAMES // 2):
+                with stopwatch.profile(STEP):
+                    pass
+            trainer.global_step = number - 1
+            watch.on_before_optimizer_step(trainer, module, optimizer)
+            trainer.global_step = number
+            watch.seen = 0
+            for callback in (watch, *periodic):
+                callback.on_train_batch_end(trainer, module, None, batch, 0)
+
+        return call
+
+    def averaging() -> None:
+        trainer.global_step += 1
+        average.on_train_batch_end(trainer, module, None, batch, 0)
+
+    calls = {"step": step, "logged": hooks(EVERY), "other": hooks(EVERY + 1), "average": averaging}
+    seconds = _in_turns(calls, rounds=3)
+    mean = (seconds["logged"] + (EVERY - 1) * seconds["other"]) / EVERY
+    rows = {
+        "a training step (forward, backward, AdamW)": (seconds["step"], ""),
+        "hooks of a step that is logged: rate, norm of the gradient, use of the machine": (seconds["logged"], ""),
+        "hooks of another step": (seconds["other"], ""),
+        f"hooks on average, every {EVERY}th step logged": (mean, TARGET),
+        "the average of weights, where a recipe has `ema`": (seconds["average"], ""),
+    }
+    return [
+        {
+            "what": f"ViT-B/16 at 224, batch {BATCH_SIZE}: {name}",
+            "ms of CPU": 1000 * value,
+            "share of the step, percent": 100 * value / seconds["step"],
+            "target": target,
+        }
+        for name, (value, target) in rows.items()
+    ]
+
+
+def _in_turns(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each call, short ones repeated within a round."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            repeats = 1 if name == "step" else 10
+            begin = time.process_time()
+            for _ in range(repeats):
+                call()
+            found[name].append((time.process_time() - begin) / repeats)
+    return {name: median(values) for name, values in found.items()}
