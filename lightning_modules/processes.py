@@ -1,4 +1,4 @@
-"""Processes: their end, their user, the cores they may use, and whether a parent was asked to force a rerun."""
+"""Processes: how they are stopped, their user, the cores they may use, and whether a parent forces a rerun."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 import psutil
@@ -30,6 +31,10 @@ PRELOAD = (
 PRELOAD_ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 FORCE = re.compile(r"--f[a-z-]*|-[A-Za-z]*f.*")  # what can be the option, so that DVC's parser is seldom needed
 
+GO_ON_LATER = os.EX_TEMPFAIL  # 75, the exit code that says: nothing failed, run the same command again to go on
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SLURM warns of the end of its time with any of them
+asked: list[signal.Signals] = []  # which of them this process has got
+
 log = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None  # loaded here: nothing is loaded after a fork
 
@@ -38,6 +43,65 @@ def die_with_parent() -> None:
     """Make the kernel end this process when its parent ends, for any reason. Otherwise it would go on as an orphan."""
     if _LIBC:
         _LIBC.prctl(1, signal.SIGTERM)
+
+
+class Stopped(SystemExit):
+    """A signal has asked this process to stop; it ends with `GO_ON_LATER`."""
+
+    def __init__(self, code: int = GO_ON_LATER) -> None:
+        super().__init__(code)
+
+
+def stop_on_signals() -> None:
+    """Let each of the signals `STOPPING` raise `Stopped` where this process is."""
+    for number in STOPPING:
+        signal.signal(number, _stop)
+
+
+@contextlib.contextmanager
+def signals_noted() -> Iterator[None]:
+    """Meanwhile the signals `STOPPING` are only noted in `asked`; a second Ctrl-C stops at once.
+
+    Elsewhere than in the main thread, which alone gets signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _note) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    asked.append(signal.Signals(number))
+    raise Stopped
+
+
+def _note(number: int, frame: object) -> None:
+    if number == signal.SIGINT and signal.SIGINT in asked:
+        raise Stopped
+    asked.append(signal.Signals(number))
+
+
+def outlive_signals(worker: int = 0) -> None:
+    """In a process that loads data: leave it to its parent to end it, as the last batches are still needed.
+
+    SLURM and terminals send their signals to every process. SIGTERM is obeyed if it comes from the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_await_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def name_user() -> None:

@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
@@ -41,7 +41,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_folder, scratch, sha256, write_json
 from lightning_modules.history import DIVERGED, History, Progress
 from lightning_modules.milestones import Milestones, copy_milestones
-from lightning_modules.processes import cores, die_with_parent, is_forced
+from lightning_modules.processes import Stopped, asked, cores, die_with_parent, is_forced, stop_on_signals
 from lightning_modules.seed_store import SeedStore
 from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
@@ -53,6 +53,7 @@ NO_NUMBERS = (
     "workers",
     "checkpoint_seconds",
 )  # of TrainerSettings: they change how long a training takes, and nothing else
+PLACES = ("devices", "strategy", "accumulate", "gpus")  # a training may go on with others, though not digit for digit
 MODULES = "lightning_modules/"  # `stages/` finds, reads and passes on what a fingerprint holds anyway
 
 
@@ -118,6 +119,9 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of all that can change the result: configuration, seed, data, code, machine, weights at the start."""
+        return self._digest(self.made_by)
+
+    def _digest(self, made_by: dict) -> str:
         system = {name: self.config["system"][name] for name in ("model", "data", self.stage)}
         code = {name: value for name, value in json.loads(self.sources.read_text()).items() if name.startswith(MODULES)}
         weights = [text for text in _texts(system) if os.path.isfile(ROOT / text)]  # official ones, by their path
@@ -126,7 +130,7 @@ class Job:
         if self.upstream is not None:
             inputs.append(sha256(self.upstream / "weights.safetensors"))
             inputs.append(json.loads((self.upstream / "facts.json").read_text()))
-        return digest(self.stage, self.seed, system, self.made_by, *inputs)
+        return digest(self.stage, self.seed, system, made_by, *inputs)
 
     @property
     def conf(self) -> str:
@@ -135,8 +139,9 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where this job keeps its checkpoint."""
-        return scratch() / "training" / f"{self.arm}-{self.stage}-seed{self.seed}-{self.fingerprint}"
+        """Where this job keeps its checkpoint, the same for any number of processes."""
+        made_by = {name: value for name, value in self.made_by.items() if name not in PLACES}
+        return scratch() / "training" / f"{self.arm}-{self.stage}-seed{self.seed}-{self._digest(made_by)}"
 
 
 def _texts(tree: object) -> Iterator[str]:
@@ -148,16 +153,30 @@ def _texts(tree: object) -> Iterator[str]:
             yield from _texts(value)
 
 
-def train_arm(config: dict, *, seeds: list[int], out: Path, only: str | None = None, **job: object) -> None:
-    """Train each seed of an arm that the seed store has not, and put their outputs into `out/seed-<seed>/`.
+def train_arm(config: dict, *, stage: str, out: Path, **options: object) -> None:
+    """Train an arm in one stage, see `train_stages`: the outputs of a seed are in `out/seed-<seed>/`."""
+    train_stages({stage: config}, out=out, folders={stage: out}, **options)
+
+
+def train_stages(
+    configs: Mapping[str, dict],
+    *,
+    seeds: list[int],
+    out: Path,
+    folders: Mapping[str, Path],
+    only: str | None = None,
+    **job: object,
+) -> None:
+    """Train each seed of an arm that the seed store has not, in each stage, and put their outputs into `out`.
 
     Where the work is forced (`processes.is_forced`), what the store has is trained again and replaced. A checkpoint
     that an interrupted training has left is taken up in any case.
 
     Args:
-        config: resolved `system` (blocks model, data, and the recipe named as the stage) and `trainer`.
+        configs: for each stage its resolved `system` (blocks model, data, recipe named as the stage) and `trainer`.
         seeds: what `Job.seed` runs over.
-        out: the stage's output folder; it appears whole, when the last seed is done.
+        out: the output folder; it appears whole, when the last seed of the last stage is done.
+        folders: `out`, or folders in it: those of each stage, for its `seed-<seed>/`.
         only: train this seed alone, as given on the command line, and leave its outputs in the store.
         job: the other fields of `Job`.
 
@@ -166,17 +185,20 @@ def train_arm(config: dict, *, seeds: list[int], out: Path, only: str | None = N
     """
     if only is not None and only not in map(str, seeds):
         raise ValueError(f"--seed is {only!r}, expected one that the plan gives this arm: {', '.join(map(str, seeds))}")
-    config = {**config, "trainer": settings.check(config["trainer"], TrainerSettings, "conf/trainer")}
-    chosen = seeds if only is None else [int(only)]
-    jobs = [Job(config=config, seed=seed, out=out, **job) for seed in chosen]
+    jobs = []
+    for stage, config in configs.items():
+        machine = settings.check(config["trainer"], TrainerSettings, "conf/trainer")
+        common = {"config": {**config, "trainer": machine}, "stage": stage, "out": folders[stage], **job}
+        jobs.append([Job(seed=seed, **common) for seed in (seeds if only is None else [int(only)])])
     store, first = SeedStore(), not rank_zero_only.rank  # of several processes the first one writes
-    with store.using(each.fingerprint for each in jobs) if first else nullcontext():
-        each_job(partial(obtain_seed, store=store, force=is_forced()), jobs, config["trainer"])
+    with store.using(each.fingerprint for stage in jobs for each in stage) if first else nullcontext():
+        for stage in jobs:
+            each_job(partial(obtain_seed, store=store, force=is_forced()), stage, stage[0].config["trainer"])
         if only is not None or not first:
             return
         with replace_folder(out) as folder:
-            for each in jobs:
-                store.copy(each.fingerprint, folder / f"seed-{each.seed}")
+            for each in (each for stage in jobs for each in stage):
+                store.copy(each.fingerprint, folder / each.out.relative_to(out) / f"seed-{each.seed}")
     store.trim()  # not before a stage has its outputs: seeds that are trained side by side wait there for the last one
 
 
@@ -186,18 +208,32 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
     workers = min(trainer["workers"] or cores(), len(jobs))
     if workers == 1:
         for job in jobs:
-            work(job, 0)
+            _unless_stopped(work, job, 0)
         return
     # Forked where that can be: importing torch and Lightning costs a new interpreter nine seconds. CUDA allows no fork.
     context = multiprocessing.get_context("fork" if trainer["accelerator"] == "cpu" else "spawn")
-    with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
-        futures = [pool.submit(work, job, index % workers) for index, job in enumerate(jobs)]
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
+        futures = [pool.submit(_unless_stopped, work, job, index % workers) for index, job in enumerate(jobs)]
         try:
             for future in futures:
                 future.result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, Stopped):  # the pool waits until each has written its checkpoint
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
             raise
+
+
+def _begin_worker() -> None:
+    die_with_parent()
+    stop_on_signals()
+
+
+def _unless_stopped(work: Callable[[Job, int], None], job: Job, position: int) -> None:
+    if asked:
+        raise Stopped
+    work(job, position)
 
 
 def obtain_seed(job: Job, position: int, *, store: SeedStore, force: bool) -> None:
@@ -231,6 +267,7 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
     """
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # `labelled.begun` says where it begins
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]
@@ -332,12 +369,15 @@ def fit(
     return trainer
 
 
-def _environment(devices: int | str) -> LightningEnvironment | None:
+def _environment(devices: int | str) -> ClusterEnvironment | None:
     """Processes of Lightning's own, even where variables of SLURM are set: only `devices: auto` leaves them to SLURM.
 
-    Login nodes and batch scripts without `srun` have such variables too, with which Lightning waits or fails.
+    Login nodes and batch scripts without `srun` have such variables too, with which Lightning waits or fails. Lightning
+    does not requeue jobs: it would write a checkpoint of its own amid a step.
     """
-    return LightningEnvironment() if "SLURM_NTASKS" in os.environ and devices != "auto" else None
+    if devices == "auto":
+        return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+    return LightningEnvironment() if "SLURM_NTASKS" in os.environ else None
 
 
 def _write_outputs(

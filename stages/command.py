@@ -2,12 +2,11 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable
 
 from lightning_modules.files import ROOT
-from lightning_modules.processes import die_with_parent
+from lightning_modules.processes import Stopped, asked, die_with_parent, stop_on_signals
 from stages.plan import PRESETS
 
 
@@ -26,8 +25,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage. It ends when its parent process ends; an error of the user gives one line and exit code 1."""
+    """Run a stage. It ends when its parent process ends; an error of the user gives one line and exit code 1.
+
+    SIGTERM, SIGUSR1 and Ctrl-C end it with `processes.GO_ON_LATER`; a training ends when its step is done.
+    """
     die_with_parent()  # otherwise the stage goes on after SIGTERM to dvc
+    stop_on_signals()
     os.chdir(ROOT)
     try:
         main()
@@ -35,6 +38,6 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error.filename}: no such file or folder")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except Stopped:
+        print(f"stopped{f' by {asked[0].name}' if asked else ''}: the same command goes on from here", file=sys.stderr)
+        raise

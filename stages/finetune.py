@@ -12,7 +12,7 @@ from stages.plan import load_plan
 
 
 def main() -> None:
-    """Compose the configuration, then call `training.train_arm` for each protocol."""
+    """Compose the configuration, then call `training.train_stages` with every protocol."""
     arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.preset)
     row = plan.row("finetune", arguments.arm)
@@ -28,25 +28,27 @@ def main() -> None:
     from lightning_modules import training  # imports torch and Lightning: only after the plan was checked
 
     runs = ROOT / "data/runs" / plan.preset
+    out, configs = runs / row.comparison / "finetune" / row.start, {}
     for protocol, recipe in config["system"]["downstream"].items():
-        out = runs / row.comparison / "finetune" / row.start / protocol
         system = {"model": recipe.pop("model"), "data": recipe.pop("data"), protocol: recipe}
-        training.train_arm(
-            {"system": system, "trainer": config["trainer"]},
-            stage=protocol,
-            arm=row.arm,
-            paper=row.paper,
-            system=row.system,
-            preset=plan.preset,
-            seeds=plan.seeds_of(row),
-            only=arguments.seed,
-            dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
-            sources=ROOT / "data/sources" / plan.preset / f"finetune.{row.system}.json",
-            start=runs / row.start / "pretrain",
-            out=out,
-        )
-        if arguments.seed is None:
-            record_training(plan, row, out)
+        configs[protocol] = {"system": system, "trainer": config["trainer"]}
+    training.train_stages(
+        configs,
+        arm=row.arm,
+        paper=row.paper,
+        system=row.system,
+        preset=plan.preset,
+        seeds=plan.seeds_of(row),
+        only=arguments.seed,
+        dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
+        sources=ROOT / "data/sources" / plan.preset / f"finetune.{row.system}.json",
+        start=runs / row.start / "pretrain",
+        out=out,
+        folders={protocol: out / protocol for protocol in configs},
+    )
+    if arguments.seed is None:
+        for protocol in configs:
+            record_training(plan, row, out / protocol)
 
 
 if __name__ == "__main__":

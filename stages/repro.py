@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning_modules.files import ROOT, replace_file, scratch
-from lightning_modules.processes import cores
+from lightning_modules.processes import GO_ON_LATER, cores
 from lightning_modules.settings import meant
 from stages.command import add_preset, run_stage
 from stages.composing import check, trainer_name
@@ -235,11 +235,15 @@ def tell(plan: Plan, runner: "Runner", papers: list[str]) -> None:
     if runner.interrupted:
         done = f"{len(runner.done)} of {runner.total} stages are done"
         print(f"{runner.interrupted.name}: {done}; run the same command again to continue", file=sys.stderr)
-        raise SystemExit(128 + runner.interrupted)
+        raise SystemExit(GO_ON_LATER)
     if failed := sorted(set(runner.failed) - set(missing)):
         raise SystemExit(f"error: {', '.join(failed)} failed; logs are in {scratch() / 'logs'}")
     if runner.errors:
         raise SystemExit("error: " + "; ".join(runner.errors))
+    if runner.stopped:
+        names = ", ".join(sorted(runner.stopped))
+        print(f"{names} stopped; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(GO_ON_LATER)
     report = [sys.executable, "-m", "stages.report", "--preset", plan.preset]
     write = [report] if missing or (papers and runner.done) else []  # what is there; for DVC it stays out of date
     for command in [*write, [*report, "--show", *(["--paper", *papers] if papers else [])]]:

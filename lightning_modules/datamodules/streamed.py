@@ -18,12 +18,12 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import centre_square, portion
+from lightning_modules.datamodules.labelled import begun, centre_square, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits
 from lightning_modules.datasets.streaming import RowGroups, WindowBatches
-from lightning_modules.processes import loader_workers
+from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count
 
 TRIES = 10  # boxes drawn before the whole picture is taken (torchvision's RandomResizedCrop, which official codes use)
@@ -108,11 +108,17 @@ class StreamedImages(LightningDataModule):
             batch_size=self.batch_size,
             seed=self.seed,
             portion=mine,
+            begun=begun(self),
         )
         workers = loader_workers(mine.processes, mine.rows(self.batch_size) * math.prod(self.image_shape))
         crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale, self.crop_overhang)
         return DataLoader(
-            crops, sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+            crops,
+            sampler=batches,
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=outlive_signals,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:

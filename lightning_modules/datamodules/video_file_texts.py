@@ -20,7 +20,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import EpochSteps, portion
+from lightning_modules.datamodules.labelled import EpochSteps, begun, portion
 from lightning_modules.datamodules.video_texts import BETWEEN, COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.skipped import Skipped
@@ -39,7 +39,7 @@ from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer
 from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames, strided
-from lightning_modules.processes import loader_workers
+from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Natural, Share
 
 FIRST_FRAME, LAST_FRAME, SENTENCE = range(3)  # what the copies of `random_words` decide
@@ -180,9 +180,10 @@ class VideoFileTexts(LightningDataModule):
         )
         return DataLoader(
             batches,
-            sampler=EpochSteps(len(batches)),
+            sampler=EpochSteps(len(batches), begun(self)),
             batch_size=None,
             num_workers=loader_workers(mine.processes, mine.rows(self.batch_size) * clip_bytes),
+            worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
         )
 

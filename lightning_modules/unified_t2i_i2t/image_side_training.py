@@ -126,12 +126,18 @@ class ImageSideTraining(PaperModule):
             for parameter in self.players():
                 parameter.grad = None
 
+    def on_train_start(self) -> None:
+        """Freeze what is frozen, where the training goes on within an epoch."""
+        self.freeze_readers()
+
+    def freeze_readers(self) -> None:
+        """In the second phase, freeze what the codebook rests on."""
+        for part in self.readers() if self.current_epoch >= self.reading_epochs else ():
+            part.requires_grad_(False)
+
     def on_train_epoch_start(self) -> None:
         """Between the phases: fit the codebook, if none is given, and freeze what it rests on."""
-        if self.current_epoch < self.reading_epochs:
-            return
-        for part in self.readers():
-            part.requires_grad_(False)
+        self.freeze_readers()
         if self.current_epoch == self.reading_epochs and not self.given_centroids:
             data = self.trainer.datamodule
             batches = (

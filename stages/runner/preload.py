@@ -7,7 +7,8 @@ import signal
 
 from lightning_modules.processes import PRELOAD, PRELOAD_ENVIRONMENT, die_with_parent
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner handles Ctrl-C and signals its children
+for number in (signal.SIGINT, signal.SIGUSR1):  # the runner handles them and signals its children
+    signal.signal(number, signal.SIG_IGN)
 die_with_parent()
 os.environ.update(PRELOAD_ENVIRONMENT)
 for name in PRELOAD:

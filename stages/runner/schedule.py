@@ -15,7 +15,7 @@ from shutil import which
 import networkx
 
 from lightning_modules.files import scratch
-from lightning_modules.processes import cores
+from lightning_modules.processes import GO_ON_LATER, cores
 from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper, Busy
 from stages.runner.children import Child, Server, forked_module, wait
@@ -23,7 +23,7 @@ from stages.runner.display import Lines, Running, span
 
 TICK = 0.2  # seconds between two checks of what cannot wake the loop
 PATIENCE = 1.0  # seconds until a stage whose files are busy is tried again
-GRACE = 20.0  # seconds that a child has after Ctrl-C to end by itself
+GRACE = 60.0  # seconds that a child has to end by itself: for a step of a training and its checkpoint
 LAST_LINES = 15  # how many lines of the log of a failed stage are shown
 
 
@@ -36,6 +36,7 @@ class Work:
         running: how many of its commands run now.
         seconds: time spent, summed over slots.
         failed: why it failed; empty if it did not.
+        stopped: whether one of its commands has ended with `GO_ON_LATER`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Work:
     running: int = 0
     seconds: float = 0.0
     failed: str = ""
+    stopped: bool = False
     started: int = 0
     of: int = field(init=False)
 
@@ -71,6 +73,7 @@ class Runner:
     Attributes:
         done: stages that ran, that were taken from DVC's run cache, or that turned out to be up to date.
         failed: the reason of each stage that failed.
+        stopped: stages of which a command was stopped by a signal, and will go on when it is run again.
         left: stages that were not begun.
         errors: one line for each error outside of stages.
         interrupted: the signal that ended the run early, or None.
@@ -103,6 +106,7 @@ class Runner:
         self.total = len(self.waiting)
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.stopped: set[str] = set()
         self.errors: list[str] = []
         self.interrupted: signal.Signals | None = None
         self._works: dict[str, Work] = {}
@@ -175,7 +179,7 @@ class Runner:
     def _ready(self) -> list[str]:
         """Waiting stages whose inputs are all up to date, in order."""
         graph = self.books.graph
-        blocked = set().union(*(networkx.ancestors(graph, name) for name in self.failed))
+        blocked = self.stopped.union(*(networkx.ancestors(graph, name) for name in (*self.failed, *self.stopped)))
         pending = self.waiting | set(self._works)
         free = (name for name in self.waiting - blocked if not pending.intersection(graph.successors(name)))
         return sorted(free, key=self.order)
@@ -215,7 +219,7 @@ class Runner:
 
     def _command(self, work: Work) -> str:
         """Which command of a stage can start now: `part`, `own`, or empty for none."""
-        if work.failed:
+        if work.failed or work.stopped:
             return ""
         return "part" if work.parts else "own" if work.own and not work.running else ""
 
@@ -265,7 +269,10 @@ class Runner:
         self.free.append(slot)
         work.running -= 1
         work.seconds += time.monotonic() - running.started
-        if code:
+        if code == GO_ON_LATER:
+            work.parts.clear()
+            work.stopped = True
+        elif code:
             work.parts.clear()
             work.failed = work.failed or _reason(code, child.log)
             if not self.interrupted:
@@ -276,13 +283,16 @@ class Runner:
         """Finish a stage if none of its commands runs or is still to be started."""
         if work.running:
             return
-        if work.failed:
+        if work.failed or work.stopped:
             self.books.abandon(work.name)
             del self._works[work.name]
-            if self.interrupted:
-                self.waiting.add(work.name)
-            else:
+            if work.failed and not self.interrupted:
                 self._fail(work.name, work.failed, work.seconds)
+                return
+            self.waiting.add(work.name)
+            if not self.interrupted:
+                self.stopped.add(work.name)
+                self._say("stopped", work.name, work.seconds, ": run the same command again to go on")
         elif not work.own and not work.parts:
             self._ended.append(work)
 
@@ -357,7 +367,7 @@ class Runner:
             self._signals += 1
             self.interrupted = self.interrupted or signal.Signals(number)
 
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup make repro` goes on
             numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, note) for number in numbers}
@@ -376,7 +386,7 @@ class Runner:
                 again = "; Ctrl-C again kills them" if self.interrupted is signal.SIGINT else ""
                 self.display.say(f"{self.interrupted.name}: stopping {len(self._running)} commands{again}")
             for child in self._running:
-                child.signal(signal.SIGTERM if child.launched else signal.SIGINT)  # `srun` wants SIGINT twice
+                child.signal(signal.SIGUSR1 if child.launched else signal.SIGTERM)  # at SIGTERM `srun` kills, at once
         if self._signals > 1 or now > self._stopped_at + GRACE:
             for child in self._running:
                 child.signal(signal.SIGKILL)
