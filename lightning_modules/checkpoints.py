@@ -74,11 +74,20 @@ class ResumeCheckpoint(Callback):
         self.noted = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: PaperModule) -> None:
-        """From now on, signals are noted. Every further process draws masks and augmentations of its own."""
+        """From now on, signals are noted. A resumed training skips the batches that are done.
+
+        Every further process draws masks and augmentations of its own.
+        """
         self.noted.enter_context(signals_noted())
         self.at_step = self.agree_next = trainer.global_step
         self.agreed_at = trainer.global_step, time.monotonic()
-        if trainer.global_rank and self.resumed is None:
+        if self.resumed is not None:
+            loop = trainer.fit_loop
+            trainer.train_dataloader.sampler.resume(
+                loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.completed
+            )
+            iter(loop._data_fetcher)  # Lightning has begun an epoch when it counted the steps, before it read the rest
+        elif trainer.global_rank:
             torch.manual_seed(torch.initial_seed() + 1_000_003 * trainer.global_rank)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: PaperModule, batch: object, batch_idx: int) -> None:
@@ -124,7 +133,7 @@ class ResumeCheckpoint(Callback):
         step, (before, at) = trainer.global_step, self.agreed_at
         if step < self.agree_next:
             return False, False
-        pace = (step - before) / (now - at)  # steps a second
+        pace = (step - before) / max(now - at, 1e-6)  # steps a second
         said = torch.tensor([stop, due, pace], dtype=torch.float32, device=trainer.strategy.root_device)
         stop, due, pace = trainer.strategy.reduce(said, reduce_op="max").tolist()
         self.agreed_at, self.agree_next = (step, now), step + max(1, int(pace * TOGETHER))

@@ -267,7 +267,7 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
     """
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # resident tensors: a worker would only copy
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
-    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # `labelled.begun` says where it begins
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # its sampler is
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs of few labels; steps count on
     seed_everything(job.seed, verbose=False)
     system = job.config["system"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.datamodules.labelled import EpochSteps, begun, portion
+from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import ORDER, WHOLE, Part, Portion, draw_splits, permutation
@@ -202,7 +202,7 @@ class CaptionedImages(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning."""
         batches = OrderedBatches(self.columns["train"], self.batch_size, self.seed, self.image_size, portion(self))
-        return DataLoader(batches, sampler=EpochSteps(len(batches), begun(self)), batch_size=None)
+        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows."""

@@ -19,9 +19,7 @@ from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import (
     AUGMENTATION,
     ORDER,
-    START,
     WHOLE,
-    Begun,
     Part,
     Portion,
     check_splits,
@@ -127,7 +125,7 @@ class LabelledImages(LightningDataModule):
             augmentation=self.augmentation,
             portion=portion(self),
         )
-        return DataLoader(batches, sampler=EpochSteps(len(batches), begun(self)), batch_size=None)
+        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows; images are decoded as they are needed."""
@@ -151,15 +149,6 @@ def portion(data: LightningDataModule) -> Portion:
     if trainer is None:
         return WHOLE
     return Portion(trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-
-
-def begun(data: LightningDataModule) -> Begun:
-    """Where the training on `data` goes on: the epoch, and how many of its places are done; (0, 0) at the start."""
-    trainer = data.trainer
-    if trainer is None or not trainer.fit_loop.restarting:
-        return START
-    loop = trainer.fit_loop
-    return Begun(loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.completed)
 
 
 def fit(
@@ -302,21 +291,25 @@ def crop_flip(
 
 
 class EpochSteps(Sampler):
-    """The places `(epoch, place)` of one epoch, in order; those that are done in the epoch of `begun` are left out.
+    """The places `(epoch, place)` of one epoch, in order; Lightning sets the epoch.
 
-    Its length stays that of a whole epoch, as Lightning counts on from the places that are done. Lightning sets the
-    epoch, but when it resumes, worker processes have been given their first places by then.
+    Its length is that of a whole epoch, even where a resumed training leaves out what is done.
     """
 
-    def __init__(self, steps: int, begun: Begun = START):
-        self.steps, self.begun, self.epoch = steps, begun, begun.epoch
+    def __init__(self, steps: int):
+        self.steps, self.epoch, self.begun = steps, 0, (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration is about."""
         self.epoch = epoch
 
+    def resume(self, epoch: int, done: int) -> None:
+        """Go on in this epoch, of which so many places are done; later epochs are whole."""
+        self.epoch, self.begun = epoch, (epoch, done)
+
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, step) for step in range(self.begun.done(self.epoch), self.steps))
+        epoch, done = self.begun
+        return ((self.epoch, step) for step in range(done if self.epoch == epoch else 0, self.steps))

@@ -18,7 +18,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import begun, centre_square, portion
+from lightning_modules.datamodules.labelled import centre_square, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits
@@ -108,7 +108,6 @@ class StreamedImages(LightningDataModule):
             batch_size=self.batch_size,
             seed=self.seed,
             portion=mine,
-            begun=begun(self),
         )
         workers = loader_workers(mine.processes, mine.rows(self.batch_size) * math.prod(self.image_shape))
         crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale, self.crop_overhang)

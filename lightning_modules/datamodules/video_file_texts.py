@@ -20,7 +20,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import EpochSteps, begun, portion
+from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datamodules.video_texts import BETWEEN, COLUMNS, Batch, Source, check_sources
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.skipped import Skipped
@@ -180,7 +180,7 @@ class VideoFileTexts(LightningDataModule):
         )
         return DataLoader(
             batches,
-            sampler=EpochSteps(len(batches), begun(self)),
+            sampler=EpochSteps(len(batches)),
             batch_size=None,
             num_workers=loader_workers(mine.processes, mine.rows(self.batch_size) * clip_bytes),
             worker_init_fn=outlive_signals,

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.labelled import EpochSteps, begun, portion
+from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import (
     ORDER,
@@ -142,7 +142,7 @@ class VideoTexts(LightningDataModule):
             batch_size=self.batch_size,
             portion=portion(self),
         )
-        return DataLoader(batches, sampler=EpochSteps(len(batches), begun(self)), batch_size=None)
+        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[Batch]:
         """One pass over a split in the order of its rows."""

@@ -131,17 +131,3 @@ class Portion(NamedTuple):
 
 
 WHOLE = Portion()
-
-
-class Begun(NamedTuple):
-    """How far a training was when it was interrupted: `places` of the epoch numbered `epoch` are done."""
-
-    epoch: int = 0
-    places: int = 0
-
-    def done(self, epoch: int) -> int:
-        """How many places of an epoch are done."""
-        return self.places if epoch == self.epoch else 0
-
-
-START = Begun()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import to_numpy
-from lightning_modules.datasets.splits import ORDER, START, WHOLE, Begun, Portion, permutation
+from lightning_modules.datasets.splits import ORDER, WHOLE, Portion, permutation
 
 WINDOW = 8  # row groups that are shuffled together
 
@@ -96,29 +96,30 @@ class WindowBatches:
         batch_size: rows of a step, over all processes and accumulated batches.
         seed: with the epoch, decides the order.
         portion: what this process takes of each step.
-        begun: an interrupted training goes on here: what is done is left out, and the length stays that of an epoch.
 
     Raises:
         ValueError: there are too few rows for a single step, or it cannot be cut into equal parts.
     """
 
-    def __init__(self, ends: np.ndarray, *, batch_size: int, seed: int, portion: Portion = WHOLE, begun: Begun = START):
+    def __init__(self, ends: np.ndarray, *, batch_size: int, seed: int, portion: Portion = WHOLE):
         self.ends, self.batch_size, self.seed, self.portion = np.asarray(ends), batch_size, seed, portion
-        self.places, self.begun, self.epoch = portion.places(int(self.ends[-1]), batch_size), begun, begun.epoch
+        self.places, self.epoch, self.begun = portion.places(int(self.ends[-1]), batch_size), 0, (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration is about."""
         self.epoch = epoch
 
+    def resume(self, epoch: int, done: int) -> None:
+        """Go on in this epoch, of which so many batches are done; later epochs, and the length, are whole."""
+        self.epoch, self.begun = epoch, (epoch, done)
+
     def __len__(self) -> int:
         return self.places
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = self.order()
-        return (
-            order[self.portion.window(place, self.batch_size)]
-            for place in range(self.begun.done(self.epoch), self.places)
-        )
+        order, (epoch, done) = self.order(), self.begun
+        left = range(done if self.epoch == epoch else 0, self.places)
+        return (order[self.portion.window(place, self.batch_size)] for place in left)
 
     def order(self) -> np.ndarray:
         """The order of all rows in this epoch, the same for every rank."""

@@ -41,14 +41,21 @@ def modules(pictures, videos, clips, scenes, tmp_path, monkeypatch):
     }
 
 
-def epoch(module, rank=0, processes=1, accumulated=1):
-    """All batches that one process gets in the second epoch."""
+def epoch(module, rank=0, processes=1, accumulated=1, done=None):
+    """All batches that one process gets in the second epoch, in which `done` are done if the training is resumed."""
     module.trainer = SimpleNamespace(
         global_rank=rank, world_size=processes, accumulate_grad_batches=accumulated, current_epoch=1
     )
     loader = module.train_dataloader()
-    loader.sampler.set_epoch(1)
-    return list(loader)
+    if done is None:
+        loader.sampler.set_epoch(1)
+    else:
+        loader.sampler.resume(1, done)
+    assert len(loader) == len(loader.sampler)
+    found = list(loader)
+    loader.sampler.set_epoch(2)
+    assert len(list(loader)) == len(loader), "whatever was left of this epoch, the next one is whole"
+    return found
 
 
 def joined(batches, axis):
@@ -70,6 +77,19 @@ def test_two_processes_times_two_accumulated_batches_see_the_rows_of_one_once_ea
         assert torch.equal(together[name], x), name
     seen = next(x for x in (expected.get("images"), expected.get("video")) if x is not None).transpose(0, axis)
     assert len(seen.flatten(1).unique(dim=0)) > len(seen) // 4  # the rows differ, or nothing would have been tested
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_epoch_has_the_batches_that_were_left_of_it(way, modules):
+    make = modules[way]
+    whole = [epoch(make(), rank, 2, 2) for rank in range(2)]
+    for rank, expected in enumerate(whole):
+        for done in (0, 2, len(expected)):
+            left = epoch(make(), rank, 2, 2, done=done)
+            assert len(left) == len(expected) - done
+            for batch, other in zip(left, expected[done:], strict=True):
+                assert batch.keys() == other.keys()
+                assert all(torch.equal(batch[name], x) for name, x in other.items())
 
 
 def test_no_data_module_is_left_out(modules):
