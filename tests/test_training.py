@@ -246,6 +246,34 @@ def test_an_interrupted_arm_takes_up_the_seeds_that_had_finished(arm, monkeypatc
     assert arm.train(0, 1, 2) == unbroken and arm.trained == [1, 2]
 
 
+def test_an_output_of_several_stages_appears_whole_or_not_at_all(arm, monkeypatch):
+    """As fine-tuning and a probe of the same encoder, which are one output of DVC."""
+    config = compose("tiny", system="committees", trainer="cpu", overrides=SMALL)
+    config["system"] |= {"again": config["system"]["pretrain"]}
+    out, fit = arm.root / "out", training.fit
+    trained = dict(seeds=[0], arm="arm", paper="paper", system="committees", preset="tiny",
+                   dataset=arm.inputs / "digits", sources=arm.inputs / "sources.json")  # fmt: skip
+
+    def train():
+        stages = {stage: config for stage in ("pretrain", "again")}
+        training.train_stages(stages, out=out, folders={stage: out / stage for stage in stages}, **trained)
+
+    def killed(module, data, job, *others):
+        if job.stage == "again":
+            raise RuntimeError("killed")
+        return fit(module, data, job, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(training, "fit", killed)
+        train()
+    assert arm.trained == [0] and not out.exists()
+    train()
+    assert arm.trained == [0, 0] and sorted(path.relative_to(out).as_posix() for path in out.glob("*/*")) == [
+        "again/seed-0",
+        "pretrain/seed-0",
+    ]
+
+
 def test_a_resumed_training_ends_with_the_bytes_of_an_unbroken_one_history_included(arm, monkeypatch, capsys):
     unbroken = arm.train(0, out="unbroken")
     arm.store.rename(arm.root / "cleared")

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from lightning_modules.files import ROOT
+from lightning_modules.processes import GO_ON_LATER
 from stages import doctor, repro
 from stages import plan as plan_module
 from stages.plan import load_plan
@@ -244,6 +245,29 @@ def test_launch_is_put_before_each_command(run, tmp_path):
     assert runner.done == {"a"}
 
 
+def test_a_command_that_was_stopped_has_not_failed_and_the_next_run_goes_on(run, tmp_path):
+    said = Said()
+    script = f"{NOTE}test -f again && touch out/b || {{ touch again; exit {GO_ON_LATER}; }}"
+    runner, _ = run({**DIAMOND, "b": ("a", script)}, display=said)
+    assert runner.stopped == {"b"} and not runner.failed and runner.done == {"a", "c"} and runner.left == {"b", "d"}
+    assert sum("stopped   b" in line and "run the same command again to go on" in line for line in said) == 1
+    with pytest.raises(SystemExit) as ended:
+        repro.tell(None, runner, [])
+    assert ended.value.code == GO_ON_LATER == 75
+    runner, _ = run()
+    assert runner.done == {"b", "d"} and not runner.stopped
+
+
+def test_a_launched_command_is_stopped_with_the_signal_that_srun_passes_on(tmp_path):
+    script = "trap 'touch got; exit 75' USR1; echo $$ >pid; while true; do sleep 0.1; done"
+    project(tmp_path, {"a": ((), script)})
+    runner = start(tmp_path, launch=["env"])
+    await_file(tmp_path / "pid")
+    runner.send_signal(signal.SIGTERM)
+    output, _ = runner.communicate(timeout=15)
+    assert json.loads(output.splitlines()[-1])["left"] == ["a"] and (tmp_path / "got").exists()
+
+
 def test_an_exception_in_what_follows_a_stage_is_one_line_and_stops_nothing(run):
     said = Said()
 
@@ -320,7 +344,7 @@ SLEEP = "echo $$ >pid; exec sleep 60"
 STUBBORN = "trap '' INT TERM; echo $$ >pid; while true; do sleep 0.1; done"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_one_signal_stops_the_commands_and_keeps_what_is_done(tmp_path, number):
     project(tmp_path, {"a": ((), f"{COPY}a"), "b": ("a", SLEEP), "c": ("b", f"{COPY}c")})
     runner = start(tmp_path)
