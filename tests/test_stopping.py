@@ -6,25 +6,35 @@ The trainings are processes of their own, forked, so that the signals are real.
 import json
 import multiprocessing
 import os
+import re
 import signal
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Trainer, seed_everything
 from safetensors.torch import save_file
+from torch import nn
 
 from lightning_modules import history, processes, settings, training
+from lightning_modules.base import PaperModule
+from lightning_modules.checkpoints import ResumeCheckpoint
+from lightning_modules.datamodules import streamed
 from lightning_modules.datasets import digits
 from lightning_modules.processes import GO_ON_LATER, STOPPING, Stopped, signals_noted, stop_on_signals
 from stages.composing import compose
+from tests.datamodules import test_streamed
 from tests.test_training import SMALL, outputs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec:FutureWarning",  # Lightning's own use of torch
     "ignore:.*many workers",
     "ignore:The number of training batches",
-    "ignore:.*use of fork:DeprecationWarning",
+    "ignore:.*your dataloader is not resumable",
 )
+pictures = test_streamed.folder
 FORK = multiprocessing.get_context("fork")
 TRAIN = "data.splits.train.rows"
 SYSTEMS = {  # of four steps an epoch: data set, settings, and the system whose weights it starts from
@@ -198,6 +208,80 @@ def test_seeds_side_by_side_stop_together_and_go_on(make):
     assert 0 < len(list((arm.root / "stopped/.scratch/training").glob("*/last-*.ckpt"))) < 3, "the third has not begun"
     assert arm.interrupt("stopped/out", None, seeds=(0, 1, 2)) == 0
     assert arm.files("stopped/out") == arm.files("unbroken/out")
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_first_process_alone_stops_those_that_it_has_started(make, capfd):
+    arm = make("committees", workers=2)
+    arm.overrides = arm.overrides | {"pretrain.epochs": 60}
+    assert arm.interrupt("unbroken/out", None, seeds=(0, 1)) == 0
+    process = FORK.Process(target=arm._run, args=("stopped/out", None), kwargs={"seeds": (0, 1)})
+    process.start()
+    deadline = time.monotonic() + 200
+    while len(set(path.parent for path in arm.root.glob("stopped/.scratch/training/*/last-*.ckpt"))) < 2:
+        assert time.monotonic() < deadline and process.is_alive()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGUSR1)
+    process.join(60)
+    assert process.exitcode == GO_ON_LATER
+    said = capfd.readouterr().err
+    steps = [int(step) for step in re.findall(r"SIGTERM: stopping at step (\d+)", said)]
+    assert len(steps) == 2 and all(0 < step < 240 for step in steps)
+    assert arm.interrupt("stopped/out", None, seeds=(0, 1)) == 0
+    assert sorted(steps) == sorted(int(step) for step in re.findall(r"resuming at step (\d+)", capfd.readouterr().err))
+    assert arm.files("stopped/out") == arm.files("unbroken/out")
+
+
+class Sums(PaperModule):
+    """Notes what each batch holds, and where it was seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.recipe = dict(optimizer="sgd", lr=0.1, weight_decay=0.0, warmup=0.0, epochs=2, schedule="cosine")
+        self.seen: list[tuple] = []
+        self.end_at = -1
+
+    def training_step(self, batch, index):
+        if len(self.seen) == self.end_at:
+            raise RuntimeError("ended")
+        drawn = torch.rand(()).item()
+        self.seen.append((self.current_epoch, index, self.global_step, batch["images"].sum().item(), drawn))
+        return (self.weight * batch["images"].float().mean()).sum()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_from_worker_processes_go_on_where_the_checkpoint_was_written(pictures, tmp_path, monkeypatch, workers):
+    """Two epochs of six steps of two batches."""
+    monkeypatch.setattr(streamed, "loader_workers", lambda *arguments: workers)
+
+    def fit(end_at=-1):
+        seed_everything(3, verbose=False)
+        module, data = Sums(), test_streamed.data(pictures, batch_size=8)
+        module.end_at = end_at
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            accumulate_grad_batches=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[ResumeCheckpoint(tmp_path, 0.0)],
+        )
+        (checkpoint,) = [*tmp_path.glob("last-*")] or [None]
+        with pytest.raises(RuntimeError) if end_at >= 0 else nullcontext():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        return module.seen
+
+    whole = fit()
+    (checkpoint,) = tmp_path.glob("last-*")
+    checkpoint.unlink()
+    assert len(whole) == 24
+    for begun, batches in ((0, 7), (6, 3), (8, 8), (16, 2)):  # it ends amid accumulated batches, or between two steps
+        assert fit(end_at=batches) == whole[begun : begun + batches]
+    assert fit() == whole[18:]
 
 
 def test_another_number_of_accumulated_batches_goes_on_with_the_same_rows_and_says_so(make, capfd):
