@@ -53,7 +53,7 @@ NO_NUMBERS = (
     "workers",
     "checkpoint_seconds",
 )  # of TrainerSettings: they change how long a training takes, and nothing else
-MODULES = "lightning_modules/"  # `stages/` finds, reads and passes on what a fingerprint holds anyway
+MODULES = ("lightning_modules/", "ideas/")  # `stages/` finds, reads and passes on what a fingerprint holds anyway
 
 
 class TrainerSettings(TypedDict):
