@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline import ROOT, Copy
+from tests.pipeline import ROOT, SMALL, Copy
 
 SECTION = (ROOT / "README.md").read_text().split("## Hold your own idea against a paper\n")[1].split("\n## ")[0]
 *MADE, REMOVED = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
@@ -21,8 +21,11 @@ PLAN, IDEA, SYSTEM = "plans/tiny/smoothing/params.yaml", "ideas/smoothing/idea.y
 def project(tmp_path_factory):
     """The small project after its first run, committed; `make` finds the environment of this run."""
     copy = Copy(tmp_path_factory.mktemp("project"), seeds=range(5))
-    (copy.folder / ".venv").symlink_to(Path(sys.prefix))
+    if not (copy.folder / ".venv").exists():
+        (copy.folder / ".venv").symlink_to(Path(sys.prefix))
     (copy.folder / ".git/info/exclude").write_text(".venv\n")
+    small = {f"{block}.{name}": value for block, values in SMALL.items() for name, value in values.items()}
+    copy.edit("conf/system/committees/tiny.yaml", **small)  # the section takes a copy of this file
     copy.run("make", "repro")
     copy.commit()
     return copy

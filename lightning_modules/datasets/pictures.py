@@ -76,7 +76,7 @@ def _eight_bits(image: "Image") -> "Image":
 
 
 def stored(
-    path: Path, shape: tuple[int, int, int], scale: float, share: float | None = None
+    path: Path, shape: tuple[int, int, int], scale: int | float, share: float | None = None
 ) -> Float32[np.ndarray, "rows channels height width"]:
     """Pictures of a file as pixels in the form of a data set.
 
