@@ -146,11 +146,11 @@ def test_a_pool_classifies_with_all_its_members(results, tmp_path, monkeypatch, 
         expected = module(torch.from_numpy(images[:, None].astype(np.float32)))
     assert [line["class"] for line in lines] == expected.argmax(1).tolist()
     assert [line["probability"] for line in lines] == pytest.approx(expected.amax(1).tolist(), abs=1e-6)
-    assert list(predictors.load(folder).answer(tmp_path / "rows.npy"))[0]["class"] == lines[0]["class"]
+    assert next(iter(predictors.load(folder).answer(tmp_path / "rows.npy")))["class"] == lines[0]["class"]
 
 
 def test_what_cannot_answer_says_why(results, tmp_path):
-    folder, module = results("maskalign-world_graded")
+    folder, _ = results("maskalign-world_graded")
     record = json.loads((folder / "predictor.json").read_text())
     write_json(tmp_path / "a/predictor.json", record | {"runs": "data/runs/tiny/none/pretrain"})
     with pytest.raises(ValueError, match="data/runs/tiny/none/pretrain has no trained weights"):
