@@ -8,10 +8,10 @@ import torch
 from hydra.utils import instantiate
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from lightning_modules.layers import hub_vit
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer
-from lightning_modules.maskalign import encoders
 from lightning_modules.maskalign.module import MaskAlign
 from stages.composing import compose
 
@@ -93,8 +93,8 @@ def _teachers(vit: dict, channels: int, targets: int) -> tuple[Callable, Callabl
             attn_implementation="eager",
         )
     ).eval()
-    network = VisionTransformer(**vit, channels=channels, **encoders.FAMILIES["clip"].architecture)
-    load_strictly(network, encoders.from_hub(theirs.state_dict(), "clip"), "transformers")
+    network = VisionTransformer(**vit, channels=channels, **hub_vit.FAMILIES["clip"].architecture)
+    load_strictly(network, hub_vit.from_hub(theirs.state_dict(), "clip"), "transformers")
     plain = [0.0] * channels, [1.0] * channels
     ours = Teacher(network, plain, plain)
     layers = range(vit["depth"] - targets, vit["depth"])

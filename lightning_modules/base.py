@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
 
 import torch
 from pydantic import Field
@@ -15,6 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_modules.layers.lars import LARS
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Count, Natural, NonNegative, Share, check
+
+if TYPE_CHECKING:
+    from lightning_modules.layers.exported import Exported
 
 Schedule = Callable[[int], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -72,6 +75,7 @@ class PaperModule(LightningModule):
 
     recipe_form: type = Recipe
     recipe: dict
+    predictor: str = ""  # dotted name of what answers about a user's files with it, see `predictors`
 
     @classmethod
     def check_recipe(cls, recipe: Mapping[str, object], where: str) -> dict:
@@ -122,6 +126,14 @@ class PaperModule(LightningModule):
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what `export` gave. `forward` then says what the trained network makes of stored pixels."""
         load_strictly(self, weights, "exported weights")
+
+    def to_transformers(self) -> "Exported":
+        """The trained network as a model of `transformers` that computes the same to 1e-5, see `stages.export`.
+
+        Raises:
+            ValueError: no class of `transformers` computes the same; the message says what is missing there.
+        """
+        raise ValueError("no class of transformers is written down for it; see `PaperModule.to_transformers`")
 
     def facts(self) -> dict:
         """What the evaluation has to know about the network: a pure function of the configuration."""

@@ -180,7 +180,7 @@ class Evaluation:
     """The result of an evaluation: numbers per seed, figures as data, further files by name, and examples.
 
     `not_computed`: names of numbers that a reader will look for, and why they are not among `metrics`.
-    `predictor`: dotted name of what loads a model from the folder with `files`, if they are one; see `tracking.model`.
+    `predictor`: dotted name of what loads a model from the folder with `files`, if they are one; see `predictors`.
     """
 
     metrics: dict[int, dict[str, float]]

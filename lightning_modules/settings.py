@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import reprlib
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
@@ -23,7 +24,7 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # names become files, folders, stages of DVC and runs
-
+CODE = ("lightning_modules.", "ideas.")  # where a `_target_` may lie: the papers' code, and a user's own
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -38,7 +39,7 @@ def bind(block: Mapping[str, Any], where: str, **given: Any) -> Callable[..., An
     Raises:
         ValueError: there is no such target, or a value is unknown, missing or not of the kind that it asks for.
     """
-    target = _located(block["_target_"], where)
+    target = located(block["_target_"], where)
     values = {name: value for name, value in block.items() if name != "_target_"}
     parameters = {
         name: parameter
@@ -89,17 +90,25 @@ def meant(given: object, known: Iterable[object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
 
 
-def _located(name: str, where: str) -> Callable[..., Any]:
-    """The class or function of this project that a dotted name names."""
+def located(name: str, where: str) -> Callable[..., Any]:
+    """The class or function of this project that a dotted name names.
+
+    Raises:
+        ValueError: there is none, or its module cannot be imported.
+    """
     module, _, attribute = name.rpartition(".")
-    if not module.startswith("lightning_modules."):
-        raise ValueError(f"{where}._target_ is {name!r}, expected a class or function of lightning_modules")
+    if not module.startswith(CODE):
+        raise ValueError(f"{where}._target_ is {name!r}, expected a class or function of lightning_modules or ideas")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and a package that it needs is not
+            raise ValueError(f"{where}._target_ is {name!r}, which cannot be imported: {error}") from error
         found = None
+    except Exception as error:  # the module's own mistake: say where it is
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        raise ValueError(f"{where}._target_ is {name!r}, which cannot be imported: {told}") from error
     if not callable(found):
         raise ValueError(f"{where}._target_ is {name!r}, but there is no such class or function")
     return found

@@ -54,7 +54,7 @@ NO_NUMBERS = (
     "checkpoint_seconds",
 )  # of TrainerSettings: they change how long a training takes, and nothing else
 PLACES = ("devices", "strategy", "accumulate", "gpus")  # a training may go on with others, though not digit for digit
-MODULES = "lightning_modules/"  # `stages/` finds, reads and passes on what a fingerprint holds anyway
+MODULES = ("lightning_modules/", "ideas/")  # `stages/` finds, reads and passes on what a fingerprint holds anyway
 
 
 class TrainerSettings(TypedDict):

@@ -56,7 +56,7 @@ def summarised(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     return found | {"seeds": float(len(by_seed))}
 
 
-def describe(plan: Plan, facts: claims.Facts, ledger: Ledger) -> None:
+def describe(plan: Plan, facts: claims.Facts | claims.Idea, ledger: Ledger) -> None:
     """Describe the experiment of a paper and each arm of it, with the verdicts on its claims."""
     records.describe_experiment(facts.stem, plan.preset, experiment_text(plan.preset, facts, ledger))
     for stage in ("pretrain", "finetune", "evaluate", "sweep"):
@@ -67,13 +67,17 @@ def describe(plan: Plan, facts: claims.Facts, ledger: Ledger) -> None:
                     record.describe(arm_text(plan, facts.stem, name, ledger))
 
 
-def experiment_text(preset: str, facts: claims.Facts, ledger: Ledger) -> str:
+def experiment_text(preset: str, facts: claims.Facts | claims.Idea, ledger: Ledger) -> str:
     """A paper in Markdown: what it is, the claims with their verdicts, and the command that runs it again."""
-    source = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})" if facts.arxiv else facts.title
+    if isinstance(facts, claims.Idea):
+        source = f"{facts.title}. Own idea, held against {facts.against}."
+    else:
+        link = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})" if facts.arxiv else facts.title
+        source = f"{link}, {facts.venue}."
     option = "" if preset == "tiny" else f" PRESET={preset}"
     found = Counter(row["verdict"] for row in ledger)
     counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in claims.VERDICTS)
-    head = f"{facts.stem} ({preset}): {counts}.\n\n{source}, {facts.venue}. {facts.idea}\n\n"
+    head = f"{facts.stem} ({preset}): {counts}.\n\n{source} {facts.idea}\n\n"
     tail = f"\n\nRun it again: `make repro PAPER={facts.stem}{option}`; train again: with `FORCE=1`."
     return head + table(ledger, LONGEST["experiment"] - len(head + tail), facts.stem) + tail
 
@@ -110,7 +114,7 @@ def table(ledger: Ledger, longest: int, stem: str) -> str:
             rows.append([row["id"], *told, row["verdict"], *_measured(row), row["unit"]])
         text = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
         if not statements:
-            text += f"\n\nThe statements are in `lightning_modules/{stem}/facts.yaml`."
+            text += f"\n\nThe statements are in `{claims.facts_file(ROOT, stem).relative_to(ROOT)}`."
         if len(text) <= longest:
             return text
     judged = [row for row in ledger if row["verdict"] != "not testable"]

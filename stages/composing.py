@@ -4,12 +4,14 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lightning_modules.files import ROOT
-from lightning_modules.settings import check_keys, meant
+from lightning_modules.settings import CODE, check_keys, located, meant
 from stages.plan import Plan, PlanError, Row
 
+HERE = Path(__file__).parents[1]  # where the modules of a `_target_` lie
 SYSTEM_BLOCKS = ("model", "data", "pretrain")
 FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what this stage needs in addition, in its systems
 CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
@@ -147,6 +149,13 @@ def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
     for name, block in called.items():
         if not isinstance(block, dict) or not isinstance(block.get("_target_"), str):
             raise PlanError(f"{where}: {name or 'the file'} has no `_target_`, expected the name of what it configures")
+        module = block["_target_"].rpartition(".")[0].replace(".", "/")
+        there = any((HERE / file).is_file() for file in (f"{module}.py", f"{module}/__init__.py"))
+        if block["_target_"].startswith(CODE) and not there:  # `settings.bind` refuses other places
+            raise PlanError(
+                f"{where}: {name and f'{name}.'}_target_ is {block['_target_']!r}, but there is no file {module}.py; "
+                "expected the dotted name of a class or function, as in `import`"
+            )
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, dict, Any]]:
@@ -179,12 +188,14 @@ def _check_row(plan: Plan, stage: str, row: Row) -> None:
 
 
 def check(plan: Plan, papers: Iterable[str] = ()) -> None:
-    """Compose every configuration that the plan needs, or that these papers need.
+    """Compose every configuration that the plan needs, or that these papers need, and check own ideas.
 
     Raises:
-        PlanError: the first problem found.
+        ValueError: the first problem found.
     """
     papers = set(papers) or set(plan.papers)
+    for stem in sorted(papers):
+        _check_idea(plan, stem)
     _read_all(plan, papers)
     for dataset, paper in plan.datasets.items():
         if paper in papers:
@@ -207,6 +218,31 @@ def _read_all(plan: Plan, papers: Collection[str]) -> None:
         _read(_stamp(), [file for file in files if (ROOT / "conf" / "/".join(file)).with_suffix(".yaml").is_file()])
 
 
+def _check_idea(plan: Plan, stem: str) -> None:
+    """Check the claims of an own idea before anything of it runs.
+
+    Raises:
+        ValueError: a mistake in `idea.yaml`, an unknown paper, a claim with an arm that the idea does not evaluate, or
+            code of the idea that cannot be imported.
+    """
+    from lightning_modules.metrics import claims
+
+    file = ROOT / "ideas" / stem / "idea.yaml"
+    if not file.is_file():
+        return
+    idea = claims.load_facts(claims.facts_file(ROOT, stem))
+    papers = sorted(path.parent.name for path in (ROOT / "lightning_modules").glob("*/facts.yaml"))
+    if idea.against not in papers:
+        raise PlanError(f"{file.relative_to(ROOT)}: against is {idea.against!r}{meant(idea.against, papers)}")
+    claims.check_plan(idea, [arm for arm, row in plan.evaluate.items() if row.paper == stem], plan.preset)
+    rows = [row for stage in ("pretrain", "finetune", "evaluate") for row in getattr(plan, stage).values()]
+    for system in dict.fromkeys(row.system for row in rows if row.paper == stem):
+        tree = compose(plan.preset, system=system)["system"]
+        for name, block, key in _leaves(tree):
+            if key == "_target_" and block[key].startswith("ideas."):
+                located(block[key], f"conf/system/{system}/{plan.preset}.yaml: {name.removesuffix('._target_')}")
+
+
 def check_claims(plan: Plan) -> None:
     """Check that every claim to be judged names arms of its paper's plan.
 
@@ -219,7 +255,7 @@ def check_claims(plan: Plan) -> None:
 
     for stem in plan.papers:
         arms = [arm for arm, row in plan.evaluate.items() if row.paper == stem]
-        claims.check_plan(claims.load_facts(ROOT / "lightning_modules" / stem / "facts.yaml"), arms, plan.preset)
+        claims.check_plan(claims.load_facts(claims.facts_file(ROOT, stem)), arms, plan.preset)
 
 
 def trainer_name() -> str:

@@ -14,6 +14,25 @@ from stages.composing import compose
 from stages.plan import Plan, Row, load_plan
 
 
+def predictor_of(plan: Plan, row: Row, evaluation: Evaluation) -> dict:
+    """What `predictors.load` needs to answer with the results of a row: `predictor.json`.
+
+    The evaluation names what loads its files, or else the model itself says what answers with it: the model of the arm
+    that was evaluated, or of the first arm of a comparison before it was fine-tuned.
+    """
+    if evaluation.predictor:
+        return {"loader": evaluation.predictor}
+    compared = [each.start for each in plan.finetune.values() if each.comparison == row.runs]
+    arm = plan.pretrain[row.runs if row.stage == "pretrain" else compared[0]]
+    system = compose(plan.preset, system=arm.system, overrides=arm.overrides)["system"]
+    return {
+        "runs": f"data/runs/{plan.preset}/{arm.arm}/pretrain",
+        "model": system["model"],
+        "data": system["data"],
+        "dataset": f"data/datasets/{arm.dataset}/{plan.preset}",
+    }
+
+
 def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
     """Write the files of an evaluation into `out`, and return its metrics as written, rounded."""
     rounded = {
@@ -54,6 +73,7 @@ def main() -> None:
         evaluation.figures += training_losses(runs)
     with replace_folder(ROOT / "data/results" / plan.preset / row.paper / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
+        write_json(out / "predictor.json", predictor_of(plan, row, evaluation))
     for seed, metrics in rounded.items():
         with records.open_record(
             experiment=row.paper,

@@ -337,7 +337,15 @@ def _check_chains(plan: Plan) -> None:
 
 def _check_comparisons(plan: Plan) -> None:
     seen: dict[tuple[str, str], str] = {}
+    first: dict[str, Row] = {}
     for row in plan.finetune.values():
+        home = first.setdefault(row.comparison, row)
+        if home.paper != row.paper:
+            raise PlanError(
+                f"{_where(plan, 'finetune', row)} and {_where(plan, 'finetune', home)} are both in the comparison "
+                f"{row.comparison}, so each would change the results of the other; use another system in one of them, "
+                f"such as a copy of conf/system/{row.system}"
+            )
         other = seen.setdefault((row.comparison, row.start), row.arm)
         if other != row.arm:
             raise PlanError(

@@ -1,142 +1,90 @@
-"""Use a trained model: a committee classifies images, a retriever ranks sentences for videos.
+"""Use a trained model on your files: the results of an arm say what answers with it.
 
     python -m stages.predict data/results/tiny/committees/committees-digits three.png rows.npy
     python -m stages.predict data/results/tiny/clip_vip/clip_vip-world_video_text folder-of-videos sentences.txt
+    python -m stages.predict data/results/tiny/maskalign/maskalign-world_graded mine.png --among pictures --out features
+    python -m stages.predict data/results/tiny/unified_t2i_i2t/unified_t2i_i2t mine.png captions.txt --out drawn
 
-For each image, a committee prints the class, which member answered, and the cost in MACs. An array file (.npy) has
-images in the form of the data set: (rows, height, width) or (rows, height, width, channels). Image files are converted
-to the committee's size, and to grey or RGB; `lightning_modules/datasets/pictures.py` says how.
+Classifiers print the class of each picture; a committee also which member answered, and the cost in MACs. A retriever
+takes videos, and one text file (.txt) with one sentence per line, and prints the sentences that fit each video best. An
+encoder gives the features of a picture, and its nearest pictures among those of a folder (--among) or the test pictures
+of its data set. The generator gives a caption for a picture, and a picture for each line of a text file.
 
-A retriever takes videos, and one text file (.txt) with one sentence per line. For each video it prints the sentences
-that fit best; `lightning_modules/datasets/video/files.py` says how videos are read.
-
-Both take folders too: every file in them is tried, and a file that cannot be read is named. The exit code is then 1.
+An array file (.npy) has pictures in the form of the data set: (rows, height, width) or (rows, height, width, channels).
+Picture files are brought to the model's size, and to grey or RGB (`lightning_modules/datasets/pictures.py`); how videos
+are read says `lightning_modules/datasets/video/files.py`. Every file of a folder is tried, and a file that cannot be
+read is named. The exit code is then 1. With --out, features are written as .npy, and pictures as .png.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lightning_modules.datasets import pictures
+from lightning_modules import predictors
+from lightning_modules.files import replace_file
 from stages.command import run_stage
 
-Answer = Callable[[Path], Iterator[dict]]
+
+def files_in(inputs: Iterable[Path]) -> list[Path]:
+    """The files that are given, and all files in the folders that are given."""
+    inside = (sorted(path.iterdir()) if path.is_dir() else [path] for path in inputs)
+    return [path for paths in inside for path in paths if not path.is_dir()]
 
 
-def read_images(path: Path, shape: tuple[int, int, int], scale: float) -> np.ndarray:
-    """Images of a file as pixels in the range of the data set, (rows, channels, height, width) float32.
-
-    Raises:
-        ValueError: the file is no image or array, or the array's images have another shape.
-    """
-    channels, height, width = shape
-    if path.suffix == ".npy":
-        images = _array(path)
-        images = images[..., None] if images.ndim == 3 else images
-        if images.ndim != 4 or images.shape[1:] != (height, width, channels):
-            expected = f"(rows, {height}, {width}, {channels})"
-            raise ValueError(f"{path} holds an array of shape {images.shape}; the committee expects {expected}")
-        return images.transpose(0, 3, 1, 2).astype(np.float32)
-    image = pictures.read(path, "L" if channels == 1 else "RGB", (width, height))
-    return np.asarray(image, np.float32).reshape(1, height, width, channels).transpose(0, 3, 1, 2) * (scale / 255)
+def told(value: Any, name: str, out: Path | None) -> Any:
+    """A value of an answer as it is printed: arrays and pictures by the file they were written to, or by their size."""
+    if isinstance(value, np.ndarray):
+        return written(out / f"{name}.npy", value) if out else f"{list(value.shape)}, see --out"
+    if hasattr(value, "save"):  # a picture
+        return written(out / f"{name}.png", value) if out else f"{list(value.size)}, see --out"
+    return value
 
 
-def _array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an array: {error}") from error
-
-
-def classifier(folder: Path) -> Answer:
-    """A committee that answers for the images of a file."""
-    import torch
-
-    from lightning_modules.committees.network import Committee
-    from lightning_modules.ensembling.members import rebuild
-
-    record = json.loads((folder / "committee.json").read_text())
-    committee = Committee.load(folder, rebuild(record))
-
-    def answer(path: Path) -> Iterator[dict]:
-        images = torch.from_numpy(read_images(path, tuple(record["images"]["shape"]), record["images"]["scale"]))
-        with torch.inference_mode():
-            found = committee(images)
-        for row, (shares, stage, macs) in enumerate(zip(*(x.tolist() for x in found), strict=True)):
-            best = int(np.argmax(shares))
-            name = record["members"][stage]["name"]
-            line = {"row": row, "class": best, "probability": round(shares[best], 6)}
-            yield line | {"answered_by": name, "members_asked": stage + 1, "macs": macs}
-
-    return answer
-
-
-def ranker(folder: Path, sentences: list[str], top: int) -> Answer:
-    """A retriever that gives the best sentences for a video file."""
-    from lightning_modules.clip_vip.retriever import Retriever
-
-    retriever = Retriever.load(folder)
-
-    def answer(path: Path) -> Iterator[dict]:
-        for rank, (sentence, similarity) in enumerate(retriever.rank(path, sentences)[:top], start=1):
-            yield {"rank": rank, "similarity": round(similarity, 6), "sentence": sentence}
-
-    return answer
-
-
-def read_sentences(inputs: list[Path]) -> tuple[list[str], list[Path]]:
-    """The sentences of the one text file among the inputs, and the other inputs.
-
-    Raises:
-        ValueError: there is not exactly one text file, or it has no sentences, or nothing else is there.
-    """
-    lists, videos = [path for path in inputs if path.suffix == ".txt"], [p for p in inputs if p.suffix != ".txt"]
-    sentences = [line for path in lists for line in map(str.strip, path.read_text("utf-8-sig").splitlines()) if line]
-    if len(lists) != 1 or not sentences or not videos:
-        raise ValueError(
-            f"got {len(videos)} videos or folders, {len(lists)} text files and {len(sentences)} sentences; expected "
-            "videos or a folder of them, and one .txt file with one sentence per line"
-        )
-    return sentences, videos
+def written(path: Path, value: Any) -> str:
+    """Write an array or a picture, whole or not at all."""
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, value) if isinstance(value, np.ndarray) else value.save(file, "PNG")
+    return str(path)
 
 
 def main() -> None:
     """Load the model, answer each input, print a line for each answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder with committee.json or retriever.json, and the weights")
+    parser.add_argument("model", type=Path, help="results of an arm, with predictor.json")
     parser.add_argument("inputs", type=Path, nargs="+", help="files or folders, and for a retriever a .txt file")
-    parser.add_argument("--top", type=int, default=3, help="number of sentences for each video (default: 3)")
+    parser.add_argument("--among", type=Path, help="folder of pictures that answers are chosen from")
+    parser.add_argument("--top", type=int, default=3, help="length of a ranking (default: 3)")
+    parser.add_argument("--out", type=Path, help="folder to write features (.npy) and pictures (.png) to")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     arguments = parser.parse_args()
-    inputs = arguments.inputs
-    if (arguments.model / "retriever.json").is_file():
-        sentences, inputs = read_sentences(inputs)
-        answer = ranker(arguments.model, sentences, arguments.top)
-    elif (arguments.model / "committee.json").is_file():
-        answer = classifier(arguments.model)
-    else:
-        raise ValueError(
-            f"{arguments.model} holds no committee.json and no retriever.json; `make repro` writes "
-            "such folders in data/results/tiny/committees/ and data/results/tiny/clip_vip/"
-        )
-    inside = (sorted(path.iterdir()) if path.is_dir() else [path] for path in inputs)
-    taken = set(arguments.inputs) - set(inputs)  # the file with the sentences
-    files, failed = [path for paths in inside for path in paths if path not in taken and not path.is_dir()], 0
-    for path in files:
+    if arguments.top < 1:
+        raise ValueError(f"--top is {arguments.top}, expected at least 1")
+    predictor = predictors.load(arguments.model)
+    asked = predictor.begin(arguments.inputs, arguments.among)
+    taken = set(arguments.inputs) - set(asked)  # such as the file with the sentences
+    files, failed = [path for path in files_in(asked) if path not in taken], 0
+    for number, path in enumerate(files):
         try:
-            lines = [{"input": str(path)} | found for found in answer(path)]
+            answers = list(predictor.answer(path, arguments.top))
         except ValueError as error:
             print(f"no answer: {error}", file=sys.stderr)
             failed += 1
             continue
-        for line in lines:
+        for found in answers:
+            place = f"{number}-{path.stem}" + (f"-{found['row']}" if "row" in found else "")
+            line = {"input": str(path)} | {key: told(x, f"{place}-{key}", arguments.out) for key, x in found.items()}
             print(json.dumps(line) if arguments.json else "  ".join(f"{key} {value}" for key, value in line.items()))
+    for reason in predictor.refused:
+        print(f"left out: {reason}", file=sys.stderr)
     if failed or not files:
         raise ValueError(f"{failed} of {len(files)} files could not be answered{', see above' if failed else ''}")
+    if predictor.refused:
+        raise ValueError(f"{len(predictor.refused)} files could not be compared with, see above")
 
 
 if __name__ == "__main__":

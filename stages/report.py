@@ -64,7 +64,7 @@ def read_paper(
 
     A paper that has no results here keeps the verdicts that are committed.
     """
-    facts = claims.load_facts(root / "lightning_modules" / stem / "facts.yaml")
+    facts = claims.load_facts(claims.facts_file(root, stem))
     folder = root / "data/results" / plan.preset / stem
     rows = [row for row in plan.evaluate.values() if row.paper == stem]
     read = {row.arm: read_arm(plan, row, folder / row.arm, unavailable, pending) for row in rows}

@@ -54,7 +54,10 @@ def _read(path: Path, modified: int) -> tuple[str, list[Path]]:
         return hashlib.sha256(values.encode()).hexdigest()[:16], []
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], []
-    tree = ast.parse(path.read_text())
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, ValueError) as error:
+        raise PlanError(f"{path.relative_to(ROOT)} is no Python: {error}") from None
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -150,7 +153,7 @@ def manifests(preset: str) -> dict[str, list[Path]]:
                 code = targets({block: tree[block] for block in blocks})
                 values = shared(ROOT / f"conf/system/{system}/{preset}.yaml", TRACKED[stage])
                 found[f"{stage}.{system}"] = [script / f"{stage}.py", *code, *values]
-    for facts in sorted((ROOT / "lightning_modules").glob("*/facts.yaml")):
+    for facts in (*(ROOT / "lightning_modules").glob("*/facts.yaml"), *(ROOT / "ideas").glob("*/idea.yaml")):
         found[f"claims.{facts.parent.name}"] = [script / "claims.py", facts]
     page = [file for file in (script / "page").iterdir() if file.suffix in (".py", ".j2", ".css", ".js")]
     return found | {"report": [script / "report.py", *page]}

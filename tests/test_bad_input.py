@@ -134,7 +134,7 @@ def mistake(project, name: str, way: str, value: object) -> str:
         ("modle", {}, "tiny.yaml: unknown key 'modle'; did you mean 'model'?"),
         ("evaluate", DROPPED, "the key 'evaluate' is missing"),
         ("model/_target_", DROPPED, "model has no `_target_`"),
-        ("model/_target_", "os.system", "'os.system', expected a class or function of lightning_modules"),
+        ("model/_target_", "os.system", "'os.system', expected a class or function of lightning_modules or ideas"),
         ("model/_target_", "lightning_modules.ensembling.members.Member5", "there is no such class or function"),
         ("model/width", [8], "model: unknown key 'width'; did you mean 'widths'?"),
         ("model/copies", DROPPED, "Interpolation key"),

@@ -59,6 +59,7 @@ from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.datamodules.video_file_texts import VideoFileTexts
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.layers.clip import make_clip, sizes_of
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.losses.contrastive import (
     dual_softmax_nce,
@@ -555,6 +556,25 @@ class ClipViP(PaperModule):
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a model as `export` gives it."""
         load_strictly(self.network.clip, weights, "exported weights")
+
+    def to_transformers(self) -> Exported:
+        """A CLIP that reads one frame as this model does: the temporal embedding becomes part of the positions.
+
+        Raises:
+            ValueError: there are further proxies, for which `CLIPModel` has no place.
+        """
+        clip, vip = copy.deepcopy(self.network.clip), self.network
+        if vip.num_proxies > 1:
+            raise ValueError(f"CLIPModel has no place for the {vip.num_proxies - 1} proxies beside CLS")
+        embeddings = clip.vision_model.embeddings
+        if hasattr(embeddings, "temporal_embedding"):
+            with torch.no_grad():
+                embeddings.position_embedding.weight[1:] += resize_times(embeddings.temporal_embedding, 1)[0]
+            del embeddings.temporal_embedding
+        clip.config.text_config.eos_token_id = 2  # `transformers` then reads a text out at its highest id, as we do
+        clip.text_model.eos_token_id = 2
+        usage = "found = model(pixel_values=pixels, input_ids=token_ids)  # found.image_embeds, found.text_embeds"
+        return Exported(clip.eval(), self.preprocess.statistics, usage)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a CLIP, or a ViP; parameters that a CLIP does not have stay as they are.

@@ -7,9 +7,10 @@ for sentence, similarity in retriever.rank("cat.mp4", ["a cat jumps", "a dog sle
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from lightning_modules import settings
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
 from lightning_modules.datasets.video.files import evenly, read_frames
+from lightning_modules.predictors import Predictor
 from lightning_modules.settings import Count
 
 
-class Retriever:
+class Retriever(Predictor):
     """Video and text tower with what comes before them: decoding, frames, size, words.
 
     Args:
@@ -51,6 +53,7 @@ class Retriever:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.frames, self.image_size, self.text_length = frames, image_size, text_length
         self.antialias = antialias
+        self.sentences: list[str] = []
 
     @classmethod
     def load(cls, folder: str | Path) -> "Retriever":
@@ -75,6 +78,32 @@ class Retriever:
             antialias=words
             is None,  # the captioned world draws its clips as small as they are: nothing in them aliases
         )
+
+    def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
+        """Take the sentences that videos are compared with from the one text file among the inputs, or from `among`.
+
+        Raises:
+            ValueError: there is not exactly one text file, or it has no sentences, or nothing else is there.
+        """
+        given = [*inputs, *([] if among is None else [among])]
+        lists, videos = [path for path in given if path.suffix == ".txt"], [p for p in given if p.suffix != ".txt"]
+        lines = [line.strip() for path in lists for line in path.read_text("utf-8-sig").splitlines()]
+        self.sentences = [line for line in lines if line]
+        if len(lists) != 1 or not self.sentences or not videos:
+            raise ValueError(
+                f"got {len(videos)} videos or folders, {len(lists)} text files and {len(self.sentences)} sentences; "
+                "expected videos or a folder of them, and one .txt file with one sentence per line"
+            )
+        return videos
+
+    def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
+        """The `top` sentences that fit a video file best, see `begin`.
+
+        Raises:
+            BrokenVideo: the file is not there or cannot be decoded.
+        """
+        for rank, (sentence, similarity) in enumerate(self.rank(path, self.sentences)[:top], start=1):
+            yield {"rank": rank, "similarity": round(similarity, 6), "sentence": sentence}
 
     def encode_files(self, paths: Sequence[str | Path]) -> Float[Tensor, "videos dim"]:
         """Features of video files.

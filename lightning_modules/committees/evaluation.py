@@ -116,7 +116,7 @@ def evaluate(
             "committee.safetensors": weights,
             "table.json": (json.dumps(_table(studies[0].pool, metrics, dataset), indent=2) + "\n").encode(),
         },
-        predictor="lightning_modules.committees.network.Predictor",
+        predictor="lightning_modules.committees.network.CommitteePredictor",
     )
 
 

@@ -5,9 +5,9 @@ It lives beside the layers, and not beside the search that chooses it, so that a
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from lightning_modules.datasets.pictures import stored
 from lightning_modules.layers.published import load_strictly
+from lightning_modules.predictors import Predictor
 from lightning_modules.tracking.model import channels_first
 
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
@@ -152,8 +154,8 @@ class Committee(nn.Module):
         return committee.eval()
 
 
-class Predictor:
-    """A committee in its two files, as `mlflow.pyfunc.load_model` gives it.
+class CommitteePredictor(Predictor):
+    """A committee in its two files, as `predictors.load` and `mlflow.pyfunc.load_model` give it.
 
     Args:
         folder: with `committee.json` and `committee.safetensors`.
@@ -162,7 +164,23 @@ class Predictor:
     def __init__(self, folder: Path):
         from lightning_modules.ensembling.members import rebuild
 
-        self.committee = Committee.load(folder, rebuild(json.loads((folder / "committee.json").read_text())))
+        self.record = json.loads((folder / "committee.json").read_text())
+        self.committee = Committee.load(folder, rebuild(self.record))
+
+    def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
+        """For each picture of a file: its class, the member that answered, and the cost in MACs.
+
+        Raises:
+            ValueError: see `pictures.stored`.
+        """
+        shape, scale = self.record["images"]["shape"], self.record["images"]["scale"]
+        with torch.inference_mode():
+            found = self.committee(torch.from_numpy(stored(Path(path), tuple(shape), scale)))
+        for row, (shares, stage, macs) in enumerate(zip(*(x.tolist() for x in found), strict=True)):
+            best = int(np.argmax(shares))
+            name = self.record["members"][stage]["name"]
+            line = {"row": row, "class": best, "probability": round(shares[best], 6)}
+            yield line | {"answered_by": name, "members_asked": stage + 1, "macs": macs}
 
     def predict(self, model_input: np.ndarray, params: dict | None = None) -> np.ndarray:
         """Class probabilities (rows, classes) of stored pixels (rows, height, width, channels)."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from lightning_modules.datasets.skipped import Skipped
 
@@ -73,6 +73,44 @@ def _eight_bits(image: "Image") -> "Image":
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels have mode {image.mode}, without a known range; save it with 8 or 16 bits")
     return image
+
+
+def stored(
+    path: Path, shape: tuple[int, int, int], scale: int | float, share: float | None = None
+) -> Float32[np.ndarray, "rows channels height width"]:
+    """Pictures of a file as pixels in the form of a data set.
+
+    Args:
+        path: a picture, which is brought to this size and to grey or RGB; or an array (`.npy`) of pictures that have
+            this form already: (rows, height, width) or (rows, height, width, channels).
+        shape: channels, height and width.
+        scale: what white is in the data set.
+        share: side of the central square that a picture is cut to, as a share of its shorter edge; null to keep all.
+
+    Raises:
+        ValueError: the file is no picture or array, or the array's pictures have another shape.
+    """
+    from PIL import Image
+
+    channels, height, width = shape
+    if path.suffix == ".npy":
+        try:
+            images = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as an array: {error}") from error
+        images = images[..., None] if images.ndim == 3 else images
+        if images.ndim != 4 or images.shape[1:] != (height, width, channels):
+            expected = f"(rows, {height}, {width}, {channels})"
+            raise ValueError(f"{path} holds an array of shape {images.shape}; the model expects {expected}")
+        return images.transpose(0, 3, 1, 2).astype(np.float32)
+    if share is None:
+        image = read(path, "L" if channels == 1 else "RGB", (width, height))
+    else:
+        image = read(path, "L" if channels == 1 else "RGB")
+        cut = share * min(image.size)
+        box = tuple((side + sign * cut) / 2 for sign in (-1, 1) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image, np.float32).reshape(1, height, width, channels).transpose(0, 3, 1, 2) * (scale / 255)
 
 
 def decode(content: bytes) -> UInt8[np.ndarray, "h w 3"]:

@@ -20,6 +20,7 @@ from lightning_modules import pretrained
 from lightning_modules.base import PaperModule
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.layers.convolution import SmallConvNet, WideResNet
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.mlp import MLP
 from lightning_modules.layers.stack import Stack
 from lightning_modules.metrics.compute import count_macs, count_parameters, latency
@@ -75,6 +76,8 @@ class Members(PaperModule):
     Raises:
         ValueError: an argument contradicts the family or the images.
     """
+
+    predictor = "lightning_modules.ensembling.classifier.Classifier"
 
     def __init__(
         self,
@@ -180,6 +183,16 @@ class Members(PaperModule):
         """Probabilities of the ensemble of all members, for stored pixels: the mean over members."""
         members = self.member_modules().values()
         return torch.stack([member(images).softmax(-1) for member in members]).mean(0)
+
+    def to_transformers(self) -> Exported:
+        """Not possible.
+
+        Raises:
+            ValueError: always, with the reason.
+        """
+        if self.family == "hub":
+            raise ValueError(f"its members are models of transformers already: {', '.join(self.widths)}")
+        raise ValueError(f"transformers has no class for a pool of small networks of the family {self.family}")
 
     def member_modules(self) -> dict[str, nn.Module]:
         """Every member as an ordinary module from stored pixels to logits, by name (`convnet-w16#1`)."""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
+from lightning_modules.layers.exported import Exported
+from lightning_modules.layers.hub_vit import exported_features
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Block
@@ -79,6 +81,7 @@ class MaskedAutoencoder(PaperModule):
     """
 
     recipe_form = TransformerRecipe
+    predictor = "lightning_modules.maskalign.neighbours.Neighbours"
 
     def __init__(
         self,
@@ -188,6 +191,10 @@ class MaskedAutoencoder(PaperModule):
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the encoder."""
         load_strictly(self.encoder, weights, "exported weights")
+
+    def to_transformers(self) -> Exported:
+        """The encoder; `ViTMAEModel` would shuffle its patches."""
+        return exported_features(self.encoder, self.preprocess.statistics)
 
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim"]:
         """Features of stored pixels: the mean of the encoder's patch tokens."""

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
+from lightning_modules.layers import hub_vit
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.layers.teacher import Lesson
 from lightning_modules.layers.vision import (
@@ -249,6 +251,7 @@ class MaskAlign(PaperModule):
     """
 
     recipe_form = TransformerRecipe
+    predictor = "lightning_modules.maskalign.neighbours.Neighbours"
 
     def __init__(
         self,
@@ -385,6 +388,10 @@ class MaskAlign(PaperModule):
         """Take over the student."""
         load_strictly(self.student, weights, "exported weights")
 
+    def to_transformers(self) -> Exported:
+        """The student."""
+        return hub_vit.exported_features(self.student, self.preprocess.statistics)
+
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch dim"]:
         """Features of stored pixels: the mean of the student's patch tokens."""
         return self.student(self.preprocess(images))[:, 1:].mean(1)
@@ -420,23 +427,23 @@ class MaskAlign(PaperModule):
         heads = [f"distill_heads.{i}.{leaf}" for i in range(depth) if i not in targets for leaf in ("weight", "bias")]
         rest |= load_strictly(self, ours, "the official checkpoint", unused=(*UNTRAINED, *heads))
         if teacher:
-            teacher = encoders.from_hub(teacher, encoders.family_of(self.teacher.network))
+            teacher = hub_vit.from_hub(teacher, hub_vit.family_of(self.teacher.network))
             left = load_strictly(self.teacher.network, teacher, "the official teacher", unused=encoders.UNUSED)
             rest |= {theirs[f"teacher.{key}"]: x for key, x in left.items()}
         return rest
 
     def official(self, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict in the official layout, the reverse of `load_official`; `rest` is what that gave back."""
-        targets, family = self.alignment.targets, encoders.family_of(self.teacher.network)
+        targets, family = self.alignment.targets, hub_vit.family_of(self.teacher.network)
         state = {to_official_name(key, targets): x for key, x in self.state_dict().items()}
         if "distill_weights" in state:
             state["distill_weights"] = rest["distill_weights"].index_copy(
                 0, torch.tensor(targets), state["distill_weights"]
             )
-        teacher = encoders.to_hub(self.teacher.network.state_dict(), family)
+        teacher = hub_vit.to_hub(self.teacher.network.state_dict(), family)
         prefix = {"clip": "clip_model.vision_model.", "vit": "dino_model."}[family]
         return {
             **rest,
             **state,
-            **{f"{prefix}{encoders.former_name(key, family)}": x for key, x in teacher.items()},
+            **{f"{prefix}{hub_vit.former_name(key, family)}": x for key, x in teacher.items()},
         }

@@ -159,31 +159,68 @@ class Oracle(_Strict):
     source: str
 
 
-class Facts(_Strict):
-    """What a paper says: one `lightning_modules/<stem>/facts.yaml`."""
+class OwnClaim(Claim):
+    """A claim of the user's own: nothing was published, unless the user says so."""
+
+    place: str = "own idea"
+    paper_value: str | None = None
+    paper_value_source: str | None = None
+
+
+class _Stated(_Strict):
+    """What a paper and an own idea have in common."""
 
     stem: str
     title: str
-    authors: list[str] = Field(min_length=1)
-    year: int
-    venue: str
-    arxiv: str | None = Field(pattern=r"^\d{4}\.\d{4,5}$")
-    official_code: str | None = Field(pattern=r"^https://")
     idea: str
-    differences: list[str]
-    claims: list[Claim] = Field(min_length=1)
-    oracles: list[Oracle] = []
+    claims: Sequence[Claim]
 
     @model_validator(mode="after")
-    def _ids_differ(self) -> "Facts":
+    def _ids_differ(self) -> "_Stated":
         ids = [claim.id for claim in self.claims]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"claim ids must be unique, but {', '.join(twice)} is given more than once")
         return self
 
 
-def load_facts(path: Path) -> Facts:
-    """Reads and checks one facts file.
+class Facts(_Stated):
+    """What a paper says: one `lightning_modules/<stem>/facts.yaml`."""
+
+    authors: list[str] = Field(min_length=1)
+    year: int
+    venue: str
+    arxiv: str | None = Field(pattern=r"^\d{4}\.\d{4,5}$")
+    official_code: str | None = Field(pattern=r"^https://")
+    differences: list[str]
+    claims: list[Claim] = Field(min_length=1)
+    oracles: list[Oracle] = []
+
+
+class Idea(_Stated):
+    """What a user holds against a paper: one `ideas/<stem>/idea.yaml`. `against` is the stem of the paper."""
+
+    against: str
+    claims: list[OwnClaim] = Field(min_length=1)
+
+
+def facts_file(root: Path, stem: str) -> Path:
+    """Where the claims of a plan are written: the facts of a paper, or an own idea.
+
+    Raises:
+        ValueError: neither file exists, or both do.
+    """
+    files = [f"lightning_modules/{stem}/facts.yaml", f"ideas/{stem}/idea.yaml"]
+    found = [file for file in files if (root / file).is_file()]
+    if len(found) != 1:
+        raise ValueError(
+            f"{stem} has {' and '.join(found) or 'a plan, but no claims'}; expected one of {files[0]} (a paper) and "
+            f"{files[1]} (an own idea): {'choose another name for the idea' if found else 'write it'}"
+        )
+    return root / found[0]
+
+
+def load_facts(path: Path) -> Facts | Idea:
+    """Reads and checks one facts file, or one `idea.yaml`.
 
     Raises:
         ValueError: the file is no valid YAML, has an unknown or missing key or an impossible value; names file, claim,
@@ -194,7 +231,7 @@ def load_facts(path: Path) -> Facts:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
     try:
-        facts = Facts.model_validate(document)
+        facts = _form(path).model_validate(document)
     except ValidationError as error:
         raise ValueError("\n".join(_complaint(path, document, problem) for problem in error.errors())) from error
     if facts.stem != path.parent.name:
@@ -202,9 +239,13 @@ def load_facts(path: Path) -> Facts:
     return facts
 
 
+def _form(path: Path) -> type[Facts] | type[Idea]:
+    return Idea if path.name == "idea.yaml" else Facts
+
+
 def _complaint(path: Path, document: Any, problem: Mapping[str, Any]) -> str:
     """One problem that pydantic found, with the claim that it lies in."""
-    where, given, place, form = str(path), document, problem["loc"], Facts
+    where, given, place, form = str(path), document, problem["loc"], _form(path)
     if place[:1] == ("claims",) and len(place) > 1:
         given, place, form = document["claims"][place[1]], place[2:], Claim
         name = given.get("id") if isinstance(given, dict) else None
@@ -213,7 +254,7 @@ def _complaint(path: Path, document: Any, problem: Mapping[str, Any]) -> str:
     return complaint(where, given, {**problem, "loc": place}, form.model_fields) + hint
 
 
-def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
+def check_plan(facts: Facts | Idea, arms: Collection[str], preset: str) -> None:
     """Checks that each claim to be judged at this preset names arms of the experiment plan.
 
     Raises:
@@ -222,8 +263,9 @@ def check_plan(facts: Facts, arms: Collection[str], preset: str) -> None:
     for claim in facts.claims:
         for arm in claim.arms if preset in claim.presets and preset not in claim.too_noisy else ():
             if arm not in arms:
+                file = "idea.yaml" if isinstance(facts, Idea) else "facts.yaml"
                 raise ValueError(
-                    f"{facts.stem}/facts.yaml: claim {claim.id}: arm is {arm!r}, expected an arm of the plan's "
+                    f"{facts.stem}/{file}: claim {claim.id}: arm is {arm!r}, expected an arm of the plan's "
                     f"evaluate section: {', '.join(sorted(arms)) or 'it has none'}"
                 )
 
@@ -351,7 +393,7 @@ def judge(claim: Claim, results: Results, preset: str, missing: Mapping[str, str
 
 
 def ledger(
-    papers: Sequence[Facts], results: Results, preset: str, missing: Mapping[str, str] | None = None
+    papers: Sequence[Facts | Idea], results: Results, preset: str, missing: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """One row per claim of every paper, in the order of the facts files: `results/<preset>/<stem>/claims.json`.
 
@@ -361,7 +403,7 @@ def ledger(
     return [row for facts in papers for row in _corrected(_rows(facts, results, preset, missing or {}))]
 
 
-def _rows(facts: Facts, results: Results, preset: str, missing: Mapping[str, str]) -> list[dict[str, Any]]:
+def _rows(facts: Facts | Idea, results: Results, preset: str, missing: Mapping[str, str]) -> list[dict[str, Any]]:
     return [
         {
             "paper": facts.stem,

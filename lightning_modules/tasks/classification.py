@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, ProbeRecipe, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.labelled import ImageData, check_images
+from lightning_modules.layers.exported import Exported
+from lightning_modules.layers.hub_vit import exported_classifier
 from lightning_modules.layers.position import sincos_2d
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
@@ -88,6 +90,10 @@ class FineTune(PaperModule):
     def forward(self, images: Shaped[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of stored pixels."""
         return self.classify(self.preprocess(images))
+
+    def to_transformers(self) -> Exported:
+        """Encoder, norm and head."""
+        return exported_classifier(self.encoder, self.norm, self.head, self.pool, self.preprocess.statistics)
 
     def classify(self, images: Float[Tensor, "batch c height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of normalised images."""
@@ -192,6 +198,21 @@ class LinearProbe(PaperModule):
             ValueError: it is of another architecture.
         """
         load_strictly(self.encoder.network, encoder_weights(weights), "the pre-trained encoder")
+
+    def to_transformers(self) -> Exported:
+        """Frozen encoder and head, with the BatchNorm between them as part of the head.
+
+        Raises:
+            ValueError: the head reads the mean of normalised patches, which no class of `transformers` does.
+        """
+        if self.pool != "cls":
+            raise ValueError("its head reads the mean of normalised patches; BEiT's normalises the mean")
+        scale = (self.norm.running_var + self.norm.eps).rsqrt()
+        weight = self.head.weight * scale
+        head = nn.Linear(*self.head.weight.shape[::-1])
+        head.load_state_dict({"weight": weight, "bias": self.head.bias - weight @ self.norm.running_mean})
+        vit = self.encoder.network
+        return exported_classifier(vit, vit.norm, head, self.pool, self.preprocess.statistics)
 
 
 def check_labelled(data: ImageData, encoder: VisionTransformer, head: nn.Linear) -> None:

@@ -36,6 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.base import PaperModule, TransformerRecipe, decay_groups
 from lightning_modules.datamodules.captioned import CaptionedImages, squashed
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.metrics.cider import CaptionReward
 from lightning_modules.metrics.generation import (
@@ -115,6 +116,7 @@ class UnifiedGenerator(PaperModule):
     """
 
     recipe_form = UnifiedRecipe
+    predictor = "lightning_modules.unified_t2i_i2t.generator.Generator"
 
     def __init__(
         self,
@@ -535,6 +537,14 @@ class UnifiedGenerator(PaperModule):
     def paint(self, codes: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 3 height width"]:
         """Pictures of codes."""
         return self.images.decode(self.network.cluster_codebook(codes))
+
+    def to_transformers(self) -> Exported:
+        """Not possible.
+
+        Raises:
+            ValueError: always, with the reason.
+        """
+        raise ValueError("transformers has LXMERT, but without its heads for image codes, codebook and image decoder")
 
     def facts(self) -> dict:
         """Size of the network, its frozen codebook not counted."""

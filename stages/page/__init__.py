@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import TypeAdapter
 
-from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, chance
+from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, Idea, chance
 from lightning_modules.runs import Figure, Gallery
 from stages.page import figures
 
@@ -45,10 +45,15 @@ class Arm:
 class Paper:
     """What the page shows of one paper."""
 
-    facts: Facts
+    facts: Facts | Idea
     rows: list[dict[str, Any]]
     arms: list[Arm]
     sweeps: list[Arm] = field(default_factory=list)
+
+    @property
+    def own(self) -> bool:
+        """Whether this is an idea of the user's, and no paper."""
+        return isinstance(self.facts, Idea)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,7 +97,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
     """The page as text, the same for the same results.
 
     Args:
-        papers: what to show, in this order.
+        papers: what to show, in this order; own ideas come last, and count in no number over all papers.
         preset: the preset of the results.
         unavailable: data set -> why it was not available.
     """
@@ -109,10 +114,11 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "probability": probability,
     }
     return environment.get_template("page.html.j2").render(
-        papers=papers,
+        papers=[paper for paper in papers if not paper.own],
+        ideas=[paper for paper in papers if paper.own],
         preset=preset,
         unavailable=unavailable,
-        rows=[row for paper in papers for row in paper.rows],
+        rows=[row for paper in papers if not paper.own for row in paper.rows],
         count=count,
         chance=chance,
         alpha=f"{ALPHA:.0%}".replace("%", " %"),
@@ -227,10 +233,11 @@ def show(papers: Sequence[Paper], path: Path, arm: str | None = None) -> None:
     for paper in papers:
         rows = [row for row in paper.rows if row["verdict"] != "not testable" and arm in (None, *row["arms"])]
         if rows:
-            console.print(f"[bold]{paper.facts.stem}[/bold]  {paper.facts.title}")
+            against = f" (own idea, held against {paper.facts.against})" if paper.own else ""
+            console.print(f"[bold]{paper.facts.stem}[/bold]  {paper.facts.title}{against}")
             console.print(_claims_table(rows))
     if arm is None:
-        every = [row for paper in papers for row in paper.rows]
+        every = [row for paper in papers if not paper.own for row in paper.rows]
         console.print(", ".join(f"{n} {verdict}" for verdict, n in count(every).items()))
         survive = {verdict: n for verdict, n in count(every, "verdict_holm").items() if verdict != "not testable"}
         told = ", ".join(f"{n} {verdict}" for verdict, n in survive.items())

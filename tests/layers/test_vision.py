@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 
+from lightning_modules.layers import hub_vit
 from lightning_modules.layers.position import resize_positions, sincos_2d
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Attention, DropPath
@@ -35,7 +36,7 @@ def reference(name: str):
 
 def ours(name: str, **changes) -> VisionTransformer:
     sizes = dict(image_size=24, patch_size=8, dim=32, depth=3, num_heads=4) | changes
-    return VisionTransformer(**sizes, **encoders.FAMILIES[name].architecture)
+    return VisionTransformer(**sizes, **hub_vit.FAMILIES[name].architecture)
 
 
 def difference(a, b):
@@ -46,7 +47,7 @@ def difference(a, b):
 def test_every_layer_equals_transformers(name):
     theirs = reference(name)
     vit = ours(name).eval()
-    load_strictly(vit, encoders.from_hub(theirs.state_dict(), name), name, unused=encoders.UNUSED)
+    load_strictly(vit, hub_vit.from_hub(theirs.state_dict(), name), name, unused=encoders.UNUSED)
     images = torch.randn(2, 3, 24, 24)
     with torch.no_grad():
         expected = theirs(pixel_values=images, output_hidden_states=True, output_attentions=True)
@@ -69,14 +70,14 @@ def test_every_layer_equals_transformers(name):
 @pytest.mark.parametrize("name", ["clip", "vit"])
 def test_a_hub_state_dict_comes_back_unchanged(name):
     theirs = {k: v for k, v in reference(name).state_dict().items() if not k.startswith("pooler.")}
-    back = encoders.to_hub(encoders.from_hub(theirs, name), name)
+    back = hub_vit.to_hub(hub_vit.from_hub(theirs, name), name)
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)
 
 
 def test_clip_at_another_resolution_equals_interpolated_positions():
     theirs = reference("clip")
-    state = encoders.from_hub(theirs.state_dict(), "clip")
+    state = hub_vit.from_hub(theirs.state_dict(), "clip")
     state["pos_embed"] = resize_positions(state["pos_embed"], 2)
     vit = ours("clip", image_size=16).eval()
     load_strictly(vit, state, "clip")

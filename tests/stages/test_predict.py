@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +9,11 @@ import torch
 from PIL import Image
 
 from lightning_modules.clip_vip.retriever import Retriever
-from lightning_modules.committees.network import Committee, Predictor
+from lightning_modules.committees.network import Committee, CommitteePredictor
+from lightning_modules.datasets.pictures import stored
 from lightning_modules.datasets.video.files import read_frames
 from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
+from lightning_modules.files import write_json
 from stages import predict
 from tests.committees.test_network import write
 from tests.datasets.videos import encode
@@ -36,6 +37,7 @@ def committee(tmp_path):
     }
     made = Committee(members, macs=[10, 30], thresholds=[-0.8]).eval()
     write(made, tmp_path, **record)
+    write_json(tmp_path / "predictor.json", {"loader": "lightning_modules.committees.network.CommitteePredictor"})
     return tmp_path, made
 
 
@@ -67,7 +69,7 @@ def test_answers_are_those_of_the_module_with_member_and_cost(committee, monkeyp
 
 def test_an_image_file_is_brought_to_the_committees_size_and_scale(tmp_path):
     Image.new("RGB", (50, 30), (255, 255, 255)).save(tmp_path / "white.png")
-    images = predict.read_images(tmp_path / "white.png", SHAPE, 16)
+    images = stored(tmp_path / "white.png", SHAPE, 16)
     assert images.shape == (1, *SHAPE)
     assert np.allclose(images, 16)
 
@@ -75,25 +77,25 @@ def test_an_image_file_is_brought_to_the_committees_size_and_scale(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.zeros((2, 9, 9)), r"shape \(2, 9, 9, 1\); the committee expects \(rows, 8, 8, 1\)"),
-        (np.zeros(3), r"shape \(3,\); the committee expects"),
+        (np.zeros((2, 9, 9)), r"shape \(2, 9, 9, 1\); the model expects \(rows, 8, 8, 1\)"),
+        (np.zeros(3), r"shape \(3,\); the model expects"),
     ],
 )
 def test_an_array_of_another_shape_is_refused(tmp_path, content, message):
     np.save(tmp_path / "x.npy", content)
     with pytest.raises(ValueError, match=message):
-        predict.read_images(tmp_path / "x.npy", SHAPE, 16)
+        stored(tmp_path / "x.npy", SHAPE, 16)
 
 
 def test_other_files_and_folders_are_refused(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_text("no image")
     with pytest.raises(ValueError, match=r"x\.png cannot be read as a picture"):
-        predict.read_images(tmp_path / "x.png", SHAPE, 16)
+        stored(tmp_path / "x.png", SHAPE, 16)
     (tmp_path / "x.npy").write_bytes(b"")
     with pytest.raises(ValueError, match=r"x\.npy cannot be read as an array"):
-        predict.read_images(tmp_path / "x.npy", SHAPE, 16)
+        stored(tmp_path / "x.npy", SHAPE, 16)
     monkeypatch.setattr(sys, "argv", ["predict", str(tmp_path), "x.png"])
-    with pytest.raises(ValueError, match=r"holds no committee\.json"):
+    with pytest.raises(ValueError, match=r"holds no predictor\.json"):
         predict.main()
 
 
@@ -102,7 +104,7 @@ def test_the_model_in_mlflow_answers_as_the_module(committee):
     images = np.random.default_rng(1).integers(0, 17, (5, 8, 8, 1)).astype(np.uint8)
     with torch.inference_mode():
         expected = made(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32))).probabilities
-    np.testing.assert_array_equal(Predictor(folder).predict(images), expected.numpy())
+    np.testing.assert_array_equal(CommitteePredictor(folder).predict(images), expected.numpy())
 
 
 def test_the_members_are_rebuilt_as_listed(committee):
@@ -131,15 +133,16 @@ def test_of_a_folder_the_good_files_are_answered_and_the_others_named(committee,
 def retriever(monkeypatch):
     """Ranks sentences by their words, after it has read the video."""
 
-    def rank(path, sentences):
+    def rank(self, path, sentences):
         read_frames(path, lambda total: np.arange(2), 8)
         return [(sentence, float(len(sentence.split()))) for sentence in sentences]
 
-    monkeypatch.setattr(Retriever, "load", lambda folder: SimpleNamespace(rank=rank))
+    monkeypatch.setattr(Retriever, "rank", rank)
+    monkeypatch.setattr(Retriever, "load", lambda folder: Retriever.__new__(Retriever))
 
 
 def test_of_a_folder_of_videos_too(retriever, tmp_path, monkeypatch, capsys):
-    (tmp_path / "retriever.json").write_text("{}")
+    write_json(tmp_path / "predictor.json", {"loader": "lightning_modules.clip_vip.retriever.Retriever.load"})
     folder = tmp_path / "videos"
     for name in ("a.mp4", "12:30:05.mp4", "b.avi"):
         encode(folder / name, 10)
@@ -164,6 +167,6 @@ def test_of_a_folder_of_videos_too(retriever, tmp_path, monkeypatch, capsys):
 
 
 def test_without_sentences_or_videos_nothing_is_ranked(retriever, tmp_path, monkeypatch, capsys):
-    (tmp_path / "retriever.json").write_text("{}")
+    write_json(tmp_path / "predictor.json", {"loader": "lightning_modules.clip_vip.retriever.Retriever.load"})
     (tmp_path / "said.txt").write_text("\n")
     run(monkeypatch, capsys, tmp_path, tmp_path / "said.txt", failed="got 0 videos or folders, 1 text files and 0 sent")

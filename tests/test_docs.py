@@ -1,0 +1,120 @@
+"""The guides of the papers: their files and commands exist, and what they tell a user to type works."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import STEMS
+from tests.datasets.videos import encode
+from tests.pipeline import ROOT, Copy
+
+SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it small
+    "maskalign": {
+        "pretrain": {"maskalign-teacher": {"pretrain.epochs": 1}},
+        "pretrain_from": {"maskalign": {"pretrain.epochs": 1}},
+        "finetune": {"maskalign-world": {"downstream.finetune.epochs": 1, "downstream.probe.epochs": 1}},
+        "evaluate": {"maskalign-world_graded": {}},
+    },
+    "clip_vip": {
+        "pretrain": {"clip_vip-clip": {"pretrain.epochs": 1}},
+        "pretrain_from": {"clip_vip": {"pretrain.epochs": 1}},
+        "finetune": {"clip_vip-video": {"downstream.finetune.epochs": 1}},
+        "evaluate": {"clip_vip-world_video_text": {}},
+    },
+    "unified_t2i_i2t": {
+        "pretrain": {
+            "unified-images": {
+                "pretrain.epochs": 2,
+                "model.reading_epochs": 1,
+                "data.splits": {"train": {"source": "train", "rows": 512}},
+            }
+        },
+        "pretrain_from": {"unified_t2i_i2t": {"pretrain.epochs": 1}},
+        "finetune": {},
+        "evaluate": {"unified_t2i_i2t": {}},
+    },
+}
+
+
+def guide(stem):
+    return (ROOT / f"docs/papers/{stem}.md").read_text()
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_paper_has_a_guide_whose_files_and_commands_exist(stem):
+    text = guide(stem)
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        "What the paper says", "What is here", "Run it", "Use the model", "Export",
+    ]  # fmt: skip
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / "docs/papers" / link).exists(), link
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+    for size in ("", "PRESET=paper "):
+        assert f"make repro {size}PAPER={stem}" in text
+    for folder in re.findall(r"data/results/(\w+/\w+/[\w-]+)", text):
+        preset, paper, arm = folder.split("/")
+        assert arm in yaml.safe_load((ROOT / f"plans/{preset}/{paper}/params.yaml").read_text())["evaluate"]
+    assert f"(docs/papers/{stem}.md)" in (ROOT / "README.md").read_text()
+
+
+def small_rows(stem):
+    plan = yaml.safe_load((ROOT / f"plans/tiny/{stem}/params.yaml").read_text())
+    rows = {"sweep": {}}
+    for stage, arms in SMALL[stem].items():
+        rows[stage] = {arm: plan[stage][arm] for arm in arms}
+        for arm, overrides in arms.items():
+            if overrides:
+                rows[stage][arm]["overrides"] = {**plan[stage][arm].get("overrides", {}), **overrides}
+    return rows, [name for name in plan["datasets"] if name.startswith("world")]
+
+
+@pytest.fixture(scope="module", params=[*SMALL, "digits"])
+def project(request, tmp_path_factory):
+    """A trained small project, its papers, and beside it the files that the guides speak of."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "digits":
+        copy, papers = Copy(folder, seeds=[0]), ["committees", "small_ensembles"]
+    else:
+        rows, datasets = small_rows(request.param)
+        copy, papers = Copy(folder, seeds=[0], rows=rows, datasets=datasets, paper=request.param), [request.param]
+    copy.python("-m", "stages.repro", "evaluate")
+    rng = np.random.default_rng(0)
+    for name in ("my-picture.png", "my-digit.png", "my-pictures/a.png", "my-pictures/b.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    encode(folder / "my-videos/first.mp4", 8)
+    encode(folder / "my-videos/second.mp4", 8)
+    for name in ("sentences.txt", "captions.txt"):
+        (folder / name).write_text("a large red circle\na small blue square\n")
+    if not (folder / ".venv").exists():
+        (folder / ".venv").symlink_to(Path(sys.prefix))
+    return copy, papers
+
+
+@pytest.mark.slow
+def test_what_a_guide_tells_a_user_to_type_works(project):
+    copy, papers = project
+    for stem in papers:
+        text = guide(stem)
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+            assert copy.run("bash", "-ec", block).stdout
+        (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        assert copy.python("-c", code).stdout or "features" in code
+    made = {str(path.relative_to(copy.folder)) for path in copy.folder.rglob("*")}
+    if papers == ["maskalign"]:
+        assert "features/0-my-picture-features.npy" in made
+        assert {"my-encoder/model.safetensors", "my-classifier/config.json"} <= made
+    if papers == ["unified_t2i_i2t"]:
+        assert {"drawn/1-captions-0-picture.png", "drawn/1-captions-1-picture.png", "drawn-1.png"} <= made
+        run = copy.python("-m", "stages.export", "unified_t2i_i2t", "no", check=False)
+        assert run.returncode == 1 and "cannot be exported: transformers has LXMERT, but" in run.stderr
+    if papers == ["clip_vip"]:
+        assert "my-clip/README.md" in made
+        run = copy.python("-m", "stages.export", "clip_vip", "no", check=False)
+        assert run.returncode == 1 and "CLIPModel has no place for the" in run.stderr and "no" not in made
