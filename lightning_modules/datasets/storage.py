@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_modules import rehearsal
 from lightning_modules.datasets import pictures
 from lightning_modules.datasets.columns import ContentDigest, picture, record_batch, to_numpy
 
@@ -86,6 +87,8 @@ def write_blocks(
             shards.write(batch)
             digest.update(batch)
             rows += batch.num_rows
+            if rehearsal.enough(rows):
+                break
     if not rows:
         raise ValueError(f"split {split!r} of {folder} has no rows, expected at least one: check its source.")
     return Split(rows, digest.hexdigest())
