@@ -1,7 +1,7 @@
 """What a rehearsal (`stages/rehearse.py`) does otherwise than a run; without one, nothing here has an effect.
 
 A rehearsal runs the code of a run on a few rows, on machines that may have neither the data nor the published weights.
-The three places where that code must know of it ask here. Imports no torch.
+The few places where that code must know of it ask here. Imports no torch.
 """
 
 from dataclasses import dataclass, field
@@ -30,9 +30,9 @@ class Rehearsal:
 current: Rehearsal | None = None
 
 
-def enough(rows: int) -> bool:
-    """Whether so many rows of a split will do."""
-    return current is not None and rows >= current.rows
+def left(rows: int) -> int | None:
+    """How many more rows of a split are prepared after so many; None for all."""
+    return None if current is None else current.rows - rows
 
 
 def width(size: Size) -> Size:
@@ -53,6 +53,11 @@ def replaces(name: str, *, missing: bool) -> bool:
         return False
     current.replaced.add(name)
     return True
+
+
+def measures() -> bool:
+    """Whether the speed of a trained network says anything: not if it was made narrow."""
+    return current is None or current.narrow == 1
 
 
 def callbacks() -> list[Any]:

@@ -271,7 +271,8 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
         with store.put(job.fingerprint) as folder:
             _write_outputs(folder, job, module, predictions, metrics, history)
         record.summary(metrics, step=trainer.global_step)
-        record.machine(module.machine_facts(data))
+        if rehearsal.measures():
+            record.machine(module.machine_facts(data))
         weights = {"weights.safetensors": sha256(store.entry(job.fingerprint) / "weights.safetensors")}
         folders = (job.out / f"seed-{job.seed}", store.entry(job.fingerprint))
         record.model("lightning_modules.tracking.model.Trained", folders, weights, model=system["model"])

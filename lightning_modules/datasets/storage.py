@@ -83,11 +83,11 @@ def write_blocks(
     schema = schema.with_metadata(_metadata(codec, shape))
     with _ShardWriter(folder, split, schema, row_group, shard_bytes) as shards:
         for block in blocks:
-            batch = record_batch(block, schema, codec, shape)
+            batch = record_batch(block, schema, codec, shape).slice(0, rehearsal.left(rows))
             shards.write(batch)
             digest.update(batch)
             rows += batch.num_rows
-            if rehearsal.enough(rows):
+            if rehearsal.left(rows) == 0:
                 break
     if not rows:
         raise ValueError(f"split {split!r} of {folder} has no rows, expected at least one: check its source.")

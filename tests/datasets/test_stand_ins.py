@@ -35,7 +35,7 @@ def test_every_data_set_that_is_not_drawn_here_has_a_stand_in_that_its_prepare_r
 def test_a_rehearsal_prepares_only_the_first_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "current", rehearsal.Rehearsal(rows=300))
     columns = {"id": np.arange(1000), "image": np.zeros((1000, 2, 2, 1), np.uint8), "label": np.zeros(1000, np.int64)}
-    assert storage.write(tmp_path, "train", columns, "raw", (2, 2, 1)).rows == 2 * storage.ROW_GROUP
+    assert storage.write(tmp_path, "train", columns, "raw", (2, 2, 1)).rows == 300
     monkeypatch.setattr(rehearsal, "current", None)
     assert storage.write(tmp_path, "train", columns, "raw", (2, 2, 1)).rows == 1000
 
