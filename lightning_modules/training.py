@@ -33,12 +33,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
-<<<<<<< HEAD
-from lightning_modules import portable, settings
-from lightning_modules.averaging import Average
-=======
 from lightning_modules import portable, rehearsal, settings
->>>>>>> cb08721 (Data sets give stand-ins of themselves, and what is published can be replaced in a rehearsal)
+from lightning_modules.averaging import Average
 from lightning_modules.base import PaperModule
 from lightning_modules.checkpoints import ResumeCheckpoint, usable
 from lightning_modules.datasets import storage
@@ -287,7 +283,6 @@ def fit(
     position: int = 0,
 ) -> Trainer:
     """Run the Trainer over `recipe["epochs"]`, from the job's checkpoint where there is one."""
-<<<<<<< HEAD
     machine, recipe = job.config["trainer"], module.recipe
     average, stopwatch = Average(recipe.get("ema")), Stopwatch()
     callbacks: list[Callback] = [
@@ -297,12 +292,8 @@ def fit(
         Milestones(recipe.get("keep_every"), job.folder / "milestones", average.applied),
         Watch(record, stopwatch),
         ResumeCheckpoint(job.folder, machine["checkpoint_seconds"]),
+        *rehearsal.callbacks(),
     ]
-=======
-    machine = job.config["trainer"]
-    callbacks: list[Callback] = [history, ResumeCheckpoint(job.folder, machine["checkpoint_seconds"])]
-    callbacks += rehearsal.callbacks()
->>>>>>> cb08721 (Data sets give stand-ins of themselves, and what is published can be replaced in a rehearsal)
     if file := os.environ.get("REPRISE_PROGRESS"):
         callbacks.append(Progress(Path(file)))
     visible = sys.stderr.isatty() and not os.environ.get("CI")
