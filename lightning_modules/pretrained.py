@@ -1,17 +1,18 @@
 """Official image classifiers of the Hugging Face hub as plain modules; weights come as safetensors, never pickled."""
 
 # transformers is imported where it is used: only hub members need it, and it takes seconds.
+from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import from_pretrained
+from lightning_modules.rehearsal import width
 
 if TYPE_CHECKING:
-    from transformers import EfficientNetConfig, PreTrainedConfig, ViTConfig
+    from transformers import EfficientNetConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 IMAGENET_CLASSES = 1000
 
@@ -91,18 +92,20 @@ def load(name: str) -> HubClassifier:
     Raises:
         ConnectionError: the hub cannot be reached and the weights are not in its cache.
     """
-    if torch.get_default_device().type == "meta":
-        return build(name)
     from transformers import AutoModelForImageClassification
 
-    return HubClassifier(from_pretrained(AutoModelForImageClassification, name))
+    return HubClassifier(from_pretrained(AutoModelForImageClassification, name, partial(_drawn, name)))
 
 
 def build(name: str) -> HubClassifier:
     """The architecture with random weights, without network."""
+    return HubClassifier(_drawn(name))
+
+
+def _drawn(name: str) -> "PreTrainedModel":
     from transformers import AutoModelForImageClassification
 
-    return HubClassifier(AutoModelForImageClassification.from_config(configuration(name)))
+    return AutoModelForImageClassification.from_config(configuration(name))
 
 
 def configuration(name: str) -> "PreTrainedConfig":
@@ -121,24 +124,25 @@ def configuration(name: str) -> "PreTrainedConfig":
     if name in EFFICIENTNETS:
         return _efficientnet(*EFFICIENTNETS[name])
     if name in RESNET_DEPTHS:
-        return ResNetConfig(depths=RESNET_DEPTHS[name], layer_type="bottleneck", num_labels=IMAGENET_CLASSES)
+        sizes = {"embedding_size": width(64), "hidden_sizes": [width(size) for size in (256, 512, 1024, 2048)]}
+        return ResNetConfig(depths=RESNET_DEPTHS[name], layer_type="bottleneck", num_labels=IMAGENET_CLASSES, **sizes)
     if name in MOBILENETS:
         multiplier, size = MOBILENETS[name]
         # 1001: the published heads have a background class
-        return MobileNetV2Config(depth_multiplier=multiplier, image_size=size, num_labels=IMAGENET_CLASSES + 1)
+        return MobileNetV2Config(depth_multiplier=width(multiplier), image_size=size, num_labels=IMAGENET_CLASSES + 1)
     if name in VITS:
         return _vit(*VITS[name])
     raise ValueError(f"no configuration is written out for {name!r}; known without network: {', '.join(known)}.")
 
 
-def _efficientnet(width: float, depth: float, size: int, last: int, padding: list[int]) -> "EfficientNetConfig":
+def _efficientnet(factor: float, depth: float, size: int, last: int, padding: list[int]) -> "EfficientNetConfig":
     from transformers import EfficientNetConfig
 
     return EfficientNetConfig(
-        width_coefficient=width,
+        width_coefficient=width(factor),
         depth_coefficient=depth,
         image_size=size,
-        hidden_dim=last,
+        hidden_dim=width(last),
         depthwise_padding=padding,
         num_labels=IMAGENET_CLASSES,
     )
@@ -148,8 +152,8 @@ def _vit(dim: int, layers: int, size: int) -> "ViTConfig":
     from transformers import ViTConfig
 
     return ViTConfig(
-        hidden_size=dim,
-        intermediate_size=4 * dim,
+        hidden_size=width(dim),
+        intermediate_size=4 * width(dim),
         num_hidden_layers=layers,
         num_attention_heads=dim // 64,
         image_size=size,

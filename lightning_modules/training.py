@@ -33,7 +33,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save
 
-from lightning_modules import portable, settings
+from lightning_modules import portable, rehearsal, settings
 from lightning_modules.averaging import Average
 from lightning_modules.base import PaperModule
 from lightning_modules.checkpoints import ResumeCheckpoint, usable
@@ -304,7 +304,8 @@ def train_seed(job: Job, position: int, store: SeedStore) -> None:
         with store.put(job.fingerprint) as folder:
             _write_outputs(folder, job, module, predictions, metrics, history)
         record.summary(metrics, step=trainer.global_step)
-        record.machine(module.machine_facts(data))
+        if rehearsal.measures():
+            record.machine(module.machine_facts(data))
         weights = {"weights.safetensors": sha256(store.entry(job.fingerprint) / "weights.safetensors")}
         folders = (job.out / f"seed-{job.seed}", store.entry(job.fingerprint))
         record.model("lightning_modules.tracking.model.Trained", folders, weights, model=system["model"])
@@ -328,6 +329,7 @@ def fit(
         Milestones(recipe.get("keep_every"), job.folder / "milestones", average.applied),
         Watch(record, stopwatch),
         ResumeCheckpoint(job.folder, machine["checkpoint_seconds"]),
+        *rehearsal.callbacks(),
     ]
     if file := os.environ.get("REPRISE_PROGRESS"):
         callbacks.append(Progress(Path(file)))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_modules"
 STEMS = sorted(path.parent.name for path in PACKAGE.glob("*/facts.yaml"))
 # Who may import whom: a layer may import those before it.
-HELPERS = {"files", "portable", "predictors", "processes", "runs", "seed_store", "settings", "tracking"}
+HELPERS = {"files", "portable", "predictors", "processes", "rehearsal", "runs", "seed_store", "settings", "tracking"}
 ORDER = [
     HELPERS,
     {"layers", "losses", "metrics", "datasets", "pretrained"},

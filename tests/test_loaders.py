@@ -52,14 +52,20 @@ def clip(folder):
 def clip_teacher(folder):
     state, write = saved(folder, small_clip())
     text = ("text_model.*", "*_projection.weight", "logit_scale")
-    load = lambda changed: (write(changed), encoders._hub_encoder(str(folder), "clip"))  # noqa: E731
+    load = lambda changed: (
+        write(changed),
+        encoders._hub_encoder(str(folder), encoders.ENCODERS["openai/clip-vit-base-patch16"]),
+    )  # noqa: E731
     return state, load, ("", "vision_model.encoder."), text
 
 
 def dino_teacher(folder):
     sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8)
     state, write = saved(folder, ViTModel(ViTConfig(**sizes, patch_size=4)))
-    load = lambda changed: (write(changed), encoders._hub_encoder(str(folder), "vit"))  # noqa: E731
+    load = lambda changed: (
+        write(changed),
+        encoders._hub_encoder(str(folder), encoders.ENCODERS["facebook/dino-vitb16"]),
+    )  # noqa: E731
     return state, load, ("", "embeddings."), ("pooler.*",)
 
 

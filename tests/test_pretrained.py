@@ -2,7 +2,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, ResNetConfig
 
-from lightning_modules import pretrained
+from lightning_modules import pretrained, rehearsal
+from lightning_modules.layers.clip import make_clip
+from lightning_modules.maskalign.encoders import published_encoder
 
 
 def tiny_resnet():
@@ -55,3 +57,18 @@ def test_unknown_architectures_are_refused():
 
 def test_short_names_have_no_dots():
     assert pretrained.short_name("google/mobilenet_v2_1.0_224") == "mobilenet_v2_1_0_224"
+
+
+def test_published_weights_are_replaced_in_a_rehearsal_and_made_narrow_only_where_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(rehearsal, "current", rehearsal.Rehearsal(rows=1))
+    names = ["google/mobilenet_v2_1.0_224", "openai/clip-vit-base-patch32", "facebook/dino-vitb16"]
+    assert pretrained.load(names[0]).model.config.depth_multiplier == 1.0
+    assert make_clip(hub=names[1]).vision_model.config.hidden_size == 768
+    assert published_encoder(names[2], 224).dim == 768
+    assert rehearsal.current.replaced == set(names)
+    monkeypatch.setattr(rehearsal, "current", rehearsal.Rehearsal(rows=1, narrow=16))
+    assert make_clip(hub=names[1]).projection_dim == 32
+    vit = published_encoder(names[2], 224)
+    assert vit(torch.zeros(1, 3, 224, 224)).shape[-1] == 48 and len(vit.blocks) == 12

@@ -3,6 +3,7 @@
 The Python version of the archive is a set of pickles, which may run code when loaded: it is not read.
 """
 
+import io
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.download import fetch
-from lightning_modules.files import replace_folder
+from lightning_modules.datasets.download import StandIn, fetch
+from lightning_modules.files import replace_folder, sha256
 
 SHAPE = (32, 32, 3)
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -54,6 +55,21 @@ def prepare(
             num_classes=10,
             source="CIFAR-10 binary version (A. Krizhevsky, 2009)",
         )
+
+
+def stand_in(folder: Path, *, rows: int, **_: object) -> StandIn:
+    """See `download.StandIn`: an archive of noise."""
+    random, path = np.random.default_rng(0), folder / ARCHIVE
+    with tarfile.open(path, "w:gz") as tar:
+        for member in (member for members in MEMBERS.values() for member in members):
+            share = -(-rows // len(MEMBERS["train"])) if member in MEMBERS["train"] else rows
+            records = random.integers(0, 256, (share, RECORD), np.uint8)
+            records[:, 0] %= 10
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{member}")
+            info.size = records.nbytes
+            tar.addfile(info, io.BytesIO(records.tobytes()))
+    config = {"files": {ARCHIVE: {"sha256": sha256(path)}}, "mirrors": [], "cache": str(folder)}
+    return StandIn(config, {"train": 50_000, "test": 10_000})
 
 
 def _columns(tar: tarfile.TarFile, members: Sequence[str]) -> dict[str, np.ndarray]:

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
-from lightning_modules.datasets.download import find
+from lightning_modules.datasets.download import StandIn, find
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
 
 SPLITS = ("train", "restval", "val", "test")
-GRID_TOKENS = 64  # 8 x 8 places of the grid features
+GRID_TOKENS, GRID_CHANNELS = 64, 2048  # 8 x 8 places of the grid features, and what X-LXMERT's have of each
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,35 @@ def prepare(
             new, name="coco_captions", splits=written, codec="jpeg", shape=None, num_classes=None,
             source="COCO 2014 with captions, Karpathy's splits", schema=schema,
         )  # fmt: skip
+
+
+def stand_in(
+    folder: Path, *, rows: int, splits: Mapping[str, int], features: Mapping[str, str] | None, **_: object
+) -> StandIn:
+    """See `download.StandIn`: drawn pictures with five captions each, and noise as grid features if asked for.
+
+    Raises:
+        ModuleNotFoundError: features are asked for, and h5py is not installed.
+    """
+    entries = []
+    for number, split in enumerate(split for split in splits for _ in range(rows)):
+        half = "train2014" if split == "train" else "val2014"
+        said = [f"a drawn picture number {number} of sort {sort}" for sort in range(5)]
+        sentences = [{"raw": f"{text.capitalize()}.", "tokens": text.split()} for text in said]
+        image = {"filepath": half, "filename": f"COCO_{half}_{number:012d}.jpg", "cocoid": number, "split": split}
+        entries.append(image | {"sentences": sentences})
+        path = folder / half / image["filename"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pictures.drawn_jpeg(number))
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": entries, "dataset": "coco"}))
+    for half, file in (features or {}).items():
+        h5py, random = _h5py(), np.random.default_rng(0)
+        with h5py.File(folder / file, "w") as grids:
+            for image in (image for image in entries if image["filepath"] == half):
+                grid = random.random((8, 8, GRID_CHANNELS), np.float32)
+                grids[f"{Path(image['filename']).stem}/features"] = grid
+    counts = dict.fromkeys(splits, rows)
+    return StandIn({"splits": counts, "cache": str(folder)}, dict(splits))
 
 
 def _all_there(halves: Mapping[str, Path], images: Iterable[CocoImage]) -> None:
@@ -184,6 +214,14 @@ def _no_repeats(path: Path, ids: Iterable[int]) -> None:
         raise ValueError(f"{path} has {len(twice)} images more than once, {twice[0]!r} first.")
 
 
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("grid features are HDF5 files, read with h5py: pip install h5py") from error
+    return h5py
+
+
 class GridFeatures:
     """Grid features of the official file, one group for each image: `h5["COCO_val2014_000000391895/features"]`.
 
@@ -193,11 +231,7 @@ class GridFeatures:
     """
 
     def __init__(self, path: Path):
-        try:
-            import h5py
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("grid features are HDF5 files, read with h5py: pip install h5py") from error
-        self.path = path
+        h5py, self.path = _h5py(), path
         try:
             self.file = h5py.File(path, "r")
         except OSError as error:

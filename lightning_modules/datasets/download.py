@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 MIRROR_VARIABLE = "REPRISE_MIRROR"
 # Seconds to connect and between bytes. The first counts anew for each of the many machines behind a cloud address, and
@@ -19,6 +20,21 @@ TIMEOUT = (2, 10)
 
 class DataUnavailable(RuntimeError):
     """The files of a data set are nowhere to be had; the message says what was tried and what to set."""
+
+
+class StandIn(NamedTuple):
+    """Small files in the official form that take the place of a data set in a rehearsal: what `stand_in` gives.
+
+    A function `stand_in(folder, *, rows, **config)` beside `prepare` writes them into an empty folder, with so many
+    rows of each split. `config` is what `prepare` is configured with.
+
+    Args:
+        config: settings that `prepare` needs to read these files: where they are, their checksums and counts.
+        whole: rows that the real data set has of each split; None where that is not known.
+    """
+
+    config: dict[str, Any]
+    whole: dict[str, int | None]
 
 
 class _Refused(Exception):

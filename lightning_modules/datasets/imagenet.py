@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from lightning_modules.datasets import storage
-from lightning_modules.datasets.download import fetch, find
+from lightning_modules.datasets import pictures, storage
+from lightning_modules.datasets.download import StandIn, fetch, find
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Share
 
@@ -71,6 +71,18 @@ def prepare(
             num_classes=num_classes,
             source="ImageNet, ILSVRC 2012 classification",
         )
+
+
+def stand_in(folder: Path, *, rows: int, splits: Mapping[str, int], num_classes: int, **_: object) -> StandIn:
+    """See `download.StandIn`: drawn pictures in the form `folders`, the first classes having one more than the last."""
+    for split in splits:
+        wnids = [f"n{number:08d}" for number in range(num_classes)]
+        for wnid in wnids:
+            (folder / split / wnid).mkdir(parents=True)
+        for number in range(rows):
+            wnid = wnids[number % num_classes]
+            (folder / split / wnid / f"{wnid}_{number}.JPEG").write_bytes(pictures.drawn_jpeg(number))
+    return StandIn({"form": "folders", "splits": dict.fromkeys(splits, rows), "cache": str(folder)}, dict(splits))
 
 
 @dataclass(frozen=True)

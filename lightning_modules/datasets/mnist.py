@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.download import fetch
-from lightning_modules.files import replace_folder
+from lightning_modules.datasets.download import StandIn, fetch
+from lightning_modules.files import replace_folder, sha256
 
 SHAPE = (28, 28, 1)
 FILES = {
@@ -55,6 +55,18 @@ def prepare(
             num_classes=10,
             source="MNIST, original IDX files (LeCun, Cortes, Burges)",
         )
+
+
+def stand_in(folder: Path, *, rows: int, **_: object) -> StandIn:
+    """See `download.StandIn`: files of noise."""
+    random = np.random.default_rng(0)
+    for images, labels in FILES.values():
+        for name, shape, values in ((images, (rows, *SHAPE[:2]), 256), (labels, (rows,), 10)):
+            header = bytes([0, 0, UNSIGNED_BYTE, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+            content = random.integers(0, values, shape, np.uint8).tobytes()
+            (folder / name).write_bytes(gzip.compress(header + content, mtime=0))
+    files = {name: {"sha256": sha256(folder / name)} for names in FILES.values() for name in names}
+    return StandIn({"files": files, "mirrors": [], "cache": str(folder)}, {"train": 60_000, "test": 10_000})
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:

@@ -13,6 +13,7 @@
 import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,7 @@ from lightning_modules.datasets.skipped import Skipped
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+DRAWN = 16  # different pictures that `drawn_jpeg` gives
 CHECKED = 256  # pictures that are held in memory while they are checked
 
 
@@ -158,3 +160,22 @@ def _faults() -> tuple[type[Exception], ...]:
     from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError
+
+
+def drawn_jpeg(number: int) -> bytes:
+    """A picture file of the size and the weight of a photograph from the web (500 x 375), for stand-ins of data sets.
+
+    Colours that blend into each other, with some grain. Numbers that are alike modulo `DRAWN` give the same picture.
+    """
+    return _drawn_jpeg(number % DRAWN)
+
+
+@cache
+def _drawn_jpeg(number: int) -> bytes:
+    from PIL import Image
+
+    random, file = np.random.default_rng(number), io.BytesIO()
+    colours = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+    grain = random.normal(0, 12, (375, 500, 1))
+    Image.fromarray((np.asarray(colours) + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=80)
+    return file.getvalue()

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_modules import rehearsal
 from lightning_modules.datasets import pictures
 from lightning_modules.datasets.columns import ContentDigest, picture, record_batch, to_numpy
 
@@ -82,10 +83,12 @@ def write_blocks(
     schema = schema.with_metadata(_metadata(codec, shape))
     with _ShardWriter(folder, split, schema, row_group, shard_bytes) as shards:
         for block in blocks:
-            batch = record_batch(block, schema, codec, shape)
+            batch = record_batch(block, schema, codec, shape).slice(0, rehearsal.left(rows))
             shards.write(batch)
             digest.update(batch)
             rows += batch.num_rows
+            if rehearsal.left(rows) == 0:
+                break
     if not rows:
         raise ValueError(f"split {split!r} of {folder} has no rows, expected at least one: check its source.")
     return Split(rows, digest.hexdigest())

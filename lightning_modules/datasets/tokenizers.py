@@ -5,12 +5,14 @@ Read `TextTokenizer.__call__` first. A row is start, words, end, padding. Where 
 token, from which CLIP reads a sentence.
 """
 
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from lightning_modules import rehearsal
 from lightning_modules.datasets.world import text
 
 PAD, START, MASK, UNKNOWN, END = "[PAD]", "[CLS]", "[MASK]", "[UNK]", "[SEP]"
@@ -102,11 +104,20 @@ def published_tokenizer(name: str) -> TextTokenizer:
         name: of a Hugging Face repository, or of a folder with its files.
 
     Raises:
+        ConnectionError: the hub cannot be reached and the files are not in its cache.
         ValueError: it has no start, end or padding token.
     """
     from transformers import AutoTokenizer
 
-    published = AutoTokenizer.from_pretrained(name)
+    try:
+        published = AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        if name in SPELLED and rehearsal.replaces(f"tokenizer {name}", missing=True):
+            return SPELLED[name]()
+        raise ConnectionError(
+            f"the tokenizer {name} could not be fetched from huggingface.co, nor found in its cache. Connect this "
+            f"machine, or run `hf download {name}` on one that is connected and copy its cache (HF_HOME) here."
+        ) from error
     special = {
         "pad": published.pad_token,
         "start": published.bos_token or published.cls_token,
@@ -118,3 +129,48 @@ def published_tokenizer(name: str) -> TextTokenizer:
             f"tokenizer {name!r} has no token for {', '.join(missing)}; expected one like CLIP's or BERT's."
         )
     return TextTokenizer(published.backend_tokenizer, **special, mask=published.mask_token)
+
+
+def spelling_bert() -> TextTokenizer:
+    """A tokenizer with the size and the special words of BERT-base-uncased that spells all words, for rehearsals.
+
+    Special words, punctuation, digits and letters have BERT's ids; what continues a word has not.
+    """
+    tokens = [f"[unused{number}]" for number in range(30_522)]
+    tokens[0], tokens[100:104] = PAD, [UNKNOWN, START, END, MASK]
+    signs = [chr(code) for code in range(ord("!"), 127) if chr(code) not in string.ascii_uppercase]
+    tokens[999 : 999 + len(signs)] = signs
+    tokens[1999 : 1999 + len(signs)] = [f"##{sign}" for sign in signs]
+    backend = Tokenizer(models.WordPiece({token: number for number, token in enumerate(tokens)}, unk_token=UNKNOWN))
+    backend.add_special_tokens([PAD, START, MASK, UNKNOWN, END])
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing((END, 102), (START, 101))
+    backend.decoder = decoders.WordPiece()
+    return TextTokenizer(backend, pad=PAD, start=START, end=END, unknown=UNKNOWN, mask=MASK)
+
+
+def spelling_clip() -> TextTokenizer:
+    """A tokenizer with the size and the special words of CLIP's that spells all words, for rehearsals.
+
+    It is byte pair encoding without a pair; only the special words have CLIP's ids.
+    """
+    signs, suffix, start, end = sorted(pre_tokenizers.ByteLevel.alphabet()), "</w>", "<|startoftext|>", "<|endoftext|>"
+    tokens = [*signs, *(f"{sign}{suffix}" for sign in signs)]
+    tokens += [f"<|unused{number}|>" for number in range(49_406 - len(tokens))] + [start, end]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token=end, end_of_word_suffix=suffix))
+    backend.add_special_tokens([start, end])
+    backend.normalizer = normalizers.Lowercase()
+    whole_words = [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(whole_words)
+    backend.post_processor = processors.BertProcessing((end, 49_407), (start, 49_406))
+    backend.decoder = decoders.ByteLevel()
+    return TextTokenizer(backend, pad=end, start=start, end=end, unknown=end, mask=None)
+
+
+SPELLED: dict[str, Callable[[], TextTokenizer]] = {  # what a rehearsal takes where the published one cannot be had
+    "google-bert/bert-base-uncased": spelling_bert,
+    "openai/clip-vit-base-patch16": spelling_clip,
+    "openai/clip-vit-base-patch32": spelling_clip,
+}

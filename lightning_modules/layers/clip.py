@@ -1,11 +1,12 @@
 """CLIP as `transformers` has it: published, saved, or of given sizes with fresh weights."""
 
 from collections.abc import Mapping
+from functools import partial
 
-import torch
 from transformers import CLIPConfig, CLIPModel
 
 from lightning_modules.layers.published import from_pretrained
+from lightning_modules.rehearsal import width
 from lightning_modules.settings import Count
 
 PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those of ViT-B/32
@@ -45,11 +46,18 @@ def make_clip(
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # for generating, which CLIP does not
         sizes = {"text_config": {**no_ids, **text}, "vision_config": dict(vision), "projection_dim": projection_dim}
         return CLIPModel(CLIPConfig(**sizes))
-    if torch.get_default_device().type == "meta":
-        if hub not in PUBLISHED:
-            raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
-        return CLIPModel(CLIPConfig(vision_config=PUBLISHED[hub]))
-    return from_pretrained(CLIPModel, hub, unused=("*.position_ids",)).train()  # it comes in evaluation mode
+    drawn = partial(_published_architecture, hub)
+    return from_pretrained(CLIPModel, hub, drawn, unused=("*.position_ids",)).train()  # it comes in evaluation mode
+
+
+def _published_architecture(hub: str) -> CLIPModel:
+    if hub not in PUBLISHED:
+        raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
+    config = CLIPConfig(vision_config=PUBLISHED[hub])
+    for part in (config.vision_config, config.text_config):
+        part.hidden_size, part.intermediate_size = width(part.hidden_size), width(part.intermediate_size)
+    config.projection_dim = width(config.projection_dim)
+    return CLIPModel(config)
 
 
 def sizes_of(clip: CLIPModel) -> dict:

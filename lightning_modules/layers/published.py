@@ -6,7 +6,7 @@ that stays unset, unless the loader names it.
 
 import pickle
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from lightning_modules import rehearsal
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import PreTrainedModel
@@ -52,13 +54,22 @@ def load_strictly(
 
 
 def from_pretrained(
-    model: "type[PreTrainedModel]", name: str, *, unused: Sequence[str] = (), new: Sequence[str] = ()
+    model: "type[PreTrainedModel]",
+    name: str,
+    drawn: "Callable[[], PreTrainedModel]",
+    *,
+    unused: Sequence[str] = (),
+    new: Sequence[str] = (),
 ) -> "PreTrainedModel":
     """A model of `transformers` with the weights that the hub, or a folder in its format, has under a name.
+
+    Under `torch.device("meta")` it is its architecture only, without network.
 
     Args:
         model: its class.
         name: of the hub, or the path of a folder.
+        drawn: builds the same architecture without the weights: for the meta device, and for a rehearsal on a machine
+            that cannot have them.
         unused: see `load_strictly`; the names are those of `transformers`.
         new: likewise.
 
@@ -67,6 +78,8 @@ def from_pretrained(
         ValueError: as for `load_strictly` (`transformers` itself would leave out or draw such parameters), or the file
             of the weights is damaged.
     """
+    if torch.get_default_device().type == "meta" or rehearsal.replaces(name, missing=False):
+        return drawn()
     try:
         loaded, report = model.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
@@ -77,6 +90,8 @@ def from_pretrained(
             "(HF_HOME), and fetch them again."
         ) from error
     except OSError as error:
+        if rehearsal.replaces(name, missing=True):
+            return drawn()
         raise ConnectionError(
             f"the weights of {name} could not be fetched from huggingface.co, nor found in its cache. Connect this "
             f"machine, or run `hf download {name}` on one that is connected and copy its cache (HF_HOME) here."

@@ -11,6 +11,7 @@ from lightning_modules.layers.position import resize_positions
 from lightning_modules.layers.published import CLIP_STATISTICS, from_pretrained, load_strictly
 from lightning_modules.layers.teacher import Teacher
 from lightning_modules.layers.vision import VisionTransformer
+from lightning_modules.rehearsal import width
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ def published_encoder(name: str, image_size: int) -> VisionTransformer:
     vit = VisionTransformer(
         image_size=image_size,
         patch_size=encoder.patch_size,
-        dim=encoder.dim,
+        dim=width(encoder.dim),
         depth=encoder.depth,
         num_heads=encoder.num_heads,
         **FAMILIES[encoder.family].architecture,
     )
     if torch.get_default_device().type != "meta":
-        state = from_hub(_hub_encoder(name, encoder.family).state_dict(), encoder.family)
+        state = from_hub(_hub_encoder(name, encoder).state_dict(), encoder.family)
         state["pos_embed"] = resize_positions(state["pos_embed"], vit.grid)
         load_strictly(vit, state, name, unused=UNUSED)
     return vit
@@ -85,10 +86,18 @@ def make_teacher(
     return Teacher(vit, normalised, (ENCODERS[hub].mean, ENCODERS[hub].std))
 
 
-def _hub_encoder(name: str, family: str) -> nn.Module:
-    from transformers import CLIPVisionModel, ViTModel  # takes seconds, and only hub encoders need it
+def _hub_encoder(name: str, encoder: Encoder) -> nn.Module:
+    from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel  # takes seconds
 
-    if family == "vit":
-        return from_pretrained(ViTModel, name, new=("pooler.*",))
+    sizes = {
+        "hidden_size": width(encoder.dim),
+        "intermediate_size": 4 * width(encoder.dim),
+        "num_hidden_layers": encoder.depth,
+        "num_attention_heads": encoder.num_heads,
+        "patch_size": encoder.patch_size,
+        "image_size": encoder.image_size,
+    }
+    if encoder.family == "vit":
+        return from_pretrained(ViTModel, name, lambda: ViTModel(ViTConfig(**sizes)), new=("pooler.*",))
     text = ("text_model.*", "*_projection.weight", "logit_scale", "*.position_ids")  # in the file of a whole CLIP
-    return from_pretrained(CLIPVisionModel, name, unused=text)
+    return from_pretrained(CLIPVisionModel, name, lambda: CLIPVisionModel(CLIPVisionConfig(**sizes)), unused=text)

@@ -13,8 +13,8 @@ from lightning_modules.datamodules.video_file_texts import VideoFileBatches
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.datasets.splits import Portion
 from lightning_modules.datasets.video import corpora
+from lightning_modules.datasets.video.drawn import encode, numbers
 from tests.datasets.test_tokenizers import bert_folder
-from tests.datasets.videos import encode, numbers
 
 VIDEOS, WORDS = 13, ("red", "circle", "left", "moving")
 

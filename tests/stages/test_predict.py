@@ -11,12 +11,12 @@ from PIL import Image
 from lightning_modules.clip_vip.retriever import Retriever
 from lightning_modules.committees.network import Committee, CommitteePredictor
 from lightning_modules.datasets.pictures import stored
+from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.datasets.video.files import read_frames
 from lightning_modules.ensembling.members import Member, Normalise, build_network, rebuild
 from lightning_modules.files import write_json
 from stages import predict
 from tests.committees.test_network import write
-from tests.datasets.videos import encode
 
 SHAPE = (1, 8, 8)
 

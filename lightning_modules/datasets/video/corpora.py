@@ -17,6 +17,7 @@ of millions of clips are too many for that.
 import csv
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -28,10 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
+from lightning_modules import rehearsal
 from lightning_modules.datasets.columns import ContentDigest, to_numpy
-from lightning_modules.datasets.download import fetch, find
+from lightning_modules.datasets.download import StandIn, fetch, find
 from lightning_modules.datasets.storage import WAY_OUT, card
-from lightning_modules.files import replace_folder
+from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.files import replace_folder, sha256
 from lightning_modules.settings import STRICT, Count, Share
 
 SOURCES = ("caption", "auxiliary_caption", "subtitle")
@@ -135,6 +138,44 @@ def prepare(
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
+def stand_in(
+    folder: Path,
+    *,
+    rows: int,
+    corpus: str,
+    splits: Mapping[str, Mapping[str, Any]],
+    suffix: str | None = None,
+    videos: str = "videos",
+    **_: object,
+) -> StandIn:
+    """See `download.StandIn`: one drawn clip of ten seconds under many names, with a sentence for each."""
+    clip = encode(folder / f"clip{suffix or '.mp4'}", 100, size=(320, 240), key_every=12)
+    changed, lists = {}, {}
+    for split, files in splits.items():
+        names = [
+            DRAWN_NAMES.get(corpus, "{split}{number}").format(split=split, number=number) for number in range(rows)
+        ]
+        said = {name: f"somebody does something in video {number}" for number, name in enumerate(names)}
+        annotations = folder / files["annotations"]
+        annotations.parent.mkdir(parents=True, exist_ok=True)
+        annotations.write_text(WRITERS[corpus](said, annotations.suffix))
+        if files.get("auxiliary"):
+            frames = [{"image_id": name, "caption": f"a frame: {text}"} for name, text in said.items()]
+            (folder / files["auxiliary"]).write_text(json.dumps(frames))
+        if listed := files.get("videos"):
+            (folder / listed).parent.mkdir(parents=True, exist_ok=True)
+            (folder / listed).write_text("\n".join(names))
+            lists[listed] = {"sha256": sha256(folder / listed)}
+        for video in READERS[corpus](annotations):
+            path = folder / videos / file_name(video, suffix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(clip, path)
+        changed[split] = {**files, "rows": rows}
+    place = {"cache": str(folder), "list_cache": str(folder), "list_mirrors": []}
+    config = {"splits": changed, "lists": lists, **place}
+    return StandIn(config, {split: files.get("rows") for split, files in splits.items()})
+
+
 def _annotated(corpus: str, path: Path) -> dict[str, Texts]:
     try:
         return READERS[corpus](path)
@@ -169,9 +210,9 @@ def write_index(path: Path, rows: Mapping[str, Texts]) -> dict[str, int | str]:
     if not rows:
         raise ValueError(f"{path.name} would have no rows: check its annotations.")
     columns = {"file": list(rows)} | {source: [getattr(texts, source) for texts in rows.values()] for source in SOURCES}
-    table = pa.table(columns, SCHEMA)
+    table = pa.table(columns, SCHEMA).slice(0, rehearsal.left(0))
     pq.write_table(table, path, compression="zstd")
-    return {"rows": len(rows), "sha256": _digest(table)}
+    return {"rows": len(table), "sha256": _digest(table)}
 
 
 def read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
@@ -311,3 +352,29 @@ READERS: dict[str, Callable[[Path], dict[str, Texts]]] = {
     "clips": read_clips,
 }
 NAMES: dict[str, Callable[[str], str]] = {"didemo": didemo_name}  # in lists, where they differ from the readers'
+
+
+def _lines(said: Mapping[str, str], line: Callable[[str, str], str]) -> str:
+    return "".join(f"{line(video, text)}\n" for video, text in said.items())
+
+
+def _msr_vtt(said: Mapping[str, str], suffix: str) -> str:
+    if suffix == ".csv":
+        return "key,vid_key,video_id,sentence\n" + _lines(said, "ret,msr,{},{}".format)
+    sentences = [{"video_id": video, "caption": f"{text}, {again}"} for video, text in said.items() for again in (1, 2)]
+    return json.dumps({"sentences": sentences})
+
+
+DRAWN_NAMES = {  # of the videos of stand-ins
+    "lsmdc": "{split}_film{number}_00.00.01.000-00.00.05.000",
+    "clips": "{split}.{number}.mp4",
+}
+WRITERS: dict[str, Callable[[Mapping[str, str], str], str]] = {  # the reverse of `READERS`, for stand-ins
+    "msr_vtt": _msr_vtt,
+    "didemo": lambda said, _: json.dumps(
+        [{"video": f"{name}.mov", "description": text} for name, text in said.items()]
+    ),
+    "activitynet": lambda said, _: json.dumps({name: {"sentences": [text, text]} for name, text in said.items()}),
+    "lsmdc": lambda said, _: _lines(said, "{0}\t00.00.01.000\t00.00.05.000\t0\t0\t{1}".format),
+    "clips": lambda said, _: _lines(said, lambda name, text: json.dumps({"clip_id": name, "text": text})),
+}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_modules.datasets.video import files
+from lightning_modules.datasets.video.drawn import encode, numbers
 from lightning_modules.datasets.video.files import BrokenVideo, evenly, jittered, read_frames, strided
 from tests.datasets.conftest import REALDATA
-from tests.datasets.videos import encode, numbers
 
 
 def every(total):

@@ -1,10 +1,10 @@
-"""Video files for tests, encoded here: the frame with number n is grainy and grey, of mean brightness 20 + 5 n."""
+"""Video files for tests and stand-ins, encoded here: frames are grainy and grey, and say their number (`numbers`)."""
 
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+from jaxtyping import UInt8
 
 
 def encode(
@@ -16,7 +16,18 @@ def encode(
     key_every: int = 5,
     **options: str,
 ) -> Path:
-    """Writes a clip of (width, height) `size` with a key frame every few frames."""
+    """Writes a clip with a key frame every few frames; frame n has the mean brightness 20 + 5 n, modulo 216.
+
+    Args:
+        path: its suffix names the container.
+        frames: their number.
+        codec: one of FFmpeg's.
+        size: width and height in pixels.
+        key_every: frames from one key frame to the next.
+        options: of the container.
+    """
+    import av
+
     path.parent.mkdir(parents=True, exist_ok=True)
     grain = np.random.default_rng(0).integers(-15, 16, (frames, size[1], size[0], 1))
     with av.open(str(path), "w", options=options) as container:
@@ -24,12 +35,12 @@ def encode(
         stream.width, stream.height = size
         stream.pix_fmt, stream.bit_rate = "yuv420p", 1_000_000
         for number in range(frames):
-            picture = np.broadcast_to(20 + 5 * number + grain[number], (size[1], size[0], 3)).astype(np.uint8)
+            picture = np.broadcast_to(20 + 5 * number % 216 + grain[number], (size[1], size[0], 3)).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
 
 
-def numbers(frames: np.ndarray) -> list[int]:
-    """Which frames these are, by their brightness."""
+def numbers(frames: UInt8[np.ndarray, "shown height width 3"]) -> list[int]:
+    """Which of the first 43 frames of a clip these are, by their brightness."""
     return np.rint((frames.astype(float).mean((1, 2, 3)) - 20) / 5).astype(int).tolist()

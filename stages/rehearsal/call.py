@@ -1,0 +1,44 @@
+"""Calls a function of `work` in a process of its own. Imports torch only there."""
+
+import json
+import os
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.processes import die_with_parent
+
+
+def call(name: str, arguments: Sequence[Any], result: str, log: str, environment: Mapping[str, str]) -> None:
+    """Write into `result` what a function of `work` found, or why it failed; what it prints goes into `log`."""
+    os.setsid()
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(log, "w") as file, redirect_stdout(file), redirect_stderr(file):
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        found = _found(name, arguments)
+        file.flush()
+        Path(result).write_text(json.dumps(found))
+        os._exit(0)  # threads of CUDA and OpenMP may wait for each other at the end
+
+
+def _found(name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+    import torch
+
+    from stages.rehearsal import work
+
+    try:
+        return {"found": getattr(work, name)(*arguments)}
+    except SystemExit as error:  # a stage has said why in one line
+        return {"error": str(error.code).removeprefix("error: ")}
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return {"error": f"no memory left: {' '.join(str(error).split())[:200]}", "out_of_memory": True}
+    except Exception as error:  # whatever a stage cannot do is what a rehearsal is there to find
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}

@@ -1,0 +1,139 @@
+"""What a rehearsal runs of a plan, and with which settings. Knows no paper: it goes by the names of settings.
+
+On a GPU every arm runs at its own size. On a CPU one chain of arms of each paper runs, with narrow networks and small
+batches; all others are only composed and built.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from stages.plan import Plan, Row
+
+NARROW = 16  # divides widths on a CPU; every width of a vision transformer is a multiple of 64
+NARROWED = re.compile(r"(\w+_)?(dim|width|hidden|bottleneck)|hidden_size|intermediate_size|codebook_size")
+OF_THE_DATA = ("feature_dim",)  # widths that a network cannot choose
+BATCH, EVALUATION_BATCH = 4, 8  # rows, on a CPU
+TRIALS = {"trials": 6, "batch": 3}  # of a sweep: two for each kind of model
+
+Changes = dict[str, Any]
+
+
+def chosen(plan: Plan, papers: Iterable[str], whole: bool) -> dict[str, list[Row]]:
+    """The rows that are run, by stage, in the order in which they can run.
+
+    Not `whole`: of each paper the evaluation that needs most trainings, with one arm of a comparison, and one sweep.
+    """
+    found: dict[str, list[Row]] = {stage: [] for stage in ("pretrain", "finetune", "evaluate", "sweep")}
+    for paper in papers:
+        mine = {stage: [row for row in getattr(plan, stage).values() if row.paper == paper] for stage in found}
+        if whole:
+            for stage, rows in mine.items():
+                found[stage] += rows
+            continue
+        evaluated = sorted(mine["evaluate"], key=lambda row: -_depth(plan, row))[:1]
+        compared = [_compared(plan, row)[:1] for row in evaluated if row.stage == "finetune"]
+        found["evaluate"] += evaluated
+        found["finetune"] += [row for rows in compared for row in rows]
+        found["sweep"] += sorted(mine["sweep"], key=lambda row: row.runs not in [each.runs for each in evaluated])[:1]
+    needed = [row.start for row in found["finetune"]]
+    needed += [row.runs for stage in ("evaluate", "sweep") for row in found[stage] if row.stage == "pretrain"]
+    arms = [arm for name in needed for arm in _chain(plan, name)] + [row.arm for row in found["pretrain"]]
+    rows = {arm: plan.pretrain[arm] for arm in arms}
+    found["pretrain"] = sorted(rows.values(), key=lambda row: len(_chain(plan, row.arm)))
+    return found
+
+
+def _chain(plan: Plan, arm: str) -> list[str]:
+    start = plan.pretrain[arm].start
+    return [*(_chain(plan, start) if start else ()), arm]
+
+
+def _compared(plan: Plan, row: Row) -> list[Row]:
+    return [each for each in plan.finetune.values() if each.comparison == row.runs]
+
+
+def _depth(plan: Plan, row: Row) -> int:
+    """Trainings, one after another, that a row of `evaluate` needs."""
+    if row.stage == "pretrain":
+        return len(_chain(plan, row.runs))
+    return 1 + max(len(_chain(plan, each.start)) for each in _compared(plan, row))
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a configuration; lists and empty mappings are values."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, batch: int | None = None) -> Changes:
+    """Settings of a system's file that a rehearsal changes, by dotted name.
+
+    Args:
+        system: the resolved configuration of an arm.
+        rows: that the prepared data set has of each of its splits.
+        whole: keep the sizes of networks, and batches.
+        batch: most rows of a step; by default all, or `BATCH`.
+    """
+    batch = batch or (None if whole else BATCH)
+    found: Changes = {}
+    for name, value in leaves(system):
+        block, _, rest = _block(name)
+        last = name.rpartition(".")[2]
+        if block == "model" and not whole and _narrowed(last, value):
+            found[name] = value // NARROW
+        if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
+            found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
+        if block == "data" and rest == "batch_size" and batch and value and value > batch:
+            found[name] = batch
+        if block == "data" and rest == "evaluation_batch_size" and not whole:
+            found[name] = min(value, EVALUATION_BATCH)
+    for name, data in _data_blocks(system):
+        found |= {f"{name}.{key}": value for key, value in _fewer_rows(data, rows).items()}
+    return found
+
+
+def _block(name: str) -> tuple[str, str, str]:
+    """The block that a setting lies in, `model` or `data`, of the system itself or of a protocol."""
+    parts = name.split(".")
+    parts = parts[2:] if parts[0] == "downstream" else parts
+    return parts[0], ".", ".".join(parts[1:])
+
+
+def _data_blocks(system: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if "data" in system:
+        yield "data", system["data"]
+    for protocol, recipe in system.get("downstream", {}).items():
+        yield f"downstream.{protocol}.data", recipe["data"]
+
+
+def _narrowed(name: str, value: Any) -> bool:
+    wide = isinstance(value, int) and value >= 4 * NARROW and value % NARROW == 0
+    return wide and NARROWED.fullmatch(name) is not None and name not in OF_THE_DATA
+
+
+def _fewer_rows(data: Mapping[str, Any], rows: Mapping[str, int]) -> Changes:
+    """Counts of rows of a data module that are no more than there are: of `splits`, and `images` of `sources`."""
+    found: Changes = {}
+    parts = {name: part for name, part in data.get("splits", {}).items() if isinstance(part, Mapping)}
+    for name, part in parts.items():
+        count, there = part.get("rows"), rows.get(part.get("source"))
+        if count is None or there is None:
+            continue
+        asked = sum(each["rows"] for each in parts.values() if each.get("source") == part["source"] and each["rows"])
+        if asked > there:
+            found[f"splits.{name}.rows"] = max(1, count * there // asked)
+    for name, block in data.items():
+        if isinstance(block, Mapping) and isinstance(block.get("images"), int) and "sources" in block:
+            there = sum(rows.get(source, 0) for source in block["sources"])
+            found[f"{name}.images"] = min(block["images"], there)
+    return found
+
+
+def largest_batch(system: Mapping[str, Any], stage: str) -> int:
+    """Rows of the largest optimiser step among the trainings of an arm; 1 where nothing is trained."""
+    blocks = [data for name, data in _data_blocks(system) if name.startswith("downstream") == (stage == "finetune")]
+    return max([data.get("batch_size") or 1 for data in blocks], default=1)
