@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from lightning_modules.datasets.video.drawn import encode
 from tests.conftest import STEMS
-from tests.datasets.videos import encode
 from tests.pipeline import ROOT, Copy
 
 SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it small

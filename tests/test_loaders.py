@@ -24,6 +24,7 @@ from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_module as unified
 
 VIT, PIXELS = maskalign.VIT, maskalign.PIXELS
+CLIP, DINO = (encoders.ENCODERS[name] for name in ("openai/clip-vit-base-patch16", "facebook/dino-vitb16"))
 POSITIONS = ("*.position_ids",)
 
 
@@ -52,20 +53,22 @@ def clip(folder):
 def clip_teacher(folder):
     state, write = saved(folder, small_clip())
     text = ("text_model.*", "*_projection.weight", "logit_scale")
-    load = lambda changed: (
-        write(changed),
-        encoders._hub_encoder(str(folder), encoders.ENCODERS["openai/clip-vit-base-patch16"]),
-    )  # noqa: E731
+
+    def load(changed):
+        write(changed)
+        return None, encoders._hub_encoder(str(folder), CLIP)
+
     return state, load, ("", "vision_model.encoder."), text
 
 
 def dino_teacher(folder):
     sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8)
     state, write = saved(folder, ViTModel(ViTConfig(**sizes, patch_size=4)))
-    load = lambda changed: (
-        write(changed),
-        encoders._hub_encoder(str(folder), encoders.ENCODERS["facebook/dino-vitb16"]),
-    )  # noqa: E731
+
+    def load(changed):
+        write(changed)
+        return None, encoders._hub_encoder(str(folder), DINO)
+
     return state, load, ("", "embeddings."), ("pooler.*",)
 
 

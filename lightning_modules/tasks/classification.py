@@ -210,7 +210,8 @@ class LinearProbe(PaperModule):
         scale = (self.norm.running_var + self.norm.eps).rsqrt()
         weight = self.head.weight * scale
         head = nn.Linear(*self.head.weight.shape[::-1])
-        head.load_state_dict({"weight": weight, "bias": self.head.bias - weight @ self.norm.running_mean})
+        folded = {"weight": weight, "bias": self.head.bias - weight @ self.norm.running_mean}
+        load_strictly(head, folded, "the head with its norm")
         vit = self.encoder.network
         return exported_classifier(vit, vit.norm, head, self.pool, self.preprocess.statistics)
 
