@@ -161,6 +161,8 @@ class ResumeCheckpoint(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: PaperModule, checkpoint: dict) -> None:
         """Add what Lightning leaves out: random states of every process, and the metrics that were logged last.
 
+        Lightning logs a metric of this epoch again at later steps that do not have it, as where tasks alternate.
+
         The batch that was fetched and has not begun counts as not fetched.
         """
         loops = checkpoint["loops"]["fit_loop"]
@@ -177,6 +179,9 @@ class ResumeCheckpoint(Callback):
             "random_states": {name: x.view(trainer.world_size, -1) for name, x in gathered.items()},
             "accumulated": trainer.accumulate_grad_batches,
             "logged": {name: x.detach().cpu() for name, x in trainer.callback_metrics.items()},
+            "logged_again": {
+                name: x.cpu() for name, x in trainer.fit_loop._results.metrics(on_step=True)["log"].items()
+            },
             "logger_step": loops["epoch_loop.state_dict"]["_batches_that_stepped"],
         }
 
@@ -210,6 +215,9 @@ class ResumeCheckpoint(Callback):
     def _go_on(self, trainer: Trainer) -> None:
         resumed, self.resumed = self.resumed, None
         trainer.callback_metrics.update(resumed["logged"])
+        for name, value in resumed["logged_again"].items():  # until the epoch ends, or it has another value
+            value = value.to(trainer.strategy.root_device)
+            trainer.fit_loop._results.log("resumed", name, value, on_step=True, on_epoch=False)
         trainer.fit_loop.epoch_loop._batches_that_stepped = resumed["logger_step"]
         states, rank = resumed["random_states"], trainer.global_rank
         if len(states["torch"]) == trainer.world_size:
