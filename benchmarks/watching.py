@@ -14,7 +14,7 @@ from lightning_modules.validation import Validation
 from lightning_modules.watching import FETCH, STEP, Stopwatch, Watch
 from stages.composing import compose
 
-BATCH_SIZE = 8  # of an optimiser step of 1024 and more: what the hooks cost does not grow with it, a step does
+BATCH_SIZE = 2  # far below that of any recipe: a step grows with it, what the hooks cost does not
 EVERY = 50  # steps between two that are logged, as in conf/trainer/gpu.yaml
 NAMES = 30  # of what Lightning asks its profiler to time in a step, see `Stopwatch`
 TARGET = "at most 1 % of a step"
@@ -97,7 +97,7 @@ def _in_turns(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, fl
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            repeats = 1 if name == "step" else 10
+            repeats = 1 if name == "step" else 3
             begin = time.process_time()
             for _ in range(repeats):
                 call()
