@@ -124,7 +124,7 @@ def test_an_arm_trains_the_first_seeds_and_at_least_so_many_as_are_asked_for(tmp
             in_paper(
                 "committees",
                 "finetune",
-                mine={"system": "maskalign", "dataset": "world_graded", "from": "maskalign-mae"},
+                mine={"system": "maskalign", "dataset": "world_graded", "from": "maskalign-mae", "max_seeds": 5},
             ),
             "are both in the comparison maskalign-world_graded, so each would change the results of the other",
         ),
