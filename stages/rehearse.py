@@ -27,7 +27,7 @@ from stages.composing import check, check_claims, trainer_name
 from stages.plan import PlanError, load_plan
 from stages.rehearsal import table
 
-COPIED = ("conf", "lightning_modules", "plans", "stages", "params.yaml")
+COPIED = ("conf", "ideas", "lightning_modules", "plans", "stages", "params.yaml")
 HUB, PATIENCE = ("huggingface.co", 443), 3.0  # seconds to find out whether it can be reached
 
 

@@ -8,9 +8,10 @@ from lightning_modules.files import ROOT
 from lightning_modules.metrics import claims
 from stages import arms
 from stages.plan import load_plan
+from tests.conftest import STEMS as PAPERS
 
 PLAN = load_plan("tiny")
-STEMS = sorted(path.parent.name for path in (ROOT / "results/tiny").glob("*/claims.json"))
+STEMS = [stem for stem in PAPERS if (ROOT / f"results/tiny/{stem}/claims.json").is_file()]
 
 
 def read(stem):
@@ -67,3 +68,17 @@ def test_an_arm_has_the_mean_and_the_interval_of_each_metric():
     low, high = claims.confidence_interval([1.0, 3.0])[1:3]
     assert found == {"a": 2.0, "a.low": low, "a.high": high, "seeds": 2.0}
     assert arms.summarised({0: {"a": 1.0}}) == {"a": 1.0, "seeds": 1.0}
+
+
+def test_an_own_idea_is_described_as_one():
+    claim = claims.OwnClaim(
+        id="mine", statement="Mine is better.", direction="higher", compare="difference", margin=0.0, unit="points",
+        value=claims.Operand(arm="mine", metric="a"), reference=claims.Operand(arm="theirs", metric="a"),
+        presets=["tiny"], min_seeds=2,
+    )  # fmt: skip
+    idea = claims.Idea(stem="mine", against="maskalign", title="Mine", idea="It is.", claims=[claim])
+    results = {"mine": {0: {"a": 2.0}, 1: {"a": 2.1}}, "theirs": {0: {"a": 1.0}, 1: {"a": 1.1}}}
+    text = arms.experiment_text("tiny", idea, claims.ledger([idea], results, "tiny"))
+    assert (
+        text.startswith("mine (tiny): 1 shown, 0 refuted") and "Mine. Own idea, held against maskalign. It is." in text
+    )

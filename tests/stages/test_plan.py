@@ -120,6 +120,14 @@ def test_an_arm_trains_the_first_seeds_and_at_least_so_many_as_are_asked_for(tmp
         ),
         (in_paper("maskalign", "finetune/maskalign-mnist", max_seeds=6), "give both the same max_seeds"),
         (in_paper("maskalign", "finetune/maskalign-mnist", start="maskalign-mae"), "a comparison has an arm once"),
+        (
+            in_paper(
+                "committees",
+                "finetune",
+                mine={"system": "maskalign", "dataset": "world_graded", "from": "maskalign-mae", "max_seeds": 5},
+            ),
+            "are both in the comparison maskalign-world_graded, so each would change the results of the other",
+        ),
         (in_paper("maskalign", "evaluate/maskalign-mnist", stage="finetunes"), "stage is 'finetunes', expected 'pretr"),
         (in_paper("maskalign", "evaluate/maskalign-mnist", runs="maskalign"), "did you mean 'maskalign-mnist'"),
         (

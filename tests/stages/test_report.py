@@ -512,3 +512,32 @@ def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
 def test_a_figure_as_an_artifact_is_a_png():
     assert figures.png(drawn()).startswith(b"\x89PNG")
     assert figures.png(drawn()) == figures.png(drawn())
+
+
+def test_an_own_idea_comes_after_the_papers_and_counts_in_no_total(project):
+    _, _, before = made(project)
+    (project / "ideas/aaa").mkdir(parents=True)
+    own = claim("mine", "aaa-digits", "more", "less")
+    for name in ("place", "paper_value", "paper_value_source"):
+        del own[name]
+    idea = {"stem": "aaa", "against": "beta", "title": f"Idea {HOSTILE}", "idea": HOSTILE, "claims": [own]}
+    (project / "ideas/aaa/idea.yaml").write_text(yaml.safe_dump(idea))
+    (project / "plans/tiny/aaa").mkdir()
+    plan = {
+        "preset": "tiny", "paper": "aaa", "max_seeds": None, "datasets": [], "pretrain": {}, "pretrain_from": {},
+        "finetune": {}, "sweep": {}, "evaluate": {"aaa-digits": row("alpha", stage="pretrain", runs="alpha-digits")},
+    }  # fmt: skip
+    (project / "plans/tiny/aaa/params.yaml").write_text(yaml.safe_dump(plan))
+    shutil.copytree(results_of(project, "alpha-digits"), results_of(project, "aaa-digits"))
+    (found,) = judge(load_plan("tiny", project), "aaa", project).rows
+    assert (found["verdict"], found["place"], found["arms"]) == ("shown", "own idea", ["aaa-digits"])
+    _, reader = page_of(project)
+    text, old = (" ".join("".join(each.text).split()) for each in (reader, before))
+    papers = [id for id in reader.ids if id in ("aaa", "alpha", "beta")]
+    assert papers == ["alpha", "beta", "aaa"] and "own idea" in text and "held against beta" in text
+    start, end = "How a verdict is reached", "What could not run"
+    assert text.partition(start)[2].partition(end)[0] == old.partition(start)[2].partition(end)[0]  # totals and tables
+    (project / "lightning_modules/aaa").mkdir()
+    (project / "lightning_modules/aaa/facts.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"facts\.yaml and .*idea\.yaml; .* choose another name for the idea"):
+        report.read_paper(load_plan("tiny", project), "aaa", project, {})
