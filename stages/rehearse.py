@@ -2,8 +2,8 @@
 
 It works in a copy of the project below `.scratch/rehearse`, which is removed at the end, and changes nothing outside of
 it. Data that are not here are replaced by small files in their official form, published weights by random ones.
-With a GPU (`REPRISE_TRAINER=gpu`), each training runs two steps at its own size. Without, networks of the preset `paper`
-are built without memory, and one chain of arms of each paper runs with narrow networks.
+With a GPU (`REPRISE_TRAINER=gpu`), each training runs two steps at its own size. Without, networks of the preset
+`paper` are built without memory, and one chain of arms of each paper runs with narrow networks.
 """
 
 import argparse
@@ -158,8 +158,8 @@ def summary(entries: list[dict[str, Any]], whole: bool) -> list[str]:
         text.append(f"trainings, one after another on this machine: {table.number(hours)} hours")
     else:
         text.append(
-            "This machine has no GPU, or REPRISE_TRAINER does not name it: networks ran narrow, so hours are not told, and "
-            "memory is that of weights, gradients and optimiser at full size. REPRISE_TRAINER=gpu measures both."
+            "This machine has no GPU, or REPRISE_TRAINER does not name it: networks ran narrow, so hours are not told, "
+            "and memory is that of weights, gradients and optimiser at full size. REPRISE_TRAINER=gpu measures both."
         )
     text.append(f"{len(failed)} of {len(entries)} could not run" if failed else f"all {len(entries)} could run")
     return text
