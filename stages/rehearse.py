@@ -27,7 +27,7 @@ from stages.composing import check, check_claims, trainer_name
 from stages.plan import PlanError, load_plan
 from stages.rehearsal import table
 
-COPIED = ("conf", "lightning_modules", "plans", "stages", "params.yaml")
+COPIED = ("conf", "ideas", "lightning_modules", "plans", "stages", "params.yaml")
 HUB, PATIENCE = ("huggingface.co", 443), 3.0  # seconds to find out whether it can be reached
 
 
@@ -59,7 +59,7 @@ def copied() -> Iterator[Path]:
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__", ".*"))
-            else:
+            elif source.is_file():
                 shutil.copy2(source, folder)
         Path(folder, "data").mkdir()
         if (ROOT / "data/downloads").is_dir():
