@@ -1,7 +1,7 @@
 """Runs the stages of a plan in the throw-away copy of the project, each in a process of its own.
 
 `python -m stages.rehearsal.inside request.json` is started in the copy by `stages/rehearse.py`. What was found goes
-into `found.json`, one mapping for each training and each further stage.
+into `found.json`: `entries`, one for each training and each further stage, and the CPU seconds of all.
 """
 
 import json
@@ -77,6 +77,7 @@ class Rehearsing:
         self.rows = scaling.chosen(self.plan, request.papers, request.whole)
         self.pool = ThreadPoolExecutor(1 if request.gpus else cores())
         self.lock, self.once, self.numbers = threading.RLock(), {}, iter(range(1_000_000))
+        self.cpu_seconds = 0.0
         self.cards: dict[str, dict[str, int]] = {}  # rows that were prepared of each split
         self.whole: dict[str, dict[str, int | None]] = {}  # rows of the real data set
         self.overrides: dict[tuple[str, str], dict] = {}
@@ -95,7 +96,9 @@ class Rehearsing:
         child.start()
         child.join()
         if result.is_file():
-            return json.loads(result.read_text())
+            found = json.loads(result.read_text())
+            self.cpu_seconds += found["cpu_seconds"]
+            return found
         killed = child.exitcode == -signal.SIGKILL
         return {"error": f"its process ended with {child.exitcode}", "out_of_memory": killed}
 
@@ -379,8 +382,9 @@ def _without_downloads(config: dict) -> dict:
 def main() -> None:
     """Do what the request says."""
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
-    entries = Rehearsing(request).run()
-    write_json(ROOT / "found.json", [asdict(entry) for entry in entries])
+    rehearsing = Rehearsing(request)
+    entries = [asdict(entry) for entry in rehearsing.run()]
+    write_json(ROOT / "found.json", {"entries": entries, "cpu_seconds": rehearsing.cpu_seconds})
 
 
 if __name__ == "__main__":
