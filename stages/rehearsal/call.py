@@ -1,6 +1,7 @@
 """Calls a function of `work` in a process of its own. Imports torch only there."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from lightning_modules.processes import die_with_parent
 def call(name: str, arguments: Sequence[Any], result: str, log: str, environment: Mapping[str, str]) -> None:
     """Write into `result` what a function of `work` found, or why it failed; what it prints goes into `log`."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # loaders fork; else each starts a server that imports torch
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
