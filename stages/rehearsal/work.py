@@ -194,7 +194,7 @@ def shorten(prepared: Path, out: Path, rows: int) -> Found:
 
 
 def _first_rows(prepared: Path, out: Path, split: str, facts: Mapping[str, Any]) -> storage.Split:
-    shape = facts["image_shape"] if facts["codec"] == "raw" else None
+    shape = tuple(facts["image_shape"]) if facts["codec"] == "raw" else None
     paths = storage.shards(prepared, split)
     schema = pq.read_schema(paths[0]).remove_metadata()
 

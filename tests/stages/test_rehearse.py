@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,7 +73,9 @@ def rehearsing(monkeypatch):
     monkeypatch.setattr(inside.Rehearsing, "process", lambda self, name, *given: call.found_by(name, given))
 
     def make(memory=None):
-        return inside.Rehearsing(inside.Request("paper", ["maskalign"], str(ROOT), False, memory, 0))
+        made = inside.Rehearsing(inside.Request("paper", ["maskalign"], str(ROOT), False, memory, 0))
+        made.whole["imagenet"] = {"train": 1_281_167, "val": 50_000}
+        return made
 
     return make
 
@@ -86,7 +89,7 @@ def arm(**overrides) -> Row:
     (None, arm(**{"model.maskratio": 0.5}), r"'model.maskratio' is no setting of .*did you mean 'model.mask_ratio'"),
     (None, arm(**{"pretrain.warmup": 2.0}), r"warmup is 2.0, expected"),
     (None, arm(**{"data.batch_size": 0}), r"data.batch_size is 0, expected"),
-    (1.0, arm(), r"weights, gradients and optimiser alone take 1.8\d GB, but the device has 1 GB \(--memory\): take"),
+    (1.0, arm(), r"weights, gradients and optimiser alone take 1.76 GB, but the device has 1 GB \(--memory\): take"),
 ])  # fmt: skip
 def test_what_cannot_be_built_is_one_line_with_the_value_what_was_expected_and_a_way_out(rehearsing, memory, row, told):
     [entry] = rehearsing(memory).built("pretrain", row)
@@ -94,13 +97,33 @@ def test_what_cannot_be_built_is_one_line_with_the_value_what_was_expected_and_a
     assert re.search(told, entry.notes[0])
 
 
-def test_a_file_that_a_setting_names_and_that_is_not_there_is_named(rehearsing):
-    row = Row("mine", "unified_t2i_i2t", "image_side", {"model.decoder_weights": "G_60.pth"}, "coco_captions")
+def test_an_arm_that_is_only_built_says_how_many_steps_it_takes_and_what_it_holds(rehearsing):
+    [entry] = rehearsing().built("pretrain", arm())
+    assert (entry.state, entry.notes, entry.steps) == ("built", [], 200 * 1251)  # the official README: 1,251 of 1,024
+    weights = 4 * entry.parameters
+    assert weights < entry.memory < 4 * weights  # gradients and two moments of the student, and the frozen teacher
+    tuned, probe = rehearsing().built("finetune", replace(arm(), start="maskalign"))
+    assert (tuned.training, probe.training) == ("finetune", "probe")
+    assert probe.memory < 4 * 4 * probe.parameters / 3  # a probe trains a head only
+
+
+@pytest.mark.parametrize("key", ["decoder_weights", "centroids"])
+def test_a_file_that_a_setting_names_and_that_is_not_there_is_named(rehearsing, key):
+    row = Row("mine", "unified_t2i_i2t", "image_side", {f"model.{key}": "nowhere.file"}, "coco_captions")
     [entry] = rehearsing().built("pretrain", row)
-    assert entry.state == "failed"
+    assert entry.state == "failed" and len(entry.notes) == 1
+    assert re.search(r"nowhere.file (does not exist|cannot be read)", entry.notes[0])
+
+
+def test_a_module_that_does_not_say_which_setting_named_a_missing_file_is_helped(rehearsing, monkeypatch):
+    def bind(*_, **__):
+        return lambda: open("nowhere.file")
+
+    monkeypatch.setattr(work.settings, "bind", bind)
+    [entry] = rehearsing().built("pretrain", arm())
     assert entry.notes == [
-        "conf/system/image_side/paper.yaml (or the arm's overrides): pretrain: G_60.pth does not exist, expected the "
-        "file that the setting names: put it there, or correct the path"
+        "conf/system/maskalign/paper.yaml (or the arm's overrides): pretrain: nowhere.file does not exist, expected "
+        "the file that the setting names: put it there, or correct the path"
     ]
 
 
