@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PRESET ?= tiny
+PRESET ?= $(if $(filter rehearse,$(MAKECMDGOALS)),paper,tiny)
 PAPER ?=
 SEEDS ?=
 FORCE ?=
@@ -19,6 +19,8 @@ WORKERS ?=
 TRIALS ?=
 STORAGE ?=
 DRY_RUN ?=
+MEMORY ?=
+JSON ?=
 # $(call quoted,text) is one word of the shell, whatever the text holds; $(call option,--name,text) an option, if there is text.
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quoted,$(2)))
@@ -27,7 +29,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro page test test-slow check check-plan sweep dashboard audit release bench ui sync doctor lock clean
+.PHONY: help setup repro rehearse page test test-slow check check-plan sweep dashboard audit release bench ui sync doctor lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,9 @@ $(VENV)/.installed: requirements.lock
 repro: setup  ## run everything that is not up to date, and print the claims (PAPER=maskalign, SEEDS=5, FORCE=1, PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
 	@$(BIN)/python -m stages.repro --preset $(call quoted,$(PRESET)) $(PAPERS) $(call option,--seeds,$(SEEDS)) \
 	  $(if $(FORCE),--force) $(call option,--jobs,$(JOBS)) --gpus $(call quoted,$(GPUS)) --launch $(call quoted,$(LAUNCH))
+
+rehearse: setup  ## run every stage of the preset `paper` for a moment, and say what the whole run needs (PAPER=maskalign, PRESET=tiny, MEMORY=24, JSON=1)
+	@$(BIN)/python -m stages.rehearse --preset $(call quoted,$(PRESET)) $(PAPERS) $(call option,--memory,$(MEMORY)) $(if $(JSON),--json)
 
 page: setup  ## write the page from the results on this machine, or from the committed verdicts if there are none (PRESET=paper)
 	@$(BIN)/python -m stages.report --preset $(call quoted,$(PRESET))

@@ -2,8 +2,8 @@
 
 It works in a copy of the project below `.scratch/rehearse`, which is removed at the end, and changes nothing outside of
 it. Data that are not here are replaced by small files in their official form, published weights by random ones.
-With a GPU (`REPRISE_TRAINER=gpu`), each training runs two steps at its own size. Without, networks of the preset `paper`
-are built without memory, and one chain of arms of each paper runs with narrow networks.
+With a GPU (`REPRISE_TRAINER=gpu`), each training runs two steps at its own size. Without, networks of the preset
+`paper` are built without memory, and one chain of arms of each paper runs with narrow networks.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from stages.plan import PlanError, load_plan
 from stages.rehearsal import table
 
 COPIED = ("conf", "ideas", "lightning_modules", "plans", "stages", "params.yaml")
+MADE = ("data", "datasets", "mlflow.db", "mlruns", "report", "results", "runs", "sources")  # by the pipeline
 HUB, PATIENCE = ("huggingface.co", 443), 3.0  # seconds to find out whether it can be reached
 
 
@@ -51,7 +52,7 @@ def parse() -> argparse.Namespace:
 
 @contextmanager
 def copied() -> Iterator[Path]:
-    """A copy of the project that sees the user's downloads, and is removed at the end."""
+    """A copy of the project, removed at the end; it sees the user's other files, which nothing of it writes to."""
     home = ROOT / ".scratch/rehearse"
     home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as folder:
@@ -59,11 +60,12 @@ def copied() -> Iterator[Path]:
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__", ".*"))
-            else:
+            elif source.is_file():
                 shutil.copy2(source, folder)
         Path(folder, "data").mkdir()
-        if (ROOT / "data/downloads").is_dir():
-            Path(folder, "data/downloads").symlink_to(ROOT / "data/downloads")
+        for entry in [*ROOT.iterdir(), *(ROOT / "data").glob("*")]:  # files that settings may name
+            if entry.name not in (*COPIED, *MADE) and not entry.name.startswith("."):
+                Path(folder, entry.relative_to(ROOT)).symlink_to(entry)
         yield Path(folder)
 
 
@@ -102,8 +104,8 @@ def graphics_cards() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def rehearse(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was found about each training and each further stage.
+def rehearse(request: dict[str, Any]) -> dict[str, Any]:
+    """What was found: `entries` about each training and each further stage, and `cpu_seconds`.
 
     Raises:
         ValueError: the rehearsal itself ended early.
@@ -139,12 +141,15 @@ def main() -> None:
     gpus = graphics_cards()
     whole = gpus > 0 or arguments.preset == "tiny"
     request = {"preset": arguments.preset, "papers": papers, "root": str(ROOT), "whole": whole, "gpus": gpus}
-    entries = rehearse(request | {"memory": arguments.memory})
+    found = rehearse(request | {"memory": arguments.memory})
+    entries = found["entries"]
     failed = [entry for entry in entries if entry["state"] == "failed"]
     if arguments.json:
-        print(json.dumps({"preset": arguments.preset, "entries": entries, "failed": len(failed)}, indent=1))
+        print(json.dumps({"preset": arguments.preset, "failed": len(failed), **found}, indent=1))
     else:
-        print("\n".join([*table.lines(entries), "", *summary(entries, whole)]))
+        print(
+            "\n".join([*table.lines(entries), "", *summary(entries, whole), f"{found['cpu_seconds']:.0f} CPU seconds"])
+        )
     sys.exit(bool(failed))
 
 
@@ -158,8 +163,8 @@ def summary(entries: list[dict[str, Any]], whole: bool) -> list[str]:
         text.append(f"trainings, one after another on this machine: {table.number(hours)} hours")
     else:
         text.append(
-            "This machine has no GPU, or REPRISE_TRAINER does not name it: networks ran narrow, so hours are not told, and "
-            "memory is that of weights, gradients and optimiser at full size. REPRISE_TRAINER=gpu measures both."
+            "This machine has no GPU, or REPRISE_TRAINER does not name it: networks ran narrow, so hours are not told, "
+            "and memory is that of weights, gradients and optimiser at full size. REPRISE_TRAINER=gpu measures both."
         )
     text.append(f"{len(failed)} of {len(entries)} could not run" if failed else f"all {len(entries)} could run")
     return text

@@ -50,6 +50,7 @@ def test_a_url_with_a_password_is_one_word(folder, target, option):
     ("sweep", "STUDY", "--study"), ("sweep", "WORKERS", "--workers"), ("sweep", "TRIALS", "--trials"),
     ("sweep", "SETTING", "--setting"), ("sweep", "MACHINES", "--machines"), ("dashboard", "STUDY", "--study"),
     ("ui", "PORT", "--port"), ("check", "PRESET", "--preset"),
+    ("rehearse", "PRESET", "--preset"), ("rehearse", "PAPER", "--paper"), ("rehearse", "MEMORY", "--memory"),
 ])  # fmt: skip
 def test_every_variable_is_one_word(folder, target, variable, option):
     odd = "a;b&c'd|`e`"

@@ -1,7 +1,7 @@
 """Runs the stages of a plan in the throw-away copy of the project, each in a process of its own.
 
-`python -m stages.rehearsal.inside request.json` is started in the copy by `stages/rehearse.py`. What was found goes into
-`found.json`, one mapping for each training and each further stage.
+`python -m stages.rehearsal.inside request.json` is started in the copy by `stages/rehearse.py`. What was found goes
+into `found.json`: `entries`, one for each training and each further stage, and the CPU seconds of all.
 """
 
 import json
@@ -28,6 +28,7 @@ from stages.rehearsal import scaling
 from stages.rehearsal.call import call
 
 ROWS = 24  # of each split on a CPU: enough for a codebook made narrow
+LISTS = "data/downloads/retrieval-splits"  # where `video.corpora` keeps them
 WRONG = "altered or cut off"  # of a file that is there with other bytes, see `datasets.download`
 HOUR = 3600.0
 
@@ -75,7 +76,8 @@ class Rehearsing:
         self.plan: Plan = load_plan(request.preset)
         self.rows = scaling.chosen(self.plan, request.papers, request.whole)
         self.pool = ThreadPoolExecutor(1 if request.gpus else cores())
-        self.lock, self.once, self.numbers = threading.Lock(), {}, iter(range(1_000_000))
+        self.lock, self.once, self.numbers = threading.RLock(), {}, iter(range(1_000_000))
+        self.cpu_seconds = 0.0
         self.cards: dict[str, dict[str, int]] = {}  # rows that were prepared of each split
         self.whole: dict[str, dict[str, int | None]] = {}  # rows of the real data set
         self.overrides: dict[tuple[str, str], dict] = {}
@@ -94,7 +96,9 @@ class Rehearsing:
         child.start()
         child.join()
         if result.is_file():
-            return json.loads(result.read_text())
+            found = json.loads(result.read_text())
+            self.cpu_seconds += found["cpu_seconds"]
+            return found
         killed = child.exitcode == -signal.SIGKILL
         return {"error": f"its process ended with {child.exitcode}", "out_of_memory": killed}
 
@@ -129,6 +133,11 @@ class Rehearsing:
                 future.set_result(None)
         future.result()
 
+    def composed(self, **choices: Any) -> dict:
+        """A configuration as `compose` gives it; Hydra does one at a time."""
+        with self.lock:
+            return compose(self.plan.preset, **choices)
+
     # Stages
 
     def run(self) -> list[Entry]:
@@ -156,7 +165,7 @@ class Rehearsing:
         for stage in ("pretrain", "finetune"):
             for row in self.rows[stage]:
                 if row.dataset == dataset:
-                    system = compose(self.plan.preset, system=row.system, overrides=row.overrides)["system"]
+                    system = self.composed(system=row.system, overrides=row.overrides)["system"]
                     largest = max(largest, scaling.largest_batch(system, stage))
         return max(ROWS, 2 * largest)
 
@@ -166,7 +175,7 @@ class Rehearsing:
         entry = Entry(paper, "prepare", name)
         out, theirs = (Path(root, "data/datasets", name, preset) for root in (ROOT, self.request.root))
         file = ROOT / f"conf/dataset/{name}/{preset}.yaml"
-        config = compose(preset, dataset=name)["dataset"]
+        config = self.composed(dataset=name)["dataset"]
         told = [line.removeprefix("# ") for line in file.read_text().splitlines() if line.startswith("#")]
         if (theirs / "card.json").is_file():
             entry.data = "yours, prepared"
@@ -199,14 +208,14 @@ class Rehearsing:
             for row in self.rows[stage]:
                 self.change(stage, row)
         for row in self.rows["sweep"]:
-            settings = compose(self.plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
+            settings = self.composed(sweep="cached", overrides=row.overrides)["sweep"]
             changed = {name: min(value, settings[name]) for name, value in scaling.TRIALS.items()}
             self.overrides["sweep", row.arm] = dict(scaling.leaves(row.overrides)) | changed
         self.write()
 
     def change(self, stage: str, row: Row, batch: int | None = None) -> None:
         """Note the overrides of a training, with at most `batch` rows in a step."""
-        system = compose(self.plan.preset, system=row.system, overrides=row.overrides)["system"]
+        system = self.composed(system=row.system, overrides=row.overrides)["system"]
         changed = scaling.changes(system, self.cards.get(row.dataset, {}), whole=self.request.whole, batch=batch)
         self.overrides[stage, row.arm] = dict(scaling.leaves(row.overrides)) | changed
 
@@ -298,7 +307,7 @@ class Rehearsing:
         batch = None
         while not failed:
             found = self.stage("pretrain" if stage == "pretrain" else "finetune", row.arm)
-            system = compose(self.plan.preset, system=row.system, overrides=row.overrides)["system"]
+            system = self.composed(system=row.system, overrides=row.overrides)["system"]
             largest = batch or scaling.largest_batch(system, stage)
             if not found.get("out_of_memory") or largest == 1 or not self.request.whole:
                 break
@@ -328,12 +337,12 @@ class Rehearsing:
             entry.notes.append("it does not fit: see the settings below")
         if batch:
             entry.notes.append(
-                f"memory suffices for a step of {batch} rows only; set accumulate in conf/trainer/{trainer_name()}.yaml "
-                "so that a step is cut into such parts, or a lower precision"
+                f"memory suffices for {batch} rows at a time: set accumulate in conf/trainer/{trainer_name()}.yaml, so "
+                "that a step is cut into such parts, or a lower precision"
             )
 
     def times(self, entries: list[Entry], found: dict, parts: int) -> None:
-        """What the measured steps, each one of `parts` of a step, say of the run; a narrow network says nothing of it."""
+        """What the measured steps, each of them one of `parts`, say of the run; narrow networks say nothing of it."""
         trained = [entry for entry in entries if entry.trains]
         for entry, each in zip(trained, found["trainings"], strict=True):
             entry.steps_per_second = 1 / each["seconds_per_step"] / parts
@@ -363,15 +372,19 @@ def _parameters(config: dict) -> set[str]:
 
 
 def _without_downloads(config: dict) -> dict:
-    """A rehearsal downloads no data."""
-    return config | {name: [] for name in ("mirrors", "list_mirrors") if name in config}
+    """A rehearsal downloads no data, only lists of names, which are small."""
+    kept = {"mirrors": []} if "mirrors" in config else {}
+    if config.get("list_mirrors") and not Path(config.get("list_cache", LISTS)).is_dir():
+        kept["list_cache"] = str(ROOT / "lists")
+    return config | kept
 
 
 def main() -> None:
     """Do what the request says."""
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
-    entries = Rehearsing(request).run()
-    write_json(ROOT / "found.json", [asdict(entry) for entry in entries])
+    rehearsing = Rehearsing(request)
+    entries = [asdict(entry) for entry in rehearsing.run()]
+    write_json(ROOT / "found.json", {"entries": entries, "cpu_seconds": rehearsing.cpu_seconds})
 
 
 if __name__ == "__main__":

@@ -122,8 +122,14 @@ def trainings(blocks: Mapping[str, Any], stage: str) -> dict[str, Found]:
 
 
 def _built(name: str, block: Found, place: str) -> Found:
-    with torch.device("meta"):
-        module = settings.bind(block["model"], f"{place}.model")()
+    try:
+        with torch.device("meta"):
+            module = settings.bind(block["model"], f"{place}.model")()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{place}: {error.filename} does not exist, expected the file that the setting names: put it there, or "
+            "correct the path"
+        ) from None
     recipe = module.check_recipe(block["recipe"], place)
     settings.bind(block["data"], f"{place}.data", folder=Path(), seed=0)
     tensors = [*module.parameters(), *module.buffers()]
@@ -188,7 +194,7 @@ def shorten(prepared: Path, out: Path, rows: int) -> Found:
 
 
 def _first_rows(prepared: Path, out: Path, split: str, facts: Mapping[str, Any]) -> storage.Split:
-    shape = facts["image_shape"] if facts["codec"] == "raw" else None
+    shape = tuple(facts["image_shape"]) if facts["codec"] == "raw" else None
     paths = storage.shards(prepared, split)
     schema = pq.read_schema(paths[0]).remove_metadata()
 

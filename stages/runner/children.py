@@ -163,6 +163,7 @@ def _module(lines: list[str]) -> list[str] | None:
 def _run_module(module: str, arguments: list[str], folder: str, environment: dict[str, str], log: str) -> None:
     """Act as `python -m module arguments`, in a process forked from the server."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # loaders fork; else each starts a server that imports torch
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)

@@ -1,0 +1,203 @@
+"""A rehearsal runs every stage in a copy of the project; what cannot run is named in one line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_modules import rehearsal
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.video import corpora
+from lightning_modules.files import ROOT
+from stages import rehearse
+from stages.command import run_stage
+from stages.composing import compose
+from stages.plan import Row, load_plan
+from stages.rehearsal import call, inside, scaling, table, work
+
+PLAN = load_plan("paper")
+STAGES = ("pretrain", "finetune", "evaluate", "sweep")
+
+
+def files() -> set[str]:
+    """All files of the pipeline's outputs, with their times."""
+    folders = [ROOT / "data", ROOT / "results", ROOT / ".scratch"]
+    found = {f"{path} {path.stat().st_mtime_ns}" for folder in folders for path in folder.rglob("*") if path.is_file()}
+    return {line for line in found if "/.scratch/tests" not in line}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", PLAN.papers)
+def test_every_paper_can_be_rehearsed_without_data_gpu_and_network(stem):
+    before = files()
+    environment = {name: value for name, value in os.environ.items() if name != "REPRISE_MIRROR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.rehearse", "--paper", stem, "--json"],
+        cwd=ROOT, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-4000:]
+    found = json.loads(done.stdout)
+    assert found["failed"] == 0
+    mine = [entry for entry in found["entries"] if entry["paper"] == stem]
+    for stage in STAGES:
+        rows = {arm for arm, row in getattr(PLAN, stage).items() if row.paper == stem}
+        assert {entry["arm"] for entry in mine if entry["stage"] == stage} >= rows
+        assert not rows or "ran" in {entry["state"] for entry in mine if entry["stage"] == stage}
+    assert {entry["stage"] for entry in found["entries"]} >= {"sources", "prepare", "claims", "report"}
+    assert files() == before
+    assert not list((ROOT / ".scratch/rehearse").iterdir())
+
+
+@pytest.mark.slow
+def test_at_its_own_size_every_training_says_how_long_the_whole_run_takes():
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.rehearse", "--preset", "tiny", "--paper", "small_ensembles", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-4000:]
+    trained = [entry for entry in json.loads(done.stdout)["entries"] if entry["stage"] == "pretrain"]
+    assert trained and all(entry["state"] == "ran" for entry in trained)
+    for entry in trained:
+        expected = entry["steps"] * entry["seeds"] / entry["steps_per_second"] / 3600
+        assert entry["hours"] == pytest.approx(expected) and entry["gpu_hours"] is None
+
+
+@pytest.fixture
+def rehearsing(monkeypatch):
+    """A rehearsal whose work is done in this process."""
+    monkeypatch.setattr(inside.Rehearsing, "process", lambda self, name, *given: call.found_by(name, given))
+
+    def make(memory=None):
+        made = inside.Rehearsing(inside.Request("paper", ["maskalign"], str(ROOT), False, memory, 0))
+        made.whole["imagenet"] = {"train": 1_281_167, "val": 50_000}
+        return made
+
+    return make
+
+
+def arm(**overrides) -> Row:
+    return Row(arm="mine", paper="maskalign", system="maskalign", dataset="imagenet", overrides=overrides)
+
+
+@pytest.mark.parametrize(("memory", "row", "told"), [
+    (None, arm(**{"model.mask_ratio": "half"}), r"maskalign/paper.yaml .*model.mask_ratio is 'half', expected"),
+    (None, arm(**{"model.maskratio": 0.5}), r"'model.maskratio' is no setting of .*did you mean 'model.mask_ratio'"),
+    (None, arm(**{"pretrain.warmup": 2.0}), r"warmup is 2.0, expected"),
+    (None, arm(**{"data.batch_size": 0}), r"data.batch_size is 0, expected"),
+    (1.0, arm(), r"weights, gradients and optimiser alone take 1.76 GB, but the device has 1 GB \(--memory\): take"),
+])  # fmt: skip
+def test_what_cannot_be_built_is_one_line_with_the_value_what_was_expected_and_a_way_out(rehearsing, memory, row, told):
+    [entry] = rehearsing(memory).built("pretrain", row)
+    assert entry.state == "failed" and len(entry.notes) == 1 and "\n" not in entry.notes[0]
+    assert re.search(told, entry.notes[0])
+
+
+def test_an_arm_that_is_only_built_says_how_many_steps_it_takes_and_what_it_holds(rehearsing):
+    [entry] = rehearsing().built("pretrain", arm())
+    assert (entry.state, entry.notes, entry.steps) == ("built", [], 200 * 1251)  # the official README: 1,251 of 1,024
+    weights = 4 * entry.parameters
+    assert weights < entry.memory < 4 * weights  # gradients and two moments of the student, and the frozen teacher
+    tuned, probe = rehearsing().built("finetune", replace(arm(), start="maskalign"))
+    assert (tuned.training, probe.training) == ("finetune", "probe")
+    assert probe.memory < 4 * 4 * probe.parameters / 3  # a probe trains a head only
+
+
+@pytest.mark.parametrize("key", ["decoder_weights", "centroids"])
+def test_a_file_that_a_setting_names_and_that_is_not_there_is_named(rehearsing, key):
+    row = Row("mine", "unified_t2i_i2t", "image_side", {f"model.{key}": "nowhere.file"}, "coco_captions")
+    [entry] = rehearsing().built("pretrain", row)
+    assert entry.state == "failed" and len(entry.notes) == 1
+    assert re.search(r"nowhere.file (does not exist|cannot be read)", entry.notes[0])
+
+
+def test_a_module_that_does_not_say_which_setting_named_a_missing_file_is_helped(rehearsing, monkeypatch):
+    def bind(*_, **__):
+        return lambda: open("nowhere.file")
+
+    monkeypatch.setattr(work.settings, "bind", bind)
+    [entry] = rehearsing().built("pretrain", arm())
+    assert entry.notes == [
+        "conf/system/maskalign/paper.yaml (or the arm's overrides): pretrain: nowhere.file does not exist, expected "
+        "the file that the setting names: put it there, or correct the path"
+    ]
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--paper", "maskaling"], "error: --paper is 'maskaling'; did you mean 'maskalign'?"),
+    (["--memory", "0"], "error: --memory is 0, expected gigabytes, more than 0"),
+])  # fmt: skip
+def test_a_wrong_option_is_one_line(monkeypatch, options, told):
+    monkeypatch.setattr(sys, "argv", ["rehearse", *options])
+    with pytest.raises(SystemExit, match="error") as ended:
+        run_stage(rehearse.main)
+    assert ended.value.code == told
+
+
+@pytest.mark.parametrize("stem", PLAN.papers)
+def test_on_a_cpu_the_longest_chain_of_a_paper_runs_with_what_it_starts_from(stem):
+    rows = scaling.chosen(PLAN, [stem], whole=False)
+    assert len(rows["evaluate"]) == 1
+    arms = [row.arm for row in rows["pretrain"]]
+    for row in rows["pretrain"]:
+        assert not row.start or arms.index(row.start) < arms.index(row.arm)
+    [evaluated] = rows["evaluate"]
+    assert {row.start for row in rows["finetune"]} <= set(arms)
+    assert evaluated.runs in arms or evaluated.runs in {row.comparison for row in rows["finetune"]}
+    everything = scaling.chosen(PLAN, [stem], whole=True)
+    for stage in STAGES:
+        mine = {row.arm for row in getattr(PLAN, stage).values() if row.paper == stem}
+        assert {row.arm for row in everything[stage]} >= mine
+
+
+def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_are():
+    system = compose("paper", system="maskalign")["system"]
+    changed = scaling.changes(system, {"train": 24, "val": 24}, whole=False)
+    assert changed["model.student.dim"] == 48 and "model.student.depth" not in changed
+    assert changed["data.batch_size"] == changed["downstream.probe.data.batch_size"] == scaling.BATCH
+    assert scaling.changes(system, {"train": 24, "val": 24}, whole=True) == {}
+    assert scaling.changes(system, {}, whole=True, batch=512)["downstream.probe.data.batch_size"] == 512
+    committees = compose("paper", system="committees")["system"]
+    changed = scaling.changes(committees, {"val": 24}, whole=True)
+    assert changed == {"data.splits.val.rows": 12, "data.splits.test.rows": 12}
+    generator = compose("paper", system="unified_t2i_i2t")["system"]
+    changed = scaling.changes(generator, {"test": 24, "val": 24, "restval": 24}, whole=False)
+    assert changed["data.drawing.images"] == 72
+    assert "model.network.feature_dim" not in changed
+    assert changed["model.network.codebook_size"] == changed["model.images.codebook_size"] == 625
+
+
+def test_the_first_rows_of_prepared_data_are_a_data_set_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "current", None)
+    columns = {"id": np.arange(600), "image": np.zeros((600, 2, 2, 1), np.uint8), "label": np.arange(600) % 3}
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    splits = {"train": storage.write(whole, "train", columns, "raw", (2, 2, 1))}
+    storage.write_card(whole, name="x", splits=splits, codec="raw", shape=(2, 2, 1), num_classes=3, source="here")
+    work.shorten(whole, tmp_path / "short", 300)
+    assert storage.read(tmp_path / "short", "train")["label"].tolist() == (np.arange(300) % 3).tolist()
+
+    index = tmp_path / "data/datasets/clips/paper"
+    index.mkdir(parents=True)
+    monkeypatch.setattr(rehearsal, "current", None)
+    written = corpora.write_index(index / "train.parquet", {f"{n}.mp4": corpora.Texts(("a",)) for n in range(9)})
+    facts = {"name": "clips", "videos": "videos", "cache": "data/downloads/clips", "splits": {"train": written}}
+    (index / "card.json").write_text(json.dumps(facts))
+    work.shorten(index, tmp_path / "index", 4)
+    assert corpora.read_index(tmp_path / "index", "train")["file"].tolist() == [f"{n}.mp4" for n in range(4)]
+    assert storage.card(tmp_path / "index")["cache"] == str(tmp_path / "data/downloads/clips")
+
+
+def test_the_table_names_each_stage_and_says_a_sentence_once():
+    entries = [
+        vars(inside.Entry("p", "prepare", "imagenet", data="stand-in", notes=["get it there"])),
+        vars(inside.Entry("p", "pretrain", "mine", parameters=86_000_000, steps=1000, memory=2 * 10**9, disk=10**9)),
+        vars(inside.Entry("p", "evaluate", "mine", state="failed", notes=["get it there", "no such key"])),
+    ]
+    text = "\n".join(table.lines(entries))
+    assert text.count("get it there") == 1 and "FAILED" in text and "no such key" in text
+    assert "86.0 M" in text and "1,000" in text and "2 GB" in text and "stand-in" in text
