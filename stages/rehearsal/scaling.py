@@ -69,7 +69,9 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, batch: int | None = None) -> Changes:
+def changes(
+    system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, batch: int | None = None, devices: int = 1
+) -> Changes:
     """Settings of a system's file that a rehearsal changes, by dotted name.
 
     Args:
@@ -77,6 +79,7 @@ def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, 
         rows: that the prepared data set has of each of its splits.
         whole: keep the sizes of networks, and batches.
         batch: most rows of a step; by default all, or `BATCH`.
+        devices: that a step is divided among; a rehearsal runs on one of them.
     """
     batch = batch or (None if whole else BATCH)
     found: Changes = {}
@@ -87,8 +90,11 @@ def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, 
             found[name] = value // NARROW
         if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
             found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
-        if block == "data" and rest == "batch_size" and batch and value and value > batch:
-            found[name] = batch
+        if block == "data" and rest == "batch_size" and value:
+            mine = -(-value // devices)
+            mine = min(mine, batch or mine)
+            if mine != value:
+                found[name] = mine
         if block == "data" and rest == "evaluation_batch_size" and not whole:
             found[name] = min(value, EVALUATION_BATCH)
     for name, data in _data_blocks(system):

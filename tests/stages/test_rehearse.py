@@ -198,6 +198,6 @@ def test_the_table_names_each_stage_and_says_a_sentence_once():
         vars(inside.Entry("p", "pretrain", "mine", parameters=86_000_000, steps=1000, memory=2 * 10**9, disk=10**9)),
         vars(inside.Entry("p", "evaluate", "mine", state="failed", notes=["get it there", "no such key"])),
     ]
-    text = "\n".join(table.lines(entries))
+    text = "\n".join(table.lines(entries, ["p"]))
     assert text.count("get it there") == 1 and "FAILED" in text and "no such key" in text
     assert "86.0 M" in text and "1,000" in text and "2 GB" in text and "stand-in" in text
