@@ -58,7 +58,8 @@ def copied() -> Iterator[Path]:
     home = ROOT / ".scratch/rehearse"
     home.mkdir(parents=True, exist_ok=True)
     for left in home.iterdir():  # by a rehearsal that was killed
-        if not psutil.pid_exists(int(left.name.partition("-")[0])):
+        number = left.name.partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
             shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=home, ignore_cleanup_errors=True) as folder:
         for name in COPIED:
