@@ -129,7 +129,7 @@ class Rehearsing:
             entry.notes.append(found["error"])
         else:
             entry.seconds, entry.memory = (found["found"].get(key) for key in ("seconds", "memory"))
-            entry.notes += [f"replaced: {name}" for name in found["found"].get("replaced", ())]
+            entry.notes += found["found"].get("replaced", ())
         with self.lock:
             self.entries.append(entry)
         return entry

@@ -192,6 +192,16 @@ def test_the_first_rows_of_prepared_data_are_a_data_set_of_their_own(tmp_path, m
     assert storage.card(tmp_path / "index")["cache"] == str(tmp_path / "data/downloads/clips")
 
 
+def test_published_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "openai/clip-vit-base-patch16"
+    assert work.told_of(f"tokenizer {name}") == (
+        f"not here: tokenizer {name}, so a drawn one took its place; `hf download {name}` fetches it"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    assert work.told_of(str(tmp_path)) == f"{tmp_path} is here, but a narrow one took its place"
+
+
 def test_the_table_names_each_stage_and_says_a_sentence_once():
     entries = [
         vars(inside.Entry("p", "prepare", "imagenet", data="stand-in", notes=["get it there"])),
