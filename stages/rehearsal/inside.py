@@ -126,7 +126,7 @@ class Rehearsing:
         """Keep an entry, with what its process says of it."""
         if "error" in found:
             entry.state = "failed"
-            entry.notes.append(found["error"])
+            entry.notes.append(" ".join(found["error"].split()))
         else:
             entry.seconds, entry.memory = (found["found"].get(key) for key in ("seconds", "memory"))
             entry.notes += found["found"].get("replaced", ())
@@ -171,16 +171,10 @@ class Rehearsing:
         return [row for name in stages for row in getattr(self.plan, name).values() if row.paper in self.request.papers]
 
     def needed_rows(self, dataset: str) -> int:
-        """Rows of each split that every training on a data set has at its batch."""
-        if not self.request.whole:
-            return ROWS
-        largest = 1
-        for stage in ("pretrain", "finetune"):
-            for row in self.rows[stage]:
-                if row.dataset == dataset:
-                    system = self.composed(system=row.system, overrides=row.overrides)["system"]
-                    largest = max(largest, scaling.largest_batch(system, stage))
-        return max(ROWS, 2 * largest)
+        """Rows of each split of a data set that every training on it needs."""
+        rows = [row for stage in ("pretrain", "finetune") for row in self.rows[stage] if row.dataset == dataset]
+        systems = [self.composed(system=row.system, overrides=row.overrides)["system"] for row in rows]
+        return max([ROWS, *(scaling.needed_rows(system, whole=self.request.whole) for system in systems)])
 
     def prepare(self, name: str) -> None:
         """Prepare a data set: what is there of the user's, or else a stand-in."""
@@ -320,6 +314,10 @@ class Rehearsing:
     def train(self, stage: str, row: Row) -> None:
         """Train an arm for a few steps, with a smaller batch if the memory does not suffice."""
         entries = self.built(stage, row)
+        if lacking := self.lacking(row):
+            for entry in entries:
+                entry.state = "failed"
+                entry.notes.append(lacking)
         failed = [entry for entry in entries if entry.state == "failed"]
         batch = None
         while not failed:
@@ -341,6 +339,14 @@ class Rehearsing:
             trained = [entry for entry in entries if entry.epochs]
             for entry, each in zip(trained, found["found"]["trainings"], strict=True):
                 self.times(entry, each["seconds_per_step"], -(-self.part(entry) // (batch or self.part(entry))))
+
+    def lacking(self, row: Row) -> str:
+        """Why a row cannot be run, if something that it needs could not."""
+        if row.dataset not in self.cards:
+            return f"not run: {row.dataset} could not be prepared"
+        needed = f"{row.start}/pretrain" if row.start else f"{row.runs}/{row.stage}" if row.runs else ""
+        there = (ROOT / "data/runs" / self.plan.preset / needed).is_dir() if needed else True
+        return "" if there else f"not run: the trainings of {row.start or row.runs} failed"
 
     def part(self, entry: Entry) -> int:
         """Rows of a step on one device."""
@@ -380,7 +386,9 @@ class Rehearsing:
 
     def evaluate(self, stage: str, row: Row) -> None:
         """Evaluate or search what was trained; compose what was not."""
-        if row in self.rows[stage]:
+        if row in self.rows[stage] and (lacking := self.lacking(row)):
+            self.note(Entry(row.paper, stage, row.arm), {"error": lacking})
+        elif row in self.rows[stage]:
             self.note(Entry(row.paper, stage, row.arm), self.stage(stage, row.arm))
         else:
             found = self.process("compose_evaluation", stage, row, self.request.preset)

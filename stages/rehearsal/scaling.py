@@ -4,6 +4,7 @@ On a GPU every arm runs at its own size. On a CPU one chain of arms of each pape
 batches; all others are only composed and built.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -139,7 +140,15 @@ def _fewer_rows(data: Mapping[str, Any], rows: Mapping[str, int]) -> Changes:
     return found
 
 
-def largest_batch(system: Mapping[str, Any], stage: str) -> int:
-    """Rows of the largest optimiser step among the trainings of an arm; 1 where nothing is trained."""
-    blocks = [data for name, data in _data_blocks(system) if name.startswith("downstream") == (stage == "finetune")]
-    return max([data.get("batch_size") or 1 for data in blocks], default=1)
+def needed_rows(system: Mapping[str, Any], *, whole: bool) -> int:
+    """Rows of each prepared split that suffice for two steps of every training of an arm, see `_fewer_rows`."""
+    found = 1
+    for _, data in _data_blocks(system):
+        batch = data.get("batch_size") or 1
+        batch = batch if whole else min(batch, BATCH)
+        parts = data.get("splits", {})
+        train = parts.get("train", {})
+        beside = [part["rows"] or 0 for part in parts.values() if part["source"] == train.get("source")]
+        share = train["rows"] / sum(beside) if train.get("rows") else 1.0
+        found = max(found, math.ceil(2 * batch / share))
+    return found
