@@ -37,6 +37,7 @@ from lightning_modules.movinet.architecture import Form, Squeeze
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.movinet.network import MoViNet
 from lightning_modules.settings import Count, Positive, Share
+from lightning_modules.validation import judged, mean_over
 
 MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
@@ -50,7 +51,7 @@ class MoViNetRecipe(AnyRecipe):
     rho: NotRequired[Momentum]  # of rmsprop
     momentum: NotRequired[Momentum]
     eps: NotRequired[Positive]
-    clip: NotRequired[Positive]  # largest norm of a gradient, one tensor at a time
+    clip_each: NotRequired[Positive]  # largest norm of the gradient of one tensor
 
 
 class MoViNets(PaperModule):
@@ -70,6 +71,7 @@ class MoViNets(PaperModule):
     """
 
     recipe_form = MoViNetRecipe
+    predictor = "lightning_modules.movinet.watcher.Watcher"
 
     def __init__(
         self,
@@ -129,10 +131,19 @@ class MoViNets(PaperModule):
         losses = []
         for network, clips, targets in zip(self.networks, video, labels, strict=True):
             offset = int(torch.randint(self.stride, ())) if self.stride > 1 else 0
-            logits = network(self._read(clips, offset)).float()
+            logits = network(self.read(clips, offset)).float()
             losses.append(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing))
         self.log_terms({"pretrain/loss": torch.stack(losses).mean()})
         return torch.stack(losses).sum()  # a sum, so that no member's rate depends on the others
+
+    def validate(self, data: LabelledClips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Cross-entropy of the averaged logits with the labels as they are, and the share that is right."""
+
+        def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            logits, labels = self(batch["video"]).float(), batch["labels"]
+            return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(-1) == labels).float().mean()}
+
+        return mean_over(batches, measure)
 
     def forward(self, video: Shaped[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of stored clips; those of several members are averaged before the softmax (the paper's ensemble)."""
@@ -142,28 +153,29 @@ class MoViNets(PaperModule):
         self, video: Shaped[Tensor, "batch channels frames height width"]
     ) -> Float[Tensor, "members batch classes"]:
         """Logits of each network, from its own frames of stored clips."""
-        parts = [network(self._read(video, m % self.stride)) for m, network in enumerate(self.networks)]
+        parts = [network(self.read(video, m % self.stride)) for m, network in enumerate(self.networks)]
         return torch.stack(parts)
 
-    def _read(self, video: Tensor, offset: int) -> Float[Tensor, "batch channels frames height width"]:
+    def read(self, video: Tensor, offset: int = 0) -> Float[Tensor, "batch channels frames height width"]:
+        """Pixels from 0 to 1 of the frames that a network reads, from the frame `offset` on."""
         return video[:, :, offset :: self.stride] / self.pixel_scale
 
     @torch.no_grad()
     def predictions(self, data: LabelledClips, device: torch.device) -> dict[str, Tensor]:
-        """Of every split but `train`: `logits` (rows members classes) and `labels`.
+        """Of the split that is judged: `logits` (rows members classes) and `labels`.
 
         Of a causal network also `each_frame`, the first member's logits after every frame that it reads (rows frames
         classes), and `streamed`, the same of the first rows read frame by frame.
         """
         self.to(device).eval()
         parts = defaultdict(list)
-        for split in data.rows:
-            for batch in data.evaluation_batches(split) if split != "train" else ():
+        for split in judged(data.rows):
+            for batch in data.evaluation_batches(split):
                 video = batch["video"].to(device)
                 parts[f"logits/{split}"].append(self.member_logits(video).transpose(0, 1).float().cpu())
                 parts[f"labels/{split}"].append(batch["labels"])
                 if self.networks[0].causal:
-                    clips = self._read(video, 0)
+                    clips = self.read(video, 0)
                     parts[f"each_frame/{split}"].append(self.networks[0].each_frame(clips).float().cpu())
                     if f"streamed/{split}" not in parts:
                         parts[f"streamed/{split}"].append(self._streamed(clips[:STREAMED]).float().cpu())
@@ -233,7 +245,7 @@ class MoViNets(PaperModule):
             return super()._optimizer()
         names = {"lr": "lr", "weight_decay": "weight_decay", "rho": "rho", "momentum": "momentum", "eps": "eps"}
         options = {ours: self.recipe[key] for ours, key in names.items()}
-        return KerasRMSprop(self.parameter_groups(), **options, clip=self.recipe["clip"])
+        return KerasRMSprop(self.parameter_groups(), **options, clip=self.recipe["clip_each"])
 
 
 def cosine_from_start(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
