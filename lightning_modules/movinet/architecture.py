@@ -19,10 +19,14 @@ STEM_KERNEL: Kernel = (1, 3, 3)
 NOTATION = re.compile(r"(\d+)@(\d+)x(\d+)x(\d+)(-)?")
 
 
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor` (half up), at least `divisor`, and never below 90 % of the value."""
-    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < 0.9 * value else nearest
+def rounded(value: float) -> int:
+    """The nearest multiple of 8, half up, at least 8: widths of the search space."""
+    return max(8, int(value + 4) // 8 * 8)
+
+
+def make_divisible(value: float) -> int:
+    """`rounded`, but never below 90 % of the value: hidden channels of squeeze-and-excitation."""
+    return rounded(value) + 8 * (rounded(value) < 0.9 * value)
 
 
 @dataclass(frozen=True)
@@ -352,12 +356,10 @@ class Space:
         blocks = []
         for i, (base, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             layers = tuple(self._layer(chosen, f"block{i}/layer{j}", base) for j in range(chosen[f"block{i}/layers"]))
-            blocks.append(Block(make_divisible(base * chosen[f"block{i}/width"]), stride, layers))
-        stem, project = (
-            make_divisible(base * chosen[n]) for n, base in (("stem", self.stem), ("project", self.project))
-        )
+            blocks.append(Block(rounded(base * chosen[f"block{i}/width"]), stride, layers))
+        stem, project = (rounded(base * chosen[n]) for n, base in (("stem", self.stem), ("project", self.project)))
         return Architecture(stem, tuple(blocks), project, self.dense)
 
     def _layer(self, chosen: Mapping[str, Choice], name: str, base: int) -> Layer:
         kernel = tuple(int(side) for side in chosen[f"{name}/kernel"].split("x"))
-        return Layer(make_divisible(base * chosen[f"{name}/expansion"]), kernel, chosen[f"{name}/squeeze"])
+        return Layer(rounded(base * chosen[f"{name}/expansion"]), kernel, chosen[f"{name}/squeeze"])

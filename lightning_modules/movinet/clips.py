@@ -81,13 +81,14 @@ class LabelledClips(LightningDataModule):
         source, rows = self.rows["train"]
         columns = self.sources[source]
         batches = _ClipBatches(
-            _channels_first(columns["video"][rows]),
+            _channels_first(columns["video"][rows]).flatten(1, 2),
             torch.from_numpy(columns["label"][rows]),
             seed=self.seed,
             copies=self.copies,
             batch_size=self.batch_size,
             portion=portion(self),
         )
+        batches.frames = self.video_shape[1]
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
@@ -103,9 +104,13 @@ class LabelledClips(LightningDataModule):
 
 
 class _ClipBatches(MemberBatches):
+    """Clips pass through as images whose channels are those of all frames."""
+
+    frames: int
+
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
         batch = super().__getitem__(at)
-        return {"video": batch["images"], "labels": batch["labels"]}
+        return {"video": batch["images"].unflatten(-3, (-1, self.frames)), "labels": batch["labels"]}
 
 
 def _channels_first(stored: np.ndarray) -> UInt8[Tensor, "rows channels frames height width"]:

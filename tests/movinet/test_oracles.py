@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lightning_modules.metrics.compute import count_macs, count_parameters
-from lightning_modules.movinet.architecture import PUBLISHED, Architecture, Layer, Space, cost, make_divisible
+from lightning_modules.movinet.architecture import PUBLISHED, Architecture, Layer, Space, cost, rounded
 from lightning_modules.movinet.network import MoViNet
 
 FACTS = Path(__file__).parents[2] / "lightning_modules/movinet/facts.yaml"
@@ -117,9 +117,9 @@ def test_released_a2_lies_in_the_space_but_for_one_layer():
     """The space is the paper's; 160 channels are no multiple of 96 that it has."""
     space, outside = Space(), []
     for base, block in zip(space.widths, PUBLISHED["a2"].blocks, strict=True):
-        assert block.width in {make_divisible(base * factor) for factor in space.multipliers}
+        assert block.width in {rounded(base * factor) for factor in space.multipliers}
         assert len(block.layers) <= space.most_layers
-        channels = {make_divisible(base * factor) for factor in space.expansions}
+        channels = {rounded(base * factor) for factor in space.expansions}
         kernels = {tuple(map(int, kernel.split("x"))) for kernel in space.kernels}
         outside += [str(x) for x in block.layers if x.expand not in channels or x.kernel not in kernels]
     assert outside == ["160@3x3x3"]
