@@ -15,7 +15,9 @@ TABLE = re.compile(r"(<!-- papers:.*?-->\n).*?(<!-- end of papers -->)", re.DOTA
 def row(facts: Facts, root: Path = ROOT) -> str:
     """One paper as a line of the table, with dashes if no verdicts are committed yet."""
     link = f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv})"
-    files = [f"[guide](docs/papers/{facts.stem}.md)", f"[code](lightning_modules/{facts.stem})"]
+    guide = f"docs/papers/{facts.stem}.md"
+    files = [f"[guide]({guide})"] if (root / guide).is_file() else []  # a paper without a plan has none
+    files.append(f"[code](lightning_modules/{facts.stem})")
     files.append(f"[facts](lightning_modules/{facts.stem}/facts.yaml)")
     committed = f"results/tiny/{facts.stem}/claims.json"
     counts = ["-"] * len(VERDICTS)

@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
+
 from lightning_modules.files import ROOT, write_json
 from lightning_modules.settings import meant
 from stages.command import add_preset, run_stage
@@ -55,7 +57,11 @@ def copied() -> Iterator[Path]:
     """A copy of the project, removed at the end; it sees the user's other files, which nothing of it writes to."""
     home = ROOT / ".scratch/rehearse"
     home.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as folder:
+    for left in home.iterdir():  # by a rehearsal that was killed
+        number = left.name.partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=home, ignore_cleanup_errors=True) as folder:
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -119,10 +125,9 @@ def rehearse(request: dict[str, Any]) -> dict[str, Any]:
         )
         try:
             process.wait()
-        except BaseException:
-            process.send_signal(signal.SIGTERM)
+        finally:  # SIGTERM reaches its stages, too: they end with it
+            process.terminate()
             process.wait()
-            raise
         if process.returncode:
             raise ValueError(f"the rehearsal ended with {process.returncode} before the end; its messages are above")
         return json.loads((folder / "found.json").read_text())
@@ -130,6 +135,7 @@ def rehearse(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Check the plan, rehearse it, and print what was found. The exit code is 1 if a stage could not run."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the copy is removed
     arguments = parse()
     plan = load_plan(arguments.preset)
     for paper in arguments.paper:
@@ -148,7 +154,9 @@ def main() -> None:
         print(json.dumps({"preset": arguments.preset, "failed": len(failed), **found}, indent=1))
     else:
         print(
-            "\n".join([*table.lines(entries), "", *summary(entries, whole), f"{found['cpu_seconds']:.0f} CPU seconds"])
+            "\n".join(
+                [*table.lines(entries, papers), "", *summary(entries, whole), f"{found['cpu_seconds']:.0f} CPU seconds"]
+            )
         )
     sys.exit(bool(failed))
 
@@ -157,14 +165,16 @@ def summary(entries: list[dict[str, Any]], whole: bool) -> list[str]:
     """What holds for all: time, disk, and what could not be rehearsed here."""
     failed = [entry for entry in entries if entry["state"] == "failed"]
     disk, free = sum(entry["disk"] or 0 for entry in entries), shutil.disk_usage(ROOT).free
-    text = [f"disk for weights and checkpoints: {table.size(disk)}; free here: {table.size(free)}"]
+    lack = ": too little, so run fewer papers or seeds at a time" if disk > free else ""
+    text = [f"disk for weights and checkpoints: {table.size(disk)}; free here: {table.size(free)}{lack}"]
     if whole:
         hours = sum(entry["hours"] or 0 for entry in entries)
         text.append(f"trainings, one after another on this machine: {table.number(hours)} hours")
     else:
         text.append(
-            "This machine has no GPU, or REPRISE_TRAINER does not name it: networks ran narrow, so hours are not told, "
-            "and memory is that of weights, gradients and optimiser at full size. REPRISE_TRAINER=gpu measures both."
+            "This machine has no GPU, or REPRISE_TRAINER does not name it: networks ran narrow, so steps/s are theirs, "
+            "hours are not told, and memory is that of weights, gradients and optimiser at full size. "
+            "REPRISE_TRAINER=gpu measures all of it."
         )
     text.append(f"{len(failed)} of {len(entries)} could not run" if failed else f"all {len(entries)} could run")
     return text

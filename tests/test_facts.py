@@ -13,8 +13,11 @@ ROOT = Path(__file__).parents[1]
 FACTS = sorted(ROOT.glob("lightning_modules/*/facts.yaml"))
 
 
-@pytest.mark.parametrize("plan", ["tiny", "paper"])
-@pytest.mark.parametrize("stem", [path.parent.name for path in FACTS])
+PLANNED = [(stem, plan) for stem in (path.parent.name for path in FACTS) for plan in ("tiny", "paper")]
+PLANNED = [(stem, plan) for stem, plan in PLANNED if (ROOT / f"plans/{plan}/{stem}").is_dir()]
+
+
+@pytest.mark.parametrize(("stem", "plan"), PLANNED)
 def test_facts_are_valid_and_name_arms_of_the_plan(stem, plan):
     plan = load_plan(plan)
     check_plan(load_facts(ROOT / "lightning_modules" / stem / "facts.yaml"), plan.evaluate, plan.preset)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from lightning_modules.files import ROOT, replace_file, write_json
-from lightning_modules.processes import cores
+from lightning_modules.processes import cores, die_with_parent
 from stages.composing import compose, trainer_name
 from stages.plan import Plan, Row, load_plan
 from stages.rehearsal import scaling
@@ -43,7 +43,8 @@ class Entry:
     training: str = ""
     state: str = "ran"  # ran | built | failed
     data: str = ""
-    trains: bool = False
+    epochs: int = 0
+    batch: int | None = None
     parameters: int | None = None
     steps_per_second: float | None = None
     steps: int | None = None  # of the whole run, of one seed
@@ -76,6 +77,7 @@ class Rehearsing:
         self.plan: Plan = load_plan(request.preset)
         self.rows = scaling.chosen(self.plan, request.papers, request.whole)
         self.pool = ThreadPoolExecutor(1 if request.gpus else cores())
+        self.devices = self.one_device()
         self.lock, self.once, self.numbers = threading.RLock(), {}, iter(range(1_000_000))
         self.cpu_seconds = 0.0
         self.cards: dict[str, dict[str, int]] = {}  # rows that were prepared of each split
@@ -83,6 +85,17 @@ class Rehearsing:
         self.overrides: dict[tuple[str, str], dict] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["stages.runner.preload", "stages.rehearsal.work"])
+
+    def one_device(self) -> int:
+        """Let the trainer of the copy use one device; gives how many the real one divides a step among."""
+        trainer = compose(self.plan.preset, trainer=trainer_name())["trainer"]
+        devices = trainer["devices"]
+        if devices == 1:
+            return 1
+        one = yaml.safe_dump(trainer | {"devices": 1, "strategy": "auto"})
+        (ROOT / f"conf/trainer/{trainer_name()}.yaml").write_text(one)
+        count = len(devices) if isinstance(devices, list) else devices
+        return count if isinstance(count, int) and count > 0 else max(1, self.request.gpus)
 
     # Processes
 
@@ -113,10 +126,10 @@ class Rehearsing:
         """Keep an entry, with what its process says of it."""
         if "error" in found:
             entry.state = "failed"
-            entry.notes.append(found["error"])
+            entry.notes.append(" ".join(found["error"].split()))
         else:
             entry.seconds, entry.memory = (found["found"].get(key) for key in ("seconds", "memory"))
-            entry.notes += [f"replaced: {name}" for name in found["found"].get("replaced", ())]
+            entry.notes += found["found"].get("replaced", ())
         with self.lock:
             self.entries.append(entry)
         return entry
@@ -158,16 +171,10 @@ class Rehearsing:
         return [row for name in stages for row in getattr(self.plan, name).values() if row.paper in self.request.papers]
 
     def needed_rows(self, dataset: str) -> int:
-        """Rows of each split that every training on a data set has at its batch."""
-        if not self.request.whole:
-            return ROWS
-        largest = 1
-        for stage in ("pretrain", "finetune"):
-            for row in self.rows[stage]:
-                if row.dataset == dataset:
-                    system = self.composed(system=row.system, overrides=row.overrides)["system"]
-                    largest = max(largest, scaling.largest_batch(system, stage))
-        return max(ROWS, 2 * largest)
+        """Rows of each split of a data set that every training on it needs."""
+        rows = [row for stage in ("pretrain", "finetune") for row in self.rows[stage] if row.dataset == dataset]
+        systems = [self.composed(system=row.system, overrides=row.overrides)["system"] for row in rows]
+        return max([ROWS, *(scaling.needed_rows(system, whole=self.request.whole) for system in systems)])
 
     def prepare(self, name: str) -> None:
         """Prepare a data set: what is there of the user's, or else a stand-in."""
@@ -191,7 +198,8 @@ class Rehearsing:
             notice = ROOT / f".scratch/unavailable/{name}-{preset}.txt"
             if "error" in found and notice.is_file() and WRONG not in found["error"]:
                 entry.data = "stand-in"
-                entry.notes += [found["error"].splitlines()[0], *told[:1], found["error"].splitlines()[-1]]
+                reason, *_, way_out = found["error"].splitlines()
+                entry.notes += [f"not here: {reason.removesuffix(' Tried:')}", *told[:1], way_out]
                 found = stood_in
                 if "found" in stood_in:
                     file.write_text(yaml.safe_dump(config | stood_in["found"]["config"]))
@@ -216,7 +224,8 @@ class Rehearsing:
     def change(self, stage: str, row: Row, batch: int | None = None) -> None:
         """Note the overrides of a training, with at most `batch` rows in a step."""
         system = self.composed(system=row.system, overrides=row.overrides)["system"]
-        changed = scaling.changes(system, self.cards.get(row.dataset, {}), whole=self.request.whole, batch=batch)
+        how = {"whole": self.request.whole, "batch": batch, "devices": self.devices}
+        changed = scaling.changes(system, self.cards.get(row.dataset, {}), **how)
         self.overrides[stage, row.arm] = dict(scaling.leaves(row.overrides)) | changed
 
     def write(self) -> None:
@@ -278,12 +287,14 @@ class Rehearsing:
             entry.parameters, entry.memory = each["parameters"], each["memory"]
             # of each seed in the seed store, in data/runs and in DVC's cache, and one checkpoint at a time
             entry.disk = 3 * seeds * each["outputs"] + each["checkpoint"]
-            entry.trains = each["epochs"] > 0
+            entry.epochs, entry.batch = each["epochs"], each["batch"]
             rows = each["rows"] or self.whole.get(row.dataset, {}).get(each["source"])
             if each["epochs"] and rows and each["batch"]:
                 entry.steps = each["epochs"] * max(1, rows // each["batch"])
             elif each["epochs"]:
-                entry.notes.append(f"how many steps is not known: the rows of {row.dataset} are not")
+                entry.notes.append(
+                    f"how many steps is not known: conf/dataset does not say how many rows {row.dataset} has"
+                )
             limit = self.request.memory
             if limit is not None and each["memory"] > limit * 1e9:
                 entry.state = "failed"
@@ -303,15 +314,18 @@ class Rehearsing:
     def train(self, stage: str, row: Row) -> None:
         """Train an arm for a few steps, with a smaller batch if the memory does not suffice."""
         entries = self.built(stage, row)
+        if lacking := self.lacking(row):
+            for entry in entries:
+                entry.state = "failed"
+                entry.notes.append(lacking)
         failed = [entry for entry in entries if entry.state == "failed"]
         batch = None
         while not failed:
-            found = self.stage("pretrain" if stage == "pretrain" else "finetune", row.arm)
-            system = self.composed(system=row.system, overrides=row.overrides)["system"]
-            largest = batch or scaling.largest_batch(system, stage)
-            if not found.get("out_of_memory") or largest == 1 or not self.request.whole:
+            found = self.stage(stage, row.arm)
+            tried = batch or max(self.part(entry) for entry in entries)
+            if not found.get("out_of_memory") or tried == 1 or not self.request.whole:
                 break
-            batch = largest // 2
+            batch = tried // 2
             with self.lock:
                 self.change(stage, row, batch)
                 self.write()
@@ -322,37 +336,59 @@ class Rehearsing:
         for entry in entries:
             self.measured(entry, found, batch)
         if "found" in found:
-            self.times(
-                entries, found["found"], 1 if batch is None else -(-scaling.largest_batch(system, stage) // batch)
-            )
+            trained = [entry for entry in entries if entry.epochs]
+            for entry, each in zip(trained, found["found"]["trainings"], strict=True):
+                self.times(entry, each["seconds_per_step"], -(-self.part(entry) // (batch or self.part(entry))))
+
+    def lacking(self, row: Row) -> str:
+        """Why a row cannot be run, if something that it needs could not."""
+        if row.dataset not in self.cards:
+            return f"not run: {row.dataset} could not be prepared"
+        needed = f"{row.start}/pretrain" if row.start else f"{row.runs}/{row.stage}" if row.runs else ""
+        there = (ROOT / "data/runs" / self.plan.preset / needed).is_dir() if needed else True
+        return "" if there else f"not run: the trainings of {row.start or row.runs} failed"
+
+    def part(self, entry: Entry) -> int:
+        """Rows of a step on one device."""
+        return -(-(entry.batch or 1) // self.devices)
 
     def measured(self, entry: Entry, found: dict, batch: int | None) -> None:
         """Note a training that ran."""
         entry.state = "ran"
-        estimated = entry.memory
+        estimated, trainer = entry.memory, trainer_name()
         self.note(entry, found)
         if not self.request.whole:
             entry.memory = estimated
         if found.get("out_of_memory"):
-            entry.notes.append("it does not fit: see the settings below")
-        if batch:
             entry.notes.append(
-                f"memory suffices for {batch} rows at a time: set accumulate in conf/trainer/{trainer_name()}.yaml, so "
-                "that a step is cut into such parts, or a lower precision"
+                f"it does not fit, not even a row at a time: lower the precision in conf/trainer/{trainer}.yaml, "
+                "evaluation_batch_size, or the size of pictures or network, or take a device with more memory"
+            )
+        elif batch and batch < self.part(entry):
+            parts = -(-self.part(entry) // batch)
+            entry.notes.append(
+                f"memory suffices for {batch} of {self.part(entry)} rows at a time: set accumulate to {parts} in "
+                f"conf/trainer/{trainer}.yaml, or lower the precision there"
             )
 
-    def times(self, entries: list[Entry], found: dict, parts: int) -> None:
-        """What the measured steps, each of them one of `parts`, say of the run; narrow networks say nothing of it."""
-        trained = [entry for entry in entries if entry.trains]
-        for entry, each in zip(trained, found["trainings"], strict=True):
-            entry.steps_per_second = 1 / each["seconds_per_step"] / parts
-            if self.request.whole and entry.steps:
-                entry.hours = entry.steps * each["seconds_per_step"] * parts * entry.seeds / HOUR
-                entry.gpu_hours = entry.hours if self.request.gpus else None
+    def times(self, entry: Entry, seconds: float, parts: int) -> None:
+        """What a step that was measured, one of `parts`, says of the run; that of a narrow network says nothing."""
+        entry.steps_per_second = 1 / (seconds * parts)
+        if not self.request.whole:
+            return
+        hours = seconds * parts * entry.seeds / HOUR
+        if entry.steps:
+            entry.hours = entry.steps * hours
+            entry.gpu_hours = entry.hours * self.devices if self.request.gpus else None
+        elif entry.batch:
+            million = entry.epochs * 1e6 / entry.batch * hours
+            entry.notes.append(f"each million training rows takes {million:.3g} hours")
 
     def evaluate(self, stage: str, row: Row) -> None:
         """Evaluate or search what was trained; compose what was not."""
-        if row in self.rows[stage]:
+        if row in self.rows[stage] and (lacking := self.lacking(row)):
+            self.note(Entry(row.paper, stage, row.arm), {"error": lacking})
+        elif row in self.rows[stage]:
             self.note(Entry(row.paper, stage, row.arm), self.stage(stage, row.arm))
         else:
             found = self.process("compose_evaluation", stage, row, self.request.preset)
@@ -381,6 +417,7 @@ def _without_downloads(config: dict) -> dict:
 
 def main() -> None:
     """Do what the request says."""
+    die_with_parent()
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
     rehearsing = Rehearsing(request)
     entries = [asdict(entry) for entry in rehearsing.run()]

@@ -4,6 +4,7 @@ On a GPU every arm runs at its own size. On a CPU one chain of arms of each pape
 batches; all others are only composed and built.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -69,7 +70,9 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, batch: int | None = None) -> Changes:
+def changes(
+    system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, batch: int | None = None, devices: int = 1
+) -> Changes:
     """Settings of a system's file that a rehearsal changes, by dotted name.
 
     Args:
@@ -77,6 +80,7 @@ def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, 
         rows: that the prepared data set has of each of its splits.
         whole: keep the sizes of networks, and batches.
         batch: most rows of a step; by default all, or `BATCH`.
+        devices: that a step is divided among; a rehearsal runs on one of them.
     """
     batch = batch or (None if whole else BATCH)
     found: Changes = {}
@@ -87,8 +91,11 @@ def changes(system: Mapping[str, Any], rows: Mapping[str, int], *, whole: bool, 
             found[name] = value // NARROW
         if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
             found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
-        if block == "data" and rest == "batch_size" and batch and value and value > batch:
-            found[name] = batch
+        if block == "data" and rest == "batch_size" and value:
+            mine = -(-value // devices)
+            mine = min(mine, batch or mine)
+            if mine != value:
+                found[name] = mine
         if block == "data" and rest == "evaluation_batch_size" and not whole:
             found[name] = min(value, EVALUATION_BATCH)
     for name, data in _data_blocks(system):
@@ -133,7 +140,15 @@ def _fewer_rows(data: Mapping[str, Any], rows: Mapping[str, int]) -> Changes:
     return found
 
 
-def largest_batch(system: Mapping[str, Any], stage: str) -> int:
-    """Rows of the largest optimiser step among the trainings of an arm; 1 where nothing is trained."""
-    blocks = [data for name, data in _data_blocks(system) if name.startswith("downstream") == (stage == "finetune")]
-    return max([data.get("batch_size") or 1 for data in blocks], default=1)
+def needed_rows(system: Mapping[str, Any], *, whole: bool) -> int:
+    """Rows of each prepared split that suffice for two steps of every training of an arm, see `_fewer_rows`."""
+    found = 1
+    for _, data in _data_blocks(system):
+        batch = data.get("batch_size") or 1
+        batch = batch if whole else min(batch, BATCH)
+        parts = data.get("splits", {})
+        train = parts.get("train", {})
+        beside = [part["rows"] or 0 for part in parts.values() if part["source"] == train.get("source")]
+        share = train["rows"] / sum(beside) if train.get("rows") else 1.0
+        found = max(found, math.ceil(2 * batch / share))
+    return found

@@ -1,6 +1,7 @@
 """The table that a rehearsal prints."""
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HEAD = (
@@ -17,6 +18,8 @@ HEAD = (
     "memory",
     "disk",
 )
+
+STAGES = ("sources", "prepare", "pretrain", "finetune", "evaluate", "sweep", "claims", "report")
 
 
 def size(count: float | None) -> str:
@@ -37,16 +40,31 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def lines(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+def ordered(entries: Iterable[Mapping[str, Any]], papers: Sequence[str]) -> list[dict[str, Any]]:
+    """By paper and stage; of arms that are only built, those that need the same come as one, with their number."""
+    place = {paper: number for number, paper in enumerate(["", *papers])}
+    key = operator.itemgetter("paper", "stage")
+    last = [dict(entry) for entry in entries if entry["stage"] == "report"]
+    found = [dict(entry) for entry in entries if entry["stage"] != "report"]
+    found.sort(key=lambda entry: (place.get(key(entry)[0], len(place)), STAGES.index(key(entry)[1])))
+    merged: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(found):
+        what = {name: value for name, value in entry.items() if name != "arm"}
+        alike = repr(what) if entry["state"] == "built" else str(number)
+        merged.setdefault(alike, {**entry, "alike": 0})["alike"] += 1
+    return [*merged.values(), *last]
+
+
+def lines(entries: Iterable[Mapping[str, Any]], papers: Sequence[str]) -> list[str]:
     """One line for each entry in columns, and what is to be said about it below, each sentence once."""
-    entries = [dict(entry) for entry in entries]
+    entries = ordered(entries, papers)
     rows = [HEAD, *(_cells(entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     text, told, paper = [_line(HEAD, widths)], set(), None
     for entry, cells in zip(entries, rows[1:], strict=True):
         if entry["paper"] != paper:
             paper = entry["paper"]
-            text.append(f"\n{paper}" if paper else "")
+            text += ["", paper] if paper else [""]
         text.append(_line(cells, widths))
         for note in dict.fromkeys(entry["notes"]):
             if note not in told:
@@ -62,6 +80,7 @@ def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
 
 def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     arm = f"{entry['arm']} {entry['training']}".strip() if entry["stage"] == "finetune" else entry["arm"]
+    arm += f" (and {entry['alike'] - 1} more)" if entry.get("alike", 1) > 1 else ""
     trained = entry["parameters"] is not None
     return (
         entry["stage"],

@@ -85,11 +85,23 @@ def stage(name: str, arguments: Sequence[str], rows: int, narrow: int) -> Found:
         "seconds": time.perf_counter() - start,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "trainings": steps.found,
-        "replaced": sorted(rehearsal.current.replaced),
+        "replaced": [told_of(name) for name in sorted(rehearsal.current.replaced)],
     }
     if torch.cuda.is_initialized():
         found["memory"] = torch.cuda.max_memory_reserved()
     return found
+
+
+def told_of(name: str) -> str:
+    """What is to be said of a published network or tokenizer that something drawn took the place of."""
+    from transformers.utils import cached_file
+
+    repository = name.removeprefix("tokenizer ")
+    try:
+        cached_file(repository, "config.json", local_files_only=True)
+    except OSError:
+        return f"not here: {name}, so a drawn one took its place; `hf download {repository}` fetches it"
+    return f"{name} is here, but a narrow one took its place"
 
 
 def build(stage: str, row: Row, preset: str) -> list[Found]:

@@ -1,5 +1,6 @@
 """A rehearsal runs every stage in a copy of the project; what cannot run is named in one line."""
 
+import gzip
 import json
 import os
 import re
@@ -24,17 +25,16 @@ PLAN = load_plan("paper")
 STAGES = ("pretrain", "finetune", "evaluate", "sweep")
 
 
-def files() -> set[str]:
-    """All files of the pipeline's outputs, with their times."""
-    folders = [ROOT / "data", ROOT / "results", ROOT / ".scratch"]
-    found = {f"{path} {path.stat().st_mtime_ns}" for folder in folders for path in folder.rglob("*") if path.is_file()}
-    return {line for line in found if "/.scratch/tests" not in line}
+def files(stem: str) -> set[str]:
+    """What a run of a paper reads and writes in the user's folder, with times."""
+    folders = [ROOT / name for name in ("conf", "data", "plans", "results", f".scratch/runs/{stem}")]
+    return {f"{path} {path.stat().st_mtime_ns}" for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", PLAN.papers)
 def test_every_paper_can_be_rehearsed_without_data_gpu_and_network(stem):
-    before = files()
+    before = files(stem)
     environment = {name: value for name, value in os.environ.items() if name != "REPRISE_MIRROR"}
     done = subprocess.run(
         [sys.executable, "-m", "stages.rehearse", "--paper", stem, "--json"],
@@ -49,7 +49,7 @@ def test_every_paper_can_be_rehearsed_without_data_gpu_and_network(stem):
         assert {entry["arm"] for entry in mine if entry["stage"] == stage} >= rows
         assert not rows or "ran" in {entry["state"] for entry in mine if entry["stage"] == stage}
     assert {entry["stage"] for entry in found["entries"]} >= {"sources", "prepare", "claims", "report"}
-    assert files() == before
+    assert files(stem) == before
     assert not list((ROOT / ".scratch/rehearse").iterdir())
 
 
@@ -65,6 +65,23 @@ def test_at_its_own_size_every_training_says_how_long_the_whole_run_takes():
     for entry in trained:
         expected = entry["steps"] * entry["seeds"] / entry["steps_per_second"] / 3600
         assert entry["hours"] == pytest.approx(expected) and entry["gpu_hours"] is None
+
+
+@pytest.mark.slow
+def test_files_that_are_there_and_wrong_are_named_and_what_needs_them_is_not_run(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    for name in compose("tiny", dataset="mnist")["dataset"]["files"]:
+        (tmp_path / "mnist" / name).write_bytes(gzip.compress(b"something else"))
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.rehearse", "--preset", "tiny", "--paper", "small_ensembles", "--json"],
+        cwd=ROOT, env=os.environ | {"REPRISE_MIRROR": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr[-2000:] + done.stdout[-4000:]
+    failed = [entry for entry in json.loads(done.stdout)["entries"] if entry["state"] == "failed"]
+    assert [entry["stage"] for entry in failed] == ["prepare", "pretrain", "evaluate"]
+    assert "altered or cut off" in failed[0]["notes"][0]
+    assert failed[1]["notes"][-1] == "not run: mnist could not be prepared"
+    assert failed[2]["notes"] == ["not run: the trainings of committees-mnist failed"]
 
 
 @pytest.fixture
@@ -171,6 +188,18 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert changed["model.network.codebook_size"] == changed["model.images.codebook_size"] == 625
 
 
+@pytest.mark.parametrize("arm", load_plan("tiny").pretrain)
+def test_the_rows_that_are_prepared_suffice_for_two_steps_of_a_training(arm):
+    row = load_plan("tiny").pretrain[arm]
+    system = compose("tiny", system=row.system, overrides=row.overrides)["system"]
+    for whole in (True, False):
+        rows = scaling.needed_rows(system, whole=whole)
+        there = dict.fromkeys((part["source"] for part in system["data"]["splits"].values()), rows)
+        changed = scaling.changes(system, there, whole=whole)
+        count = changed.get("data.splits.train.rows", rows)
+        assert count >= 2 * min(system["data"]["batch_size"], 10**9 if whole else scaling.BATCH)
+
+
 def test_the_first_rows_of_prepared_data_are_a_data_set_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "current", None)
     columns = {"id": np.arange(600), "image": np.zeros((600, 2, 2, 1), np.uint8), "label": np.arange(600) % 3}
@@ -192,12 +221,22 @@ def test_the_first_rows_of_prepared_data_are_a_data_set_of_their_own(tmp_path, m
     assert storage.card(tmp_path / "index")["cache"] == str(tmp_path / "data/downloads/clips")
 
 
+def test_published_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "openai/clip-vit-base-patch16"
+    assert work.told_of(f"tokenizer {name}") == (
+        f"not here: tokenizer {name}, so a drawn one took its place; `hf download {name}` fetches it"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    assert work.told_of(str(tmp_path)) == f"{tmp_path} is here, but a narrow one took its place"
+
+
 def test_the_table_names_each_stage_and_says_a_sentence_once():
     entries = [
         vars(inside.Entry("p", "prepare", "imagenet", data="stand-in", notes=["get it there"])),
         vars(inside.Entry("p", "pretrain", "mine", parameters=86_000_000, steps=1000, memory=2 * 10**9, disk=10**9)),
         vars(inside.Entry("p", "evaluate", "mine", state="failed", notes=["get it there", "no such key"])),
     ]
-    text = "\n".join(table.lines(entries))
+    text = "\n".join(table.lines(entries, ["p"]))
     assert text.count("get it there") == 1 and "FAILED" in text and "no such key" in text
     assert "86.0 M" in text and "1,000" in text and "2 GB" in text and "stand-in" in text

@@ -1,0 +1,117 @@
+"""Resident clips with labels, as batches for one network or for members that each have their own order."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_modules.datamodules.labelled import EpochSteps, MemberBatches, portion
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.splits import Part, check_splits, draw_splits
+from lightning_modules.settings import Count
+
+
+class LabelledClips(LightningDataModule):
+    """Batches of `video`, uint8 (batch channels frames height width), and `labels`.
+
+    Args:
+        folder: a prepared data set of raw clips with integer labels.
+        seed: decides the rows of the splits and, with the member and the epoch, every order.
+        splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
+        copies: number of members; training batches then have a leading axis of that size. Null for one network.
+        batch_size: clips of one optimiser step, over all processes and accumulated batches; null where nothing is
+            trained.
+        evaluation_batch_size: clips that are judged at a time.
+
+    Raises:
+        ValueError: a split is missing or unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        seed: int,
+        splits: dict[str, Part],
+        copies: Count | None = None,
+        batch_size: Count | None = None,
+        evaluation_batch_size: Count,
+    ):
+        super().__init__()
+        check_splits(splits, batch_size)
+        self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
+        """Source and row numbers of each split."""
+        return draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
+
+    @cached_property
+    def sources(self) -> dict[str, dict[str, np.ndarray]]:
+        """The stored splits that this seed draws from, whole."""
+        return {source: storage.read(self.folder, source) for source in sorted({s for s, _ in self.rows.values()})}
+
+    @cached_property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, height and width of a clip."""
+        source, _ = next(iter(self.rows.values()))
+        _, frames, height, width, channels = self.sources[source]["video"].shape
+        return channels, frames, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return storage.card(self.folder)["num_classes"]
+
+    def train_dataloader(self) -> DataLoader:
+        """The training batches, the epoch set by Lightning.
+
+        Raises:
+            ValueError: there is no split to train on.
+        """
+        if "train" not in self.rows:
+            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
+        source, rows = self.rows["train"]
+        columns = self.sources[source]
+        batches = _ClipBatches(
+            _channels_first(columns["video"][rows]).flatten(1, 2),
+            torch.from_numpy(columns["label"][rows]),
+            seed=self.seed,
+            copies=self.copies,
+            batch_size=self.batch_size,
+            portion=portion(self),
+        )
+        batches.frames = self.video_shape[1]
+        return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        source, rows = self.rows[split]
+        columns = self.sources[source]
+        for start in range(0, len(rows), self.evaluation_batch_size):
+            part = rows[start : start + self.evaluation_batch_size]
+            yield {
+                "video": _channels_first(columns["video"][part]),
+                "labels": torch.from_numpy(columns["label"][part]),
+            }
+
+
+class _ClipBatches(MemberBatches):
+    """Clips pass through as images whose channels are those of all frames."""
+
+    frames: int
+
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
+        batch = super().__getitem__(at)
+        return {"video": batch["images"].unflatten(-3, (-1, self.frames)), "labels": batch["labels"]}
+
+
+def _channels_first(stored: np.ndarray) -> UInt8[Tensor, "rows channels frames height width"]:
+    return torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 4, 1, 2, 3)))

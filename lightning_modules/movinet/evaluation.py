@@ -1,0 +1,78 @@
+"""What trained MoViNets are worth: accuracy, temporal ensembles, streams against whole clips, memory. No torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_modules.metrics.classification import accuracy, negative_log_likelihood
+from lightning_modules.runs import Evaluation, Figure, Run, Series
+
+
+def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
+    """Judge the seeds of one arm on the test rows.
+
+    Metrics, all beginning with the name of the data set: `top1_percent` and `nll` of the averaged logits; of several
+    members also `member/top1_percent`, their mean; `pair/top1_percent`, whether the pair of actions that are each other
+    in reverse is right, and `order/top1_percent`, which of the two it is where the pair is right; `macs_per_clip`,
+    `parameters`, and `peak_bytes@<frames>`. Of a causal network `stream/largest_difference`, the largest difference of
+    a logit between frame by frame and the whole clip, in units of the largest logit.
+
+    Args:
+        runs: finished runs, one for each seed.
+        dataset: first part of every metric's name.
+    """
+    metrics, curves = {}, []
+    for run in runs:
+        found, arrays = {}, run.predictions()
+        logits, labels = arrays["logits/test"], arrays["labels/test"]
+        together = logits.mean(1)
+        found["top1_percent"] = 100 * accuracy(together, labels)
+        found["nll"] = negative_log_likelihood(together, labels)
+        if logits.shape[1] > 1:
+            singles = [100 * accuracy(logits[:, m], labels) for m in range(logits.shape[1])]
+            found["member/top1_percent"] = float(np.mean(singles))
+        right_pair = together.argmax(1) // 2 == labels // 2
+        found["pair/top1_percent"] = 100 * float(right_pair.mean())
+        if right_pair.any():
+            found["order/top1_percent"] = 100 * float((together.argmax(1) == labels)[right_pair].mean())
+        if "each_frame/test" in arrays:
+            frames = arrays["each_frame/test"]
+            curves.append([100 * accuracy(frames[:, t], labels) for t in range(frames.shape[1])])
+            streamed = arrays["streamed/test"]
+            difference = np.abs(streamed - frames[: len(streamed)]).max() / np.abs(frames).max()
+            found["stream/largest_difference"] = float(difference)
+        found |= {"macs_per_clip": run.facts["macs_per_clip"], "parameters": run.facts["parameters"]}
+        found |= {f"peak_bytes@{frames}": size for frames, size in run.facts["peak_bytes"].items()}
+        metrics[run.seed] = {f"{dataset}/{name}": float(value) for name, value in found.items()}
+    return Evaluation(metrics=metrics, figures=[_memory(runs[0]), *_over_time(curves)])
+
+
+def _memory(run: Run) -> Figure:
+    sizes = {int(frames): size / 1e6 for frames, size in run.facts["peak_bytes"].items()}
+    how = "frame by frame" if run.facts["causal"] else "the whole clip at once"
+    return Figure(
+        id="memory",
+        title="Memory against the length of the clip",
+        caption=f"Most bytes that all tensors take at one time, weights left out, counted while reading {how}.",
+        x_label="frames",
+        y_label="megabytes",
+        series=[Series(how, "line", [float(n) for n in sizes], list(sizes.values()))],
+        x_scale="log",
+    )
+
+
+def _over_time(curves: Sequence[Sequence[float]]) -> list[Figure]:
+    """Accuracy after each frame: a causal network has an answer all the time."""
+    if not curves:
+        return []
+    mean = np.mean(curves, axis=0).tolist()
+    return [
+        Figure(
+            id="accuracy_over_time",
+            title="Accuracy after each frame",
+            caption="Of the first member, from the frames so far; mean over seeds.",
+            x_label="frames read",
+            y_label="accuracy in percent",
+            series=[Series("stream", "line", [float(t) for t in range(1, len(mean) + 1)], mean)],
+        )
+    ]

@@ -1,0 +1,212 @@
+"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics, answers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.datasets.video.files import BrokenVideo
+from lightning_modules.movinet.clips import LabelledClips
+from lightning_modules.movinet.evaluation import evaluate
+from lightning_modules.movinet.module import KerasRMSprop, MoViNets, cosine_from_start
+from lightning_modules.movinet.watcher import Watcher
+from lightning_modules.runs import Run
+from stages.composing import compose
+
+ARCHITECTURE = dict(
+    stem=8, project=8, dense=8, blocks=[dict(width=8, stride=2, layers=["8@3x3x3"])],
+)  # fmt: skip
+STREAM = dict(form="2plus1d", causal=True, squeeze="2plus3d")
+
+
+def module(**options) -> MoViNets:
+    torch.manual_seed(0)
+    options = {"frames": 6, "size": 16, "dropout": 0.0, "drop_path": 0.0, **options}
+    made = MoViNets(architecture=ARCHITECTURE, num_classes=4, **options)
+    for name, parameter in made.named_parameters():
+        if name.endswith("scale"):
+            parameter.data.fill_(0.5)
+    return made
+
+
+def clips(*lead: int) -> torch.Tensor:
+    return torch.randint(0, 256, (*lead, 3, 6, 16, 16), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+def test_rmsprop_is_that_of_keras():
+    """Two steps by hand: L2 term, clipping, epsilon within the root, momentum on the scaled gradient."""
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    lr, rho, momentum, eps, decay = 0.5, 0.9, 0.8, 1.0, 0.1
+    optimizer = KerasRMSprop([weight], lr=lr, rho=rho, momentum=momentum, eps=eps, weight_decay=decay, clip=1.0)
+    expected, square, move = np.array([3.0, 4.0]), np.zeros(2), np.zeros(2)
+    for gradient in ([0.1, -0.2], [5.0, 1.0]):
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        g = np.array(gradient) + decay * expected
+        g = g * min(1.0, 1.0 / np.linalg.norm(g))
+        square = rho * square + (1 - rho) * g**2
+        move = momentum * move + lr * g / np.sqrt(square + eps)
+        expected = expected - move
+        assert weight.detach().numpy() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_schedule_is_that_of_tensorflow_models():
+    """LinearWarmup ends at the value that the cosine has there: 2,145 of 85,785 steps."""
+    factor = cosine_from_start(2145, 85785)
+    top = 0.5 * (1 + np.cos(np.pi * 2145 / 85785))
+    assert factor(0) == 0
+    assert factor(1000) == pytest.approx(top * 1000 / 2145)
+    assert factor(2145) == pytest.approx(top)
+    assert factor(42892) == pytest.approx(0.5, abs=1e-4)
+    assert factor(85785) == pytest.approx(0, abs=1e-12)
+    recipe = compose("paper", system="movinet")["system"]["pretrain"]
+    assert round(recipe["warmup"] * 85785) == 2145
+
+
+def test_kernels_are_decayed_but_that_of_the_classifier():
+    made = module(**STREAM, frames=4)
+    made.recipe = {"lr": 1.0}
+    decayed, others = made.parameter_groups()
+    names = {id(p): name for name, p in made.named_parameters()}
+    decayed, others = ({names[id(p)] for p in group["params"]} for group in (decayed, others))
+    assert {name for name in decayed if "conv" not in name and "squeeze" not in name} == {"networks.0.dense.weight"}
+    assert "networks.0.classifier.weight" in others
+    assert all(name.endswith(("bias", "scale", "weight")) for name in others)
+
+
+def test_two_members_read_frames_one_apart_and_their_logits_are_averaged():
+    made, video = module(**STREAM, members=2, stride=2).eval(), clips(3)
+    pixels = video / 255
+    with torch.inference_mode():
+        first, second = made.networks[0](pixels[:, :, 0::2]), made.networks[1](pixels[:, :, 1::2])
+        assert torch.equal(made.member_logits(video), torch.stack([first, second]))
+        assert torch.equal(made(video), torch.stack([first, second]).mean(0))
+
+
+def test_each_member_learns_from_its_own_clips_alone():
+    made, video, labels = module(**STREAM, members=2), clips(2, 3), torch.tensor([[0, 1, 2], [3, 0, 1]])
+    made.training_step({"video": video, "labels": labels}).backward()
+    own = [p.grad.clone() for p in made.networks[0].parameters()]
+    made.zero_grad()
+    made.training_step({"video": torch.stack([video[0], video[0]]), "labels": labels}).backward()
+    assert all(torch.equal(a, b.grad) for a, b in zip(own, made.networks[0].parameters(), strict=True))
+
+
+def test_training_begins_at_any_of_the_first_frames():
+    made = module(**STREAM, stride=2)
+    seen = []
+    made.networks[0].forward = lambda x: seen.append(x) or torch.zeros(len(x), 4, requires_grad=True)
+    video = clips(2)
+    for _ in range(20):
+        made.training_step({"video": video, "labels": torch.tensor([0, 1])})
+    starts = {tuple(x[0, 0, 0, 0, :3].tolist()) for x in seen}
+    assert starts == {tuple((video[0, 0, t, 0, :3] / 255).tolist()) for t in (0, 1)}
+
+
+class Stored(Run):
+    def __init__(self, arrays, facts):
+        object.__setattr__(self, "arrays", arrays)
+        object.__setattr__(self, "seed", 5)
+        self.__dict__["facts"] = facts
+
+    def predictions(self):
+        return self.arrays
+
+
+def test_metrics_of_two_members():
+    labels = np.array([0, 1, 2, 3])
+    logits = np.zeros((4, 2, 4), dtype=np.float32)
+    for row, (first, second) in enumerate([(0, 0), (0, 0), (2, 1), (3, 3)]):
+        logits[row, 0, first] += 3
+        logits[row, 1, second] += 1
+    frames = np.stack([logits[:, 1], logits[:, 0]], axis=1)
+    arrays = {
+        "logits/test": logits, "labels/test": labels, "each_frame/test": frames, "streamed/test": frames[:2] + 3e-4,
+    }  # fmt: skip
+    facts = {"macs_per_clip": 10, "parameters": 3, "causal": True, "stride": 2, "peak_bytes": {"8": 100, "16": 100}}
+    result = evaluate([Stored(arrays, facts)], "clips")
+    found = result.metrics[5]
+    assert found["clips/top1_percent"] == 75
+    assert found["clips/member/top1_percent"] == pytest.approx((75 + 50) / 2)
+    assert found["clips/pair/top1_percent"] == 100 and found["clips/order/top1_percent"] == 75
+    assert found["clips/stream/largest_difference"] == pytest.approx(1e-4, rel=1e-3)
+    assert found["clips/peak_bytes@16"] == 100
+    over_time = next(figure for figure in result.figures if figure.id == "accuracy_over_time")
+    assert over_time.series[0].y == [50.0, 75.0]
+
+
+def test_facts_say_what_members_cost_together():
+    one, two = module(**STREAM, stride=2).facts(), module(**STREAM, stride=2, members=2).facts()
+    assert two["macs_per_clip"] == 2 * one["macs_per_clip"] and two["parameters"] == 2 * one["parameters"]
+    assert one["peak_bytes"]["8"] == one["peak_bytes"]["64"]
+    base = module(form="2plus1d").facts()
+    assert base["peak_bytes"]["64"] > 7 * base["peak_bytes"]["8"]
+
+
+def test_arms_of_equal_cost_cost_the_same_within_a_hundredth():
+    """Counted by the closed form: what the claims of the tiny plan compare."""
+    from lightning_modules.movinet.architecture import Architecture, cost
+    from stages.plan import load_plan
+
+    def macs(arm):
+        row = load_plan("tiny").pretrain[arm]
+        model = compose("tiny", system="movinet", overrides=row.overrides)["system"]["model"]
+        one = cost(
+            Architecture.parse(model["architecture"]), frames=model["frames"] // model["stride"], size=model["size"],
+            num_classes=model["num_classes"], form=model["form"], causal=model["causal"], squeeze=model["squeeze"],
+        )  # fmt: skip
+        return model["members"] * one.macs
+
+    for first, second in [
+        ("movinet-half", "movinet-causal"),
+        ("movinet-half", "movinet-half_wide"),
+        ("movinet-k13", "movinet"),
+        ("movinet-k33", "movinet"),
+    ]:
+        assert macs(first) == pytest.approx(macs(second), rel=0.01)
+
+
+def test_a_video_file_is_answered_after_each_frame_as_the_whole_clip_is(tmp_path):
+    encode(tmp_path / "clip.mp4", 8)
+    stream, base = module(**STREAM), module(form="2plus1d")
+    answers = list(Watcher(stream).answer(tmp_path / "clip.mp4"))
+    assert [x["frame"] for x in answers] == [1, 2, 3, 4, 5, 6]
+    assert all(x["milliseconds"] > 0 for x in answers)
+    one = module(**STREAM, members=2, stride=2)
+    for other in (base, one):
+        (answer,) = Watcher(other).answer(tmp_path / "clip.mp4")
+        assert 0 <= answer["class"] < 4 and 0 < answer["probability"] <= 1
+    twice = module(**STREAM, members=2)
+    twice.networks[1] = twice.networks[0] = stream.networks[0]
+    (whole,) = Watcher(twice).answer(tmp_path / "clip.mp4")
+    assert whole == pytest.approx({key: answers[-1][key] for key in ("class", "probability")}, abs=1e-5)
+    with pytest.raises(BrokenVideo):
+        next(Watcher(stream).answer(tmp_path / "none.mp4"))
+
+
+class Shape(LabelledClips):
+    num_classes = 4
+    video_shape = (3, 6, 16, 16)
+
+    def __init__(self):
+        self.copies = None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(frames=8), r"clips of shape \(3, 6, 16, 16\) .* are for \(3, 8, 16, 16\)"),
+        (dict(members=2), "model.members is 2, but data.copies is None: set both alike"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(options, message):
+    module().check_data(Shape())
+    with pytest.raises(ValueError, match=message):
+        module(**options).check_data(Shape())
+
+
+def test_more_classes_than_logits_are_refused(monkeypatch):
+    monkeypatch.setattr(Shape, "num_classes", 5)
+    with pytest.raises(ValueError, match=r"model.num_classes is 4, but the data has 5 classes"):
+        module().check_data(Shape())
