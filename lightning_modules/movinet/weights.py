@@ -109,8 +109,8 @@ def read_tensorflow(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} is taken for a checkpoint of TensorFlow, which is not installed here. Where it is, run "
             f"`r = tensorflow.train.load_checkpoint({str(path)!r}); numpy.savez('weights.npz', **{{name: "
-            "r.get_tensor(name) for name in r.get_variable_to_shape_map() if name.endswith('VALUE')})`, and give that "
-            "file."
+            f"r.get_tensor(name) for name in r.get_variable_to_shape_map() if name.endswith({VALUE!r})}})`, and give "
+            "that file."
         ) from error
     reader = load_checkpoint(str(path))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.endswith(VALUE)}
