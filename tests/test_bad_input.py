@@ -29,7 +29,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_modules import checkpoints, files, training
-from lightning_modules.base import PaperModule
 from lightning_modules.datasets import digits
 from lightning_modules.files import ROOT
 from lightning_modules.tracking import records
@@ -300,7 +299,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_earlier_one(small_d
     trainer = training.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(trainer, "save_checkpoint", lambda path: path.write_bytes(bytes(100_000)))
     with pytest.raises(OSError, match="no space to write"):
-        checkpoints.ResumeCheckpoint(small_disk, seconds=0.0).on_train_epoch_end(trainer, PaperModule())
+        checkpoints.ResumeCheckpoint(small_disk, seconds=0.0)._write(trainer)
     assert list(small_disk.iterdir()) == [earlier]
 
 

@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from lightning_modules import processes, training
 from lightning_modules.files import ROOT
@@ -61,8 +62,11 @@ def test_data_is_loaded_without_workers_where_shared_memory_is_short(monkeypatch
 def test_variables_of_slurm_decide_only_where_ranks_are_left_to_it(monkeypatch, devices, ours):
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     assert training._environment(devices) is None
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    assert (training._environment(devices) is not None) == ours
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    assert isinstance(training._environment(devices), LightningEnvironment) == ours
+    if not ours:  # Lightning's own way to requeue a job would write a checkpoint amid a step
+        assert training._environment(devices).auto_requeue is False
 
 
 def test_a_training_runs_on_a_login_node_with_variables_of_a_job(monkeypatch):

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 
 from lightning_modules.clip_vip.module import ClipViP
 from lightning_modules.clip_vip.retriever import Retriever
+from lightning_modules.datasets.video.drawn import encode
 from stages import predict
-from tests.datasets import videos
 
 TOWER = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 CLIP = dict(
@@ -33,7 +33,7 @@ def folder(tmp_path):
     (tmp_path / "retriever.json").write_text(json.dumps(record))
     save_file({name: x.numpy() for name, x in module.export().items()}, tmp_path / "retriever.safetensors")
     for name, frames in (("one", 9), ("two", 14)):
-        videos.encode(tmp_path / "videos" / f"{name}.mp4", frames)
+        encode(tmp_path / "videos" / f"{name}.mp4", frames)
     (tmp_path / "videos" / "sentences.txt").write_text("\n\n".join(SENTENCES))
     return tmp_path, module.eval()
 
