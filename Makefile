@@ -29,7 +29,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro rehearse page test test-slow check check-plan sweep dashboard audit release bench ui sync doctor lock clean
+.PHONY: help setup repro rehearse page test test-slow test-guides check check-plan sweep dashboard audit release bench ui sync doctor lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one 
 
 test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
 	@$(BIN)/python -m pytest -m slow -n logical --dist loadfile $(PAPERS)
+
+test-guides: setup  ## type what the guides of the papers and the README's section on ideas say (20 minutes; not in CI)
+	@$(BIN)/python -m pytest -m guides -n logical --dist loadfile
 
 check: setup check-plan  ## check formatting, lint, declared dependencies, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }

@@ -97,7 +97,7 @@ def project(request, tmp_path_factory):
     return copy, papers
 
 
-@pytest.mark.slow
+@pytest.mark.guides
 def test_what_a_guide_tells_a_user_to_type_works(project):
     copy, papers = project
     for stem in papers:

@@ -41,7 +41,7 @@ def tracked(copy):
     return {line[3:] for line in lines if not line.startswith("??")}, {line[3:] for line in lines if line[:2] == "??"}
 
 
-@pytest.mark.slow
+@pytest.mark.guides
 @pytest.mark.timeout(1800)
 def test_the_section_is_right_by_the_letter(project):
     assert tracked(project) == (set(), set())
