@@ -81,7 +81,7 @@ def test_files_that_are_there_and_wrong_are_named_and_what_needs_them_is_not_run
     assert [entry["stage"] for entry in failed] == ["prepare", "pretrain", "evaluate"]
     assert "altered or cut off" in failed[0]["notes"][0]
     assert failed[1]["notes"][-1] == "not run: mnist could not be prepared"
-    assert failed[2]["notes"] == ["not run: the trainings of committees-mnist failed"]
+    assert failed[2]["notes"] == ["not run: mnist could not be prepared"]
 
 
 @pytest.fixture
