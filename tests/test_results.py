@@ -8,9 +8,14 @@ from lightning_modules.files import ROOT
 
 RESULTS = ROOT / "results/tiny"
 # Mean test accuracy in percent of single members, measured apart from this code on other splits and seeds. The cheapest
-# widths of each ladder are left out: how far such small networks learn depends on the steps that they get.
+# width of each ladder is left out: whether so small a network learns at all hangs on details of the recipe. Digits: a
+# plain loop of torch with the recipe's numbers, 45 epochs, 12 splits and seeds; the mean at width 8 is known to 0.8.
 ELSEWHERE = {
-    "committees-digits": ("digits", "mlp-h", {11: 94.3, 16: 95.4, 23: 96.05, 32: 96.3, 45: 96.7, 64: 96.9}),
+    "committees-digits": (
+        "digits",
+        "mlp-h",
+        {8: 90.83, 11: 94.5, 16: 95.65, 23: 96.52, 32: 96.87, 45: 97.02, 64: 96.98},
+    ),
     "committees-mnist": ("mnist", "convnet-w", {8: 95.45, 11: 96.24, 16: 96.70, 23: 97.05}),
 }
 POINTS = 1.0  # one split of 450 test images alone has a standard error of 0.8 points at 97 %

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -98,11 +99,14 @@ def read_tensorflow(path: Path) -> dict[str, np.ndarray]:
     """The variables of a model: from a `.npz` file of arrays, or from a checkpoint if TensorFlow is installed.
 
     Raises:
-        ValueError: it is a checkpoint, and TensorFlow is not installed.
+        ValueError: the file of arrays is not there or damaged, or it is a checkpoint, and TensorFlow is not installed.
     """
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        try:
+            with path.open("rb") as file:
+                return dict(np.load(file, allow_pickle=False))
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path} cannot be read as arrays: {error}") from error
     try:
         from tensorflow.train import load_checkpoint
     except ImportError as error:
@@ -128,7 +132,7 @@ def _from_tensorflow(name: str, layers: Sequence[str]) -> str:
             layer = layers[int(index) - 1]
         place, tensor = _place(in_block or in_layer)
     found = _translated(tensor, TENSORS)
-    if not place or found == tensor != "scale":
+    if not place or ("{}" in place and not layer) or found == tensor != "scale":
         return name
     if place in DENSE:
         found = found.removeprefix("conv.")

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from hydra.utils import get_method
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -169,7 +168,7 @@ def compose_evaluation(stage: str, row: Row, preset: str) -> Found:
     """Compose a row of `evaluate` or `sweep` and check every setting that does not come from its runs."""
     if stage == "sweep":
         search = compose(preset, sweep="cached", overrides=row.overrides)["sweep"]["search"]
-        get_method(search["_target_"])
+        settings.bind(search, "conf/sweep/cached.yaml (or the arm's overrides): search")
     else:
         system = compose(preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]
         settings.bind(system["evaluate"], where(row, preset, "evaluate"))

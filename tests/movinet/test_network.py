@@ -206,6 +206,8 @@ def test_positions_are_sines_then_cosines():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (dict(form="4d"), "form ('4d') must be one of 3d, 2plus1d, 3d_2plus1d."),
+        (dict(squeeze="all"), "squeeze ('all') must be one of 3d, 2d, 2plus3d, none."),
         (dict(activation="relu"), "activation ('relu') must be one of swish, hard_swish."),
         (dict(gate="relu"), "gate ('relu') must be one of sigmoid, hard_sigmoid, hard_sigmoid_sixth."),
         (dict(positions=True), "positions need a causal network: set causal to true, or positions to false."),

@@ -228,8 +228,19 @@ def test_variables_that_are_unknown_are_refused():
     ours = network({})
     arrays = tensorflow_variables(ours)
     load_tensorflow(ours, {**arrays, "save_counter/.ATTRIBUTES/VARIABLE_VALUE": np.zeros(())})
-    with pytest.raises(ValueError, match=r"layers\.\.expand\.conv\.weight: .*, expected absent"):
+    with pytest.raises(ValueError, match="backbone/layer_with_weights-30/_expansion/_conv/kernel"):
         load_tensorflow(ours, {**arrays, "backbone/layer_with_weights-30/_expansion/_conv/kernel": np.zeros((1,) * 5)})
+
+
+def test_a_file_of_arrays_that_is_cut_off_or_not_there_is_named(tmp_path):
+    np.savez(tmp_path / "sound.npz", kernel=np.zeros(1000))
+    assert read_tensorflow(tmp_path / "sound.npz")["kernel"].shape == (1000,)
+    content = (tmp_path / "sound.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut\.npz cannot be read as arrays"):
+        read_tensorflow(tmp_path / "cut.npz")
+    with pytest.raises(ValueError, match=r"absent\.npz cannot be read as arrays"):
+        read_tensorflow(tmp_path / "absent.npz")
 
 
 def test_a_checkpoint_without_tensorflow_says_how_to_make_a_file_of_arrays(tmp_path):
