@@ -4,14 +4,18 @@ import contextlib
 import ctypes
 import getpass
 import logging
+import multiprocessing
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path, PurePath
 
 import psutil
@@ -56,6 +60,89 @@ def stop_on_signals() -> None:
     """Let each of the signals `STOPPING` raise `Stopped` where this process is."""
     for number in STOPPING:
         signal.signal(number, _stop)
+
+
+def side_by_side(
+    calls: Sequence[Callable[[int], object]], workers: int, context: multiprocessing.context.BaseContext
+) -> None:
+    """Call each in a process of its own, at most `workers` at a time, with the number of its place among these.
+
+    After one that fails no other is begun, and those that run are waited for. When this process is asked to stop, or
+    one of the others ends by itself with `GO_ON_LATER`, all are asked to stop, and waited for. There is no pool: its
+    processes share locks and pipes, and one that ends at the wrong moment leaves the others waiting for ever.
+
+    Raises:
+        Exception: what the first failing call raised, with its traceback as a note.
+        RuntimeError: a process was killed.
+        Stopped: this process or one of them was asked to stop.
+    """
+    waiting, places = list(reversed(calls)), list(reversed(range(workers)))
+    running: dict[Connection, tuple[multiprocessing.process.BaseProcess, int]] = {}
+    failure: Exception | Stopped | None = None
+    try:
+        while running or (waiting and failure is None):
+            while waiting and places and failure is None:
+                if asked:
+                    raise Stopped
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_beside, args=(waiting.pop(), place := places.pop(), sender))
+                with signals_noted():  # raised in a process that is just forked, it would end there what runs here
+                    process.start()
+                    running[receiver] = process, place
+                sender.close()
+            for receiver in wait(running):
+                fault = _fault(receiver, running[receiver][0])
+                places.append(running.pop(receiver)[1])
+                if isinstance(fault, Stopped):
+                    raise fault
+                failure = failure or fault
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        for process in multiprocessing.active_children():
+            process.join()
+        raise
+    if failure is not None:
+        raise failure
+
+
+def _beside(call: Callable[[int], object], place: int, sender: Connection) -> None:
+    """One call, in the process that is its own."""
+    die_with_parent()
+    stop_on_signals()
+    if asked:
+        raise Stopped
+    try:
+        call(place)
+    except Exception as error:
+        told = traceback.format_exc()
+        try:
+            error.add_note(told)
+            sender.send(error)
+        except Exception:  # some hold what cannot be sent
+            sender.send(RuntimeError(told))
+        sys.exit(1)
+
+
+def _fault(receiver: Connection, process: multiprocessing.process.BaseProcess) -> Exception | Stopped | None:
+    """Why a call has failed, when its process has said so or has ended."""
+    try:
+        fault = receiver.recv()
+    except EOFError:
+        fault = None
+    except Exception as error:  # what was raised there cannot be made again here
+        fault = RuntimeError(f"a process failed, and its error cannot be read: {error!r}")
+    receiver.close()
+    process.join()
+    if fault is not None or process.exitcode == 0:
+        return fault
+    if process.exitcode == GO_ON_LATER:
+        return Stopped()
+    if process.exitcode < 0:
+        name = signal.Signals(-process.exitcode).name
+        hint = "; the system does that when memory runs out" if name == "SIGKILL" else ""
+        return RuntimeError(f"a process was ended by {name}{hint}")
+    return RuntimeError(f"a process ended with exit code {process.exitcode}")
 
 
 @contextlib.contextmanager
@@ -112,6 +199,12 @@ def name_user() -> None:
         os.environ["USER"] = f"user-{os.getuid()}"
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = tempfile.gettempdir()
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes. Linux counts it in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def cores() -> int:

@@ -17,7 +17,6 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -41,7 +40,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.files import ROOT, digest, replace_folder, scratch, sha256, write_json
 from lightning_modules.history import DIVERGED, History, Progress
 from lightning_modules.milestones import Milestones, copy_milestones
-from lightning_modules.processes import Stopped, asked, cores, die_with_parent, is_forced, stop_on_signals
+from lightning_modules.processes import Stopped, asked, cores, is_forced, side_by_side
 from lightning_modules.seed_store import SeedStore
 from lightning_modules.settings import Count, NonNegative
 from lightning_modules.tracking import records
@@ -208,32 +207,13 @@ def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -
     workers = min(trainer["workers"] or cores(), len(jobs))
     if workers == 1:
         for job in jobs:
-            _unless_stopped(work, job, 0)
+            if asked:
+                raise Stopped
+            work(job, 0)
         return
     # Forked where that can be: importing torch and Lightning costs a new interpreter nine seconds. CUDA allows no fork.
     context = multiprocessing.get_context("fork" if trainer["accelerator"] == "cpu" else "spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
-        futures = [pool.submit(_unless_stopped, work, job, index % workers) for index, job in enumerate(jobs)]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, Stopped):  # the pool waits until each has written its checkpoint
-                for worker in multiprocessing.active_children():
-                    worker.terminate()
-            raise
-
-
-def _begin_worker() -> None:
-    die_with_parent()
-    stop_on_signals()
-
-
-def _unless_stopped(work: Callable[[Job, int], None], job: Job, position: int) -> None:
-    if asked:
-        raise Stopped
-    work(job, position)
+    side_by_side([partial(work, job) for job in jobs], workers, context)
 
 
 def obtain_seed(job: Job, position: int, *, store: SeedStore, force: bool) -> None:
@@ -357,7 +337,7 @@ def fit(
             use_distributed_sampler=False,
             plugins=_environment(machine["devices"]),
         )
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"conf/trainer does not suit this machine: {' '.join(str(error).split())}") from error
     if module.recipe["epochs"] == 0:
         return trainer

@@ -1,7 +1,6 @@
 """What a training is doing, at each logged step: learning rate and gradient, and how well it uses the machine."""
 
 import math
-import resource
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from pytorch_lightning.profilers import Profiler
 from torch.optim import Optimizer
 
 from lightning_modules.base import PaperModule
+from lightning_modules.processes import peak_memory
 
 if TYPE_CHECKING:
     from lightning_modules.tracking import records
@@ -78,14 +78,10 @@ class Watch(Callback):
         fetch, step = (self.stopwatch.seconds[name] - self.read[name] for name in (FETCH, STEP))
         self.seen, self.read = trainer.global_step, dict(self.stopwatch.seconds)
         on_gpu = pl_module.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(pl_module.device) if on_gpu else 1024 * _maximum_resident_kib()
+        peak = torch.cuda.max_memory_allocated(pl_module.device) if on_gpu else peak_memory()
         measured = {
             "machine/samples_per_second": steps * trainer.datamodule.batch_size / (fetch + step),
             "machine/data_share": fetch / (fetch + step),
             "machine/peak_memory_mib": peak / 2**20,
         }
         self.record.log(measured, trainer.global_step - 1)
-
-
-def _maximum_resident_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

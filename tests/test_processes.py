@@ -2,10 +2,14 @@
 
 import getpass
 import logging
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +17,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from lightning_modules import processes, training
 from lightning_modules.files import ROOT
+
+FORK = multiprocessing.get_context("fork")
 
 
 def test_cores_are_counted_where_the_system_does_not_say_which_may_be_used(monkeypatch):
@@ -75,3 +81,48 @@ def test_a_training_runs_on_a_login_node_with_variables_of_a_job(monkeypatch):
     with pytest.raises(RuntimeError, match="--ntasks=2"):
         training.Trainer(**options)
     assert training.Trainer(**options, plugins=training._environment(1)).world_size == 1
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_is_in_bytes_everywhere(monkeypatch, system, unit):
+    monkeypatch.setattr(processes.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3))
+    monkeypatch.setattr(processes.sys, "platform", system)
+    assert processes.peak_memory() == 3 * unit
+
+
+class Unsendable(Exception):
+    def __init__(self, code, text):
+        super().__init__(f"{code} {text}")
+
+
+def _fail(error, place):
+    raise error
+
+
+def _told(calls, workers=2):
+    with pytest.raises(Exception) as caught:
+        processes.side_by_side(calls, workers, FORK)
+    return caught.value
+
+
+def test_processes_side_by_side_get_places_that_are_free(tmp_path):
+    calls = [lambda place, k=k: (tmp_path / str(k)).write_text(str(place)) for k in range(5)]
+    processes.side_by_side(calls, 2, FORK)
+    assert {path.name for path in tmp_path.iterdir()} == set("01234")
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"0", "1"}
+
+
+def test_after_one_that_fails_none_is_begun_and_its_error_is_told_with_its_place_in_the_code(tmp_path):
+    calls = [partial(_fail, KeyError("first")), lambda place: time.sleep(0.5) or (tmp_path / "beside").touch()]
+    told = _told([*calls, lambda place: (tmp_path / "later").touch()])
+    assert type(told) is KeyError and told.args == ("first",) and "in _fail" in told.__notes__[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["beside"]
+
+
+def test_errors_that_cannot_be_sent_and_processes_that_are_killed_are_told():
+    told = str(_told([partial(_fail, Unsendable(3, "unsendable"))]))
+    assert "its error cannot be read: TypeError" in told
+    assert "in _fail" in str(_told([partial(_fail, ValueError(lambda: None))]))
+    told = str(_told([lambda place: os.kill(os.getpid(), signal.SIGKILL)]))
+    assert told == "a process was ended by SIGKILL; the system does that when memory runs out"
+    assert str(_told([lambda place: os._exit(3)])) == "a process ended with exit code 3"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightning_modules import settings
 from lightning_modules.base import PaperModule
-from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.video.files import evenly, read_frames
 from lightning_modules.predictors import Predictor
 from lightning_modules.settings import Count
@@ -71,12 +71,11 @@ class Retriever(Predictor):
         words, clip = record["tokenizer"], record["model"]["clip"]
         return cls(
             model,
-            world_tokenizer() if words is None else published_tokenizer(words),
+            tokenizer_called(words),
             frames=record["model"]["frames"],
             image_size=clip["vision"]["image_size"],
             text_length=clip["text"]["max_position_embeddings"],
-            antialias=words
-            is None,  # the captioned world draws its clips as small as they are: nothing in them aliases
+            antialias=words is None,  # the captioned world draws its clips as small as they are: nothing aliases
         )
 
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:

@@ -20,10 +20,9 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import ORDER, WHOLE, Part, Portion, draw_splits, permutation
 from lightning_modules.datasets.streaming import RowGroups
-from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, tokenizer_called
 from lightning_modules.settings import STRICT, Count
 
-WORLD = "world"
 HARD = ("verb", "color", "noun", "number")  # what differs in false captions: the official files of unified-t2i-i2t
 PROMPT, CLIP_LENGTH = "A photo depicts ", 77  # of the official code, and of CLIP
 Columns = dict[str, Tensor | np.ndarray]
@@ -117,7 +116,7 @@ class CaptionedImages(LightningDataModule):
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """What makes ids of words."""
-        return world_tokenizer() if self.tokenizer_name == WORLD else published_tokenizer(self.tokenizer_name)
+        return tokenizer_called(self.tokenizer_name)
 
     @cached_property
     def columns(self) -> dict[str, Columns]:

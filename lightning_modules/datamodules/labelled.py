@@ -33,7 +33,64 @@ AUGMENTATIONS = ("none", "crop_flip")
 CROP_PADDING = 4  # pixels of zeros on each side before the random crop (WRN paper, section 3)
 
 
-class LabelledImages(LightningDataModule):
+class Labelled(LightningDataModule):
+    """Rows with labels in memory, for one network or for members that each have their own order.
+
+    Args: see `LabelledImages`.
+
+    Raises:
+        ValueError: a split is missing or unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        seed: int,
+        splits: dict[str, Part],
+        copies: Count | None = None,
+        batch_size: Count | None = None,
+        evaluation_batch_size: Count,
+    ):
+        super().__init__()
+        check_splits(splits, batch_size)
+        self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
+        """Source and row numbers of each split."""
+        return draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
+
+    @cached_property
+    def sources(self) -> dict[str, dict[str, np.ndarray]]:
+        """The stored splits that this seed draws from, whole."""
+        return {source: storage.read(self.folder, source) for source in sorted({s for s, _ in self.rows.values()})}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return storage.card(self.folder)["num_classes"]
+
+    def trained_rows(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The stored columns of the split `train`, and its row numbers in them.
+
+        Raises:
+            ValueError: there is no split to train on.
+        """
+        if "train" not in self.rows:
+            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
+        source, rows = self.rows["train"]
+        return self.sources[source], rows
+
+    def parts(self, split: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """The stored columns of a split and some of its row numbers in them, one evaluation batch after another."""
+        source, rows = self.rows[split]
+        for start in range(0, len(rows), self.evaluation_batch_size):
+            yield self.sources[source], rows[start : start + self.evaluation_batch_size]
+
+
+class LabelledImages(Labelled):
     """Resident uint8 images; training batches for one network or K copies, evaluation batches shared by all members.
 
     Args:
@@ -66,22 +123,12 @@ class LabelledImages(LightningDataModule):
         centre_crop: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None = None,
         fit_to: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None,
     ):
-        super().__init__()
-        check_splits(splits, batch_size)
+        super().__init__(
+            folder=folder, seed=seed, splits=splits, copies=copies, batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+        )  # fmt: skip
         _check(augmentation, centre_crop)
-        self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
-        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.augmentation, self.centre_crop, self.fit_to = augmentation, centre_crop, fit_to
-
-    @cached_property
-    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
-        """Source and row numbers of each split."""
-        return draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
-
-    @cached_property
-    def sources(self) -> dict[str, dict[str, np.ndarray]]:
-        """The stored splits that this seed draws from, whole."""
-        return {source: storage.read(self.folder, source) for source in sorted({s for s, _ in self.rows.values()})}
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,21 +148,13 @@ class LabelledImages(LightningDataModule):
             return height, width, channels
         return tuple(card["image_shape"]) if self.centre_crop is None else (int(self.centre_crop[0]),) * 2 + (3,)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the data set."""
-        return storage.card(self.folder)["num_classes"]
-
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning.
 
         Raises:
             ValueError: there is no split to train on.
         """
-        if "train" not in self.rows:
-            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        source, rows = self.rows["train"]
-        columns = self.sources[source]
+        columns, rows = self.trained_rows()
         batches = MemberBatches(
             self._images(columns["image"][rows]),
             torch.from_numpy(columns["label"][rows]),
@@ -129,10 +168,7 @@ class LabelledImages(LightningDataModule):
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows; images are decoded as they are needed."""
-        source, rows = self.rows[split]
-        columns = self.sources[source]
-        for start in range(0, len(rows), self.evaluation_batch_size):
-            part = rows[start : start + self.evaluation_batch_size]
+        for columns, part in self.parts(split):
             yield {"images": self._images(columns["image"][part]), "labels": torch.from_numpy(columns["label"][part])}
 
     def _images(self, stored: np.ndarray) -> UInt8[Tensor, "rows channels height width"]:

@@ -26,7 +26,7 @@ from lightning_modules.datasets.splits import (
     draw_splits,
     permutation,
 )
-from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.settings import Count
 
 COLUMNS = {
@@ -90,7 +90,7 @@ class VideoTexts(LightningDataModule):
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """What cuts the sentences; `len` of it is the number of ids that a text tower has to know."""
-        return world_tokenizer() if self.tokenizer_name is None else published_tokenizer(self.tokenizer_name)
+        return tokenizer_called(self.tokenizer_name)
 
     @cached_property
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:

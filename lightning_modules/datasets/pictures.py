@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from lightning_modules.datasets.skipped import Skipped
+from lightning_modules.files import read_array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,10 +97,7 @@ def stored(
 
     channels, height, width = shape
     if path.suffix == ".npy":
-        try:
-            images = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as an array: {error}") from error
+        images = read_array(path)
         images = images[..., None] if images.ndim == 3 else images
         if images.ndim != 4 or images.shape[1:] != (height, width, channels):
             expected = f"(rows, {height}, {width}, {channels})"

@@ -97,6 +97,11 @@ def world_tokenizer() -> TextTokenizer:
     return TextTokenizer(backend, pad=PAD, start=START, end=END, unknown=UNKNOWN, mask=MASK)
 
 
+def tokenizer_called(name: str | None) -> TextTokenizer:
+    """`world_tokenizer` for null or `world`, otherwise `published_tokenizer`."""
+    return world_tokenizer() if name in (None, "world") else published_tokenizer(name)
+
+
 def published_tokenizer(name: str) -> TextTokenizer:
     """The tokenizer of CLIP (`openai/clip-vit-base-patch32`), BERT (`bert-base-uncased`) or their like.
 

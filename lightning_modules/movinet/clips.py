@@ -2,22 +2,17 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_modules.datamodules.labelled import EpochSteps, MemberBatches, portion
-from lightning_modules.datasets import storage
-from lightning_modules.datasets.splits import Part, check_splits, draw_splits
-from lightning_modules.settings import Count
+from lightning_modules.datamodules.labelled import EpochSteps, Labelled, MemberBatches, portion
 
 
-class LabelledClips(LightningDataModule):
+class LabelledClips(Labelled):
     """Batches of `video`, uint8 (batch channels frames height width), and `labels`.
 
     Args:
@@ -33,31 +28,6 @@ class LabelledClips(LightningDataModule):
         ValueError: a split is missing or unknown.
     """
 
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        seed: int,
-        splits: dict[str, Part],
-        copies: Count | None = None,
-        batch_size: Count | None = None,
-        evaluation_batch_size: Count,
-    ):
-        super().__init__()
-        check_splits(splits, batch_size)
-        self.folder, self.seed, self.splits, self.copies = folder, seed, splits, copies
-        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-
-    @cached_property
-    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
-        """Source and row numbers of each split."""
-        return draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
-
-    @cached_property
-    def sources(self) -> dict[str, dict[str, np.ndarray]]:
-        """The stored splits that this seed draws from, whole."""
-        return {source: storage.read(self.folder, source) for source in sorted({s for s, _ in self.rows.values()})}
-
     @cached_property
     def video_shape(self) -> tuple[int, int, int, int]:
         """Channels, frames, height and width of a clip."""
@@ -65,21 +35,13 @@ class LabelledClips(LightningDataModule):
         _, frames, height, width, channels = self.sources[source]["video"].shape
         return channels, frames, height, width
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the data set."""
-        return storage.card(self.folder)["num_classes"]
-
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning.
 
         Raises:
             ValueError: there is no split to train on.
         """
-        if "train" not in self.rows:
-            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        source, rows = self.rows["train"]
-        columns = self.sources[source]
+        columns, rows = self.trained_rows()
         batches = _ClipBatches(
             _channels_first(columns["video"][rows]).flatten(1, 2),
             torch.from_numpy(columns["label"][rows]),
@@ -93,10 +55,7 @@ class LabelledClips(LightningDataModule):
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows."""
-        source, rows = self.rows[split]
-        columns = self.sources[source]
-        for start in range(0, len(rows), self.evaluation_batch_size):
-            part = rows[start : start + self.evaluation_batch_size]
+        for columns, part in self.parts(split):
             yield {
                 "video": _channels_first(columns["video"][part]),
                 "labels": torch.from_numpy(columns["label"][part]),

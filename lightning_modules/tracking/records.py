@@ -40,7 +40,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import secrets
 import socket
 import subprocess
@@ -51,7 +50,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_modules.files import ROOT, replace_file, scratch
-from lightning_modules.processes import cores
+from lightning_modules.processes import cores, peak_memory
 
 _CLAIM_ATTEMPTS = 10  # the mirror tests a lock by taking it for microseconds: a claim may meet it by chance
 _READ_ATTEMPTS = 10
@@ -551,8 +550,7 @@ def _cpu_model() -> str:
 
 
 def _peak_memory() -> dict[str, float]:
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    peak = {"peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    peak = {"peak_memory_mib": round(peak_memory() / 2**20, 1)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         peak["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

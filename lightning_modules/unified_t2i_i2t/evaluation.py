@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
-from lightning_modules.datasets.tokenizers import TextTokenizer, published_tokenizer, world_tokenizer
+from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.world.parsing import mark, parse
 from lightning_modules.ensembling.pools import over_seeds, seed_series
 from lightning_modules.metrics.captioning import CaptionScores, score_captions, without_repeated_words
@@ -65,7 +65,7 @@ def evaluate(
     """
     if not runs:
         raise ValueError("there is no trained generator to evaluate: `make repro` trains it.")
-    words = world_tokenizer() if tokenizer == "world" else published_tokenizer(tokenizer)
+    words = tokenizer_called(tokenizer)
     metrics, missing = {}, {}
     for run in runs:
         predictions = run.predictions()

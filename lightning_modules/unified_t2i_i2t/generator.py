@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 
 from lightning_modules.datasets.pictures import stored
-from lightning_modules.datasets.tokenizers import published_tokenizer, world_tokenizer
+from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.predictors import Predictor
 from lightning_modules.unified_t2i_i2t.module import UnifiedGenerator
 
@@ -23,8 +23,7 @@ class Generator(Predictor):
 
     def __init__(self, module: UnifiedGenerator, record: dict):
         self.module, self.data = module, record["data"]
-        name = self.data["tokenizer"]
-        self.tokenizer = world_tokenizer() if name == "world" else published_tokenizer(name)
+        self.tokenizer = tokenizer_called(self.data["tokenizer"])
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """A caption for each picture of a file, or a picture for each line of a text file (.txt).

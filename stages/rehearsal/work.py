@@ -4,7 +4,6 @@ Each is a function that is called in a process of its own, in the copy of the pr
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from lightning_modules.datasets.columns import to_numpy
 from lightning_modules.datasets.video import corpora
 from lightning_modules.files import replace_folder
 from lightning_modules.layers.teacher import Frozen
+from lightning_modules.processes import peak_memory
 from stages.command import run_stage
 from stages.composing import compose
 from stages.plan import Row
@@ -82,7 +82,7 @@ def stage(name: str, arguments: Sequence[str], rows: int, narrow: int) -> Found:
     run_stage(import_module(f"stages.{name}").main)
     found = {
         "seconds": time.perf_counter() - start,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": peak_memory(),
         "trainings": steps.found,
         "replaced": [told_of(name) for name in sorted(rehearsal.current.replaced)],
     }

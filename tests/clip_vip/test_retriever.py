@@ -31,6 +31,9 @@ def folder(tmp_path):
     module = ClipViP(clip=CLIP, preprocess=pixels, frames=3, temporal_std=1.0, loss="V-C", sources={"C": "caption"})
     record = {"tokenizer": None, "model": module.facts()["model"]}
     (tmp_path / "retriever.json").write_text(json.dumps(record))
+    (tmp_path / "predictor.json").write_text(
+        json.dumps({"loader": "lightning_modules.clip_vip.retriever.Retriever.load"})
+    )
     save_file({name: x.numpy() for name, x in module.export().items()}, tmp_path / "retriever.safetensors")
     for name, frames in (("one", 9), ("two", 14)):
         encode(tmp_path / "videos" / f"{name}.mp4", frames)
