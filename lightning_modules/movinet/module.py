@@ -35,7 +35,7 @@ from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.movinet.architecture import Form, Squeeze
 from lightning_modules.movinet.clips import LabelledClips
-from lightning_modules.movinet.network import MoViNet
+from lightning_modules.movinet.network import MoViNet, Norm
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
 
@@ -63,6 +63,7 @@ class MoViNets(PaperModule):
         num_classes: of the labels.
         frames: of a clip as it is stored.
         size: height and width of a frame.
+        norm_momentum: share of a batch in the running means and variances of the norms; at 0.01 they lag by 100 steps.
         pixel_scale: the stored value of white; networks read pixels from 0 to 1.
         members: networks that are trained, each on its own order of the clips.
         stride: every which frame is read. Training begins at any of the first `stride` frames; member m is judged from
@@ -88,6 +89,7 @@ class MoViNets(PaperModule):
         gate: str = "sigmoid",
         dropout: Share = 0.2,
         drop_path: Share = 0.2,
+        norm_momentum: Share = 0.01,
         pixel_scale: Positive = 255.0,
         members: Count = 1,
         stride: Count = 1,
@@ -101,6 +103,9 @@ class MoViNets(PaperModule):
             )
             for _ in range(members)
         )  # fmt: skip
+        for norm in self.modules():
+            if isinstance(norm, Norm):
+                norm.momentum = norm_momentum
         self.frames, self.size, self.num_classes = frames, size, num_classes
         self.pixel_scale, self.stride, self.label_smoothing = pixel_scale, stride, label_smoothing
 
