@@ -1,16 +1,13 @@
-"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics, answers."""
+"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_modules.datasets.video.drawn import encode
-from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.movinet.evaluation import evaluate
 from lightning_modules.movinet.module import KerasRMSprop, MoViNets, cosine_from_start
-from lightning_modules.movinet.watcher import Watcher
 from lightning_modules.runs import Run
 from stages.composing import compose
 
@@ -142,24 +139,6 @@ def test_facts_say_what_members_cost_together():
     assert one["peak_bytes"]["8"] == one["peak_bytes"]["64"]
     base = module(form="2plus1d").facts()
     assert base["peak_bytes"]["64"] > 7 * base["peak_bytes"]["8"]
-
-
-def test_a_video_file_is_answered_after_each_frame_as_the_whole_clip_is(tmp_path):
-    encode(tmp_path / "clip.mp4", 8)
-    stream, base = module(**STREAM), module(form="2plus1d")
-    answers = list(Watcher(stream).answer(tmp_path / "clip.mp4"))
-    assert [x["frame"] for x in answers] == [1, 2, 3, 4, 5, 6]
-    assert all(x["milliseconds"] > 0 for x in answers)
-    one = module(**STREAM, members=2, stride=2)
-    for other in (base, one):
-        (answer,) = Watcher(other).answer(tmp_path / "clip.mp4")
-        assert 0 <= answer["class"] < 4 and 0 < answer["probability"] <= 1
-    twice = module(**STREAM, members=2)
-    twice.networks[1] = twice.networks[0] = stream.networks[0]
-    (whole,) = Watcher(twice).answer(tmp_path / "clip.mp4")
-    assert whole == pytest.approx({key: answers[-1][key] for key in ("class", "probability")}, abs=1e-5)
-    with pytest.raises(BrokenVideo):
-        next(Watcher(stream).answer(tmp_path / "none.mp4"))
 
 
 class Shape(LabelledClips):
