@@ -58,11 +58,14 @@ def running_frames(
         stream = container.streams.best("video")
         for packet in container.demux(stream):
             try:
-                frames = [frame for frame in packet.decode() if not frame.is_corrupt]
+                frames = packet.decode()
             except av.error.InvalidDataError:
                 damaged += 1
                 continue
             for frame in frames:
+                if frame.is_corrupt:
+                    damaged += 1
+                    continue
                 if damaged:
                     log.warning("%s: damaged pictures left out before frame %d: %d", source, given + 1, damaged)
                     damaged = 0

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -292,25 +293,23 @@ def test_a_camera_is_watched_until_ctrl_c(results, monkeypatch, capsys, signals)
 
 
 def test_ctrl_c_while_standard_input_is_waited_for(results, tmp_path, feed, monkeypatch, capsys, signals):
-    content, stopped = encode(tmp_path / "clip.mkv", 40).read_bytes(), threading.Event()
-    late = []
-    said = predict.say
+    content, read = encode(tmp_path / "clip.mkv", 40).read_bytes(), live._Pipe.read
+    written, stopped, late, asked = threading.Event(), threading.Event(), [], []
 
-    def say(line, arguments):
-        said(line, arguments)
-        if line["frame"] == 10:
+    def interrupted(self, size):
+        if written.is_set() and not asked and not select.select([sys.stdin], [], [], 0)[0]:
+            asked.append(True)
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return read(self, size)
 
-    monkeypatch.setattr(predict, "say", say)
-    feed(
-        content[: len(content) // 2], lambda: stopped.wait(20) or late.append(True)
-    )  # and then nothing comes, but it does not end
+    monkeypatch.setattr(live._Pipe, "read", interrupted)
+    # half of the video, and then nothing comes, but it does not end
+    feed(content[: len(content) // 2], written.set, lambda: stopped.wait(20) or late.append(True))
     monkeypatch.setattr(sys, "argv", ["predict", str(results), "-"])
     predict.main()
     stopped.set()
-    assert not late
     out, errors = capsys.readouterr()
-    assert 15 < len(out.splitlines()) < 25 and errors == "stopped\n"
+    assert not late and 15 < len(out.splitlines()) < 25 and errors == "stopped\n"
 
 
 def test_who_reads_the_answers_may_go(results, tmp_path, feed, monkeypatch):
