@@ -1,17 +1,14 @@
-"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics, answers."""
+"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_modules.datasets.video.drawn import encode
-from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.movinet.architecture import Architecture, cost
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.movinet.evaluation import evaluate
 from lightning_modules.movinet.module import KerasRMSprop, MoViNets, cosine_from_start
-from lightning_modules.movinet.watcher import Watcher
 from lightning_modules.runs import Run
 from stages.composing import compose
 from stages.plan import load_plan
@@ -165,24 +162,6 @@ def test_arms_of_equal_cost_cost_the_same_within_a_hundredth():
         ("movinet-k33", "movinet"),
     ]:
         assert macs(first) == pytest.approx(macs(second), rel=0.01)
-
-
-def test_a_video_file_is_answered_after_each_frame_as_the_whole_clip_is(tmp_path):
-    encode(tmp_path / "clip.mp4", 8)
-    stream, base = module(**STREAM), module(form="2plus1d")
-    answers = list(Watcher(stream).answer(tmp_path / "clip.mp4"))
-    assert [x["frame"] for x in answers] == [1, 2, 3, 4, 5, 6]
-    assert all(x["milliseconds"] > 0 for x in answers)
-    one = module(**STREAM, members=2, stride=2)
-    for other in (base, one):
-        (answer,) = Watcher(other).answer(tmp_path / "clip.mp4")
-        assert 0 <= answer["class"] < 4 and 0 < answer["probability"] <= 1
-    twice = module(**STREAM, members=2)
-    twice.networks[1] = twice.networks[0] = stream.networks[0]
-    (whole,) = Watcher(twice).answer(tmp_path / "clip.mp4")
-    assert whole == pytest.approx({key: answers[-1][key] for key in ("class", "probability")}, abs=1e-5)
-    with pytest.raises(BrokenVideo):
-        next(Watcher(stream).answer(tmp_path / "none.mp4"))
 
 
 class Shape(LabelledClips):
