@@ -400,14 +400,14 @@ def stand_in(
     classes: Mapping[str, Mapping[str, Any]],
     **_: object,
 ) -> StandIn:
-    """See `download.StandIn`: one drawn clip of ten seconds under many names, of two classes in turn."""
+    """See `download.StandIn`: one drawn clip of ten seconds under many names; lists of classes are as long."""
     suffix = {"something_something": ".webm", "epic_kitchens": ".MP4"}.get(corpus, ".mp4")
     codec = {"codec": "libvpx"} if suffix == ".webm" else {}
     clip = encode(folder / f"clip{suffix.lower()}", 100, size=(160, 120), key_every=12, **codec)
     for kind, each in classes.items():
         if each.get("file"):
             (folder / each["file"]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / each["file"]).write_text(CLASS_WRITERS[corpus](kind))
+            (folder / each["file"]).write_text(CLASS_WRITERS[corpus](kind, each["number"]))
     changed = {}
     for split, files in splits.items():
         annotations = folder / files["annotations"]
@@ -419,8 +419,8 @@ def stand_in(
             if not path.exists():
                 shutil.copyfile(clip, path)
         changed[split] = {**files, "rows": rows}
-    two = {kind: {**each, "number": 2} for kind, each in classes.items()}
-    config = {"splits": changed, "classes": two, "cache": str(folder), "max_missing": 0.0}
+    listed = {kind: each if each.get("file") else {**each, "number": 2} for kind, each in classes.items()}
+    config = {"splits": changed, "classes": listed, "cache": str(folder), "max_missing": 0.0}
     return StandIn(config, {split: files.get("rows") for split, files in splits.items()})
 
 
@@ -434,8 +434,10 @@ def _kinetics(split: str, rows: int) -> str:
 
 
 def _charades(split: str, rows: int) -> str:
-    said = ("", "c000 0.50 3.00", "c000 0.50 3.00;c001 2.00 9.50")
-    return _lines("id,actions,length", *(f"{split.upper()}{n},{said[n % 3]},10.00" for n in range(rows)))
+    """The first video without an action, the others with all that the official list has."""
+    said = [";".join(f"c{n:03d} 0.50 3.00" for n in range(157) if row and n % (rows - 1) == row - 1)
+            for row in range(rows)]  # fmt: skip
+    return _lines("id,actions,length", *(f"{split.upper()}{n},{actions},10.00" for n, actions in enumerate(said)))
 
 
 def _epic(split: str, rows: int) -> str:
@@ -448,16 +450,18 @@ def _epic(split: str, rows: int) -> str:
 
 WRITERS: dict[str, Callable[[str, int], str]] = {
     "kinetics": _kinetics,
-    "moments": lambda split, rows: _lines(*(f"{'ab'[n % 2]}/{split}{n}.mp4,{'ab'[n % 2]},3,0" for n in range(rows))),
+    "moments": lambda split, rows: _lines(*(f"class{n % 2}/{split}{n}.mp4,class{n % 2},3,0" for n in range(rows))),
     "something_something": lambda split, rows: json.dumps(
-        [{"id": f"{split}{n}", "template": f"{'AB'[n % 2]} [something]"} for n in range(rows)]
+        [{"id": f"{split}{n}", "template": f"Class {n % 2} of [something]"} for n in range(rows)]
     ),
     "charades": _charades,
     "epic_kitchens": _epic,
 }
-CLASS_WRITERS: dict[str, Callable[[str], str]] = {
-    "moments": lambda _: _lines("a,0", "b,1"),
-    "something_something": lambda _: json.dumps({"A something": "0", "B something": "1"}),
-    "charades": lambda _: _lines("c000 Doing this", "c001 Doing that"),
-    "epic_kitchens": lambda kind: _lines("id,key,instances,category", f"0,{kind} a,,", f"1,{kind} b,,"),
+CLASS_WRITERS: dict[str, Callable[[str, int], str]] = {
+    "moments": lambda _, number: _lines(*(f"class{n},{n}" for n in range(number))),
+    "something_something": lambda _, number: json.dumps({f"Class {n} of something": str(n) for n in range(number)}),
+    "charades": lambda _, number: _lines(*(f"c{n:03d} Doing thing {n}" for n in range(number))),
+    "epic_kitchens": lambda kind, number: _lines(
+        "id,key,instances,category", *(f"{n},{kind}{n},," for n in range(number))
+    ),
 }
