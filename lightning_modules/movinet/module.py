@@ -41,6 +41,7 @@ from lightning_modules.validation import judged, mean_over
 
 MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
+Targets = Literal["one", "many"] | list[tuple[str, Count]]
 
 
 class MoViNetRecipe(AnyRecipe):
@@ -69,6 +70,9 @@ class MoViNets(PaperModule):
         stride: every which frame is read. Training begins at any of the first `stride` frames; member m is judged from
             frame m on, so that two members at stride 2 see different frames, one apart.
         label_smoothing: share of the target that is spread over all classes.
+        targets: `one` class of a clip; `many`, any number of them, each learnt with binary cross-entropy; or names and
+            numbers of classes, `[[verb, 97], [noun, 300]]`, of which a clip has one each, for which the classes are
+            divided in this order.
     """
 
     recipe_form = MoViNetRecipe
@@ -94,8 +98,11 @@ class MoViNets(PaperModule):
         members: Count = 1,
         stride: Count = 1,
         label_smoothing: Share = 0.0,
+        targets: Targets = "one",
     ):
         super().__init__()
+        if isinstance(targets, list) and sum(count for _, count in targets) != num_classes:
+            raise ValueError(f"num_classes is {num_classes}, expected the sum of those in targets ({targets}).")
         self.networks = nn.ModuleList(
             MoViNet(
                 architecture, num_classes, form=form, causal=causal, squeeze=squeeze, positions=positions,
@@ -108,9 +115,10 @@ class MoViNets(PaperModule):
                 norm.momentum = norm_momentum
         self.frames, self.size, self.num_classes = frames, size, num_classes
         self.pixel_scale, self.stride, self.label_smoothing = pixel_scale, stride, label_smoothing
+        self.targets = targets
 
     def check_data(self, data: LabelledClips) -> None:
-        """Refuse clips of another shape, more classes than logits, or another number of orders than members.
+        """Refuse clips of another shape, other labels, more classes than logits, or other orders than members.
 
         Raises:
             ValueError: see above.
@@ -121,8 +129,10 @@ class MoViNets(PaperModule):
                 f"the data has clips of shape {data.video_shape} (channels, frames, height, width), but model.frames "
                 f"and model.size are for {expected}."
             )
-        if data.num_classes > self.num_classes:
+        if data.num_classes > self.num_classes or (self.targets == "many" and data.num_classes != self.num_classes):
             raise ValueError(f"model.num_classes is {self.num_classes}, but the data has {data.num_classes} classes.")
+        if not _has(self.targets, found := getattr(data, "targets", "one")):
+            raise ValueError(f"model.targets is {self.targets}, but the rows of the data have {found}: set it to that.")
         if (data.copies or 1) != len(self.networks):
             raise ValueError(
                 f"model.members is {len(self.networks)}, but data.copies is {data.copies}: set both alike."
@@ -131,24 +141,48 @@ class MoViNets(PaperModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of each network on its own clips, which begin at a random one of the first frames."""
         video, labels = batch["video"], batch["labels"]
-        if labels.ndim == 1:
+        if video.ndim == 5:
             video, labels = video[None], labels[None]
         losses = []
         for network, clips, targets in zip(self.networks, video, labels, strict=True):
             offset = int(torch.randint(self.stride, ())) if self.stride > 1 else 0
             logits = network(self.read(clips, offset)).float()
-            losses.append(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing))
+            losses.append(self.loss(logits, targets, self.label_smoothing))
         self.log_terms({"pretrain/loss": torch.stack(losses).mean()})
         return torch.stack(losses).sum()  # a sum, so that no member's rate depends on the others
 
     def validate(self, data: LabelledClips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Cross-entropy of the averaged logits with the labels as they are, and the share that is right."""
+        """Cross-entropy of the averaged logits with the labels as they are, and the share that is right in all.
+
+        Of clips with many labels there is no such share; they are judged by `mean_average_precision` at the end.
+        """
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             logits, labels = self(batch["video"]).float(), batch["labels"]
-            return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(-1) == labels).float().mean()}
+            if self.targets == "many":
+                return {"loss": self.loss(logits, labels)}
+            right = torch.stack([part.argmax(-1) == each for part, each in self.divided(logits, labels)]).all(0)
+            return {"loss": self.loss(logits, labels), "accuracy": right.float().mean()}
 
         return mean_over(batches, measure)
+
+    def loss(self, logits: Float[Tensor, "batch classes"], labels: Tensor, smoothing: float = 0.0) -> Float[Tensor, ""]:
+        """Cross-entropy, summed over what a clip has one class each of; binary, and without smoothing, for `many`.
+
+        tensorflow/models has the same for many labels (official/vision/tasks/video_classification.py).
+        """
+        if self.targets == "many":
+            return F.binary_cross_entropy_with_logits(logits, labels)
+        return sum(
+            F.cross_entropy(part, each, label_smoothing=smoothing) for part, each in self.divided(logits, labels)
+        )
+
+    def divided(self, logits: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Logits and labels of each of the targets."""
+        if self.targets == "one":
+            return [(logits, labels)]
+        parts = logits.split([count for _, count in self.targets], dim=-1)
+        return list(zip(parts, labels.unbind(-1), strict=True))
 
     def forward(self, video: Shaped[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of stored clips; those of several members are averaged before the softmax (the paper's ensemble)."""
@@ -203,6 +237,7 @@ class MoViNets(PaperModule):
             "causal": network.causal,
             "stride": self.stride,
             "peak_bytes": {str(n): peak_bytes(self._reading(n)) for n in MEMORY_AT},
+            **({"targets": self.targets} if isinstance(self.targets, list) else {}),
         }
 
     def _reading(self, frames: int) -> Callable[[], object]:
@@ -251,6 +286,14 @@ class MoViNets(PaperModule):
         names = {"lr": "lr", "weight_decay": "weight_decay", "rho": "rho", "momentum": "momentum", "eps": "eps"}
         options = {ours: self.recipe[key] for ours, key in names.items()}
         return KerasRMSprop(self.parameter_groups(), **options, clip=self.recipe["clip_each"])
+
+
+def _has(targets: Targets, found: Targets) -> bool:
+    """Whether a network has the targets of some data, or more classes of each."""
+    if isinstance(targets, str) or isinstance(found, str):
+        return targets == found
+    names = [name for name, _ in targets] == [name for name, _ in found]
+    return names and all(most >= count for (_, most), (_, count) in zip(targets, found, strict=True))
 
 
 def cosine_from_start(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
