@@ -229,7 +229,7 @@ class MoViNets(PaperModule):
 
     def facts(self) -> dict:
         """Size and cost of all networks for one clip, and the memory that one needs for clips of several lengths."""
-        network = self.networks[0]
+        network = self.eval().networks[0]
         shape = (network.channels, len(range(0, self.frames, self.stride)), self.size, self.size)
         return {
             "parameters": count_parameters(self),
@@ -241,27 +241,18 @@ class MoViNets(PaperModule):
         }
 
     def _reading(self, frames: int) -> Callable[[], object]:
-        """Reading a clip on the meta device: frame by frame if the network can."""
+        """Reading a clip, frame by frame if the network can; not on the meta device, where a frame takes longer."""
         network = self.networks[0]
-        with torch.device("meta"):
-            twin = type(network)(
-                network.architecture,
-                self.num_classes,
-                form=network.form,
-                causal=network.causal,
-                squeeze=network.squeeze,
-            ).eval()
 
-        def whole() -> None:
-            twin(torch.empty(1, network.channels, frames, self.size, self.size, device="meta"))
+        def read(frames: int) -> Tensor:
+            return torch.zeros(1, network.channels, frames, self.size, self.size, device=self.device)
 
         def piece_by_piece() -> None:
             state = None
             for _ in range(frames):
-                frame = torch.empty(1, network.channels, 1, self.size, self.size, device="meta")
-                _, state = twin.stream(frame, state)
+                _, state = network.stream(read(1), state)
 
-        return piece_by_piece if network.causal else whole
+        return piece_by_piece if network.causal else lambda: network(read(frames))
 
     def parameter_groups(self) -> list[dict]:
         """Kernels are decayed, but that of the last layer; norms, biases and scalars are not (tensorflow/models)."""
