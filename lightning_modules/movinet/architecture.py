@@ -6,8 +6,8 @@ network, so a search can refuse a network before it is built. Imports no torch.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from random import Random
 from typing import Literal, NamedTuple
@@ -103,6 +103,14 @@ class Architecture:
         found = cls(given["stem"], tuple(blocks), given["project"], given["dense"])
         found.check()
         return found
+
+    def written_out(self) -> dict:
+        """The mapping that `parse` takes, as `conf/` has it."""
+        blocks = [
+            {"width": block.width, "stride": block.stride, "layers": [str(layer) for layer in block.layers]}
+            for block in self.blocks
+        ]
+        return {"stem": self.stem, "blocks": blocks, "project": self.project, "dense": self.dense}
 
     def check(self) -> None:
         """Refuse what makes no network.
@@ -347,8 +355,27 @@ class Space:
     kernels: tuple[str, ...] = ("1x3x3", "1x5x5", "1x7x7", "5x1x1", "7x1x1", "3x3x3", "5x3x3")
     squeeze: tuple[bool, ...] = field(default=(True, False))
 
+    @classmethod
+    def parse(cls, given: Mapping) -> "Space":
+        """A space as `conf/` has it; what it does not say is as in the paper.
+
+        Raises:
+            ValueError: a key is unknown, a kernel is none, a decision has no choice, or widths and strides do not fit.
+        """
+        known = [each.name for each in fields(cls)]
+        if unknown := sorted(set(given) - set(known)):
+            raise ValueError(f"a space has no {', '.join(unknown)}; expected some of {', '.join(known)}.")
+        space = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        for kernel in space.kernels:
+            Layer.parse(f"8@{kernel}")
+        if len(space.widths) != len(space.strides) or not space.widths:
+            raise ValueError(f"a space needs a stride for each width, got {space.widths} and {space.strides}.")
+        if empty := [name for name, choices in space.decisions().items() if not choices]:
+            raise ValueError(f"a space needs choices for {empty[0]}, got none.")
+        return space
+
     def decisions(self) -> dict[str, tuple[Choice, ...]]:
-        """Every decision with its choices; those of layers that a block does not have are without effect."""
+        """Every decision with its choices, as `decide` may ask for them."""
         found: dict[str, tuple[Choice, ...]] = {"stem": self.multipliers, "project": self.multipliers}
         for i in range(len(self.widths)):
             found |= {f"block{i}/width": self.multipliers, f"block{i}/layers": tuple(range(1, self.most_layers + 1))}
@@ -358,12 +385,38 @@ class Space:
                 found |= {f"{layer}/squeeze": self.squeeze}
         return found
 
+    def decide(self, choose: Callable[[str, tuple[Choice, ...]], Choice]) -> dict[str, Choice]:
+        """One choice for each decision that a network has.
+
+        Those without effect are not asked for and get their first choice: the only one, or multipliers that all give
+        the same width.
+
+        Args:
+            choose: takes the name of a decision and its choices, and gives one of them.
+        """
+        chosen: dict[str, Choice] = {}
+
+        def decide(name: str, choices: tuple[Choice, ...], base: int = 0) -> None:
+            values = {rounded(base * factor) for factor in choices} if base else set(choices)
+            chosen[name] = choose(name, choices) if len(values) > 1 else choices[0]
+
+        decide("stem", self.multipliers, self.stem)
+        decide("project", self.multipliers, self.project)
+        for i, base in enumerate(self.widths):
+            decide(f"block{i}/width", self.multipliers, base)
+            decide(f"block{i}/layers", tuple(range(1, self.most_layers + 1)))
+            for j in range(chosen[f"block{i}/layers"]):
+                decide(f"block{i}/layer{j}/kernel", self.kernels)
+                decide(f"block{i}/layer{j}/expansion", self.expansions, base)
+                decide(f"block{i}/layer{j}/squeeze", self.squeeze)
+        return chosen
+
     def draw(self, random: Random) -> dict[str, Choice]:
         """One choice for each decision, all equally probable."""
-        return {name: random.choice(choices) for name, choices in self.decisions().items()}
+        return self.decide(lambda _, choices: random.choice(choices))
 
     def build(self, chosen: Mapping[str, Choice]) -> Architecture:
-        """The network of these choices, one per decision; those of layers beyond a block's number may be missing."""
+        """The network of these choices, as `decide` gives them."""
         blocks = []
         for i, (base, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             layers = tuple(self._layer(chosen, f"block{i}/layer{j}", base) for j in range(chosen[f"block{i}/layers"]))

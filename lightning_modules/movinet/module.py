@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups
+from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups, learning_rate_schedule
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.movinet.architecture import Form, Squeeze
@@ -262,14 +262,15 @@ class MoViNets(PaperModule):
 
     def configure_optimizers(self) -> dict:
         """The recipe's optimiser and schedule."""
-        if self.recipe["schedule"] != "cosine_from_start":
-            return super().configure_optimizers()
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self._optimizer(), cosine_from_start(round(self.recipe["warmup"] * total), total)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
-        }
+        optimizer, schedule = self.optimizer_and_schedule(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_and_schedule(self, steps: int) -> tuple[Optimizer, LambdaLR]:
+        """The same for a training of so many steps, with or without a trainer."""
+        optimizer = self._optimizer()
+        if self.recipe["schedule"] == "cosine_from_start":
+            return optimizer, LambdaLR(optimizer, cosine_from_start(round(self.recipe["warmup"] * steps), steps))
+        return optimizer, LambdaLR(optimizer, learning_rate_schedule(self.recipe, steps))
 
     def _optimizer(self) -> Optimizer:
         if self.recipe["optimizer"] != "rmsprop":
