@@ -10,8 +10,10 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_modules.files import ROOT, replace_folder, scratch
 from lightning_modules.runs import find_runs
@@ -22,13 +24,20 @@ from stages.evaluate import write_evaluation
 from stages.plan import Plan, Row, load_plan
 from stages.sweep import cached_search, track
 
+if TYPE_CHECKING:
+    from lightning_modules.sweeps.search import Finished
+
 
 def parse() -> argparse.Namespace:
     """The command line; values that are not given come from conf/sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arm", help="a row of `sweep` in plans/<preset>/<paper>/params.yaml")
+    parser.add_argument(
+        "arm", help="a row of `sweep` in plans/<preset>/<paper>/params.yaml; if trials train, one of `pretrain`, too"
+    )
     add_preset(parser)
-    parser.add_argument("--setting", default="cached", help="conf/sweep/<setting>.yaml: cached (default) or training")
+    parser.add_argument(
+        "--setting", default="cached", help="conf/sweep/<setting>.yaml: cached (default), training, ..."
+    )
     parser.add_argument("--machines", default="local", help="conf/sweep/machines/<name>.yaml: local, database or slurm")
     parser.add_argument("--study", help="name of the study (default: <arm>-<setting>)")
     parser.add_argument("--trials", type=int, help="trials that the study needs in all")
@@ -46,6 +55,17 @@ def search_of(plan: Plan, row: Row, setting: str, settings: dict) -> Any:
     system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
     dataset = ROOT / "data/datasets" / row.dataset / plan.preset
     return bind(settings["search"], f"conf/sweep/{setting}.yaml: search")(system, dataset)
+
+
+def row_of(plan: Plan, arm: str, setting: str) -> Row:
+    """The row of `sweep`; where the trials train, an arm that has none there serves itself.
+
+    Raises:
+        PlanError: no paper of the preset has such an arm.
+    """
+    if setting == "cached" or arm in plan.sweep:
+        return plan.row("sweep", arm)
+    return replace(plan.row("pretrain", arm), runs=arm)
 
 
 def devices(given: str | None, setting: str) -> list[str]:
@@ -92,7 +112,7 @@ def main() -> None:
     """Run this machine's workers or submit jobs, then print the result."""
     arguments = parse()
     plan = load_plan(arguments.preset)
-    row = plan.row("sweep", arguments.arm)
+    row = row_of(plan, arguments.arm, arguments.setting)
     overrides = row.overrides if arguments.setting == "cached" else None
     settings = compose(plan.preset, sweep=arguments.setting, machines=arguments.machines, overrides=overrides)["sweep"]
     machines = settings.pop("machines")
@@ -106,25 +126,42 @@ def main() -> None:
         return print(f"on each machine, in {ROOT}: {shlex.join(command(arguments, machines))}")
     search = search_of(plan, row, arguments.setting, settings)
 
-    from lightning_modules.sweeps.studies import SharedStudy, WorkersEnded, run_workers
+    from lightning_modules.sweeps.studies import Search, SharedStudy, WorkersEnded, run_workers
 
-    def joined() -> SharedStudy:
-        where = {"storage": machines["storage"], "folder": folder}
-        return SharedStudy(arguments.study, search, trials=settings["trials"], **where)
+    studies: list[Callable[[], SharedStudy]] = []  # how each is opened
+    summaries: list[str] = []
 
-    joined().close()  # if the study cannot be used, fail once, before workers start
-    try:
-        run_workers(lambda: joined().work(), machines["workers"], devices(machines["devices"], arguments.setting))
-    except WorkersEnded as error:
-        raise SystemExit(f"error: {error}") from None
-    study = joined()
-    trials = study.finished()
+    def finish(name: str, search: Search, trials: int) -> list["Finished"]:
+        """Run a study to its end, and give its complete trials."""
+
+        def joined() -> SharedStudy:
+            study = SharedStudy(name, search, trials=trials, storage=machines["storage"], folder=folder)
+            if hasattr(search, "tune"):  # a sampler and a pruner of its own
+                search.tune(study.study)
+            return study
+
+        joined().close()  # if the study cannot be used, fail once, before workers start
+        try:
+            run_workers(lambda: joined().work(), machines["workers"], devices(machines["devices"], arguments.setting))
+        except WorkersEnded as error:
+            raise SystemExit(f"error: {error}") from None
+        study = joined()
+        found = study.finished()
+        studies.append(joined)
+        summaries.append(study.summary())
+        study.close()
+        return found
+
+    if hasattr(search, "conduct"):  # several studies, the later ones of what the earlier ones found
+        trials = search.conduct(finish, arguments.study, settings["trials"])
+    else:
+        trials = finish(arguments.study, search, settings["trials"])
     evaluation = search.report(trials, row.dataset, settings)
     with replace_folder(folder / arguments.study) as out:
         write_evaluation(out, evaluation)
-    if study.first("reported"):
+    if studies[0]().first("reported"):
         track(arguments.study, row, plan.preset, settings, evaluation, trials)
-    print(f"{study.summary()}; results are in {folder / arguments.study}")
+    print(f"{'; '.join(summaries)}; results are in {folder / arguments.study}")
 
 
 if __name__ == "__main__":

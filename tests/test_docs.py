@@ -38,6 +38,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"unified_t2i_i2t": {}},
     },
+    "movinet": {
+        "pretrain": {"movinet-causal": {"pretrain.epochs": 1}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"movinet-causal": {}},
+    },
 }
 
 

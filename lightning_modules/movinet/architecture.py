@@ -6,8 +6,9 @@ network, so a search can refuse a network before it is built. Imports no torch.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,7 @@ def rounded(value: float) -> int:
     return max(8, int(value + 4) // 8 * 8)
 
 
+@cache
 def make_divisible(value: float) -> int:
     """`rounded`, but never below 90 % of the value: hidden channels of squeeze-and-excitation."""
     return rounded(value) + 8 * (rounded(value) < 0.9 * value)
@@ -102,6 +104,14 @@ class Architecture:
         found.check()
         return found
 
+    def written_out(self) -> dict:
+        """The mapping that `parse` takes, as `conf/` has it."""
+        blocks = [
+            {"width": block.width, "stride": block.stride, "layers": [str(layer) for layer in block.layers]}
+            for block in self.blocks
+        ]
+        return {"stem": self.stem, "blocks": blocks, "project": self.project, "dense": self.dense}
+
     def check(self) -> None:
         """Refuse what makes no network.
 
@@ -166,7 +176,7 @@ def cost(
     positions: bool = False,
     channels: int = 3,
 ) -> Cost:
-    """The exact cost of a network (`network.MoViNet`) for one clip of square frames; takes less than a millisecond.
+    """The exact cost of a network (`network.MoViNet`) for one clip of square frames; takes microseconds.
 
     Args:
         architecture: the network.
@@ -179,35 +189,44 @@ def cost(
         positions: whether it also reads the time.
         channels: of a frame.
     """
-    split = form != "3d"
+    split, doubled, each_frame = form != "3d", squeeze == "2plus3d", causal or squeeze != "3d"
     size = -(-size // 2)
-    volume = STEM_KERNEL[1] * STEM_KERNEL[2] * channels * architecture.stem
-    parameters, per_frame, once, buffers, peak = volume + 2 * architecture.stem, size**2 * volume, 0, 0, 0
-    for _, c, width, stride, layer in architecture.named_layers():
-        e, (kt, kh, kw) = layer.expand, layer.kernel
-        inside, size = size**2, -(-size // stride)
-        outside = size**2
-        taps = kh * kw + kt * (kt > 1) if split else kt * kh * kw
-        norms = 2 * e * (2 if split and kt > 1 else 1)
-        parameters += c * e + 2 * e + taps * e + norms + e * width + 2 * width + 1
-        per_frame += inside * c * e + outside * (taps * e + e * width)
-        if c != width or stride != 1:
-            parameters += c * width + 2 * width
-            per_frame += outside * c * width
-        if layer.squeeze and squeeze != "none":
-            hidden, read = squeezed_width(layer, squeeze), e * (2 if squeeze == "2plus3d" else 1)
-            parameters += read * hidden + hidden + hidden * e + e + (positions and causal)
-            products = read * hidden + hidden * e
-            if causal or squeeze != "3d":
-                per_frame += products
-            else:
-                once += products
-        buffers += (kt - 1) * e * (outside if split else inside) * causal
-        peak = max(peak, inside * (c + e) + outside * e)
-        channels = width
+    stem, outside = architecture.stem, size * size
+    volume = STEM_KERNEL[1] * STEM_KERNEL[2] * channels * stem
+    parameters, per_frame, once, buffers, peak, c = volume + 2 * stem, outside * volume, 0, 0, 0, stem
+    for block in architecture.blocks:
+        width, stride = block.width, block.stride
+        for layer in block.layers:
+            e, (kt, kh, kw), inside = layer.expand, layer.kernel, outside
+            if stride != 1:
+                size = -(-size // stride)
+                outside = size * size
+            taps, norms = kt * kh * kw, 4
+            if split and kt > 1:
+                taps, norms = kh * kw + kt, 6
+            parameters += e * (c + taps + norms + width) + 2 * width + 1
+            convolved, entered = outside * e, inside * (c + e)
+            per_frame += inside * c * e + convolved * (taps + width)
+            if c != width or stride != 1:
+                parameters += (c + 2) * width
+                per_frame += outside * c * width
+            if layer.squeeze and squeeze != "none":
+                read = 2 * e if doubled else e
+                hidden = make_divisible(0.25 * read)
+                products = hidden * (read + e)
+                parameters += products + hidden + e + (positions and causal)
+                if each_frame:
+                    per_frame += products
+                else:
+                    once += products
+            if causal:
+                buffers += (kt - 1) * (convolved if split else inside * e)
+            if entered + convolved > peak:
+                peak = entered + convolved
+            c, stride = width, 1
     project, dense = architecture.project, architecture.dense
-    parameters += channels * project + 2 * project + project * dense + dense + dense * num_classes + num_classes
-    per_frame += size**2 * channels * project
+    parameters += c * project + 2 * project + project * dense + dense + dense * num_classes + num_classes
+    per_frame += outside * c * project
     once += project * dense + dense * num_classes
     return Cost(parameters, frames * per_frame + once, buffers, peak)
 
@@ -336,8 +355,27 @@ class Space:
     kernels: tuple[str, ...] = ("1x3x3", "1x5x5", "1x7x7", "5x1x1", "7x1x1", "3x3x3", "5x3x3")
     squeeze: tuple[bool, ...] = field(default=(True, False))
 
+    @classmethod
+    def parse(cls, given: Mapping) -> "Space":
+        """A space as `conf/` has it; what it does not say is as in the paper.
+
+        Raises:
+            ValueError: a key is unknown, a kernel is none, a decision has no choice, or widths and strides do not fit.
+        """
+        known = [each.name for each in fields(cls)]
+        if unknown := sorted(set(given) - set(known)):
+            raise ValueError(f"a space has no {', '.join(unknown)}; expected some of {', '.join(known)}.")
+        space = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        for kernel in space.kernels:
+            Layer.parse(f"8@{kernel}")
+        if len(space.widths) != len(space.strides) or not space.widths:
+            raise ValueError(f"a space needs a stride for each width, got {space.widths} and {space.strides}.")
+        if empty := [name for name, choices in space.decisions().items() if not choices]:
+            raise ValueError(f"a space needs choices for {empty[0]}, got none.")
+        return space
+
     def decisions(self) -> dict[str, tuple[Choice, ...]]:
-        """Every decision with its choices; those of layers that a block does not have are without effect."""
+        """Every decision with its choices, as `decide` may ask for them."""
         found: dict[str, tuple[Choice, ...]] = {"stem": self.multipliers, "project": self.multipliers}
         for i in range(len(self.widths)):
             found |= {f"block{i}/width": self.multipliers, f"block{i}/layers": tuple(range(1, self.most_layers + 1))}
@@ -347,12 +385,38 @@ class Space:
                 found |= {f"{layer}/squeeze": self.squeeze}
         return found
 
+    def decide(self, choose: Callable[[str, tuple[Choice, ...]], Choice]) -> dict[str, Choice]:
+        """One choice for each decision that a network has.
+
+        Those without effect are not asked for and get their first choice: the only one, or multipliers that all give
+        the same width.
+
+        Args:
+            choose: takes the name of a decision and its choices, and gives one of them.
+        """
+        chosen: dict[str, Choice] = {}
+
+        def decide(name: str, choices: tuple[Choice, ...], base: int = 0) -> None:
+            values = {rounded(base * factor) for factor in choices} if base else set(choices)
+            chosen[name] = choose(name, choices) if len(values) > 1 else choices[0]
+
+        decide("stem", self.multipliers, self.stem)
+        decide("project", self.multipliers, self.project)
+        for i, base in enumerate(self.widths):
+            decide(f"block{i}/width", self.multipliers, base)
+            decide(f"block{i}/layers", tuple(range(1, self.most_layers + 1)))
+            for j in range(chosen[f"block{i}/layers"]):
+                decide(f"block{i}/layer{j}/kernel", self.kernels)
+                decide(f"block{i}/layer{j}/expansion", self.expansions, base)
+                decide(f"block{i}/layer{j}/squeeze", self.squeeze)
+        return chosen
+
     def draw(self, random: Random) -> dict[str, Choice]:
         """One choice for each decision, all equally probable."""
-        return {name: random.choice(choices) for name, choices in self.decisions().items()}
+        return self.decide(lambda _, choices: random.choice(choices))
 
     def build(self, chosen: Mapping[str, Choice]) -> Architecture:
-        """The network of these choices, one per decision; those of layers beyond a block's number may be missing."""
+        """The network of these choices, as `decide` gives them."""
         blocks = []
         for i, (base, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             layers = tuple(self._layer(chosen, f"block{i}/layer{j}", base) for j in range(chosen[f"block{i}/layers"]))

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
+from lightning_modules.metrics.actions import joint_accuracy, mean_average_precision, top_accuracy
 from lightning_modules.metrics.classification import accuracy, negative_log_likelihood
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 
 
-def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
+def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evaluation:
     """Judge the seeds of one arm on the test rows.
 
     Metrics, all beginning with the name of the data set: `top1_percent` and `nll` of the averaged logits; of several
@@ -17,27 +19,35 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     `parameters`, and `peak_bytes@<frames>`. Of a causal network `stream/largest_difference`, the largest difference of
     a logit between frame by frame and the whole clip, in units of the largest logit.
 
+    Where classes are no pairs, `top5_percent` takes the place of both metrics of pairs. Of clips with any number of
+    labels there is `map_percent` instead of all of these, of clips with a verb and a noun `verb/top1_percent`,
+    `noun/top1_percent`, and `action/top1_percent`, where both must be right.
+
     Args:
         runs: finished runs, one for each seed.
         dataset: first part of every metric's name.
+        pairs: whether classes 2 n and 2 n + 1 are each other in reverse.
     """
     metrics, curves = {}, []
     for run in runs:
         found, arrays = {}, run.predictions()
         logits, labels = arrays["logits/test"], arrays["labels/test"]
-        together = logits.mean(1)
-        found["top1_percent"] = 100 * accuracy(together, labels)
-        found["nll"] = negative_log_likelihood(together, labels)
+        together, targets = logits.mean(1), run.facts.get("targets")
+        found |= _scores(together, labels, targets)
+        first = next(iter(found))
         if logits.shape[1] > 1:
-            singles = [100 * accuracy(logits[:, m], labels) for m in range(logits.shape[1])]
-            found["member/top1_percent"] = float(np.mean(singles))
-        right_pair = together.argmax(1) // 2 == labels // 2
-        found["pair/top1_percent"] = 100 * float(right_pair.mean())
-        if right_pair.any():
-            found["order/top1_percent"] = 100 * float((together.argmax(1) == labels)[right_pair].mean())
+            singles = [_scores(logits[:, m], labels, targets)[first] for m in range(logits.shape[1])]
+            found[f"member/{first}"] = float(np.mean(singles))
+        if labels.ndim == 1 and pairs:
+            right_pair = together.argmax(1) // 2 == labels // 2
+            found["pair/top1_percent"] = 100 * float(right_pair.mean())
+            if right_pair.any():
+                found["order/top1_percent"] = 100 * float((together.argmax(1) == labels)[right_pair].mean())
+        elif labels.ndim == 1:
+            found["top5_percent"] = 100 * top_accuracy(together, labels, 5)
         if "each_frame/test" in arrays:
             frames = arrays["each_frame/test"]
-            curves.append([100 * accuracy(frames[:, t], labels) for t in range(frames.shape[1])])
+            curves.append([_scores(frames[:, t], labels, targets)[first] for t in range(frames.shape[1])])
             streamed = arrays["streamed/test"]
             difference = np.abs(streamed - frames[: len(streamed)]).max() / np.abs(frames).max()
             found["stream/largest_difference"] = float(difference)
@@ -45,6 +55,21 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
         found |= {f"peak_bytes@{frames}": size for frames, size in run.facts["peak_bytes"].items()}
         metrics[run.seed] = {f"{dataset}/{name}": float(value) for name, value in found.items()}
     return Evaluation(metrics=metrics, figures=[_memory(runs[0]), *_over_time(curves)])
+
+
+def _scores(
+    logits: Float[np.ndarray, "rows classes"], labels: np.ndarray, targets: Sequence[tuple[str, int]] | None
+) -> dict[str, float]:
+    """What clips are judged by, first of all: those with one class, with many, and with one of each of the targets."""
+    if labels.ndim == 1:
+        return {"top1_percent": 100 * accuracy(logits, labels), "nll": negative_log_likelihood(logits, labels)}
+    if targets is None:
+        return {"map_percent": 100 * mean_average_precision(logits, labels)}
+    ends = np.cumsum([count for _, count in targets])[:-1]
+    both, each = joint_accuracy(np.split(logits, ends, axis=1), labels)
+    return {"action/top1_percent": 100 * both} | {
+        f"{name}/top1_percent": 100 * share for (name, _), share in zip(targets, each, strict=True)
+    }
 
 
 def _memory(run: Run) -> Figure:

@@ -30,17 +30,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups
+from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups, learning_rate_schedule
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.movinet.architecture import Form, Squeeze
 from lightning_modules.movinet.clips import LabelledClips
-from lightning_modules.movinet.network import MoViNet
+from lightning_modules.movinet.network import MoViNet, Norm
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
 
 MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
+Targets = Literal["one", "many"] | list[tuple[str, Count]]
 
 
 class MoViNetRecipe(AnyRecipe):
@@ -63,11 +64,15 @@ class MoViNets(PaperModule):
         num_classes: of the labels.
         frames: of a clip as it is stored.
         size: height and width of a frame.
+        norm_momentum: share of a batch in the running means and variances of the norms; at 0.01 they lag by 100 steps.
         pixel_scale: the stored value of white; networks read pixels from 0 to 1.
         members: networks that are trained, each on its own order of the clips.
         stride: every which frame is read. Training begins at any of the first `stride` frames; member m is judged from
             frame m on, so that two members at stride 2 see different frames, one apart.
         label_smoothing: share of the target that is spread over all classes.
+        targets: `one` class of a clip; `many`, any number of them, each learnt with binary cross-entropy; or names and
+            numbers of classes, `[[verb, 97], [noun, 300]]`, of which a clip has one each, for which the classes are
+            divided in this order.
     """
 
     recipe_form = MoViNetRecipe
@@ -88,12 +93,16 @@ class MoViNets(PaperModule):
         gate: str = "sigmoid",
         dropout: Share = 0.2,
         drop_path: Share = 0.2,
+        norm_momentum: Share = 0.01,
         pixel_scale: Positive = 255.0,
         members: Count = 1,
         stride: Count = 1,
         label_smoothing: Share = 0.0,
+        targets: Targets = "one",
     ):
         super().__init__()
+        if isinstance(targets, list) and sum(count for _, count in targets) != num_classes:
+            raise ValueError(f"num_classes is {num_classes}, expected the sum of those in targets ({targets}).")
         self.networks = nn.ModuleList(
             MoViNet(
                 architecture, num_classes, form=form, causal=causal, squeeze=squeeze, positions=positions,
@@ -101,11 +110,15 @@ class MoViNets(PaperModule):
             )
             for _ in range(members)
         )  # fmt: skip
+        for norm in self.modules():
+            if isinstance(norm, Norm):
+                norm.momentum = norm_momentum
         self.frames, self.size, self.num_classes = frames, size, num_classes
         self.pixel_scale, self.stride, self.label_smoothing = pixel_scale, stride, label_smoothing
+        self.targets = targets
 
     def check_data(self, data: LabelledClips) -> None:
-        """Refuse clips of another shape, more classes than logits, or another number of orders than members.
+        """Refuse clips of another shape, other labels, more classes than logits, or other orders than members.
 
         Raises:
             ValueError: see above.
@@ -116,8 +129,10 @@ class MoViNets(PaperModule):
                 f"the data has clips of shape {data.video_shape} (channels, frames, height, width), but model.frames "
                 f"and model.size are for {expected}."
             )
-        if data.num_classes > self.num_classes:
+        if data.num_classes > self.num_classes or (self.targets == "many" and data.num_classes != self.num_classes):
             raise ValueError(f"model.num_classes is {self.num_classes}, but the data has {data.num_classes} classes.")
+        if not _has(self.targets, found := getattr(data, "targets", "one")):
+            raise ValueError(f"model.targets is {self.targets}, but the rows of the data have {found}: set it to that.")
         if (data.copies or 1) != len(self.networks):
             raise ValueError(
                 f"model.members is {len(self.networks)}, but data.copies is {data.copies}: set both alike."
@@ -126,24 +141,48 @@ class MoViNets(PaperModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of each network on its own clips, which begin at a random one of the first frames."""
         video, labels = batch["video"], batch["labels"]
-        if labels.ndim == 1:
+        if video.ndim == 5:
             video, labels = video[None], labels[None]
         losses = []
         for network, clips, targets in zip(self.networks, video, labels, strict=True):
             offset = int(torch.randint(self.stride, ())) if self.stride > 1 else 0
             logits = network(self.read(clips, offset)).float()
-            losses.append(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing))
+            losses.append(self.loss(logits, targets, self.label_smoothing))
         self.log_terms({"pretrain/loss": torch.stack(losses).mean()})
         return torch.stack(losses).sum()  # a sum, so that no member's rate depends on the others
 
     def validate(self, data: LabelledClips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Cross-entropy of the averaged logits with the labels as they are, and the share that is right."""
+        """Cross-entropy of the averaged logits with the labels as they are, and the share that is right in all.
+
+        Of clips with many labels there is no such share; they are judged by `mean_average_precision` at the end.
+        """
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             logits, labels = self(batch["video"]).float(), batch["labels"]
-            return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(-1) == labels).float().mean()}
+            if self.targets == "many":
+                return {"loss": self.loss(logits, labels)}
+            right = torch.stack([part.argmax(-1) == each for part, each in self.divided(logits, labels)]).all(0)
+            return {"loss": self.loss(logits, labels), "accuracy": right.float().mean()}
 
         return mean_over(batches, measure)
+
+    def loss(self, logits: Float[Tensor, "batch classes"], labels: Tensor, smoothing: float = 0.0) -> Float[Tensor, ""]:
+        """Cross-entropy, summed over what a clip has one class each of; binary, and without smoothing, for `many`.
+
+        tensorflow/models has the same for many labels (official/vision/tasks/video_classification.py).
+        """
+        if self.targets == "many":
+            return F.binary_cross_entropy_with_logits(logits, labels)
+        return sum(
+            F.cross_entropy(part, each, label_smoothing=smoothing) for part, each in self.divided(logits, labels)
+        )
+
+    def divided(self, logits: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Logits and labels of each of the targets."""
+        if self.targets == "one":
+            return [(logits, labels)]
+        parts = logits.split([count for _, count in self.targets], dim=-1)
+        return list(zip(parts, labels.unbind(-1), strict=True))
 
     def forward(self, video: Shaped[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of stored clips; those of several members are averaged before the softmax (the paper's ensemble)."""
@@ -190,7 +229,7 @@ class MoViNets(PaperModule):
 
     def facts(self) -> dict:
         """Size and cost of all networks for one clip, and the memory that one needs for clips of several lengths."""
-        network = self.networks[0]
+        network = self.eval().networks[0]
         shape = (network.channels, len(range(0, self.frames, self.stride)), self.size, self.size)
         return {
             "parameters": count_parameters(self),
@@ -198,30 +237,22 @@ class MoViNets(PaperModule):
             "causal": network.causal,
             "stride": self.stride,
             "peak_bytes": {str(n): peak_bytes(self._reading(n)) for n in MEMORY_AT},
+            **({"targets": self.targets} if isinstance(self.targets, list) else {}),
         }
 
     def _reading(self, frames: int) -> Callable[[], object]:
-        """Reading a clip on the meta device: frame by frame if the network can."""
+        """Reading a clip, frame by frame if the network can; not on the meta device, where a frame takes longer."""
         network = self.networks[0]
-        with torch.device("meta"):
-            twin = type(network)(
-                network.architecture,
-                self.num_classes,
-                form=network.form,
-                causal=network.causal,
-                squeeze=network.squeeze,
-            ).eval()
 
-        def whole() -> None:
-            twin(torch.empty(1, network.channels, frames, self.size, self.size, device="meta"))
+        def read(frames: int) -> Tensor:
+            return torch.zeros(1, network.channels, frames, self.size, self.size, device=self.device)
 
         def piece_by_piece() -> None:
             state = None
             for _ in range(frames):
-                frame = torch.empty(1, network.channels, 1, self.size, self.size, device="meta")
-                _, state = twin.stream(frame, state)
+                _, state = network.stream(read(1), state)
 
-        return piece_by_piece if network.causal else whole
+        return piece_by_piece if network.causal else lambda: network(read(frames))
 
     def parameter_groups(self) -> list[dict]:
         """Kernels are decayed, but that of the last layer; norms, biases and scalars are not (tensorflow/models)."""
@@ -231,14 +262,15 @@ class MoViNets(PaperModule):
 
     def configure_optimizers(self) -> dict:
         """The recipe's optimiser and schedule."""
-        if self.recipe["schedule"] != "cosine_from_start":
-            return super().configure_optimizers()
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self._optimizer(), cosine_from_start(round(self.recipe["warmup"] * total), total)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
-        }
+        optimizer, schedule = self.optimizer_and_schedule(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_and_schedule(self, steps: int) -> tuple[Optimizer, LambdaLR]:
+        """The same for a training of so many steps, with or without a trainer."""
+        optimizer = self._optimizer()
+        if self.recipe["schedule"] == "cosine_from_start":
+            return optimizer, LambdaLR(optimizer, cosine_from_start(round(self.recipe["warmup"] * steps), steps))
+        return optimizer, LambdaLR(optimizer, learning_rate_schedule(self.recipe, steps))
 
     def _optimizer(self) -> Optimizer:
         if self.recipe["optimizer"] != "rmsprop":
@@ -246,6 +278,14 @@ class MoViNets(PaperModule):
         names = {"lr": "lr", "weight_decay": "weight_decay", "rho": "rho", "momentum": "momentum", "eps": "eps"}
         options = {ours: self.recipe[key] for ours, key in names.items()}
         return KerasRMSprop(self.parameter_groups(), **options, clip=self.recipe["clip_each"])
+
+
+def _has(targets: Targets, found: Targets) -> bool:
+    """Whether a network has the targets of some data, or more classes of each."""
+    if isinstance(targets, str) or isinstance(found, str):
+        return targets == found
+    names = [name for name, _ in targets] == [name for name, _ in found]
+    return names and all(most >= count for (_, most), (_, count) in zip(targets, found, strict=True))
 
 
 def cosine_from_start(warmup_steps: int, total_steps: int) -> Callable[[int], float]:

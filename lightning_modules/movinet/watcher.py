@@ -1,56 +1,101 @@
-"""Answers of a trained MoViNet about video files: after each frame if the network is causal."""
+"""Answers of trained MoViNets about videos: after each frame if they are causal, also of a video that is running."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
+from jaxtyping import UInt8
 
 from lightning_modules.datasets.video.files import evenly, read_frames
+from lightning_modules.datasets.world.views import ACTIONS
+from lightning_modules.movinet.live import running_frames
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.predictors import Predictor
 
+NAMES = {"world_actions": ACTIONS}  # of the classes of a data set
+
 
 class Watcher(Predictor):
-    """Reads videos as the network was trained to: as many frames, spread evenly, brought to its size.
+    """Classifies videos, and names the class where names are known.
 
     Args:
         module: the trained networks.
-        record: what `predictors.load` passes on; not needed.
+        record: `dataset` of what it was trained on, see `predictors.load`.
     """
 
     def __init__(self, module: MoViNets, record: dict | None = None):
         self.module = module.eval()
+        self.names = NAMES.get(Path((record or {}).get("dataset", "")).parent.name)
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
-        """The most probable class: after each frame, with the milliseconds that it took, or once for a whole video.
+        """The most probable class of a file, of which the networks see what they were trained on.
 
-        A causal network keeps nothing but its state from one frame to the next. Several members, which read every
-        second frame in turn, answer once.
+        That is as many frames, spread evenly, brought to their size. Causal networks answer after each of them (see
+        `watch`), others once.
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
         """
         choose = partial(evenly, shown=self.module.frames)
-        video = torch.from_numpy(read_frames(Path(path), choose, self.module.size, antialias=True))
-        video = rearrange(video, "t h w c -> 1 c t h w").to(self.module.device)
-        if len(self.module.networks) > 1 or not self.module.networks[0].causal:
-            with torch.inference_mode():
-                logits = self.module(video)
-            yield _best(logits[0])
+        video = read_frames(Path(path), choose, self.module.size, antialias=True)
+        if self._causal:
+            yield from self._after_each(video)
             return
-        state = None
-        for number, frame in enumerate(self.module.read(video).split(1, dim=2), start=1):
+        with torch.inference_mode():
+            logits = self.module(rearrange(torch.from_numpy(video), "t h w c -> 1 c t h w").to(self.module.device))
+        yield self._best(logits[0])
+
+    def watch(self, source: str, fps: int | float | None = None) -> Iterator[dict[str, Any]]:
+        """The most probable class after each frame of a running video, from its beginning, until it ends.
+
+        Nothing is kept but the state of the networks and their last logits, so a video may be of any length. Several
+        members, each of which reads its own frames, answer with the mean of their last logits. After the last frame
+        this is the answer about all frames as one clip.
+
+        Args:
+            source: `-` for standard input, or `webcam:0`, see `live.running_frames`.
+            fps: frames a second that are shown to the networks; by default all.
+
+        Yields:
+            `frame`, its number among those that are shown; `class`, `name` if it is known, `probability`; and
+            `milliseconds` that the networks took.
+
+        Raises:
+            ValueError: the networks are not causal, or the source cannot be read.
+        """
+        if not self._causal:
+            raise ValueError(
+                f"this network sees later frames, so it cannot answer about {source} before its end; expected a causal "
+                "one (model.causal: true), or a file"
+            )
+        yield from self._after_each(running_frames(source, self.module.size, fps))
+
+    @property
+    def _causal(self) -> bool:
+        return self.module.networks[0].causal
+
+    def _after_each(self, frames: Iterable[UInt8[np.ndarray, "size size 3"]]) -> Iterator[dict[str, Any]]:
+        networks, stride = self.module.networks, self.module.stride
+        states, logits = [None] * len(networks), {}
+        for number, frame in enumerate(frames):
+            reading = [m for m in range(len(networks)) if m % stride == number % stride]
+            if not reading:
+                continue
             start = time.perf_counter()
             with torch.inference_mode():
-                logits, state = self.module.networks[0].stream(frame, state)
-            found = _best(logits[0, 0])
-            yield {"frame": number, **found, "milliseconds": round(1000 * (time.perf_counter() - start), 1)}
+                pixels = self.module.read(rearrange(torch.tensor(frame), "h w c -> 1 c 1 h w").to(self.module.device))
+                for m in reading:
+                    answer, states[m] = networks[m].stream(pixels, states[m])
+                    logits[m] = answer[0, 0]
+                found = self._best(torch.stack([*logits.values()]).mean(0))
+            yield {"frame": number + 1, **found, "milliseconds": round(1000 * (time.perf_counter() - start), 1)}
 
-
-def _best(logits: torch.Tensor) -> dict[str, Any]:
-    share, best = logits.softmax(0).max(0)
-    return {"class": int(best), "probability": round(float(share), 6)}
+    def _best(self, logits: torch.Tensor) -> dict[str, Any]:
+        share, best = logits.softmax(0).max(0)
+        name = {"name": self.names[best]} if self.names else {}
+        return {"class": int(best), **name, "probability": round(float(share), 6)}

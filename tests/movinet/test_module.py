@@ -1,18 +1,17 @@
-"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics, answers."""
+"""How MoViNets are trained and judged: the official optimiser and schedule, members, offsets, metrics."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_modules.datasets.video.drawn import encode
-from lightning_modules.datasets.video.files import BrokenVideo
+from lightning_modules.movinet.architecture import Architecture, cost
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.movinet.evaluation import evaluate
 from lightning_modules.movinet.module import KerasRMSprop, MoViNets, cosine_from_start
-from lightning_modules.movinet.watcher import Watcher
 from lightning_modules.runs import Run
 from stages.composing import compose
+from stages.plan import load_plan
 
 ARCHITECTURE = dict(
     stem=8, project=8, dense=8, blocks=[dict(width=8, stride=2, layers=["8@3x3x3"])],
@@ -144,22 +143,25 @@ def test_facts_say_what_members_cost_together():
     assert base["peak_bytes"]["64"] > 7 * base["peak_bytes"]["8"]
 
 
-def test_a_video_file_is_answered_after_each_frame_as_the_whole_clip_is(tmp_path):
-    encode(tmp_path / "clip.mp4", 8)
-    stream, base = module(**STREAM), module(form="2plus1d")
-    answers = list(Watcher(stream).answer(tmp_path / "clip.mp4"))
-    assert [x["frame"] for x in answers] == [1, 2, 3, 4, 5, 6]
-    assert all(x["milliseconds"] > 0 for x in answers)
-    one = module(**STREAM, members=2, stride=2)
-    for other in (base, one):
-        (answer,) = Watcher(other).answer(tmp_path / "clip.mp4")
-        assert 0 <= answer["class"] < 4 and 0 < answer["probability"] <= 1
-    twice = module(**STREAM, members=2)
-    twice.networks[1] = twice.networks[0] = stream.networks[0]
-    (whole,) = Watcher(twice).answer(tmp_path / "clip.mp4")
-    assert whole == pytest.approx({key: answers[-1][key] for key in ("class", "probability")}, abs=1e-5)
-    with pytest.raises(BrokenVideo):
-        next(Watcher(stream).answer(tmp_path / "none.mp4"))
+def test_arms_of_equal_cost_cost_the_same_within_a_hundredth():
+    """Counted by the closed form: what the claims of the tiny plan compare."""
+
+    def macs(arm):
+        row = load_plan("tiny").pretrain[arm]
+        model = compose("tiny", system="movinet", overrides=row.overrides)["system"]["model"]
+        one = cost(
+            Architecture.parse(model["architecture"]), frames=model["frames"] // model["stride"], size=model["size"],
+            num_classes=model["num_classes"], form=model["form"], causal=model["causal"], squeeze=model["squeeze"],
+        )  # fmt: skip
+        return model["members"] * one.macs
+
+    for first, second in [
+        ("movinet-half", "movinet-causal"),
+        ("movinet-half", "movinet-half_wide"),
+        ("movinet-k13", "movinet"),
+        ("movinet-k33", "movinet"),
+    ]:
+        assert macs(first) == pytest.approx(macs(second), rel=0.01)
 
 
 class Shape(LabelledClips):
@@ -181,6 +183,12 @@ def test_data_that_does_not_fit_is_refused(options, message):
     module().check_data(Shape())
     with pytest.raises(ValueError, match=message):
         module(**options).check_data(Shape())
+
+
+def test_norms_keep_running_means_as_the_recipe_says():
+    found = {name for name, m in module(norm_momentum=0.1).named_modules() if getattr(m, "momentum", None) == 0.1}
+    official = {name for name, m in module().named_modules() if getattr(m, "momentum", None) == 0.01}
+    assert found == official and found
 
 
 def test_more_classes_than_logits_are_refused(monkeypatch):

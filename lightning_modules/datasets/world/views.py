@@ -39,6 +39,7 @@ from lightning_modules.datasets.world.scenes import (
     SHRINKING,
     STILL,
     TEXTURES,
+    UNIT,
     UP,
     Scenes,
     Stream,
@@ -217,6 +218,7 @@ class ActionClips:
     Args:
         image_size: side of the frames in pixels.
         frames: number of frames, at least 4.
+        zoom: how many times larger and faster than in other views, 1 to 2; the object may then leave the frame in part.
     """
 
     name: ClassVar[str] = "actions"
@@ -225,10 +227,13 @@ class ActionClips:
 
     image_size: int
     frames: int
+    zoom: float = 1.0
 
     def __post_init__(self):
         if self.frames < 4:
             raise ValueError(f"frames ({self.frames}) must be at least 4, for the order of two colours to be seen.")
+        if not 1 <= self.zoom <= 2:
+            raise ValueError(f"zoom ({self.zoom}) must be between 1 and 2: beyond, a shrinking object vanishes.")
 
     def columns(self, stream: Stream) -> Columns:
         """The columns of a chunk, without `id`."""
@@ -238,7 +243,12 @@ class ActionClips:
     def draw(self, stream: Stream, label: np.ndarray) -> np.ndarray:
         """The clips of a chunk, each with the action asked for; uint8 (CHUNK, frames, image_size, image_size, 3)."""
         scenes = sample_scenes(stream, (1, 1))
-        scenes = replace(scenes, motion=np.broadcast_to(ACTION_MOTIONS[label, None], scenes.motion.shape))
+        scenes = replace(
+            scenes,
+            motion=np.broadcast_to(ACTION_MOTIONS[label, None], scenes.motion.shape),
+            radius=scenes.radius * round(UNIT * self.zoom) // UNIT,
+            speed=scenes.speed * round(UNIT * self.zoom) // UNIT,
+        )
         grain = _random_pictures(stream, "grain", self.image_size)
         color = self._colors(stream, scenes.color, label)
         return render(scenes, trajectories(scenes, self.frames), grain=grain, size=self.image_size, color=color)

@@ -139,14 +139,25 @@ def test_classes_are_balanced(view):
     assert (np.diff(labels) != 1).mean() > 0.8  # in random order
 
 
-@pytest.mark.parametrize("frames", [4, 7, 16])
-def test_an_action_in_reverse_is_the_other_action_of_its_pair(frames):
+@pytest.mark.parametrize(("frames", "zoom"), [(4, 1.0), (7, 1.0), (16, 1.0), (12, 1.75), (7, 2.0)])
+def test_an_action_in_reverse_is_the_other_action_of_its_pair(frames, zoom):
     """So no statistic of a clip's frames that ignores their order tells the two apart."""
-    view, stream = views.ActionClips(image_size=32, frames=frames), Stream(3, "actions/train", 0)
+    view, stream = views.ActionClips(image_size=32, frames=frames, zoom=zoom), Stream(3, "actions/train", 0)
     label = np.arange(CHUNK) % len(views.ACTIONS)
     clips, partners = view.draw(stream, label), view.draw(stream, label ^ 1)
     np.testing.assert_array_equal(clips, partners[:, ::-1])
     assert (clips != partners).any(axis=(1, 2, 3, 4)).all()  # and their order does
+
+
+def test_a_nearer_action_moves_more_of_the_picture():
+    def moved(zoom):
+        clips = views.ActionClips(image_size=32, frames=8, zoom=zoom).columns(Stream(0, "actions/train", 0))["video"]
+        return (np.diff(clips.astype(int), axis=1) != 0).mean()
+
+    assert moved(1.75) > 1.5 * moved(1.0)
+    for zoom in (0.9, 2.1):
+        with pytest.raises(ValueError, match=rf"zoom \({zoom}\) must be between 1 and 2"):
+            views.ActionClips(image_size=32, frames=8, zoom=zoom)
 
 
 def test_graded_pictures_get_noisier_and_fainter_with_the_difficulty():
