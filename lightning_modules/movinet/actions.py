@@ -170,14 +170,19 @@ def _located(rows: Iterable[Row], folder: Path) -> Iterable[Row]:
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     exact, places = set(there), defaultdict(list)
     for path in there:
-        places[PurePosixPath(path).name].append(path)
+        places[_alike(path)].append(path)
     for row in rows:
         if row.file in exact:
             yield row
-        elif alike := places[PurePosixPath(row.file).name]:
+        elif alike := places.get(_alike(row.file), []):
             if len(alike) > 1:
                 raise ValueError(f"{folder} has {row.file} more than once, as {alike[0]} and {alike[1]}: keep one.")
             yield row._replace(file=alike[0])
+
+
+def _alike(path: str) -> str:
+    """The name of a file, with its suffix in small letters: copies differ in that."""
+    return PurePosixPath(path).stem + PurePosixPath(path).suffix.lower()
 
 
 def _numbered(

@@ -20,17 +20,26 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import EpochSteps, portion
-from lightning_modules.datamodules.video_file_texts import VideoFileBatches
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.skipped import Skipped
-from lightning_modules.datasets.splits import ORDER, Part, Portion, check_splits, draw_splits, random_words
+from lightning_modules.datasets.splits import (
+    AUGMENTATION,
+    ORDER,
+    WHOLE,
+    Part,
+    Portion,
+    check_splits,
+    draw_splits,
+    permutation,
+    random_words,
+)
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.movinet.actions import read_index
@@ -91,8 +100,8 @@ class ClipFiles(LightningDataModule):
         rate: Positive = 25.0,
         size: Count,
         short_side: Count,
-        area: Range = (0.08, 1.0),
-        aspect: Range = (0.5, 2.0),
+        area: Range,
+        aspect: Range,
         flip: bool = True,
         auto_augment: bool = False,
         batch_size: Count | None = None,
@@ -181,7 +190,8 @@ class ClipFiles(LightningDataModule):
         return TrainingClips(
             clips,
             crops,
-            seed=self.seed if member == 0 else int(random_words(1, self.seed, ORDER, member)[0]),
+            seed=self.seed,
+            member=member,
             frames=self.train_frames,
             strides=(max(1, self.temporal_stride - self.random_stride), self.temporal_stride),
             batch_size=self.batch_size,
@@ -253,21 +263,72 @@ class Crops(NamedTuple):
     auto_augment: bool
 
 
-class TrainingClips(VideoFileBatches):
-    """Training batches of one network; item `(epoch, place)` depends on the seed, that pair, and the broken files.
+class TrainingClips(Dataset):
+    """Training batches of one member; item `(epoch, place)` depends on the seed, that pair, and which files are broken.
 
-    Order, replacement and counts of broken files are those of `VideoFileBatches`.
+    A step has one place for each accumulated batch. For a broken video comes one of a later place that no other process
+    takes. Each process that decodes counts on its own how many videos it found broken.
 
     Args:
         clips: the videos.
         crops: how they are cut.
+        seed: decides all draws, with the member and the epoch.
+        frames: of a clip.
         strides: least and greatest temporal stride.
-        options: see `VideoFileBatches`.
+        batch_size: of one optimiser step.
+        max_broken: see `skipped.Skipped`.
+        portion: what this process takes of a step.
+        member: its number among those that are trained side by side.
+
+    Raises:
+        ValueError: there are too few videos for a step.
     """
 
-    def __init__(self, clips: Clips, crops: Crops, *, strides: tuple[int, int], **options):
-        super().__init__(clips, **options)
-        self.crops, self.strides = crops, strides
+    def __init__(
+        self,
+        clips: Clips,
+        crops: Crops,
+        *,
+        seed: int,
+        frames: int,
+        strides: tuple[int, int],
+        batch_size: int,
+        max_broken: float,
+        portion: Portion = WHOLE,
+        member: int = 0,
+    ):
+        self.clips, self.crops, self.seed, self.frames, self.strides = clips, crops, seed, frames, strides
+        self.batch_size, self.portion, self.member = batch_size, portion, member
+        self.places, self.part = portion.places(len(clips.files), batch_size), portion.rows(batch_size)
+        self.skipped, self.epoch = Skipped("videos", max_broken), -1
+
+    def __len__(self) -> int:
+        return self.places
+
+    def __getitem__(self, at: tuple[int, int]) -> Batch:
+        epoch, place = at
+        if epoch != self.epoch:
+            rows, copies = len(self.clips.files), range(3 * self.member, 3 * self.member + 3)
+            self.order = permutation(rows, self.seed, ORDER, self.member, epoch)
+            self.words = np.stack([random_words(rows, self.seed, AUGMENTATION, copy, epoch) for copy in copies])
+            self.epoch = epoch
+        found, broken = [], self.skipped.broken
+        for row in self._candidates(place):
+            try:
+                found.append(self._read(row))
+                self.skipped.read()
+            except BrokenVideo as error:
+                self.skipped.skip(error)
+            if len(found) == self.part:
+                return _stacked(found) | {"broken": torch.tensor(self.skipped.broken - broken)}
+        raise ValueError(f"only {len(found)} videos can be read, too few for a batch of {self.part}.")
+
+    def _candidates(self, place: int) -> Iterator[int]:
+        """The rows of a place; then, for the broken among them, those of later places."""
+        rank, processes, _ = self.portion
+        order = np.roll(self.order, -place * self.part * processes)
+        yield from order[rank * self.part : (rank + 1) * self.part].tolist()
+        yield from order[processes * self.part :][rank::processes].tolist()
 
     def _read(self, row: int) -> Batch:
         begin, crop, further = (int(word) for word in self.words[:, row])
@@ -317,8 +378,12 @@ class JudgedClips(Dataset):
                 errors.append(str(error))
         if not found:
             return None, errors
-        batch = {name: torch.stack([clip[name] for clip in found]) for name in found[0]}
-        return batch | {"video": batch["video"].permute(0, 4, 1, 2, 3).contiguous()}, errors
+        return _stacked(found), errors
+
+
+def _stacked(clips: list[Batch]) -> Batch:
+    batch = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
+    return batch | {"video": batch["video"].permute(0, 4, 1, 2, 3).contiguous()}
 
 
 def _as_it_is(item: object) -> object:
@@ -338,7 +403,11 @@ def in_the_middle(total: int, shown: int, stride: int) -> Int[np.ndarray, " show
 
 
 def random_box(
-    width: int, height: int, area: tuple[float, float], aspect: tuple[float, float], uniforms: Sequence[float]
+    width: int,
+    height: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    uniforms: Float[np.ndarray, " numbers"],
 ) -> Box:
     """Left, top, width and height of a random part of a frame, in pixels.
 

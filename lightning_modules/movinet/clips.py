@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,6 +11,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.datamodules.labelled import EpochSteps, Labelled, MemberBatches, portion
+
+
+@runtime_checkable
+class ClipData(Protocol):
+    """What a network reads: `LabelledClips`, or `clip_files.ClipFiles`, which says besides what its `targets` are."""
+
+    copies: int | None
+    num_classes: int
+    video_shape: tuple[int, int, int, int]
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        ...
 
 
 class LabelledClips(Labelled):

@@ -4,12 +4,12 @@ Damage and times are handled as in `datasets.video.files`, which shows whole fil
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from lightning_modules.datasets.video import files
 from lightning_modules.datasets.video.files import READABLE, BrokenVideo
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 Choose = Callable[[int], Int[np.ndarray, " shown"]]
-Show = Callable[[UInt8[np.ndarray, "height width 3"]], UInt8[np.ndarray, "side side 3"]]
+Show = Callable[[UInt8[np.ndarray, "height width 3"]], UInt8[np.ndarray, "tall wide 3"]]
 
 
 def read_clip(
     path: Path, choose: Choose, show: Show, *, rate: float, start: float | None = None, end: float | None = None
-) -> UInt8[np.ndarray, "shown side side 3"]:
+) -> UInt8[np.ndarray, "shown tall wide 3"]:
     """The chosen frames of a file, or of a part of it.
 
     The clip has a frame for each 1/rate second: the last one that the file shows before the middle of that time, as
@@ -56,13 +56,13 @@ def read_clip(
     return _counted(path, choose, show, rate, packets)
 
 
-def _length(seconds: Sequence[float], rate: float) -> int:
+def _length(seconds: Float[np.ndarray, " frames"], rate: float) -> int:
     """Frames of a clip at a rate, from the times of those in the file; the last lasts as long as the others."""
     lasts = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 1 / rate
     return max(1, round((seconds[-1] - seconds[0] + lasts) * rate))
 
 
-def _before(seconds: Sequence[float], limit: float) -> int:
+def _before(seconds: Float[np.ndarray, " frames"], limit: float) -> int:
     """The last frame before a time, or the first of all."""
     return max(0, int(np.searchsorted(seconds, limit)) - 1)
 

@@ -58,7 +58,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evalua
 
 
 def _scores(
-    logits: Float[np.ndarray, "rows classes"], labels: np.ndarray, targets: Sequence[tuple[str, int]] | None
+    logits: Float[np.ndarray, "rows classes"], labels: np.ndarray, targets: Sequence[Sequence] | None
 ) -> dict[str, float]:
     """What clips are judged by, first of all: those with one class, with many, and with one of each of the targets."""
     if labels.ndim == 1:

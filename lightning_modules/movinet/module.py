@@ -21,11 +21,12 @@ frames once, and not in every layer; it answers after every frame of a piece, an
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -34,14 +35,15 @@ from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_group
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.movinet.architecture import Form, Squeeze
-from lightning_modules.movinet.clips import LabelledClips
+from lightning_modules.movinet.clips import ClipData
 from lightning_modules.movinet.network import MoViNet, Norm
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
 
 MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
-Targets = Literal["one", "many"] | list[tuple[str, Count]]
+Target = Annotated[list[str | Count], Field(min_length=2, max_length=2)]  # name, number of classes
+Targets = Literal["one", "many"] | list[Target]
 
 
 class MoViNetRecipe(AnyRecipe):
@@ -117,7 +119,7 @@ class MoViNets(PaperModule):
         self.pixel_scale, self.stride, self.label_smoothing = pixel_scale, stride, label_smoothing
         self.targets = targets
 
-    def check_data(self, data: LabelledClips) -> None:
+    def check_data(self, data: ClipData) -> None:
         """Refuse clips of another shape, other labels, more classes than logits, or other orders than members.
 
         Raises:
@@ -129,10 +131,10 @@ class MoViNets(PaperModule):
                 f"the data has clips of shape {data.video_shape} (channels, frames, height, width), but model.frames "
                 f"and model.size are for {expected}."
             )
-        if data.num_classes > self.num_classes or (self.targets == "many" and data.num_classes != self.num_classes):
-            raise ValueError(f"model.num_classes is {self.num_classes}, but the data has {data.num_classes} classes.")
         if not _has(self.targets, found := getattr(data, "targets", "one")):
             raise ValueError(f"model.targets is {self.targets}, but the rows of the data have {found}: set it to that.")
+        if data.num_classes > self.num_classes or (self.targets == "many" and data.num_classes != self.num_classes):
+            raise ValueError(f"model.num_classes is {self.num_classes}, but the data has {data.num_classes} classes.")
         if (data.copies or 1) != len(self.networks):
             raise ValueError(
                 f"model.members is {len(self.networks)}, but data.copies is {data.copies}: set both alike."
@@ -151,7 +153,7 @@ class MoViNets(PaperModule):
         self.log_terms({"pretrain/loss": torch.stack(losses).mean()})
         return torch.stack(losses).sum()  # a sum, so that no member's rate depends on the others
 
-    def validate(self, data: LabelledClips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Cross-entropy of the averaged logits with the labels as they are, and the share that is right in all.
 
         Of clips with many labels there is no such share; they are judged by `mean_average_precision` at the end.
@@ -200,7 +202,7 @@ class MoViNets(PaperModule):
         return video[:, :, offset :: self.stride] / self.pixel_scale
 
     @torch.no_grad()
-    def predictions(self, data: LabelledClips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
         """Of the split that is judged: `logits` (rows members classes) and `labels`.
 
         Of a causal network also `each_frame`, the first member's logits after every frame that it reads (rows frames

@@ -12,6 +12,7 @@ from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.movinet import actions
 from lightning_modules.movinet.actions import Row, read_index
 from stages.composing import compose
+from stages.rehearsal import work
 
 KINETICS = """label,youtube_id,time_start,time_end,split
 testifying,---QUuC4vJs,84,94,validate
@@ -219,6 +220,22 @@ def test_altered_indices_and_unknown_splits_are_refused(tmp_path):
         read_index(tmp_path / "index", "val")
     with pytest.raises(ValueError, match=r"val\.parquet would have no rows"):
         actions.write_index(tmp_path / "index/val.parquet", [], [])
+
+
+def test_a_rehearsal_takes_the_first_rows_of_an_index_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "current", None)
+    index = tmp_path / "data/datasets/toy/paper"
+    prepare(index, tmp_path / "copy", cache="data/downloads/toy")
+    work.shorten(index, tmp_path / "short", 2)
+    whole, short = read_index(index, "val"), read_index(tmp_path / "short", "val")
+    assert {name: list(column) for name, column in short.items() if name[0] in "fl"} == {
+        name: list(whole[name][:2]) for name in ("file", "labels")
+    }
+    card = json.loads((tmp_path / "short/card.json").read_text())
+    assert card["cache"] == str(tmp_path / "data/downloads/toy") and card["splits"]["val"]["rows"] == 2
+    shutil.copy(tmp_path / "short/val.parquet", index / "val.parquet")
+    with pytest.raises(ValueError, match=r"val.parquet is not what was prepared"):
+        work.shorten(index, tmp_path / "again", 2)
 
 
 @pytest.mark.parametrize(("name", "classes"), DATASETS.items())
