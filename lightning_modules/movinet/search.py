@@ -298,7 +298,7 @@ class ArchitectureSearch:
         for trial in again:
             own = metrics.setdefault(trial.config["seed"], {})
             for name in set(FACTS) & trial.outcome.facts.keys():
-                own[f"{dataset}/architecture_{trial.config['network']}/{name}"] = trial.outcome.facts[name]
+                own[f"{dataset}/architecture_{trial.config['network']}/{name}"] = float(trial.outcome.facts[name])
         study = {
             "settings": dict(settings),
             "space": self.space,

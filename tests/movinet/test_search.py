@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.datasets.world import views
+from lightning_modules.movinet import search as module
 from lightning_modules.movinet.architecture import Architecture, Space, cost
 from lightning_modules.movinet.search import ArchitectureSearch, Retraining
 from lightning_modules.settings import bind
@@ -44,6 +45,16 @@ def make(data):
         return bind({**settings, **changes}, "conf/sweep/architecture.yaml: search")(system, data)
 
     return made
+
+
+# Decisions for TPE to learn in moments: only widths, numbers of layers and expansions.
+SMALL = dict(
+    space=dict(
+        stem=8, widths=[8, 16, 24], strides=[2, 2, 1], project=64, dense=96, most_layers=3, kernels=["3x3x3"],
+        squeeze=[True], expansions=[1.5, 3.0],
+    ),
+    window=0.2,
+)  # fmt: skip
 
 
 class Scored(ArchitectureSearch):
@@ -114,7 +125,7 @@ def test_only_decisions_with_an_effect_are_asked_for():
 
 def test_an_architecture_that_is_written_out_is_read_again(make):
     search = make()
-    for seed in range(20):
+    for seed in range(5):
         built = search.space_searched.build(search.draw(Random(seed)))
         assert Architecture.parse(json.loads(json.dumps(built.written_out()))) == built
 
@@ -133,7 +144,8 @@ def test_an_architecture_that_is_written_out_is_read_again(make):
         (dict(splits={"train": {"source": "train", "rows": 32}}), r"judged on the split val, .* \['train'\]"),
     ],
 )
-def test_what_cannot_be_searched_is_one_clear_line(make, changes, message):
+def test_what_cannot_be_searched_is_one_clear_line(make, changes, message, monkeypatch):
+    monkeypatch.setattr(module, "DRAWS", 100)
     with pytest.raises(ValueError, match=message):
         make(**changes)
 
@@ -151,25 +163,25 @@ def test_another_arm_than_movinets_is_refused(data):
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_every_trial_is_trained_and_lies_in_the_window(make, tmp_path, sampler):
     """As many for both samplers: what lies outside is no trial."""
-    search = scored(make(startup=4, reduction=None), sampler)
-    study = run(tmp_path, search, 16)
+    search = scored(make(**SMALL, startup=4, reduction=None), sampler)
+    study = run(tmp_path, search, 10)
     trials = study.finished()
-    assert len(trials) == len(study.study.trials) == 16
-    assert all(abs(macs(search, trial.config) / MACS - 1) <= 0.1 for trial in trials)
+    assert len(trials) == len(study.study.trials) == 10
+    assert all(abs(macs(search, trial.config) / MACS - 1) <= 0.2 for trial in trials)
     assert all(trial.outcome.facts["macs_per_clip"] == macs(search, trial.config) for trial in trials)
-    assert len({json.dumps(trial.config["architecture"]) for trial in trials}) > 8
+    assert len({json.dumps(trial.config["architecture"]) for trial in trials}) > 4
 
 
 def test_pruned_trials_count_for_both_samplers(make, tmp_path):
     for sampler in ("tpe", "random"):
-        study = run(tmp_path, scored(make(startup=4), sampler), 16, name=sampler)
+        study = run(tmp_path, scored(make(**SMALL, startup=4), sampler), 16, name=sampler)
         states = [trial.state for trial in study.study.trials]
         assert len(states) == 16 and set(states) == {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
 
 
 def test_proposals_follow_from_the_seed_and_begin_alike_for_both_samplers(make, tmp_path):
     def found(name, sampler="tpe", **changes):
-        study = run(tmp_path, scored(make(startup=4, reduction=None, **changes), sampler), 8, name=name)
+        study = run(tmp_path, scored(make(**SMALL, startup=4, reduction=None, **changes), sampler), 8, name=name)
         return [trial.config["architecture"] for trial in study.finished()]
 
     first = found("a")
@@ -182,7 +194,7 @@ def test_tpe_learns_and_chance_does_not(make, tmp_path):
     """Of 24 trials the last twelve are better than those that both began with."""
     means = {}
     for sampler in ("tpe", "random"):
-        trials = run(tmp_path, scored(make(startup=8, reduction=None), sampler), 24, name=sampler).finished()
+        trials = run(tmp_path, scored(make(**SMALL, startup=8, reduction=None), sampler), 24, name=sampler).finished()
         means[sampler] = sum(trial.outcome.values[0] for trial in trials[12:]) / 12
     assert means["tpe"] > means["random"] + 0.05
 
@@ -257,7 +269,7 @@ def test_networks_are_trained_again_once_with_each_fresh_seed(make, tmp_path):
 
 
 def test_the_studies_of_a_comparison_follow_each_other_and_are_told(make, tmp_path):
-    search, run_studies = scored(make(startup=4, fresh_seeds=[5, 6])), {}
+    search, run_studies = scored(make(**SMALL, startup=4, fresh_seeds=[5, 6])), {}
 
     def finish(name, one, trials):
         if isinstance(one, Retraining):
