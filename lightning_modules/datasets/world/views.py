@@ -227,7 +227,7 @@ class ActionClips:
 
     image_size: int
     frames: int
-    zoom: float = 1.0
+    zoom: float
 
     def __post_init__(self):
         if self.frames < 4:

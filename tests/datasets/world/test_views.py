@@ -21,7 +21,7 @@ OPTIONS = {
     "graded": {"image_size": 32, "noise": 180, "fading": 0.8},
     "plain": {"image_size": 32, "objects": (1, 2), "colors": 6, "shapes": 4, "places": 2, "captions": 5},
     "clips": {"image_size": 32, "frames": 4, "objects": (1, 2), "shared_words": 0.5},
-    "actions": {"image_size": 32, "frames": 8},
+    "actions": {"image_size": 32, "frames": 8, "zoom": 1.0},
     "video_text": {"image_size": 24, "frames": 6, "colors": 4, "shapes": 3, "places": ("night",), "shared_words": 0.0},
 }
 # Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
@@ -238,7 +238,7 @@ def test_smallest_and_odd_sizes_are_drawn(view):
         ("video_text", {"places": ("night", "moon")}, r"places \(night, moon\) must be some of meadow, .*city"),
         ("video_text", {"places": ()}, r"places \(\) must be some of meadow"),
         ("video_text", {"shared_words": 2.0}, r"shared_words \(2.0\) must be between"),
-        ("actions", {"frames": 3}, r"frames \(3\) must be at least 4"),
+        ("actions", {"frames": 3, "zoom": 1.0}, r"frames \(3\) must be at least 4"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, view, options, message):
