@@ -34,10 +34,8 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from lightning_modules import rehearsal
-from lightning_modules.datasets.columns import ContentDigest, to_numpy
 from lightning_modules.datasets.download import StandIn, find
-from lightning_modules.datasets.storage import WAY_OUT, card
-from lightning_modules.datasets.video.corpora import file_name
+from lightning_modules.datasets.video.corpora import _digest, file_name
 from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import STRICT, Count, Share
@@ -221,28 +219,6 @@ def write_index(path: Path, rows: Sequence[Row], labels: Sequence[Sequence[int]]
     table = pa.table(columns, SCHEMA).slice(0, rehearsal.left(0))
     pq.write_table(table, path, compression="zstd")
     return {"rows": len(table), "sha256": _digest(table)}
-
-
-def read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
-    """The columns of a split of a prepared corpus: `file`, `start`, `end`, and `labels`, lists of numbers.
-
-    Raises:
-        ValueError: the split is not there, or its content is not that on the card.
-    """
-    splits = card(folder)["splits"]
-    if split not in splits:
-        raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {', '.join(splits)}.")
-    table = pq.read_table(folder / f"{split}.parquet", partitioning=None)
-    if _digest(table) != splits[split]["sha256"]:
-        raise ValueError(f"{folder / split}.parquet is not what was prepared. {WAY_OUT}")
-    return {name: to_numpy(table[name], None) for name in table.column_names}
-
-
-def _digest(table: pa.Table) -> str:
-    digest = ContentDigest()
-    for batch in table.to_batches():
-        digest.update(batch)
-    return digest.hexdigest()
 
 
 # Readers of annotations

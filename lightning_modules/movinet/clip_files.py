@@ -41,8 +41,8 @@ from lightning_modules.datasets.splits import (
     random_words,
 )
 from lightning_modules.datasets.storage import card
+from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.datasets.video.files import BrokenVideo
-from lightning_modules.movinet.actions import read_index
 from lightning_modules.movinet.decoding import Choose, Show, read_clip
 from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Natural, Positive, Share

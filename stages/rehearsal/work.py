@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from lightning_modules import rehearsal, settings
 from lightning_modules.datasets import storage
-from lightning_modules.datasets.columns import ContentDigest, to_numpy
+from lightning_modules.datasets.columns import to_numpy
+from lightning_modules.datasets.video import corpora
 from lightning_modules.files import replace_folder
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.processes import peak_memory
@@ -202,18 +202,11 @@ def shorten(prepared: Path, out: Path, rows: int) -> Found:
 def _first_of_index(path: Path, out: Path, expected: str, rows: int) -> Found:
     """Copy the first rows of an index of files; gives their number and digest."""
     table = pq.read_table(path, partitioning=None)
-    if _digest(table) != expected:
+    if corpora._digest(table) != expected:
         raise ValueError(f"{path} is not what was prepared. {storage.WAY_OUT}")
     table = table.slice(0, rows)
     pq.write_table(table, out / path.name, compression="zstd")
-    return {"rows": len(table), "sha256": _digest(table)}
-
-
-def _digest(table: pa.Table) -> str:
-    digest = ContentDigest()
-    for batch in table.to_batches():
-        digest.update(batch)
-    return digest.hexdigest()
+    return {"rows": len(table), "sha256": corpora._digest(table)}
 
 
 def _first_rows(prepared: Path, out: Path, split: str, facts: Mapping[str, Any]) -> storage.Split:

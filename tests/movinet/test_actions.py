@@ -9,8 +9,9 @@ import pytest
 
 from lightning_modules import rehearsal, settings
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
+from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.movinet import actions
-from lightning_modules.movinet.actions import Row, read_index
+from lightning_modules.movinet.actions import Row
 from stages.composing import compose
 from stages.rehearsal import work
 
