@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import signal
 import socket
 import sys
 
 from lightning_modules.files import ROOT, scratch
+from lightning_modules.processes import STOPPING
 from lightning_modules.tracking import refusals
 from lightning_modules.tracking.mirror import Mirror
 from stages.command import run_stage
@@ -64,6 +66,8 @@ def dashboard(port: int, study: str, storage: str | None) -> None:
 
     from lightning_modules.sweeps.studies import open_storage
 
+    for number in STOPPING:  # a server answers each error that is raised amid an answer, also that of a signal
+        signal.signal(number, signal.SIG_DFL)
     print(f"http://127.0.0.1:{port}", flush=True)
     optuna_dashboard.run_server(open_storage(storage, study, folder)[0], host="127.0.0.1", port=port)
 

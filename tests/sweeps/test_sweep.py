@@ -524,6 +524,26 @@ def test_the_dashboards_port_and_study_are_checked(tmp_path, monkeypatch):
         ui.dashboard(8080, "toys", None)
 
 
+def test_the_dashboard_ends_at_a_signal_in_whatever_it_does(tmp_path, monkeypatch):
+    """An error raised in the server's code would be answered like any other, and the server would go on."""
+    script = f"""if 1:
+        import os, signal, sys
+        sys.argv[1:] = ["--study", "toy", "--port", "{free_port()}"]
+        from stages import ui
+        from stages.command import run_stage
+        def run_server(*_, **__):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                pass
+        import optuna_dashboard
+        optuna_dashboard.run_server = run_server
+        run_stage(ui.main)"""
+    join(tmp_path / ".scratch/sweeps")
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment).returncode == -signal.SIGTERM
+
+
 def test_latencies_are_those_of_the_latest_training_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     for time_stamp, (run, value) in enumerate([("seed-0--new", 2.0), ("seed-0--old", 1.0), ("other", 9.0)]):
@@ -671,7 +691,7 @@ def test_the_dashboard_shows_the_study_of_the_stage(trained):
         assert [study["study_name"] for study in shown["study_summaries"]] == ["sweep-committees-digits"]
     finally:
         process.terminate()
-        process.wait()
+        process.wait(60)
 
 
 @pytest.mark.slow
