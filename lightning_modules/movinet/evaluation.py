@@ -1,10 +1,11 @@
 """What trained MoViNets are worth: accuracy, temporal ensembles, streams against whole clips, memory. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+from lightning_modules.ensembling.pools import RULES, combine, over_seeds, seed_series
 from lightning_modules.metrics.actions import joint_accuracy, mean_average_precision, top_accuracy
 from lightning_modules.metrics.classification import accuracy, negative_log_likelihood
 from lightning_modules.runs import Evaluation, Figure, Run, Series
@@ -14,10 +15,11 @@ def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evalua
     """Judge the seeds of one arm on the test rows.
 
     Metrics, all beginning with the name of the data set: `top1_percent` and `nll` of the averaged logits; of several
-    members also `member/top1_percent`, their mean; `pair/top1_percent`, whether the pair of actions that are each other
+    members also `member/top1_percent`, their mean, and `probabilities/top1_percent` and `vote/top1_percent`, other ways
+    to combine them (see `pools.combine`); `pair/top1_percent`, whether the pair of actions that are each other
     in reverse is right, and `order/top1_percent`, which of the two it is where the pair is right; `macs_per_clip`,
-    `parameters`, and `peak_bytes@<frames>`. Of a causal network `stream/largest_difference`, the largest difference of
-    a logit between frame by frame and the whole clip, in units of the largest logit.
+    `parameters`, `members`, and `peak_bytes@<frames>`. Of a causal network `stream/largest_difference`, the largest
+    difference of a logit between frame by frame and the whole clip, in units of the largest logit.
 
     Where classes are no pairs, `top5_percent` takes the place of both metrics of pairs. Of clips with any number of
     labels there is `map_percent` instead of all of these, of clips with a verb and a noun `verb/top1_percent`,
@@ -38,6 +40,9 @@ def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evalua
         if logits.shape[1] > 1:
             singles = [_scores(logits[:, m], labels, targets)[first] for m in range(logits.shape[1])]
             found[f"member/{first}"] = float(np.mean(singles))
+            if labels.ndim == 1:
+                for rule in RULES[1:]:
+                    found[f"{rule}/{first}"] = _scores(combine(logits.swapaxes(0, 1), rule), labels, targets)[first]
         if labels.ndim == 1 and pairs:
             right_pair = together.argmax(1) // 2 == labels // 2
             found["pair/top1_percent"] = 100 * float(right_pair.mean())
@@ -51,10 +56,11 @@ def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evalua
             streamed = arrays["streamed/test"]
             difference = np.abs(streamed - frames[: len(streamed)]).max() / np.abs(frames).max()
             found["stream/largest_difference"] = float(difference)
-        found |= {"macs_per_clip": run.facts["macs_per_clip"], "parameters": run.facts["parameters"]}
+        found |= {name: run.facts[name] for name in ("macs_per_clip", "parameters")} | {"members": logits.shape[1]}
         found |= {f"peak_bytes@{frames}": size for frames, size in run.facts["peak_bytes"].items()}
         metrics[run.seed] = {f"{dataset}/{name}": float(value) for name, value in found.items()}
-    return Evaluation(metrics=metrics, figures=[_memory(runs[0]), *_over_time(curves)])
+    figures = [_memory(runs[0]), *_over_time(curves), *_ensemble(metrics, dataset)]
+    return Evaluation(metrics=metrics, figures=figures)
 
 
 def _scores(
@@ -99,5 +105,33 @@ def _over_time(curves: Sequence[Sequence[float]]) -> list[Figure]:
             x_label="frames read",
             y_label="accuracy in percent",
             series=[Series("stream", "line", [float(t) for t in range(1, len(mean) + 1)], mean)],
+        )
+    ]
+
+
+def _ensemble(metrics: Mapping[int, Mapping[str, float]], dataset: str) -> list[Figure]:
+    """What combining several networks adds to one of them, against the cost of a clip."""
+    names = {"one of them": "member/top1_percent", "mean of the logits": "top1_percent"}
+    names |= {"mean of the probabilities": "probabilities/top1_percent", "majority": "vote/top1_percent"}
+    first = metrics[min(metrics)]
+    if not all(f"{dataset}/{name}" in first for name in names.values()):
+        return []
+    macs, members = first[f"{dataset}/macs_per_clip"], first[f"{dataset}/members"]
+    return [
+        Figure(
+            id="ensemble",
+            title="The ensemble against one of its members",
+            caption="Accuracy and cost of a clip; mean over seeds.",
+            x_label="MMACs per clip",
+            y_label="accuracy in percent",
+            series=[
+                seed_series(
+                    title,
+                    "points",
+                    [macs / 1e6 / (members if name.startswith("member/") else 1)],
+                    over_seeds(metrics, f"{dataset}/{name}")[:, None],
+                )
+                for title, name in names.items()
+            ],
         )
     ]

@@ -7,9 +7,7 @@ from torch import nn
 
 from lightning_modules.movinet.architecture import Architecture, cost
 from lightning_modules.movinet.clips import LabelledClips
-from lightning_modules.movinet.evaluation import evaluate
 from lightning_modules.movinet.module import KerasRMSprop, MoViNets, cosine_from_start
-from lightning_modules.runs import Run
 from stages.composing import compose
 from stages.plan import load_plan
 
@@ -101,38 +99,6 @@ def test_training_begins_at_any_of_the_first_frames():
         made.training_step({"video": video, "labels": torch.tensor([0, 1])})
     starts = {tuple(x[0, 0, 0, 0, :3].tolist()) for x in seen}
     assert starts == {tuple((video[0, 0, t, 0, :3] / 255).tolist()) for t in (0, 1)}
-
-
-class Stored(Run):
-    def __init__(self, arrays, facts):
-        object.__setattr__(self, "arrays", arrays)
-        object.__setattr__(self, "seed", 5)
-        self.__dict__["facts"] = facts
-
-    def predictions(self):
-        return self.arrays
-
-
-def test_metrics_of_two_members():
-    labels = np.array([0, 1, 2, 3])
-    logits = np.zeros((4, 2, 4), dtype=np.float32)
-    for row, (first, second) in enumerate([(0, 0), (0, 0), (2, 1), (3, 3)]):
-        logits[row, 0, first] += 3
-        logits[row, 1, second] += 1
-    frames = np.stack([logits[:, 1], logits[:, 0]], axis=1)
-    arrays = {
-        "logits/test": logits, "labels/test": labels, "each_frame/test": frames, "streamed/test": frames[:2] + 3e-4,
-    }  # fmt: skip
-    facts = {"macs_per_clip": 10, "parameters": 3, "causal": True, "stride": 2, "peak_bytes": {"8": 100, "16": 100}}
-    result = evaluate([Stored(arrays, facts)], "clips")
-    found = result.metrics[5]
-    assert found["clips/top1_percent"] == 75
-    assert found["clips/member/top1_percent"] == pytest.approx((75 + 50) / 2)
-    assert found["clips/pair/top1_percent"] == 100 and found["clips/order/top1_percent"] == 75
-    assert found["clips/stream/largest_difference"] == pytest.approx(1e-4, rel=1e-3)
-    assert found["clips/peak_bytes@16"] == 100
-    over_time = next(figure for figure in result.figures if figure.id == "accuracy_over_time")
-    assert over_time.series[0].y == [50.0, 75.0]
 
 
 def test_facts_say_what_members_cost_together():
