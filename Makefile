@@ -87,7 +87,7 @@ release: setup  ## before you commit new locks: record what made them and how lo
 bench: setup  ## measure speed and memory, as ratios within one run (PAPER=maskalign: one paper)
 	@$(BIN)/python -m benchmarks $(PAPERS)
 
-sweep: setup  ## compare single models with committees in a search, until TRIALS are done (ARM, SETTING=training, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
+sweep: setup  ## search under a budget: committees against single models, or networks of a space (ARM, SETTING=training or architecture, TRIALS, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
 	@$(BIN)/python -m stages.study $(call quoted,$(ARM)) --preset $(call quoted,$(PRESET)) --setting $(call quoted,$(SETTING)) \
 	  --machines $(call quoted,$(MACHINES)) --study $(call quoted,$(STUDY)) $(call option,--workers,$(WORKERS)) \
 	  $(call option,--trials,$(TRIALS)) $(call option,--storage,$(value STORAGE)) $(if $(DRY_RUN),--dry-run)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from lightning_modules.movinet.decoding import read_clip
 from lightning_modules.movinet.evaluation import evaluate
 from stages.composing import compose
 from stages.plan import load_plan
-from tests.movinet.test_module import STREAM, Stored, module
+from tests.movinet.test_evaluation import Stored
+from tests.movinet.test_module import STREAM, module
 
 VIDEOS = 13
 
@@ -277,6 +279,21 @@ def test_processes_and_accumulated_batches_share_a_step(home):
     for batches in (halves, thirds):
         for name in ("video", "labels"):
             assert torch.cat([batch[name] for batch in batches]).equal(whole[0, 1][name])
+
+
+@pytest.mark.parametrize("copies", [None, 2])
+def test_a_resumed_epoch_has_the_batches_that_were_left_of_it(home, copies):
+    def epoch(rank, done=0):
+        made = data(home, copies=copies)
+        made.trainer = SimpleNamespace(global_rank=rank, world_size=2, accumulate_grad_batches=2)
+        loader = made.train_dataloader()
+        loader.sampler.resume(1, done)
+        return list(loader)
+
+    for rank in range(2):
+        whole = epoch(rank)
+        assert len(whole) == 2 * (VIDEOS // 4) and whole[0]["labels"].shape[-1] == 1
+        assert same(epoch(rank, done=4), whole[4:])
 
 
 def test_members_have_orders_of_their_own(home):
