@@ -115,16 +115,17 @@ def _counted(path: Path, choose: Choose, show: Show, rate: float, packets: int) 
     slots = choose(_length(seconds, rate))
     wanted = [_before(seconds, (slot + 0.5) / rate) for slot in slots.tolist()]
     with files._opened(path) as container:
-        found = {n: show(_upright(frame)) for n, frame in enumerate(files._sound(container)) if n in wanted}
+        found = {n: show(upright(frame)) for n, frame in enumerate(files._sound(container)) if n in wanted}
     return np.stack([found[number] for number in wanted])
 
 
 def _sound(path: Path, frame: "VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
     if frame.is_corrupt:
         raise BrokenVideo(f"{path} is damaged at {frame.time:.2f} s")
-    return _upright(frame)
+    return upright(frame)
 
 
-def _upright(frame: "VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
+def upright(frame: "VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
+    """A frame in RGB, turned as its file says."""
     turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # both are counterclockwise
     return np.ascontiguousarray(turned)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from lightning_modules.datasets.video.files import BrokenVideo, resized
+from lightning_modules.datasets.video.files import BrokenVideo
+from lightning_modules.movinet.decoding import Show, upright
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -34,14 +35,12 @@ STREAMABLE = "ffmpeg -i clip.mp4 -f matroska - | ..."
 log = logging.getLogger(__name__)
 
 
-def running_frames(
-    source: str, size: int, fps: int | float | None = None
-) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
-    """The frames of a running video, RGB, brought to a square as `read_frames` does with `antialias`.
+def running_frames(source: str, show: Show, fps: int | float | None = None) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of a running video.
 
     Args:
         source: `-` for standard input, in a container that can be read from front to back, or `webcam:0`.
-        size: side in pixels.
+        show: what becomes of a frame, given in RGB, upright, as high and wide as it is.
         fps: frames a second that are given out, by the times of the frames; by default all. Of a video that has fewer,
             all are.
 
@@ -76,7 +75,7 @@ def running_frames(
                     if slot == before:
                         continue
                 given += 1
-                yield _picture(frame, size)
+                yield show(upright(frame))
     if damaged:
         log.warning("%s: damaged pictures left out after frame %d: %d", source, given, damaged)
     if not given:
@@ -87,11 +86,6 @@ def _time(frame: "VideoFrame", source: str) -> Fraction:
     if frame.pts is None:
         raise BrokenVideo(f"the frames of {source} have no times, so that none can be chosen by them: leave fps out")
     return frame.pts * frame.time_base
-
-
-def _picture(frame: "VideoFrame", size: int) -> UInt8[np.ndarray, "size size 3"]:
-    upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # both are counterclockwise
-    return resized(np.ascontiguousarray(upright), size, antialias=True)
 
 
 class _Pipe:

@@ -11,8 +11,10 @@ import torch
 from einops import rearrange
 from jaxtyping import UInt8
 
-from lightning_modules.datasets.video.files import evenly, read_frames
+from lightning_modules.datasets.video.files import evenly, read_frames, resized
 from lightning_modules.datasets.world.views import ACTIONS
+from lightning_modules.movinet.clip_files import central_square, in_the_middle
+from lightning_modules.movinet.decoding import Show, read_clip
 from lightning_modules.movinet.live import running_frames
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.predictors import Predictor
@@ -25,24 +27,26 @@ class Watcher(Predictor):
 
     Args:
         module: the trained networks.
-        record: `dataset` of what it was trained on, see `predictors.load`.
+        record: `dataset` and `data` of what it was trained on, see `predictors.load`.
     """
 
     def __init__(self, module: MoViNets, record: dict | None = None):
-        self.module = module.eval()
-        self.names = NAMES.get(Path((record or {}).get("dataset", "")).parent.name)
+        self.module, record = module.eval(), record or {}
+        self.names = NAMES.get(Path(record.get("dataset", "")).parent.name)
+        data = record.get("data", {})
+        self.files = data if "rate" in data else None  # settings of `ClipFiles`
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
-        """The most probable class of a file, of which the networks see what they were trained on.
+        """The most probable class of a file, of which the networks see what they were judged on.
 
-        That is as many frames, spread evenly, brought to their size. Causal networks answer after each of them (see
-        `watch`), others once.
+        If they learnt from files, that is the clip in the middle of it, with their rate and the central square of each
+        frame; otherwise as many frames, spread evenly, each squeezed into a square. Causal networks answer after each
+        of them (see `watch`), others once.
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
         """
-        choose = partial(evenly, shown=self.module.frames)
-        video = read_frames(Path(path), choose, self.module.size, antialias=True)
+        video = self._clip(Path(path))
         if self._causal:
             yield from self._after_each(video)
             return
@@ -59,7 +63,8 @@ class Watcher(Predictor):
 
         Args:
             source: `-` for standard input, or `webcam:0`, see `live.running_frames`.
-            fps: frames a second that are shown to the networks; by default all.
+            fps: frames a second that are shown to the networks; by default as many as they learnt from, or all where
+                they have no rate.
 
         Yields:
             `frame`, its number among those that are shown; `class`, `name` if it is known, `probability`; and
@@ -73,7 +78,22 @@ class Watcher(Predictor):
                 f"this network sees later frames, so it cannot answer about {source} before its end; expected a causal "
                 "one (model.causal: true), or a file"
             )
-        yield from self._after_each(running_frames(source, self.module.size, fps))
+        if fps is None and self.files:
+            fps = self.files["rate"] / self.files["temporal_stride"]
+        yield from self._after_each(running_frames(source, self._show, fps))
+
+    def _clip(self, path: Path) -> UInt8[np.ndarray, "frames size size 3"]:
+        if not self.files:
+            return read_frames(path, partial(evenly, shown=self.module.frames), self.module.size, antialias=True)
+        choose = partial(in_the_middle, shown=self.module.frames, stride=self.files["temporal_stride"])
+        return read_clip(path, choose, self._show, rate=float(self.files["rate"]))
+
+    @property
+    def _show(self) -> Show:
+        """What becomes of a frame."""
+        if not self.files:
+            return partial(resized, size=self.module.size, antialias=True)
+        return partial(central_square, short_side=self.files["short_side"], size=self.module.size)
 
     @property
     def _causal(self) -> bool:

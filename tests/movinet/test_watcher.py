@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -21,10 +22,12 @@ from safetensors.torch import save_file
 
 from lightning_modules import processes
 from lightning_modules.datasets.video.drawn import encode, numbers
-from lightning_modules.datasets.video.files import BrokenVideo, read_frames
+from lightning_modules.datasets.video.files import BrokenVideo, read_frames, resized
 from lightning_modules.datasets.world.views import ACTIONS
 from lightning_modules.files import write_json
-from lightning_modules.movinet import live
+from lightning_modules.movinet import live, watcher
+from lightning_modules.movinet.clip_files import central_square
+from lightning_modules.movinet.decoding import read_clip
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.movinet.watcher import Watcher
 from lightning_modules.predictors import Predictor
@@ -35,6 +38,10 @@ MODEL = dict(
     num_classes=10, frames=6, size=16, dropout=0.0, drop_path=0.0,
 )  # fmt: skip
 STREAM = dict(form="2plus1d", causal=True, squeeze="2plus3d")
+
+
+SHOW = partial(resized, size=16, antialias=True)
+FILES = {"rate": 10.0, "temporal_stride": 2, "short_side": 20}  # settings of `ClipFiles`
 
 
 def module(**options) -> MoViNets:
@@ -183,7 +190,7 @@ def test_pictures_one_after_the_other_are_a_video(stream, feed, tmp_path):
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{number}.png")
     feed(*((tmp_path / f"{number}.png").read_bytes() for number in range(4)))
-    found = list(live.running_frames("-", 16))
+    found = list(live.running_frames("-", SHOW))
     assert np.array_equal(found, frames)
 
 
@@ -204,7 +211,7 @@ def test_answers_come_as_the_frames_do(results, tmp_path, feed, monkeypatch):
 
 
 def test_no_frame_is_kept(stream, tmp_path, feed, monkeypatch):
-    alive, most, resized = set(), [], live.resized
+    alive, most = set(), []
 
     def counted(*args, **options):
         picture = resized(*args, **options).copy()
@@ -213,7 +220,7 @@ def test_no_frame_is_kept(stream, tmp_path, feed, monkeypatch):
         most.append(len(alive))
         return picture
 
-    monkeypatch.setattr(live, "resized", counted)
+    monkeypatch.setattr(watcher, "resized", counted)
     feed(encode(tmp_path / "clip.mkv", 60).read_bytes())
     assert len(list(Watcher(stream).watch("-"))) == 60 == len(most)
     assert max(most) <= 2
@@ -245,7 +252,29 @@ def written(path, rate, frames):
 )
 def test_frames_are_chosen_by_their_times(rate, fps, expected, tmp_path, feed):
     feed(written(tmp_path / "clip.mkv", rate, 12))
-    assert numbers(np.stack(list(live.running_frames("-", 16, fps)))) == expected
+    assert numbers(np.stack(list(live.running_frames("-", SHOW, fps)))) == expected
+
+
+def test_networks_that_learnt_from_files_see_the_clip_in_the_middle_at_their_rate(stream, tmp_path, monkeypatch):
+    """Six frames, every second one, of a file of 43: frames 15 to 25, and a square out of 30 x 20 pixels of each."""
+    made, seen = Watcher(stream, {"data": FILES}), []
+    encode(tmp_path / "clip.mkv", 43)
+    monkeypatch.setattr(made, "_after_each", lambda frames: seen.extend(frames) or [])
+    assert list(made.answer(tmp_path / "clip.mkv")) == []
+    assert numbers(np.stack(seen)) == [15, 17, 19, 21, 23, 25] and seen[0].shape == (16, 16, 3)
+    whole = read_clip(tmp_path / "clip.mkv", lambda total: np.array([15]), lambda picture: picture, rate=10.0)[0]
+    assert np.array_equal(seen[0], central_square(whole, 20, 16))
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(None, range(0, 30, 2)), (10, range(30))])
+def test_what_runs_is_shown_at_the_rate_of_the_training_unless_another_is_given(
+    fps, expected, stream, tmp_path, feed, monkeypatch
+):
+    made, seen = Watcher(stream, {"data": FILES}), []
+    monkeypatch.setattr(made, "_after_each", lambda frames: seen.extend(frames) or [])
+    feed(written(tmp_path / "clip.mkv", 10, 30))
+    assert list(made.watch("-", fps)) == []
+    assert numbers(np.stack(seen)) == list(expected)
 
 
 def test_damaged_pictures_are_left_out_and_counted(stream, tmp_path, feed, caplog):
@@ -385,10 +414,10 @@ def test_a_terminal_and_other_systems_are_refused(monkeypatch):
     for closed in (None, type("Terminal", (), {"isatty": lambda self: True})()):
         monkeypatch.setattr(sys, "stdin", closed)
         with pytest.raises(ValueError, match="nothing is piped into standard input; expected a video, such as ffmpeg"):
-            next(live.running_frames("-", 16))
+            next(live.running_frames("-", SHOW))
     monkeypatch.setattr(live.platform, "system", lambda: "Windows")
     with pytest.raises(ValueError, match="webcam:0: cameras are read on Linux and Darwin; pipe a video in: ffmpeg"):
-        next(live.running_frames("webcam:0", 16))
+        next(live.running_frames("webcam:0", SHOW))
 
 
 def test_who_cannot_watch_says_so(tmp_path, monkeypatch, capsys):
