@@ -266,7 +266,7 @@ def test_broken_videos_are_replaced_counted_and_bounded(home, tmp_path):
     assert [batch["broken"].item() for batch in batches] == [1, 1, 0]
     trained = loaded(data(tmp_path, max_broken=0.1))
     assert all(len(batch["video"]) == 4 for batch in trained) and sum(batch["broken"].item() for batch in trained) >= 1
-    with pytest.raises(ValueError, match=r"1 of 4 videos are broken, more than max_broken \(0.0\) allows"):
+    with pytest.raises(ValueError, match=r"1 of 5 videos are broken, more than max_broken \(0.0\) allows"):
         list(data(tmp_path, max_broken=0.0).evaluation_batches("train"))
 
 
