@@ -166,7 +166,8 @@ class AnnotatedVideos(LightningDataModule):
         if self.sentences is not None and self.sentences < first:
             raise ValueError(f"sentences is {self.sentences}, but a question and an option are {first}: raise it.")
         timed = self.task == "sentences" and self.sentences is not None and any(map(len, columns["starts"]))
-        return Annotations(columns, self.task, self.kinds, self.tokenizer, self.text_length, self.sentences, timed)
+        tokenizer = self.tokenizer if has_texts else None
+        return Annotations(columns, self.task, self.kinds, tokenizer, self.text_length, self.sentences, timed)
 
     def home(self) -> Path:
         """The folder of the videos.

@@ -188,10 +188,12 @@ def test_open_questions_that_cannot_be_answered_are_judged_but_not_trained_on(ho
 
 
 def test_classes_have_no_texts(home):
-    found = judged(data(home, "classes"))
-    assert found.keys() == {"video", "clip_times", "labels"} and found["labels"].tolist() == [
-        n % 4 for n in range(VIDEOS)
-    ]
+    found, with_tokenizer = (
+        judged(data(home, "classes")),
+        data(home, "classes", tokenizer=str(home / "tokenizer"), text_length=6),
+    )
+    assert found.keys() == {"video", "clip_times", "labels"} == judged(with_tokenizer).keys()
+    assert found["labels"].tolist() == [n % 4 for n in range(VIDEOS)]
 
 
 def test_a_run_is_shown_from_anywhere_its_texts_are_those_of_its_clips(home):

@@ -31,10 +31,9 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import StringIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TextIO, get_args
 
 from lightning_modules.datasets.video.corpora import _once, didemo_name
 
@@ -170,9 +169,14 @@ def _short(value: object) -> str:
     return told if len(told) <= 60 else f"{told[:57]}..."
 
 
-def _content(path: Path) -> str:
+@contextmanager
+def _text_of(path: Path) -> Iterator[TextIO]:
+    """A text file, with or without a byte order mark."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file: name the official file in it.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            yield text
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}): take the official file.") from error
 
@@ -185,20 +189,22 @@ def _parsed(where: str, text: str, **options: Any) -> Any:
 
 
 def _lines(path: Path) -> Iterator[Entry]:
-    """The entries of a jsonl file; blank lines are none."""
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    yield Entry(where, _parsed(where, line))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}): take the official file.") from error
+    """The entries of a jsonl file; blank lines are none. Transcripts may hold control characters (HD-VILA's code)."""
+    with _text_of(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield Entry(where, _parsed(where, line, strict=False))
+
+
+def _document(path: Path, **options: Any) -> Any:
+    with _text_of(path) as text:
+        return _parsed(str(path), text.read(), **options)
 
 
 def _list(path: Path) -> list[Entry]:
     """The entries of a json file with one list."""
-    found = _parsed(str(path), _content(path))
+    found = _document(path)
     if not isinstance(found, list):
         raise ValueError(f"{path} holds {_short(found)}, expected a list: take the official file.")
     return [Entry(f"{path}, entry {number}", each) for number, each in enumerate(found, start=1)]
@@ -206,14 +212,19 @@ def _list(path: Path) -> list[Entry]:
 
 def _object(path: Path) -> dict[str, Entry]:
     """The entries of a json file with one object, by their names."""
-    found = _parsed(str(path), _content(path), object_pairs_hook=lambda pairs: _once(path, pairs))
+    found = _document(path, object_pairs_hook=lambda pairs: _once(path, pairs))
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {_short(found)}, expected an object: take the official file.")
     return {name: Entry(f"{path}: {name}", each) for name, each in found.items()}
 
 
 def _table(path: Path, delimiter: str = ",") -> list[Entry]:
-    rows = csv.DictReader(StringIO(_content(path), newline=""), delimiter=delimiter)
+    """The rows of a table, by the names in its first line."""
+    with _text_of(path) as text:
+        try:
+            rows = list(csv.DictReader(text, delimiter=delimiter))
+        except csv.Error as error:
+            raise ValueError(f"{path} is no table ({error}): take the official file.") from error
     return [Entry(f"{path}, row {number}", row) for number, row in enumerate(rows, start=1)]
 
 

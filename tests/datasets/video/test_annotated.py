@@ -234,6 +234,19 @@ def test_what_comes_twice_is_named(tmp_path, corpus, name, content, beside):
         READERS[corpus](asked(tmp_path, name, content, beside))
 
 
+def test_a_folder_is_no_file_and_a_table_of_lines_without_end_is_none(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="folder is a folder, expected a file: name the official file in it"):
+        READERS["violin"](Asked(tmp_path / "folder"))
+    with pytest.raises(ValueError, match=r"v.csv is no table \(.*\): take the official file"):
+        READERS["tgif_count"](asked(tmp_path, "v.csv", COUNT + "x" * 200_000, {}))
+
+
+def test_transcripts_may_hold_control_characters(tmp_path):
+    files = asked(tmp_path, "clips.jsonl", '{"clip_id": "Ab-1.3.mp4", "text": "so\there"}\n', {})
+    assert READERS["clips"](files)[0].texts == ("so\there",)
+
+
 def test_a_question_without_an_answer_is_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"entry 1: .*answers has no answer to question 'v_okC_3': take files of one split"
