@@ -129,7 +129,7 @@ def test_a_paragraph_has_so_many_sentences_and_a_missing_one_is_masked(home):
     assert found["attention_mask"][:, :3].any(-1).all() and "sentence_times" not in found
     found = judged(module := data(home, sentences=None, text_length=12))
     assert found["token_ids"].shape == (VIDEOS, 12) and words(module, found["token_ids"][:1]) == [
-        "red red circle moving"
+        "red red circle moving left"
     ]
     assert (module.task, module.num_classes, module.kinds) == ("sentences", None, [])
 
