@@ -427,9 +427,6 @@ class LongVideos(AnnotatedVideos):
             source=source, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size, mirror=mirror,
             max_broken=max_broken,
         )  # fmt: skip
-        for name, value in (("size", size), ("whole", whole)):
-            if len(value) != 2:
-                raise ValueError(f"{name} ({value}) must be a height and a width.")
         if not 0 < area[0] <= area[1] <= 1:
             raise ValueError(
                 f"area ({list(area)}) must be two shares of a frame, above 0, at most 1, the smaller first."

@@ -146,10 +146,11 @@ def prepare(
     written = {}
     with replace_folder(folder) as new:
         for split, rows in read.items():
+            facts = {"left_out": left_out[split], "repeated": _repeated(rows, split)}
             if task == "answers":
                 rows = [row._replace(label=numbers.get(row.answer, OUTSIDE)) for row in rows]
+                facts["outside"] = sum(row.label == OUTSIDE for row in rows)
             rows = [row._replace(files=tuple(file_name(f"{prefix}{f}", suffix) for f in row.files)) for row in rows]
-            facts = {"left_out": left_out[split], "repeated": _repeated(rows, split)}
             written[split] = facts | write_rows(new / f"{split}.parquet", rows)
         facts = {"name": name, "corpus": corpus, "task": task, "videos": videos, "cache": cache}
         facts |= {"labels": labels, "answers": answers, "kinds": kinds, "splits": written}
@@ -252,7 +253,7 @@ def _repeated(rows: Sequence[Row], split: str) -> int:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> dict[str, int | str]:
-    """Writes the rows; returns their number, how many labels are `OUTSIDE`, and the digest of the content.
+    """Writes the rows; returns their number and the digest of the content.
 
     Raises:
         ValueError: there are no rows.
@@ -262,7 +263,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> dict[str, int | str]:
     rows = rows[: rehearsal.left(0)]
     table = pa.table(dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True)), SCHEMA)
     pq.write_table(table, path, compression="zstd")
-    return {"rows": len(rows), "outside": sum(row.label == OUTSIDE for row in rows), "sha256": _digest(table)}
+    return {"rows": len(rows), "sha256": _digest(table)}
 
 
 def merged(
