@@ -21,7 +21,9 @@
 Checked against what is published: the files of ActivityNet-QA, whole (its 1,654 answers are those that come at least
 twice in training); README.md of tgif-qa, of COIN and of HD-VILA-100M; CondensedMovies_dataset.py of the challenge;
 the dataset classes of `LF-VILA/` and `hd-vila/` in microsoft/XPretrain, for the jsonl files that are released with
-them. Recalled, not re-read: the headers of TGIF-QA's original tables, and the subsets of COIN (training, testing).
+them. Recalled, not re-read: the headers of TGIF-QA's original tables, the keys of MSRVTT-QA's original json, and the
+subsets of COIN (training, testing). Not seen: LF-VILA-8M's lists of clip ids (lfvila8m_clipid.jsonl); that a line is a
+list of them is our reading of the repository's issues.
 """
 
 import ast
