@@ -11,6 +11,8 @@ from pytorch_lightning import LightningDataModule
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
+from tests.datamodules import test_annotated_videos as annotated_videos
+from tests.datamodules import test_hybrid_clips as hybrid_clips
 from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_file_texts as video_file_texts
 from tests.datamodules import test_video_texts as video_texts
@@ -18,12 +20,14 @@ from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
+annotated = annotated_videos.home
 DRAWN = {"train": {"source": "train", "rows": 40}}
-WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files"]
+WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files", "long videos", "runs",
+        "hybrid clips"]  # fmt: skip
 
 
 @pytest.fixture
-def modules(pictures, videos, clips, scenes, tmp_path, monkeypatch):
+def modules(pictures, videos, clips, scenes, annotated, tmp_path, monkeypatch):
     """Functions that make each data module in each of its ways."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: [])  # decode in this process
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over the folder of the videos
@@ -38,6 +42,9 @@ def modules(pictures, videos, clips, scenes, tmp_path, monkeypatch):
         "clips": lambda: video_texts.data(clips, splits=DRAWN),
         "clips by class": lambda: video_texts.data(clips, splits=DRAWN, batches="classes"),
         "files": lambda: video_file_texts.data(videos),
+        "long videos": lambda: annotated_videos.data(annotated),
+        "runs": lambda: annotated_videos.data(annotated, "long_videos"),
+        "hybrid clips": lambda: hybrid_clips.data(annotated),
     }
 
 
@@ -75,7 +82,7 @@ def test_two_processes_times_two_accumulated_batches_see_the_rows_of_one_once_ea
     assert together.keys() == expected.keys()
     for name, x in expected.items():
         assert torch.equal(together[name], x), name
-    seen = next(x for x in (expected.get("images"), expected.get("video")) if x is not None).transpose(0, axis)
+    seen = next(expected[name] for name in ("images", "video", "middle") if name in expected).transpose(0, axis)
     assert len(seen.flatten(1).unique(dim=0)) > len(seen) // 4  # the rows differ, or nothing would have been tested
 
 
