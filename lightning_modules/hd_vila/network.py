@@ -152,6 +152,7 @@ class TimeSformer(nn.Module):
         frames: of a clip, likewise.
         drop_path: of the last block; it grows from 0.
         time_std: deviation of the times at the start; the official zeros take many steps to leave.
+        init_std: deviation of the linear layers and the positions at the start.
     """
 
     def __init__(
@@ -164,16 +165,17 @@ class TimeSformer(nn.Module):
         frames: Count = 7,
         drop_path: float = 0.1,
         time_std: float = 0.0,
+        init_std: float = 0.02,
     ):
         super().__init__()
         self.grid = tuple(grid)
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, grid[0] * grid[1], dim))
+        self.pos_embed = nn.Parameter(init_std * torch.randn(1, grid[0] * grid[1], dim))
         self.time_embed = nn.Parameter(time_std * torch.randn(1, frames, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(DividedBlock(dim, heads, rate) for rate in rates)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
             nn.init.zeros_(block.temporal_fc.weight)
