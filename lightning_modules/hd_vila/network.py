@@ -1,6 +1,6 @@
 """The networks of HD-VILA: a hybrid encoder of clips, and BERT in two halves. Parameters carry the official names.
 
-Read `HdVila.encode_clips` first, then `HdVila.fuse`.
+Read `HdVilaNetwork.encode_clips` first, then `HdVilaNetwork.fuse`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -151,8 +151,9 @@ class TimeSformer(nn.Module):
         grid: height and width of the maps; other maps get interpolated positions.
         frames: of a clip, likewise.
         drop_path: of the last block; it grows from 0.
-        time_std: deviation of the times at the start; the official zeros take many steps to leave.
-        init_std: deviation of the linear layers and the positions at the start.
+        position_std: deviation of the positions at the start.
+        time_std: that of the times; the official zeros take many steps to leave.
+        init_std: that of the linear layers.
     """
 
     def __init__(
@@ -164,12 +165,13 @@ class TimeSformer(nn.Module):
         grid: Sequence[Count] = (10, 16),
         frames: Count = 7,
         drop_path: float = 0.1,
+        position_std: float = 0.02,
         time_std: float = 0.0,
         init_std: float = 0.02,
     ):
         super().__init__()
         self.grid = tuple(grid)
-        self.pos_embed = nn.Parameter(init_std * torch.randn(1, grid[0] * grid[1], dim))
+        self.pos_embed = nn.Parameter(position_std * torch.randn(1, grid[0] * grid[1], dim))
         self.time_embed = nn.Parameter(time_std * torch.randn(1, frames, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(DividedBlock(dim, heads, rate) for rate in rates)
@@ -217,7 +219,7 @@ class VisualEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(rearrange(x, "b h w d -> b (h w) d")))
 
 
-class HdVila(nn.Module):
+class HdVilaNetwork(nn.Module):
     """Clips and texts as features (`contrast`), or read together (`words`, `answers`, `choice`).
 
     Only what the streams and the task need is built, so every parameter gets a gradient. The official modules have

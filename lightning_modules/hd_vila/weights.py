@@ -1,32 +1,28 @@
 """Weights that others have trained: official checkpoints of HD-VILA, and a ResNet of the Hugging Face hub."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 from transformers import ResNetConfig, ResNetModel
 
-from lightning_modules.hd_vila.network import HdVila, ResNet
+from lightning_modules.hd_vila.network import HdVilaNetwork, ResNet
 from lightning_modules.layers.published import from_pretrained, load_strictly, read_checkpoint
 from lightning_modules.rehearsal import width
 
-# What an official checkpoint holds and nothing reads, at least in stage one or two (shell patterns).
+# What an official checkpoint holds and no task reads (shell patterns). Its `pooler2` had no gradient.
 UNREAD = (
     "cnn_low.layer4.*",
     "timesformer.norm.*",
-    "transformer.bert.pooler2.*",  # of stage two, whose pretraining gives it no gradient
     "transformer.bert.visual_embeddings.position_embeddings.weight",
     "transformer.cls.seq_relationship.*",
     "*.position_ids",
 )
-# What stage two adds, or a task; features are learned and read without it.
-FUSION = (
-    "transformer.bert.encoder.layer.*",
-    "transformer.bert.visual_embeddings.*",
-    "transformer.cls.*",
-)
+FEATURES = ("transformer.bert.pooler1.*", "transformer.t_proj.*", "transformer.v_proj.*")
+WORDS = ("transformer.cls.predictions.*",)
+ANSWERS = ("transformer.bert.pooler2.*", "transformer.classifier.*")
 HUB = (  # patterns in the names of transformers, and what they are here
     (r"embedder\.embedder\.convolution", "conv1"),
     (r"embedder\.embedder\.normalization", "bn1"),
@@ -44,23 +40,26 @@ def read_official(path: Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, holds more than tensors, or is no checkpoint of the official code.
     """
     state = read_checkpoint(path)
-    if not isinstance(state, Mapping) or "transformer.t_proj.weight" not in state:
-        raise ValueError(f"{path} is no checkpoint of HD-VILA: it has no transformer.t_proj.weight.")
+    if not isinstance(state, Mapping) or "timesformer.pos_embed" not in state:
+        raise ValueError(f"{path} is no checkpoint of HD-VILA: it has no timesformer.pos_embed.")
     return dict(state)
 
 
-def load_official(network: HdVila, state: Mapping[str, Tensor]) -> None:
-    """Take over an official state dict. A network of features takes that of stage two as well, as the authors do.
+def take_over(network: HdVilaNetwork, state: Mapping[str, Tensor], what: str) -> None:
+    """Load what a network of any task was trained to, official or ours, as far as both have it.
+
+    The encoder and the lower half of BERT must be there completely. The upper half and the heads keep their own values
+    where a network of features gives none, and are left out where a network of features reads none.
 
     Raises:
         ValueError: a parameter has no place, or stays unset, or has another shape.
     """
-    load_strictly(network, state, "the official checkpoint", unused=(*UNREAD, *unread_fusion(network)))
-
-
-def unread_fusion(network: HdVila) -> Sequence[str]:
-    """Names of stage two that a network of features has no place for."""
-    return FUSION if network.task == "contrast" else ()
+    upper = [f"transformer.bert.encoder.layer.{number}.*" for number in range(network.half, 2 * network.half)]
+    heads = (*FEATURES, *WORDS, *ANSWERS)
+    fusion = (*upper, "transformer.bert.visual_embeddings.*")
+    from_features = not any(name.startswith("transformer.bert.visual_embeddings.") for name in state)
+    new = (*heads, *fusion) if from_features else heads
+    load_strictly(network, state, what, unused=(*UNREAD, *heads, *fusion), new=new)
 
 
 def load_hub_resnet(resnet: ResNet, hub: str) -> None:

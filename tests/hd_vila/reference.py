@@ -10,7 +10,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from lightning_modules.hd_vila.network import HdVila
+from lightning_modules.hd_vila.network import HdVilaNetwork
 from lightning_modules.layers.bert import make_bert
 
 SIZES = {
@@ -93,10 +93,10 @@ MILESTONES = [
 PAST_ALL = 1.25e-06  # step 28,100 of 28,200 in epoch 16, milestones 8 and 16
 
 
-def built(task: str = "contrast", **options) -> HdVila:
+def built(task: str = "contrast", **options) -> HdVilaNetwork:
     """A small network with the weights that were given to the official one."""
     timesformer = {"depth": 2, "heads": 4}
-    network = HdVila(make_bert(sizes=SIZES), resnet={"width": 8}, timesformer=timesformer, task=task, **options)
+    network = HdVilaNetwork(make_bert(sizes=SIZES), resnet={"width": 8}, timesformer=timesformer, task=task, **options)
     network.load_state_dict(filled(network.state_dict()))
     return network.eval()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.hd_vila.network import HdVila, ResNet, TimeSformer
+from lightning_modules.hd_vila.network import HdVilaNetwork, ResNet, TimeSformer
 from lightning_modules.layers.bert import make_bert, masked_word_loss
 from lightning_modules.losses.contrastive import info_nce
 from tests.hd_vila.reference import FACTS, GRADIENTS, SIZES, built, inputs
@@ -73,7 +73,7 @@ def test_answers_are_those_of_the_official_code(task):
 def test_at_first_neighbours_have_no_say_and_later_they_have():
     torch.manual_seed(0)
     given, resnet = inputs(), {"width": 8, "norm": "group"}
-    network = HdVila(make_bert(sizes=SIZES), resnet=resnet, timesformer={"depth": 2, "heads": 4}).eval()
+    network = HdVilaNetwork(make_bert(sizes=SIZES), resnet=resnet, timesformer={"depth": 2, "heads": 4}).eval()
     with torch.no_grad():
         first, reverse = (network.encode_clips(given["middle"], x) for x in (given["others"], given["others"].flip(1)))
         assert torch.equal(first, reverse)
@@ -85,7 +85,7 @@ def test_at_first_neighbours_have_no_say_and_later_they_have():
 
 def test_both_streams_give_maps_of_one_grid_and_other_sizes_are_refused():
     with torch.device("meta"):
-        network = HdVila(make_bert(sizes=SIZES), resnet={"width": 8}, timesformer={"heads": 4})
+        network = HdVilaNetwork(make_bert(sizes=SIZES), resnet={"width": 8}, timesformer={"heads": 4})
         for height, width in ((640, 1024), (320, 512), (768, 768)):
             middle, others = torch.empty(1, 3, height, width), torch.empty(1, 6, 3, height // 4, width // 4)
             assert network.encode_clips(middle, others).shape == (1, 32, height // 64, width // 64)
@@ -108,9 +108,9 @@ def test_frozen_statistics_stay_in_training():
 @pytest.mark.parametrize("option", [{"streams": "both"}, {"task": "words?"}, {"pool": "median"}])
 def test_an_unknown_option_is_named(option):
     with torch.device("meta"), pytest.raises(ValueError, match=r"must be one of"):
-        HdVila(make_bert(sizes=SIZES), resnet={}, timesformer={}, **option)
+        HdVilaNetwork(make_bert(sizes=SIZES), resnet={}, timesformer={}, **option)
 
 
 def test_an_odd_number_of_layers_has_no_halves():
     with torch.device("meta"), pytest.raises(ValueError, match="bert has 3 layers, which are no two halves"):
-        HdVila(make_bert(sizes={**SIZES, "num_hidden_layers": 3}), resnet={}, timesformer={})
+        HdVilaNetwork(make_bert(sizes={**SIZES, "num_hidden_layers": 3}), resnet={}, timesformer={})
