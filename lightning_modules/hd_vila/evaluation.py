@@ -1,0 +1,91 @@
+"""What HD-VILA models are worth: retrieval, looks against motion, words that only the video tells. No torch."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lightning_modules.metrics.classification import accuracy
+from lightning_modules.metrics.retrieval import retrieval
+from lightning_modules.runs import Evaluation, Figure, Run
+from lightning_modules.settings import Count
+from lightning_modules.tasks.comparison import fine_tuning_losses
+
+NOT_MASKED = -1
+
+
+def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None, split: str = "test") -> Evaluation:
+    """Judge the seeds of one arm, or of all arms of a comparison, whose metrics end in `@<arm>`.
+
+    Metrics of features: those of `metrics.retrieval` in both directions, `macs_per_video` and `parameters`; where
+    `motions` is given also `look/top1_percent` and `motion/top1_percent`, whether what moves and how it moves is right
+    in the text that comes first. Of the hybrid `cnn_macs` and `cnn_macs_all_high`. Of masked words
+    `words/top1_percent`, and `words_apart/top1_percent` with another video; of words that the texts do not share
+    `telling/top1_percent` and `telling_apart/top1_percent`. Of answers `answers/top1_percent`.
+
+    Args:
+        runs: finished runs, one for each seed and arm.
+        dataset: first part of every metric's name.
+        motions: labels are look x `motions` + motion; null where they say no such thing.
+        split: rows that are judged.
+    """
+    metrics: dict[int, dict[str, float]] = {}
+    for run in runs:
+        stored = run.predictions()
+        arrays = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
+        found = measured(arrays, motions)
+        for name in ("parameters", "macs_per_video", "cnn_macs", "cnn_macs_all_high"):
+            if name in run.facts:
+                found[name] = float(run.facts[name])
+        arm, _, protocol = run.name.partition("/")
+        first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
+        metrics.setdefault(run.seed, {}).update({f"{first}/{name}{last}": value for name, value in found.items()})
+    return Evaluation(metrics=metrics, figures=_losses(runs, dataset))
+
+
+def measured(arrays: Mapping[str, np.ndarray], motions: int | None) -> dict[str, float]:
+    """All that is said of one run, by what it predicted."""
+    if "answers" in arrays:
+        return {"answers/top1_percent": 100 * accuracy(arrays["answers"], arrays["labels"])}
+    if "words" in arrays:
+        return _words(arrays["words"], arrays["found"], "") | _words(arrays["words"], arrays["found_apart"], "_apart")
+    similarity, belongs = arrays["texts"] @ arrays["videos"].T, arrays["belongs"]
+    found = retrieval(similarity, np.arange(len(similarity)), belongs)
+    if motions is not None:
+        found |= _halves(similarity, belongs, arrays["labels"], motions)
+    return found
+
+
+def _halves(
+    similarity: Float[np.ndarray, "texts videos"],
+    belongs: Int[np.ndarray, " videos"],
+    labels: Int[np.ndarray, " videos"],
+    motions: int,
+) -> dict[str, float]:
+    """Whether look and motion are right in the text that comes first; a tie is lost."""
+    label_of = np.empty(len(similarity), np.int64)  # every text has a video
+    label_of[belongs] = labels
+    found = {}
+    for name, part in (("look", label_of // motions), ("motion", label_of % motions)):
+        own = part[:, None] == part[belongs]
+        best = np.where(own, similarity, -np.inf).max(0) > np.where(own, -np.inf, similarity).max(0)
+        found[f"{name}/top1_percent"] = 100 * float(best.mean())
+    return found
+
+
+def _words(words: Int[np.ndarray, "rows length"], found: Int[np.ndarray, "rows length"], how: str) -> dict[str, float]:
+    masked = words != NOT_MASKED
+    telling = masked & (words != words[0]).any(0)  # places at which two texts differ
+    right = words == found
+    return {
+        f"words{how}/top1_percent": 100 * float(right[masked].mean()),
+        f"telling{how}/top1_percent": 100 * float(right[telling].mean()),
+    }
+
+
+def _losses(runs: Sequence[Run], dataset: str) -> list[Figure]:
+    series = fine_tuning_losses([run for run in runs if run.name])
+    if not series:
+        return []
+    caption = "Mean over seeds of the loss on training batches: both directions of InfoNCE, added."
+    return [Figure("loss", f"Loss while fine-tuning ({dataset})", caption, "step", "loss, nats", series)]

@@ -1,0 +1,474 @@
+"""HD-VILA: high-resolution video and language (Xue et al., CVPR 2022, arXiv 2111.10337).
+
+Of a clip one frame is read at high resolution, for what things are, and its neighbours at a quarter of the sides, for
+how they move. The two meet as maps of one grid: a transformer with divided attention over time and space reads the
+sequence, and what it makes of the middle frame is joined with the sharp map. In stage one clips and sentences are to
+agree as features (contrast); stage two freezes that, and the upper half of BERT reads sentences together with clips to
+find masked words.
+
+Read `HdVila.training_step` first, then `HdVila.maps` and `network.HdVilaNetwork.encode_clips`.
+
+Where paper and official code differ, the code's way is taken:
+- the released loader of pretraining gives neighbours at full size, which the model refuses (an `if` for an `elif`):
+  here they have a quarter of the sides, as in the paper;
+- the configurations say 10 epochs; the authors trained stage one for 6 at low and 1 at high resolution, and stage two
+  for 3 (issue 3 of microsoft/XPretrain): 7 and 3 epochs stand in paper.yaml, all at high resolution;
+- for MSR-VTT the released loader enlarges a small frame to get the middle one: here it is a frame of the file;
+- after the last milestone the rate falls by the square of the factor: kept, no published recipe gets there;
+- gains of the norms of TimeSformer are decayed, embeddings are not: kept.
+Where we differ from the code: neighbours are made smaller by the mean over 4 x 4 pixels, not by a bicubic filter;
+frames are brought to a square and cropped to one, so the grid is 10 x 10 and not 10 x 16, with positions interpolated;
+the clips of a video follow one another and are as many in evaluation as in training; padding is not seen at all, where
+the code lowers it by 10,000; parameters that nothing reads are not built.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_modules.base import AnyRecipe, Momentum, PaperModule
+from lightning_modules.datamodules.video_file_texts import VideoFileTexts
+from lightning_modules.datamodules.video_texts import VideoTexts
+from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
+from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork
+from lightning_modules.hd_vila.weights import load_hub_resnet, read_official, take_over
+from lightning_modules.layers.bert import NO_LABEL, make_bert, mask_words, masked_word_loss
+from lightning_modules.layers.published import load_strictly
+from lightning_modules.losses.contrastive import gather, info_nce
+from lightning_modules.metrics.compute import count_macs, count_parameters
+from lightning_modules.settings import Count, NonNegative, Positive, Share
+from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.validation import judged, mean_over
+
+UNDECAYED = ("bias", "LayerNorm.weight", "embed")  # parts of official names; gains of other norms are decayed
+MILESTONE_FACTOR = 0.5
+
+
+class HdVilaRecipe(AnyRecipe):
+    """The form of the official code: AdamW in three groups, gradients clipped, warm-up, then a line or steps."""
+
+    optimizer: Literal["adamw", "adamw_eps_first"]
+    betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
+    eps: Positive
+    schedule: Literal["linear", "milestones"]
+    milestones: list[Count]  # epochs after which the rate is halved; without effect on `linear`
+    guard_lr: NonNegative  # the rate where the line has come down to 0
+    clip: Positive  # largest norm of the gradient
+    cnn_weight_decay: NonNegative  # of both ResNets and the projections after them
+    align_rate: Positive  # rate of TimeSformer, in units of `lr`
+    align_weight_decay: NonNegative
+
+
+class HdVila(PaperModule):
+    """The hybrid encoder with BERT, trained for one task.
+
+    Args:
+        bert: arguments of `make_bert`.
+        resnet: settings of `network.ResNet`, and `hub`: a published one that both streams begin with, or null.
+        timesformer: settings of `network.TimeSformer`.
+        preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
+        streams: see `HdVilaNetwork`, also for `pool` and `num_answers`.
+        task: `contrast` (stage one, retrieval), `words` (stage two: all but what it adds is frozen), `answers` to open
+            questions, or `choice` among candidates; the last two read `labels` of the batch.
+        size: height and width of the frames as they are read, after the crop.
+        clips: of a video, which its frames are cut into, one after another.
+        frames: of a clip; where `timesformer.frames` is another number, its times are interpolated.
+        crop: whether frames are larger than `size` and are cut to it: anywhere in training, one place for all frames
+            of a video, and otherwise in the middle.
+        flip: share of the videos that are mirrored in training.
+        source: the kind of text in a batch, such as `caption`.
+        temperature: of the contrast.
+        loss_weight: of the sum over both directions; 0.5 for their mean.
+        mask_share: of the words that are masked.
+        tokenizer: that of the texts, which says what can be masked; null for the captioned world's words.
+        official: a checkpoint of the official code to begin with; null for none.
+        stage: first part of the name that the loss is logged under.
+
+    Raises:
+        ValueError: an option is unknown, or a checkpoint does not fit.
+    """
+
+    recipe_form = HdVilaRecipe
+    predictor = "lightning_modules.hd_vila.ranker.Ranker"
+
+    def __init__(
+        self,
+        *,
+        bert: dict,
+        resnet: dict,
+        timesformer: dict,
+        preprocess: dict,
+        streams: Literal["hybrid", "high", "low"] = "hybrid",
+        task: Literal["contrast", "words", "answers", "choice"] = "contrast",
+        pool: Literal["lse", "mean", "max"] = "lse",
+        num_answers: Count = 1,
+        size: Annotated[Sequence[Count], Field(min_length=2, max_length=2)],
+        clips: Count = 1,
+        frames: Count = 7,
+        crop: bool = False,
+        flip: Share = 0.0,
+        source: str = "caption",
+        temperature: Positive = 0.05,
+        loss_weight: Positive = 0.5,
+        mask_share: Share = 0.15,
+        tokenizer: str | None = None,
+        official: str | None = None,
+        stage: Literal["pretrain", "finetune"] = "pretrain",
+    ):
+        super().__init__()
+        hub = resnet.get("hub")
+        self.preprocess = Preprocess(**preprocess)
+        self.network = HdVilaNetwork(
+            make_bert(**bert),
+            resnet={name: value for name, value in resnet.items() if name != "hub"},
+            timesformer=timesformer,
+            streams=streams,
+            task=task,
+            pool=pool,
+            num_answers=num_answers,
+        )
+        for name in ("cnn", "cnn_low") if hub is not None else ():
+            if hasattr(self.network, name):
+                load_hub_resnet(getattr(self.network, name), hub)
+        if official is not None:
+            take_over(self.network, read_official(Path(official)), official)
+        self.task, self.size, self.clips, self.frames = task, tuple(size), clips, frames
+        self.crop, self.flip, self.source, self.stage = crop, flip, source, stage
+        self.temperature, self.loss_weight, self.mask_share = temperature, loss_weight, mask_share
+        self.tokenizer_name = tokenizer
+        if task == "words":
+            for part in self._frozen():
+                part.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        """What stage one has trained."""
+        network, text = self.network, self.network.transformer
+        text_only = [text.bert.embeddings, *text.bert.encoder.layer[: network.half], text.bert.pooler1]
+        seeing = [part for name, part in network.named_children() if name != "transformer"]
+        return [*seeing, *text_only, text.t_proj, text.v_proj]
+
+    def train(self, mode: bool = True) -> "HdVila":
+        """In stage two, what is frozen stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.task == "words":
+            for part in self._frozen():
+                part.eval()
+        return self
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """That of the texts, for the masking."""
+        return tokenizer_called(self.tokenizer_name)
+
+    def check_data(self, data: VideoTexts | VideoFileTexts) -> None:
+        """Refuse videos and texts that the network cannot read.
+
+        Raises:
+            ValueError: what does not fit, with both values.
+        """
+        _, frames, *size = data.video_shape
+        if any(have < need for have, need in zip(size, self.size, strict=True)) or not (
+            self.crop or tuple(size) == self.size
+        ):
+            larger = "or larger ones " if self.crop else ""
+            raise ValueError(
+                f"the data has frames of {tuple(size)} (height, width), but model.size says {self.size}: expected "
+                f"these {larger}(model.crop: {self.crop})."
+            )
+        if frames != self.clips * self.frames:
+            raise ValueError(
+                f"the data shows {frames} frames of a video, expected {self.clips * self.frames}: model.clips "
+                f"({self.clips}) times model.frames ({self.frames})."
+            )
+        embeddings = self.network.transformer.bert.embeddings
+        words, positions = embeddings.word_embeddings.num_embeddings, embeddings.position_embeddings.num_embeddings
+        if data.text_length > positions:
+            raise ValueError(f"data.text_length ({data.text_length}) is more than the {positions} positions of BERT.")
+        if len(data.tokenizer) > words:
+            raise ValueError(f"the tokenizer has {len(data.tokenizer)} ids, but BERT knows {words}: set vocab_size.")
+        if self.source not in data.sources:
+            raise ValueError(f"data.sources ({', '.join(data.sources)}) lacks model.source ({self.source!r}).")
+
+    def on_fit_start(self) -> None:
+        """Refuse batches in parts for the contrast: a loss over pairs of a batch is no mean of those of its parts.
+
+        Raises:
+            ValueError: gradients are accumulated.
+        """
+        if self.task == "contrast" and self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"conf/trainer: accumulate is {self.trainer.accumulate_grad_batches}, but each row's negatives are the "
+                "whole batch: set it to 1, and take more devices instead."
+            )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
+        """Maps of the clips and states of the text; then what the task makes of them."""
+        loss = self.loss(batch)
+        self.log_terms({f"{self.stage}/loss": loss})
+        return loss
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """The loss of the task."""
+        token_ids, mask = batch[f"{self.source}_token_ids"], batch[f"{self.source}_attention_mask"]
+        if self.task == "contrast":
+            text, video = (gather(x) for x in self.features(batch["video"], token_ids, mask))
+            with torch.autocast(self.device.type, enabled=False):  # similarities in float32
+                return self.loss_weight * info_nce(text.float(), video.float(), torch.tensor(1 / self.temperature))
+        if self.task == "words":
+            read, labels = mask_words(
+                token_ids,
+                special=self._special,
+                mask_id=self.tokenizer.mask_id,
+                vocabulary=len(self.tokenizer),
+                share=self.mask_share,
+            )
+            pooled, rows = self.read_together(batch["video"], read, mask), labels != NO_LABEL
+            return masked_word_loss(self.network.word_logits(pooled[rows]), labels[rows])
+        return F.cross_entropy(self.answer_logits(batch["video"], token_ids, mask), batch["labels"])
+
+    @property
+    def _special(self) -> list[int]:
+        tokenizer = self.tokenizer
+        known = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id, tokenizer.mask_id)
+        return [number for number in known if number is not None]
+
+    def features(
+        self, video: Tensor, token_ids: Int[Tensor, "texts length"], mask: Tensor
+    ) -> tuple[Float[Tensor, "texts dim"], Float[Tensor, "videos dim"]]:
+        """Unit features of texts and of videos."""
+        return self.encode_texts(token_ids, mask), self(video)
+
+    def encode_texts(self, token_ids: Int[Tensor, "texts length"], mask: Tensor) -> Float[Tensor, "texts dim"]:
+        """Unit features of texts."""
+        return self.network.text_features(self.network.read_texts(token_ids, mask), mask)
+
+    def forward(self, video: Shaped[Tensor, "videos 3 frames height width"]) -> Float[Tensor, "videos dim"]:
+        """Unit features of videos as stored pixels."""
+        return self.network.video_features(self.maps(video))
+
+    def maps(
+        self, video: Shaped[Tensor, "videos 3 frames height width"]
+    ) -> Float[Tensor, "videos clips dim grid_height grid_width"]:
+        """The map of each clip: its middle frame as it is, the others at a quarter of the sides."""
+        video = self._cut(video)
+        clips = rearrange(video, "b c (k t) h w -> (b k) t c h w", k=self.clips)
+        middle, count = clips.shape[1] // 2, clips.shape[1]
+        streams = self.network.streams
+        high = None if streams == "low" else self.preprocess(clips[:, middle])
+        low = None
+        if streams != "high":
+            shown = [frame for frame in range(count) if streams == "low" or frame != middle]
+            low = self.preprocess(rearrange(clips[:, shown], "b t c h w -> (b t) c h w"))
+            low = rearrange(F.avg_pool2d(low, SMALLER), "(b t) c h w -> b t c h w", b=len(clips))
+        return rearrange(self.network.encode_clips(high, low), "(b k) d h w -> b k d h w", k=self.clips)
+
+    def _cut(self, video: Shaped[Tensor, "videos 3 frames height width"]) -> Shaped[Tensor, "videos 3 frames h w"]:
+        """Crop and mirror."""
+        spare = [have - need for have, need in zip(video.shape[3:], self.size, strict=True)]
+        if self.crop and any(spare):
+            top, left = (torch.randint(room + 1, (len(video),)) for room in spare)
+            if not self.training:
+                top, left = (torch.full((len(video),), room // 2) for room in spare)
+            windows = zip(video, top.tolist(), left.tolist(), strict=True)
+            video = torch.stack([x[..., i : i + self.size[0], j : j + self.size[1]] for x, i, j in windows])
+        if self.training and self.flip:
+            mirrored = torch.rand(len(video), device=video.device) < self.flip
+            video = torch.where(mirrored[:, None, None, None, None], video.flip(4), video)
+        return video
+
+    def read_together(
+        self, video: Tensor, token_ids: Int[Tensor, "videos length"], mask: Tensor
+    ) -> Float[Tensor, "videos length dim"]:
+        """States of texts that were read with their videos, pooled over clips. Stage one gets no gradient."""
+        with torch.no_grad():
+            maps, states = self.maps(video), self.network.read_texts(token_ids, mask)
+        return self.network.over_clips(self.network.fuse(states, mask, maps))
+
+    def answer_logits(self, video: Tensor, token_ids: Tensor, mask: Tensor) -> Float[Tensor, "videos answers"]:
+        """Logits of the answers to one text for each video, or of several candidates for it.
+
+        Args:
+            video: stored pixels.
+            token_ids: (videos length), or of candidates (videos candidates length); likewise `mask`.
+            mask: True for tokens that are seen.
+        """
+        maps, candidates = self.maps(video), 1
+        if self.task == "choice":
+            candidates = token_ids.shape[1]
+            maps, token_ids, mask = maps.repeat_interleave(candidates, 0), token_ids.flatten(0, 1), mask.flatten(0, 1)
+        states = self.network.read_texts(token_ids, mask)
+        logits = self.network.answer_logits(self.network.fuse(states, mask, maps))
+        return logits if self.task == "answers" else rearrange(logits, "(b n) 1 -> b n", n=candidates)
+
+    def validate(
+        self, data: VideoTexts | VideoFileTexts, batches: Iterable[dict[str, Tensor]]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The loss, and of features how many videos have their own text first among those of the batch."""
+
+        def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            found = {"loss": self.loss(batch)}
+            if self.task == "contrast":
+                token_ids, own = batch[f"{self.source}_token_ids"].unique(dim=0, return_inverse=True)
+                text = self.encode_texts(token_ids, token_ids != data.tokenizer.pad_id)
+                found["own_text_first"] = ((self(batch["video"]) @ text.T).argmax(1) == own).float().mean()
+            return found
+
+        return mean_over(batches, measure)
+
+    @torch.no_grad()
+    def predictions(self, data: VideoTexts | VideoFileTexts, device: torch.device) -> dict[str, Tensor]:
+        """What the evaluation reads, by split.
+
+        Contrast: features of `videos` and of the different `texts`; `belongs` says which text is a video's own, and
+        `labels` are the data's, where it has any. Words: `words`, the ids of the texts, and `found` and `found_apart`,
+        the ids that are most likely at each place if it alone is masked, given the own video and given another one;
+        -1 at places that cannot be masked. Answers and choice: `answers` and `labels`.
+        """
+        self.to(device).eval()
+        found = {}
+        for split in judged(data.rows):
+            read = {"contrast": self._judge_features, "words": self._judge_words}.get(self.task, self._judge_answers)
+            parts = [
+                read({name: x.to(device) for name, x in batch.items()}) for batch in data.evaluation_batches(split)
+            ]
+            columns = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+            if self.task == "contrast":
+                token_ids, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
+                mask = token_ids != data.tokenizer.pad_id
+                columns["texts"] = torch.cat(
+                    [
+                        self.encode_texts(x.to(device), m.to(device)).cpu()
+                        for x, m in zip(token_ids.split(256), mask.split(256), strict=True)
+                    ]
+                )
+            found |= {f"{name}/{split}": x for name, x in columns.items()}
+        return found
+
+    def _judge_features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        labels = {"labels": batch["labels"]} if "labels" in batch else {}
+        return {"videos": self(batch["video"]), "token_ids": batch[f"{self.source}_token_ids"], **labels}
+
+    def _judge_words(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        token_ids, mask = batch[f"{self.source}_token_ids"], batch[f"{self.source}_attention_mask"]
+        network, maps = self.network, self.maps(batch["video"])
+        ordinary = ~torch.isin(token_ids, torch.tensor(self._special, device=token_ids.device))
+        found = {"words": token_ids.masked_fill(~ordinary, -1)}
+        for name, seen in (("found", maps), ("found_apart", maps.roll(1, 0))):
+            guesses = []
+            for place in range(token_ids.shape[1]):
+                hidden = token_ids.clone()
+                hidden[:, place] = self.tokenizer.mask_id
+                pooled = network.over_clips(network.fuse(network.read_texts(hidden, mask), mask, seen))
+                guesses.append(network.word_logits(pooled[:, place]).argmax(1))
+            found[name] = torch.stack(guesses, 1).masked_fill(~ordinary, -1)
+        return found
+
+    def _judge_answers(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        text = batch[f"{self.source}_token_ids"], batch[f"{self.source}_attention_mask"]
+        return {"answers": self.answer_logits(batch["video"], *text), "labels": batch["labels"]}
+
+    def facts(self) -> dict:
+        """How large the network is, and multiply-adds: of a video, and of the ResNets for one clip.
+
+        `cnn_macs` are those of the hybrid, `cnn_macs_all_high` those of the high stream if it read every frame.
+        """
+        found = {"parameters": count_parameters(self)}
+        if self.task in ("contrast", "words"):
+            found["macs_per_video"] = count_macs(self, (3, self.clips * self.frames, *self.size))
+        if self.network.streams == "hybrid":
+            one = count_macs(self.network.cnn, (3, *self.size))
+            low = count_macs(self.network.cnn_low, (3, *(side // SMALLER for side in self.size)))
+            found |= {"cnn_macs": one + (self.frames - 1) * low, "cnn_macs_all_high": self.frames * one}
+        return found
+
+    def parameter_groups(self) -> list[dict]:
+        """BERT, both ResNets with the projections, and TimeSformer, each with and without decay, by official names."""
+        recipe, groups = self.recipe, []
+        options = {
+            "transformer": {},
+            "timesformer": {"lr": recipe["lr"] * recipe["align_rate"], "weight_decay": recipe["align_weight_decay"]},
+            "cnn": {"weight_decay": recipe["cnn_weight_decay"]},
+        }
+        named = [(name, x) for name, x in self.network.named_parameters() if x.requires_grad]
+        for prefix, option in options.items():
+            own = [(name, x) for name, x in named if _group(name) == prefix]
+            decayed, undecayed = [], []
+            for name, x in own:
+                (undecayed if any(part in name for part in UNDECAYED) else decayed).append(x)
+            groups += [{"params": decayed, **option}, {"params": undecayed, **option, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> dict:
+        """AdamW over `parameter_groups`, with the official schedules."""
+        optimizer, recipe = self._optimizer(), self.recipe
+        schedule = partial(
+            learning_rate,
+            name=recipe["schedule"],
+            total=int(self.trainer.estimated_stepping_batches),
+            epochs=recipe["epochs"],
+            warmup=recipe["warmup"],
+            milestones=recipe["milestones"],
+            guard=recipe["guard_lr"] / recipe["lr"],
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what another arm has exported; see `weights.take_over`."""
+        take_over(self.network, weights, "weights of the arm that this one starts from")
+
+    def export(self) -> dict[str, Tensor]:
+        """The network under the official names."""
+        return self.network.state_dict()
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a network as `export` gives it."""
+        load_strictly(self.network, weights, "exported weights")
+
+    def compiled_parts(self) -> Iterable[nn.Module]:
+        """The layers of BERT and the blocks of TimeSformer."""
+        network = self.network
+        return [
+            *network.transformer.bert.encoder.layer,
+            *(() if network.streams == "high" else network.timesformer.blocks),
+        ]
+
+
+def _group(name: str) -> str:
+    first = name.partition(".")[0]
+    return first if first in ("transformer", "timesformer") else "cnn"
+
+
+def learning_rate(
+    step: int, *, name: str, total: int, epochs: int, warmup: float, milestones: Sequence[int], guard: float
+) -> float:
+    """The factor on the rate, as in the official code (optimization/sched.py), whose steps count from 1.
+
+    Args:
+        step: steps done.
+        name: `linear`: from the warm-up's end down to 0; `milestones`: halved after each, and once more after the last.
+        total: steps of the training.
+        epochs: of the training.
+        warmup: share of the steps, rounded down to a whole one.
+        milestones: in epochs.
+        guard: the factor in place of 0.
+    """
+    number, warm = step + 1, int(warmup * total)
+    if number < warm:
+        return number / warm
+    if name == "linear":
+        return max(0.0, (total - number) / max(1, total - warm)) or guard
+    epoch = int(number * epochs / total) if number > warm else 0
+    passed = sum(epoch >= milestone for milestone in milestones)
+    return MILESTONE_FACTOR ** (passed + (passed == len(milestones) > 0))

@@ -1,0 +1,86 @@
+"""Sentences ranked for a video file of high resolution, by a trained HD-VILA.
+
+from lightning_modules.predictors import load
+
+ranker = load("data/results/tiny/hd_vila/hd_vila")
+for sentence, similarity in ranker.rank("clip.mp4", ["a red striped circle moving left"]):
+    print(f"{similarity:.3f}  {sentence}")
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+
+from lightning_modules.datasets.tokenizers import tokenizer_called
+from lightning_modules.datasets.video.files import evenly, read_frames
+from lightning_modules.hd_vila.module import HdVila
+from lightning_modules.predictors import Predictor
+
+
+class Ranker(Predictor):
+    """Ranks sentences for videos, which are read as the module reads them: one sharp frame, small neighbours.
+
+    Args:
+        module: the trained networks.
+        record: `data` that it was trained on, see `predictors.load`.
+
+    Raises:
+        ValueError: the module was trained for another task than features.
+    """
+
+    def __init__(self, module: HdVila, record: dict):
+        if module.task != "contrast":
+            raise ValueError(
+                f"this model was trained for {module.task!r}; sentences are ranked by one of task 'contrast'."
+            )
+        self.module, data = module.eval(), record["data"]
+        self.tokenizer, self.text_length = tokenizer_called(data.get("tokenizer")), data["text_length"]
+        self.image_size = data.get("image_size", module.size[0])
+        self.sentences: list[str] = []
+
+    def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
+        """Take the sentences that videos are compared with from the one text file among the inputs, or from `among`.
+
+        Raises:
+            ValueError: there is not exactly one text file, or it has no sentences, or nothing else is there.
+        """
+        given = [*inputs, *([] if among is None else [among])]
+        lists, videos = [path for path in given if path.suffix == ".txt"], [p for p in given if p.suffix != ".txt"]
+        lines = [line.strip() for path in lists for line in path.read_text("utf-8-sig").splitlines()]
+        self.sentences = [line for line in lines if line]
+        if len(lists) != 1 or not self.sentences or not videos:
+            raise ValueError(
+                f"got {len(videos)} videos or folders, {len(lists)} text files and {len(self.sentences)} sentences; "
+                "expected videos or a folder of them, and one .txt file with one sentence per line"
+            )
+        return videos
+
+    def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
+        """The `top` sentences that fit a video file best, see `begin`.
+
+        Raises:
+            BrokenVideo: the file is not there or cannot be decoded.
+        """
+        for rank, (sentence, similarity) in enumerate(self.rank(path, self.sentences)[:top], start=1):
+            yield {"rank": rank, "similarity": round(similarity, 6), "sentence": sentence}
+
+    @torch.inference_mode()
+    def rank(self, path: str | Path, sentences: Sequence[str]) -> list[tuple[str, float]]:
+        """The sentences with their cosine similarity to a video file, the most similar first.
+
+        Its frames are spread evenly over the file and brought to the side that the model was trained with.
+
+        Raises:
+            BrokenVideo: the file is not there or cannot be decoded.
+        """
+        choose = partial(evenly, shown=self.module.clips * self.module.frames)
+        frames = torch.from_numpy(read_frames(Path(path), choose, self.image_size, antialias=True))
+        token_ids, mask = (torch.from_numpy(x) for x in self.tokenizer(sentences, self.text_length))
+        device = self.module.device
+        video = self.module(rearrange(frames, "t h w c -> 1 c t h w").to(device))[0]
+        similarity = (self.module.encode_texts(token_ids.to(device), mask.to(device)) @ video).tolist()
+        return sorted(zip(sentences, similarity, strict=True), key=lambda pair: -pair[1])
