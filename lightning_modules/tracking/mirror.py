@@ -474,7 +474,11 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def claim(root: Path) -> BinaryIO | None:
-    """The lock of the one mirror of a repository, None if another process has it."""
+    """The lock of the one mirror of a repository, None if another process has it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
     path = root / ".scratch" / "mirror.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
@@ -483,6 +487,10 @@ def claim(root: Path) -> BinaryIO | None:
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        file.close()
+        way_out = "has no flock: mount it with flock, or make .scratch a link to a folder that has it"
+        raise OSError(error.errno, f"the file system of {path.parent} {way_out}") from error
     return file
 
 
@@ -617,7 +625,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.nice(10)  # a training process on a full machine comes first
         follow(options.root, period=options.period, linger=options.linger, patience=options.patience)
         return 0
-    if notice := flush(options.root):
+    try:
+        notice = flush(options.root)
+    except OSError as error:
+        notice = f"error: {error}"
+    if notice:
         print(notice)
     return int(notice is not None)
 
