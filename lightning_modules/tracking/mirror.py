@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_modules.files import digest, write_json
+from lightning_modules.processes import name_user
 from lightning_modules.tracking import model, refusals
 from lightning_modules.tracking import records as run_records
 from lightning_modules.tracking.refusals import masked
@@ -621,6 +622,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--linger", type=float, default=10.0, help="seconds to stay after all is sent")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to go on without a server")
     options = parser.parse_args(arguments)
+    name_user()  # before MLflow asks for it
     if not options.flush:
         os.nice(10)  # a training process on a full machine comes first
         follow(options.root, period=options.period, linger=options.linger, patience=options.patience)

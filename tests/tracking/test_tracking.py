@@ -351,6 +351,11 @@ def test_a_password_is_not_shown():
     assert mirror.masked("postgresql://me:secret@host/db") == "postgresql://***@host/db"
 
 
+def test_an_error_that_is_not_known_is_told_as_the_beginning_of_a_sentence():
+    error = RuntimeError("Could not read\n  sqlite://me:secret@x.")
+    assert mirror.refusals.explained(error, "sqlite:///x") == "RuntimeError: Could not read sqlite://***@x"
+
+
 # --- the mirror into a file -----------------------------------------------------------------------------------------
 
 
