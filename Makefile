@@ -49,6 +49,7 @@ $(VENV)/.installed: requirements.lock
 	$(call quoted,$(PYTHON)) -m venv $(if $(REMAKE),--clear) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
+	@$(BIN)/python -m stages.doctor || true
 
 repro: setup  ## run everything that is not up to date, and print the claims (PAPER=maskalign, SEEDS=5, FORCE=1, PRESET=paper, JOBS=4, GPUS=0,1, LAUNCH='srun -N1 -n1')
 	@$(BIN)/python -m stages.repro --preset $(call quoted,$(PRESET)) $(PAPERS) $(call option,--seeds,$(SEEDS)) \

@@ -7,10 +7,11 @@ about the paper of its name, or about those in its `PAPERS`; others are about wh
 import argparse
 import importlib
 import os
-import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+from lightning_modules import portable
 
 FOLDER = Path(__file__).parent
 HEAD = """# Benchmarks
@@ -36,10 +37,8 @@ def hardware() -> str:
     import torch
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=FOLDER).stdout
-    cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    cpu = cpus[0].partition(":")[2].strip() if cpus else platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{cpu}, {os.cpu_count()} cores{gpu}; torch {torch.__version__}; commit {commit.strip()}"
+    return f"{portable.processor()}, {os.cpu_count()} cores{gpu}; torch {torch.__version__}; commit {commit.strip()}"
 
 
 def table(name: str, rows: list[dict]) -> str:

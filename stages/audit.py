@@ -17,6 +17,7 @@ from stages.auditing import locks
 from stages.auditing.checkout import clone, head
 from stages.auditing.sample import Sample
 from stages.command import add_preset, run_stage
+from stages.doctor import need_repository
 
 
 def audit(root: Path, preset: str, minutes: float) -> list[str]:
@@ -47,6 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.minutes < math.inf:
         raise ValueError(f"--minutes is {arguments.minutes}, expected a number of minutes from 0 on, such as 12")
+    need_repository()
     started = time.monotonic()
     print(f"audit of commit {head(ROOT)[:12]}; uncommitted changes are ignored", flush=True)
     found = audit(ROOT, arguments.preset, arguments.minutes)

@@ -51,6 +51,17 @@ def repository() -> Finding:
     return False, f"git does not work here: {' '.join(asked.stderr.split())}"
 
 
+def need_repository() -> None:
+    """Go on only in a repository.
+
+    Raises:
+        ValueError: this folder is none that git agrees to use; the message says what to do.
+    """
+    usable, reason = repository()
+    if not usable:
+        raise ValueError(reason)
+
+
 def versions() -> Iterator[Finding]:
     """Installed versions against requirements.lock."""
     wrong = []

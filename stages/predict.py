@@ -16,8 +16,9 @@ frame until the video ends or Ctrl-C.
 
 An array file (.npy) has pictures in the form of the data set: (rows, height, width) or (rows, height, width, channels).
 Picture files are brought to the model's size, and to grey or RGB (`lightning_modules/datasets/pictures.py`); how videos
-are read says `lightning_modules/datasets/video/files.py`. Every file of a folder is tried, and a file that cannot be
-read is named. The exit code is then 1. With --out, features are written as .npy, and pictures as .png.
+are read says `lightning_modules/datasets/video/files.py`. Every file of a folder is tried. What cannot be read, and a
+folder inside a folder, is named, and the exit code is then 1. With --out, features are written as .npy, and pictures as
+.png.
 """
 
 import argparse
@@ -38,9 +39,8 @@ from stages.command import run_stage
 
 
 def files_in(inputs: Iterable[Path]) -> list[Path]:
-    """The files that are given, and all files in the folders that are given."""
-    inside = (sorted(path.iterdir()) if path.is_dir() else [path] for path in inputs)
-    return [path for paths in inside for path in paths if not path.is_dir()]
+    """The files that are given, and all that is in the folders that are given."""
+    return [path for given in inputs for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
 
 
 def told(value: Any, name: str, out: Path | None) -> Any:
@@ -110,6 +110,8 @@ def answer(predictor: predictors.Predictor, arguments: argparse.Namespace) -> No
     files, failed = [path for path in files_in(asked) if path not in taken], 0
     for number, path in enumerate(files):
         try:
+            if path.is_dir():
+                raise ValueError(f"{path} lies in a folder and is one itself: give it as an input of its own")
             for found in predictor.answer(path, arguments.top):
                 name = f"{number}-{path.stem}" + (f"-{found['row']}" if "row" in found else "")
                 answers = {key: told(x, f"{name}-{key}", arguments.out) for key, x in found.items()}

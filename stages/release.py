@@ -19,6 +19,7 @@ from stages import readme
 from stages.auditing import locks
 from stages.auditing.locks import Locked
 from stages.command import add_preset, run_stage
+from stages.doctor import need_repository
 from stages.plan import PlanError
 from stages.runner import durations
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--paper", nargs="*", default=[], help="stems of papers, such as maskalign (default: all)")
     add_preset(parser)
     arguments = parser.parse_args()
+    need_repository()
     locks.make_manifests(ROOT, arguments.preset)
     papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper)
     readme.main()

@@ -21,7 +21,7 @@ from lightning_modules.processes import GO_ON_LATER, cores
 from lightning_modules.settings import meant
 from stages.command import add_preset, run_stage
 from stages.composing import check, trainer_name
-from stages.doctor import repository
+from stages.doctor import need_repository
 from stages.plan import Plan, PlanError, load_plan, parts
 
 if TYPE_CHECKING:
@@ -196,9 +196,7 @@ def main() -> None:
         for paper in arguments.paper:
             if paper not in plan.papers:
                 raise PlanError(f"--paper is {paper!r}{meant(paper, plan.papers)}")
-        usable, reason = repository()
-        if not usable:
-            raise ValueError(reason)
+        need_repository()
         if arguments.seeds:
             ask_for_seeds(arguments.seeds)
             plan = load_plan(arguments.preset)

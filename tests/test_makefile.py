@@ -1,6 +1,7 @@
 """What a user gives to `make` arrives as it is, whatever the shell would make of it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,25 @@ def test_the_arm_of_a_sweep_and_several_papers_are_words(folder):
     assert "x;y" in words(folder, "sweep", "ARM=x;y")
     given = words(folder, "repro", "PAPER=maskalign clip_vip")
     assert given[given.index("--paper") + 1 :][:2] == ["maskalign", "clip_vip"]
+
+
+def test_no_recipe_has_a_variable_of_the_user_bare():
+    """Whatever is in it, also in a recipe that is new."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    given = re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE)
+    assert {"STORAGE", "STUDY", "PAPER", "PYTHON"} <= set(given)
+    recipes = "".join(line for line in makefile.splitlines(keepends=True) if line.startswith("\t"))
+    whole = re.sub(r"\$\(call (quoted,|option,--[a-z]+,)\$\((value )?[A-Z_]+\)\)|\$\(if \$\([A-Z_]+\),", "", recipes)
+    assert len(whole) < len(recipes)
+    assert [name for name in given if re.search(rf"\$[({{](value )?{name}\b", whole)] == []
+
+
+def test_setup_ends_with_what_the_doctor_says_of_the_folder_and_fails_not_for_it(folder):
+    (folder / ".venv/.installed").unlink()
+    python = folder / ".venv/bin/python"
+    python.write_text(f'{ANSWER}case "$*" in *stages.doctor) exit 1;; esac\n')
+    assert words(folder, "setup", f"PYTHON={python}")[-2:] == ["-m", "stages.doctor"]
+    assert "stages.doctor" not in words(folder, "setup", f"PYTHON={python}"), "it is done once"
 
 
 @pytest.mark.parametrize("place", ["here", "a b"])

@@ -28,20 +28,31 @@ def test_cores_are_counted_where_the_system_does_not_say_which_may_be_used(monke
     assert processes.cores() == os.cpu_count()
 
 
-def test_nothing_else_asks_for_cores():
-    """Whatever asks by itself dies on macOS."""
+@pytest.mark.parametrize(("what", "where"), [
+    ("sched_getaffinity", {"processes.py"}),
+    ("/proc/cpuinfo", {"portable.py", "records.py"}),
+    ("pidfd_open", {"children.py"}),
+    ("sigwaitinfo", {"processes.py"}),
+])  # fmt: skip
+def test_what_only_linux_has_is_asked_in_one_place(what, where):
+    """There it is asked whether it is there; whatever asks by itself dies on macOS."""
     files = [path for folder in ("lightning_modules", "stages", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    asking = [path.name for path in files if "sched_getaffinity" in path.read_text()]
-    assert asking == ["processes.py"]
+    assert {path.name for path in files if what in path.read_text()} == where
 
 
-def test_a_user_without_an_entry_in_passwd_gets_a_name_and_a_home():
+@pytest.mark.parametrize("entry", [
+    "import stages",
+    "from lightning_modules.tracking import mirror; mirror.main(['--flush', '--root', {root!r}])",
+])  # fmt: skip
+def test_a_user_without_an_entry_in_passwd_gets_a_name_and_a_home(tmp_path, entry):
+    """In every command: those of `stages`, and `make sync`."""
     script = f"""if 1:
         import os, pwd, sys
         def unknown(uid): raise KeyError("getpwuid(): uid not found")
         pwd.getpwuid = unknown
         sys.path.insert(0, {str(ROOT)!r})
-        import stages, getpass
+        {entry.format(root=str(tmp_path))}
+        import getpass
         print(getpass.getuser(), os.path.expanduser("~"))"""
     environment = {"PATH": os.environ["PATH"]}  # no LOGNAME, USER, HOME
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

@@ -1,5 +1,6 @@
 """The seed store by itself; what a training makes of it is in test_training.py."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -115,6 +116,17 @@ def test_what_a_process_uses_is_free_again_when_it_is_killed(store):
     child.kill()
     child.communicate()
     store.trim()
+    assert names(store) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_with_the_way_out(store, monkeypatch, number):
+    def without(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(OSError, match=rf"the file system of {store.folder} has no flock: mount it with flock, or make"):
+        put(store, A)
     assert names(store) == []
 
 

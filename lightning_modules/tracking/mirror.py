@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_modules.files import digest, write_json
+from lightning_modules.processes import name_user
 from lightning_modules.tracking import model, refusals
 from lightning_modules.tracking import records as run_records
 from lightning_modules.tracking.refusals import masked
@@ -474,7 +475,11 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def claim(root: Path) -> BinaryIO | None:
-    """The lock of the one mirror of a repository, None if another process has it."""
+    """The lock of the one mirror of a repository, None if another process has it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
     path = root / ".scratch" / "mirror.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
@@ -483,6 +488,10 @@ def claim(root: Path) -> BinaryIO | None:
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        file.close()
+        way_out = "has no flock: mount it with flock, or make .scratch a link to a folder that has it"
+        raise OSError(error.errno, f"the file system of {path.parent} {way_out}") from error
     return file
 
 
@@ -613,11 +622,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--linger", type=float, default=10.0, help="seconds to stay after all is sent")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to go on without a server")
     options = parser.parse_args(arguments)
+    name_user()  # before MLflow asks for it
     if not options.flush:
         os.nice(10)  # a training process on a full machine comes first
         follow(options.root, period=options.period, linger=options.linger, patience=options.patience)
         return 0
-    if notice := flush(options.root):
+    try:
+        notice = flush(options.root)
+    except OSError as error:
+        notice = f"error: {error}"
+    if notice:
         print(notice)
     return int(notice is not None)
 

@@ -69,4 +69,4 @@ def explained(error: BaseException, uri: str) -> str:
         if match := re.search(pattern, text):
             told = match[1] if match.re.groups and match[1] else match[0]
             return reason.format(told, uri=masked(uri))
-    return masked(f"{type(error).__name__}: {text[:200]}")
+    return masked(f"{type(error).__name__}: {text[:200].rstrip('.')}")

@@ -414,18 +414,23 @@ def alone() -> Iterator[None]:
     """Make sure that only this process runs stages in this folder.
 
     Raises:
-        ValueError: another process already does.
+        ValueError: another process already does, or the file system has no locks.
     """
     path = scratch() / "repro.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             flock(file, LOCK_EX | LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             raise ValueError(
                 f"another `make repro` is running in this folder (process {file.read().strip() or 'unknown'}): "
                 "wait until it ends, or stop it"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"the file system of {path.parent} has no flock ({error.strerror}): mount it with flock, or make "
+                ".scratch a link to a folder that has it"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

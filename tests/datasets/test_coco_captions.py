@@ -77,6 +77,18 @@ def test_an_incomplete_copy_is_refused(copy, tmp_path):
     assert not (tmp_path / "coco").exists()
 
 
+def test_a_broken_image_is_named_and_left_out_only_where_that_is_allowed(copy, tmp_path):
+    broken = copy / "val2014/COCO_val2014_000000000004.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"1 of \d pictures are broken.*COCO_val2014_000000000004\.jpg cannot be read"):
+        prepare(tmp_path / "coco", copy)
+    assert not (tmp_path / "coco").exists()
+    prepare(tmp_path / "coco", copy, max_broken=0.01)
+    assert storage.card(tmp_path / "coco")["splits"] == COUNTS | {"restval": 3}
+    columns = storage.read(tmp_path / "coco", "restval")
+    assert columns["id"].tolist() == [101, 106, 110] and columns["captions"][1][1] == "one of 6 dogs"
+
+
 def test_a_split_is_not_found_in_the_name_of_another(copy):
     images = read_karpathy(copy / "dataset_coco.json")
     assert {split: len(of_split(images, split)) for split in COUNTS} == COUNTS  # "val" is part of "restval"

@@ -24,6 +24,7 @@ from lightning_modules.movinet.decoding import read_clip
 from lightning_modules.movinet.evaluation import evaluate
 from stages.composing import compose
 from stages.plan import load_plan
+from tests.datasets.video.test_files import TURNS, bright_corners, turned
 from tests.movinet.test_evaluation import Stored
 from tests.movinet.test_module import STREAM, module
 
@@ -155,6 +156,29 @@ def test_a_part_that_is_not_in_the_file_is_broken(home):
         read_clip(path, np.arange, lambda x: x, rate=10.0, start=1.0, end=4.0)
     with pytest.raises(BrokenVideo, match=r"v99\.mp4 cannot be decoded"):
         read_clip(home / "v99.mp4", np.arange, lambda x: x, rate=10.0)
+
+
+@pytest.mark.parametrize(("turn", "corner"), TURNS)
+@pytest.mark.parametrize("part", [{}, {"start": 0.0, "end": 0.1}], ids=["whole", "part"])
+def test_a_rotated_video_is_turned_upright(tmp_path, turn, corner, part):
+    [frame] = read_clip(turned(tmp_path / "clip.mp4", turn), np.arange, lambda x: x, rate=10.0, **part)
+    assert bright_corners(frame) == [corner]
+    assert frame.shape == ((48, 32, 3) if turn[0] == 0 else (32, 48, 3))
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), [
+    ("clip.mp4", lambda whole: whole[: len(whole) // 2], "cannot be decoded|cut off"),
+    ("clip.webm", lambda whole: whole[: len(whole) // 2], "was cut off: it holds"),
+    ("clip.avi", lambda whole: whole[: len(whole) // 2], "was cut off: it holds"),
+    ("clip.mp4", lambda whole: whole[:3000] + bytes(6000) + whole[9000:], "damaged|cannot be decoded"),
+    ("clip.mp4", lambda whole: b"", "cannot be decoded"),
+    ("page.mp4", lambda whole: b"<html>not found</html>", "cannot be decoded|holds no video"),
+])  # fmt: skip
+def test_damaged_files_are_broken(tmp_path, name, content, reason):
+    path = encode(tmp_path / name, 60, codec="libvpx" if name.endswith("webm") else "mpeg4", size=(64, 64))
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(BrokenVideo, match=reason):
+        read_clip(path, np.arange, lambda x: x, rate=10.0)
 
 
 @pytest.mark.parametrize("timetable", [([], [], 12), (list(range(0, 24_000, 2_000)), [0], 12)])

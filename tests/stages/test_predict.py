@@ -129,6 +129,18 @@ def test_of_a_folder_the_good_files_are_answered_and_the_others_named(committee,
     assert len(errors) == 7 and all(any(f"{folder / name} cannot" in line for line in errors) for name in odd | broken)
 
 
+def test_a_folder_inside_a_folder_is_named(committee, tmp_path, monkeypatch, capsys):
+    model, _ = committee
+    picture = tmp_path / "pictures/more/a.png"
+    picture.parent.mkdir(parents=True)
+    Image.new("L", (9, 9), 200).save(picture)
+    lines, errors = run(monkeypatch, capsys, model, tmp_path / "pictures", failed="1 of 1 files could not be answered")
+    assert not lines and errors == [
+        f"no answer: {picture.parent} lies in a folder and is one itself: give it as an input of its own"
+    ]
+    assert [line["input"] for line in run(monkeypatch, capsys, model, picture.parent)] == [str(picture)]
+
+
 @pytest.fixture
 def retriever(monkeypatch):
     """Ranks sentences by their words, after it has read the video."""

@@ -19,11 +19,11 @@ from rich.console import Console
 
 from lightning_modules.files import ROOT
 from lightning_modules.processes import GO_ON_LATER
-from stages import doctor, repro
+from stages import audit, doctor, release, repro
 from stages import plan as plan_module
 from stages.plan import load_plan
 from stages.repro import UNKNOWN, place, seconds_to_claims, seeds_apart, wanted
-from stages.runner import durations
+from stages.runner import durations, schedule
 from stages.runner.bookkeeping import Bookkeeper
 from stages.runner.display import Running, table
 from stages.runner.schedule import Runner, alone
@@ -407,12 +407,27 @@ def test_a_second_run_in_the_same_folder_says_so_in_one_line_and_ends(tmp_path, 
         pass  # the right is free again
 
 
-def test_without_a_usable_repository_a_run_ends_in_one_line(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_not_taken_for_another_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+    def without(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(schedule, "flock", without)
+    with (
+        pytest.raises(ValueError, match=r"\.scratch has no flock \(No locks available\): mount it with flock"),
+        alone(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("command", [repro, audit, release])
+def test_without_a_usable_repository_a_run_ends_in_one_line(tmp_path, monkeypatch, command):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # of the lock
-    monkeypatch.setattr(sys, "argv", ["repro"])
+    monkeypatch.setattr(sys, "argv", ["command"])
     monkeypatch.setattr(doctor, "ROOT", tmp_path)  # the folder of a ZIP file
     with pytest.raises(ValueError, match="not a git repository, as after the download of a ZIP file: use `git clone`"):
-        repro.main()
+        command.main()
 
 
 def test_a_run_that_is_refused_has_asked_for_no_more_seeds(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import http.server
 import json
 import logging
@@ -350,6 +351,11 @@ def test_a_password_is_not_shown():
     assert mirror.masked("postgresql://me:secret@host/db") == "postgresql://***@host/db"
 
 
+def test_an_error_that_is_not_known_is_told_as_the_beginning_of_a_sentence():
+    error = RuntimeError("Could not read\n  sqlite://me:secret@x.")
+    assert mirror.refusals.explained(error, "sqlite:///x") == "RuntimeError: Could not read sqlite://***@x"
+
+
 # --- the mirror into a file -----------------------------------------------------------------------------------------
 
 
@@ -565,6 +571,16 @@ def test_flush_says_in_one_line_what_is_missing_where_and_why(base):
     with mirror.claim(base):  # so that no other is started
         child = python("for seed in range(5, 7): records.open_record(**RUN | {'seed': seed})", REPRISE_TRACKING="")
     assert (child.output, child.errors) == ("", done.stdout)  # a later stage repeats it, once, at its end
+
+
+def test_flush_says_in_one_line_that_a_file_system_has_no_locks(base, monkeypatch, capsys):
+    def without(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(mirror.fcntl, "flock", without)
+    assert mirror.main(["--root", str(base), "--flush"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("error: ") and f"the file system of {base}/.scratch has no flock: mount it with" in line
 
 
 def test_two_runs_opened_at_once_share_one_mirror(base, database):

@@ -81,6 +81,14 @@ def test_a_video_that_is_annotated_twice_is_named(tmp_path, corpus, content):
         corpora.READERS[corpus](path)
 
 
+def test_a_frame_that_has_two_captions_is_named_and_a_byte_order_mark_changes_nothing(tmp_path):
+    path = write(tmp_path / "frames.json", "\ufeff" + json.dumps([{"image_id": "a", "caption": " a dog "}]))
+    assert corpora.read_frame_captions(path) == {"a": "a dog"}
+    write(path, [{"image_id": "a", "caption": "a dog"}, {"image_id": "a", "caption": "a cat"}])
+    with pytest.raises(ValueError, match=r"frames\.json has 1 names more than once, 'a' first: keep one of each"):
+        corpora.read_frame_captions(path)
+
+
 @pytest.mark.parametrize(("corpus", "content"), [
     ("msr_vtt", {"sentences": [{"video_id": "a", "caption": " "}, {"video_id": "b", "caption": "a dog"}]}),
     ("didemo", [{"video": "a", "description": " "}, {"video": "b", "description": "a dog"}]),

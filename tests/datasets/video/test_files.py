@@ -176,14 +176,13 @@ def test_frames_dropped_in_an_avi_are_no_damage(tmp_path):
     assert numbers(read_frames(path, every, 16)) == list(range(12))
 
 
-@pytest.mark.parametrize(
-    ("turn", "corner"), [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))]
-)
-def test_a_rotated_video_is_turned_upright(tmp_path, turn, corner):
-    """The matrix of `tkhd` turns by 90 degrees clockwise, as of a telephone held upright, by 180, and by 270."""
+TURNS = [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))]
+
+
+def turned(path: Path, turn: tuple[int, int, int, int]) -> Path:
+    """A video with a bright corner, the top left one as stored, and a matrix of `tkhd` that turns it."""
     picture = np.zeros((32, 48, 3), np.uint8)
-    picture[:8, :12] = 255  # top left as stored
-    path = tmp_path / "clip.mp4"
+    picture[:8, :12] = 255
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10, options={"q:v": "1"})
         stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
@@ -194,9 +193,18 @@ def test_a_rotated_video_is_turned_upright(tmp_path, turn, corner):
     a, b, c, d = (value << 16 for value in turn)
     at = content.index(identity, content.index(b"tkhd"))
     path.write_bytes(content[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[at + 36 :])
-    [found] = read_frames(path, every, 16)
-    corners = {(y, x): found[y, x].mean() > 128 for y in (0, -1) for x in (0, -1)}
-    assert [place for place, bright in corners.items() if bright] == [corner]
+    return path
+
+
+def bright_corners(frame: np.ndarray) -> list[tuple[int, int]]:
+    return [(y, x) for y in (0, -1) for x in (0, -1) if frame[y, x].mean() > 128]
+
+
+@pytest.mark.parametrize(("turn", "corner"), TURNS)
+def test_a_rotated_video_is_turned_upright(tmp_path, turn, corner):
+    """The matrix turns by 90 degrees clockwise, as of a telephone held upright, by 180, and by 270."""
+    [found] = read_frames(turned(tmp_path / "clip.mp4", turn), every, 16)
+    assert bright_corners(found) == [corner]
 
 
 @pytest.mark.parametrize(("make", "reason"), [
