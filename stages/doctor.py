@@ -48,7 +48,10 @@ def repository() -> Finding:
             f"git refuses {ROOT}, because it belongs to another user: run `git config --global --add safe.directory "
             f"{shlex.quote(str(ROOT))}`, or clone it as this user"
         )
-    return False, f"git does not work here: {' '.join(asked.stderr.split())}"
+    way_out = "clone it again"
+    if (ROOT / ".git").is_file():
+        way_out = f"if it was moved, run `git worktree repair {shlex.quote(str(ROOT))}` in its repository"
+    return False, f"git does not work here: {' '.join(asked.stderr.split())}: {way_out}"
 
 
 def need_repository() -> None:

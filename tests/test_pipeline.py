@@ -189,14 +189,19 @@ def test_metrics_show_lists_the_metrics_of_each_paper(committed):
 
 @pytest.mark.slow
 def test_metrics_diff_shows_what_a_changed_setting_changed(changed, committed):
-    found = json.loads(changed[0].dvc("metrics", "diff", "--json").stdout)
+    """With the values of both sides."""
     file = "results/tiny/committees/metrics.json"
-    assert found[file]
+    found = json.loads(changed[0].dvc("metrics", "diff", "--json").stdout)[file]
     before, after = (
-        json.loads((copy.folder / file).read_text())["committees-digits"] for copy in (committed, changed[0])
+        {
+            name: value["mean"]
+            for name, value in json.loads((copy.folder / file).read_text())["committees-digits"].items()
+        }
+        for copy in (committed, changed[0])
     )
-    name = next(name for name in before if name in after and before[name] != after[name])
-    assert any(name in key for key in found[file])
+    names = [name for name in before if name in after and before[name] != after[name]]
+    shown = {name: found[f"committees-digits.{name}.mean"] for name in names}
+    assert names and all((shown[name]["old"], shown[name]["new"]) == (before[name], after[name]) for name in names)
 
 
 @pytest.mark.slow

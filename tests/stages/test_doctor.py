@@ -43,7 +43,24 @@ def test_a_zip_download_a_folder_of_another_user_and_a_broken_repository_are_tol
     monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
     (tmp_path / ".git/HEAD").unlink()
     fine, text = doctor.repository()
-    assert not fine and "git does not work here: fatal: not a git repository" in text
+    assert not fine and "git does not work here: fatal: not a git repository" in text and "clone it again" in text
+
+
+def test_a_worktree_that_was_moved_is_told_and_the_command_mends_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path / "clone", *arguments], check=True, capture_output=True)
+
+    (tmp_path / "clone").mkdir()
+    git("init", "-q")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "start")
+    git("worktree", "add", "../tree")
+    (tmp_path / "clone").rename(tmp_path / "elsewhere")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path / "tree")
+    fine, text = doctor.repository()
+    assert not fine and text.endswith(f"if it was moved, run `git worktree repair {tmp_path}/tree` in its repository")
+    command = text.rpartition("run `")[2].partition("`")[0].split()
+    subprocess.run(command, cwd=tmp_path / "elsewhere", check=True, capture_output=True)
+    assert doctor.repository() == (True, "a git repository")
 
 
 def test_the_accelerator_line_says_what_to_do():

@@ -48,6 +48,12 @@ def test_frames_are_found_by_seeking_and_without(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_frames(path, chosen, 16), quick)
 
 
+def test_a_name_with_colons_is_no_protocol(tmp_path, monkeypatch):
+    encode(tmp_path / "12:30:05.mp4", 5)
+    monkeypatch.chdir(tmp_path)  # an absolute path is never taken for one
+    assert numbers(read_frames(Path("12:30:05.mp4"), every, 16)) == list(range(5))
+
+
 def test_aspect_ratio_is_not_kept_and_nothing_is_cropped(tmp_path):
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[:, 32:] = 255
