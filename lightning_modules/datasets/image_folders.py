@@ -14,6 +14,7 @@ from lightning_modules.files import replace_folder
 from lightning_modules.settings import Share
 
 CODECS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+UNREADABLE = (".heic", ".heif", ".jxl")  # pictures that Pillow does not know
 
 
 def prepare(
@@ -74,8 +75,9 @@ def _images(folder: Path) -> list[Path]:
     """
     from PIL import Image
 
-    known = Image.registered_extensions()
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in known and path.is_file()]
+    known = {*Image.registered_extensions(), *UNREADABLE}
+    below = (path for top in folder.iterdir() for path in (top, *top.rglob("*")))  # folders of classes may be links
+    found = [path for path in sorted(below) if path.suffix.lower() in known and path.is_file()]
     images = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     for problem, paths in (
         ("are neither JPEG nor PNG", [path for path in images if path.suffix.lower() not in CODECS]),

@@ -103,13 +103,21 @@ class FileLocks:
         folder.mkdir(parents=True, exist_ok=True)
 
     def acquire(self, name: str, wait: bool = False) -> bool:
-        """Take a lock if it is free, or wait for it."""
+        """Take a lock if it is free, or wait for it.
+
+        Raises:
+            OSError: the folder's file system has no locks.
+        """
         file = (self.folder / name).open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return False
+        except OSError as error:
+            file.close()
+            told = f"{self.folder} cannot be locked ({error.strerror}): mount it with flock, or use STORAGE=<database>"
+            raise OSError(error.errno, told) from error
         self._files[name] = file
         return True
 

@@ -98,6 +98,9 @@ def test_mistakes_name_what_was_expected(folder, monkeypatch, capsys):
     with pytest.raises(ValueError, match="1 of 1 files could not be answered"):
         run(monkeypatch, capsys, path, path / "sentences.avi", path / "videos/sentences.txt")
     assert "sentences.avi cannot be decoded" in capsys.readouterr().err
+    (path / "utf-16.txt").write_text("a red circle", "utf-16")
+    with pytest.raises(ValueError, match=r"utf-16\.txt cannot be read as text: .* Save it as UTF-8"):
+        run(monkeypatch, capsys, path, path / "videos", "--among", path / "utf-16.txt")
     with pytest.raises(ValueError, match=r"holds no retriever\.json"):
         Retriever.load(path / "videos")
 

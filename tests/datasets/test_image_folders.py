@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -85,8 +86,8 @@ def test_hidden_files_are_no_classes_and_no_images(own, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("cat/9.webp", "are neither JPEG nor PNG"), ("cat/more/9.png", "do not lie in the folder of a class"),
-     ("9.png", "do not lie in the folder of a class")],
+    [("cat/9.webp", "are neither JPEG nor PNG"), ("cat/9.heic", "are neither JPEG nor PNG"),
+     ("cat/more/9.png", "do not lie in the folder of a class"), ("9.png", "do not lie in the folder of a class")],
 )  # fmt: skip
 def test_images_that_would_be_lost_are_named(own, tmp_path, name, problem):
     path = own / "pets/train" / name
@@ -95,6 +96,16 @@ def test_images_that_would_be_lost_are_named(own, tmp_path, name, problem):
     with pytest.raises(ValueError, match=f"1 images of .*train {problem}, .*{name} first: convert or move them"):
         prepare(own, tmp_path / "set")
     assert not (tmp_path / "set").exists()
+
+
+def test_the_folder_of_a_class_may_be_a_link(own, tmp_path):
+    prepare(own, tmp_path / "set")
+    train = own / "pets/train"
+    moved = next(path for path in sorted(train.iterdir()) if path.is_dir())
+    shutil.move(moved, tmp_path / "elsewhere")
+    moved.symlink_to(tmp_path / "elsewhere")
+    prepare(own, tmp_path / "linked")
+    assert storage.card(tmp_path / "linked")["splits"] == storage.card(tmp_path / "set")["splits"]
 
 
 def test_a_broken_image_is_named_before_any_training(own, tmp_path):

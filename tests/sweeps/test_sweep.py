@@ -1,5 +1,6 @@
 """Sweeps: what a trial measures, the same trials on every machine, and studies that survive their workers."""
 
+import errno
 import json
 import os
 import re
@@ -542,6 +543,15 @@ def test_the_dashboard_ends_at_a_signal_in_whatever_it_does(tmp_path, monkeypatc
     join(tmp_path / ".scratch/sweeps")
     environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment).returncode == -signal.SIGTERM
+
+
+def test_a_folder_that_cannot_be_locked_is_named_with_the_way_out(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(studies.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match=rf"{tmp_path}/.* cannot be locked \(No locks available\): .* STORAGE="):
+        join(tmp_path / ".scratch/sweeps")
 
 
 def test_latencies_are_those_of_the_latest_training_on_this_machine(tmp_path, monkeypatch):
