@@ -21,7 +21,9 @@ TEN = ["fp", "fi", "opc", "opv", "oph", "opd", "ipc", "ipd", "cg", "cfp"]
 
 
 def named(start):
-    return [pytest.param(oracle, id=oracle["name"]) for oracle in ORACLES if start in oracle["name"] and "params" in oracle]
+    return [
+        pytest.param(oracle, id=oracle["name"]) for oracle in ORACLES if start in oracle["name"] and "params" in oracle
+    ]
 
 
 def tokenizer(size=128, **options):
