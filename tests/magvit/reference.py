@@ -66,7 +66,7 @@ def video(shape: tuple[int, ...], scale: float = 1.0, shift: float = 0.0) -> tor
 
 
 def summed(x: torch.Tensor) -> float:
-    """A sum with weights of a tensor whose values are in the official order, which tells every value from the others."""
+    """A weighted sum of a tensor in the official order: a value in a wrong place changes it."""
     return float((x.double() * torch.from_numpy(wave(tuple(x.shape), 1.0, 0.3)).double()).sum())
 
 

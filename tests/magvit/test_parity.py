@@ -5,8 +5,6 @@ are weighted (`reference.summed`), so that a value in a wrong place changes them
 """
 
 import pytest
-import torch
-import torch.nn.functional as F
 
 from lightning_modules.magvit.tokenizer import Tokenizer
 from lightning_modules.metrics.compute import count_parameters
@@ -15,7 +13,7 @@ from tests.magvit.reference import filled, last, summed, video
 CLOSE = 2e-5  # relative, in float32
 SMALL = {"frames": 4, "size": 16, "width": 32, "multipliers": (1, 2, 2), "blocks": 1, "halve_time": (True, False),
          "embedding_dim": 8, "codebook_size": 24, "norm_groups": 32}  # fmt: skip
-# parameters; weighted sum of latents; sum of tokens; number of tokens in use; weighted sum of what is drawn; the three terms
+# parameters; weighted sum of latents; sum and number of the tokens; weighted sum of what is drawn; the three terms
 TOKENIZERS = {
     "3d": ({}, 1657227, 1.030862808227539, 717, 15, 241.59710693359375,
            (0.012641300447285175, 0.0505652017891407, -0.1929367333650589)),
@@ -46,22 +44,3 @@ def test_a_tokenizer_computes_what_the_official_one_does(kind):
     if tokenizer.dims == 3:
         raw = last(tokenizer.encoder(clips).detach())
         assert summed(raw) == pytest.approx(latents, abs=CLOSE * float(raw.abs().sum()))
-
-
-@pytest.mark.parametrize(
-    ("kind", "stem", "codebook", "scale"),
-    [
-        ("3d", -135.3907928466797, -0.0273762047290802, 0.028334196656942368),
-        ("3d, reflected", -408.59796142578125, 0.026692837476730347, 0.015771353617310524),
-    ],
-)
-def test_and_its_gradients_are_the_official_ones(kind, stem, codebook, scale):
-    tokenizer, clips = built(kind).train(), video((2, 4, 16, 16, 3))
-    again, found = tokenizer(clips)
-    (F.mse_loss(again, clips) + sum(found.terms.values())).backward()
-    kernel = tokenizer.encoder.stem.weight.grad.permute(2, 3, 4, 1, 0).contiguous()
-    assert summed(kernel) == pytest.approx(
-        stem, rel=1e-3
-    )  # of differences of large numbers, through the temperature 0.01
-    assert summed(tokenizer.quantiser.codebook.grad) == pytest.approx(codebook, rel=1e-3)
-    assert summed(tokenizer.decoder.norm.weight.grad) == pytest.approx(scale, rel=1e-3)
