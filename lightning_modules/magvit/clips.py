@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -42,13 +42,14 @@ class Clips(Labelled):
         """
         columns, rows = self.trained_rows()
         batches = _ClipBatches(
-            _channels_first(columns["video"][rows]),
-            torch.stack([torch.from_numpy(columns["label"][rows]), torch.arange(len(rows))], dim=1),
+            _channels_first(columns["video"][rows]).flatten(1, 2),
+            torch.arange(len(rows)),
             seed=self.seed,
             copies=None,
             batch_size=self.batch_size,
             portion=portion(self),
         )
+        batches.frames, batches.classes = self.video_shape[1], torch.from_numpy(columns["label"][rows])
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
@@ -61,12 +62,15 @@ class Clips(Labelled):
 
 
 class _ClipBatches(MemberBatches):
-    """The labels of a batch are pairs of a label and a row."""
+    """Clips pass through as images whose channels are those of all frames, and their row numbers as labels."""
+
+    frames: int
+    classes: Int[Tensor, " rows"]
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Tensor]:
         batch = super().__getitem__(at)
-        labels, rows = batch["labels"].unbind(1)
-        return {"video": batch["images"], "labels": labels, "rows": rows}
+        video = batch["images"].unflatten(-3, (-1, self.frames))
+        return {"video": video, "labels": self.classes[batch["labels"]], "rows": batch["labels"]}
 
 
 def _channels_first(stored: np.ndarray) -> UInt8[Tensor, "rows channels frames height width"]:
