@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -154,7 +154,7 @@ class TokenizerTraining(PaperModule):
         return video / self.pixel_scale
 
     @torch.no_grad()
-    def forward(self, video: Shaped[Tensor, "batch 3 frames h w"]) -> Shaped[Tensor, "batch t h w"]:
+    def forward(self, video: Shaped[Tensor, "batch 3 frames height width"]) -> Int[Tensor, "batch t h w"]:
         """The tokens of stored clips."""
         return self.tokenizer.encode(self.read(video))
 

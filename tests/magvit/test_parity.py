@@ -51,6 +51,18 @@ def test_a_tokenizer_computes_what_the_official_one_does(kind):
         assert summed(raw) == pytest.approx(latents, abs=CLOSE * float(raw.abs().sum()))
 
 
+def test_gradients_of_a_tokenizer_are_the_official_ones():
+    """At temperature 1: at 0.01 the entropy term multiplies the rounding of distances by a hundred."""
+    tokenizer, clips = filled(Tokenizer(**SMALL, quantiser={"temperature": 1.0})).train(), video((2, 4, 16, 16, 3))
+    again, found = tokenizer(clips)
+    assert found.terms["entropy"].item() == pytest.approx(-0.022021818906068802, rel=CLOSE)
+    (F.mse_loss(again, clips) + sum(found.terms.values())).backward()
+    kernel = tokenizer.encoder.stem.weight.grad.permute(2, 3, 4, 1, 0).contiguous()
+    assert summed(kernel) == pytest.approx(-37.44292449951172, rel=1e-4)
+    assert summed(tokenizer.quantiser.codebook.grad) == pytest.approx(0.009248952381312847, rel=1e-4)
+    assert summed(tokenizer.decoder.norm.weight.grad) == pytest.approx(0.028334196656942368, rel=1e-4)
+
+
 def test_the_discriminator_and_its_losses_are_the_official_ones():
     built = filled(Discriminator(depth=3, width=4, multipliers=(2, 4), frames=4, size=16))
     clips = video((2, 4, 16, 16, 3)).requires_grad_()
