@@ -50,6 +50,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"hd_vila": {}},
     },
+    "magvit": {
+        "pretrain": {"magvit-2d": {"pretrain.epochs": 1}},
+        "pretrain_from": {"magvit-tokenizer": {"pretrain.epochs": 1}, "magvit": {"pretrain.epochs": 1}},
+        "finetune": {},
+        "evaluate": {"magvit-tokenizer": {}, "magvit": {}},
+    },
 }
 
 

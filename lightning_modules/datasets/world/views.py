@@ -1,10 +1,9 @@
 """The captioned world: pictures, clips and sentences drawn from scenes whose every detail is known.
 
-Read `prepare` first, then a view: `Images`, `GradedImages`, `Clips`, `ActionClips`; `VideoText` and `HdClips` have
-files of their own. A view turns a chunk of scenes (`world.scenes`) into columns, with the help of `world.drawing` and
-`world.text`.
-Row r of a split is sample r % 256 of its chunk r // 256: a larger split begins with the rows of a smaller one, and the
-scenes do not depend on the size of the pictures.
+Read `prepare` first, then a view: `Images`, `GradedImages`, `Clips`, `ActionClips`; others have a file of their own.
+A view turns a chunk of scenes (`world.scenes`) into columns, with the help of `world.drawing` and `world.text`. Row r
+of a split is sample r % 256 of its chunk r // 256: a larger split begins with the rows of a smaller one, and the scenes
+do not depend on the size of the pictures.
 """
 
 from collections import deque
@@ -15,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
 from lightning_modules.datasets.world import text
 from lightning_modules.datasets.world.drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
+from lightning_modules.datasets.world.drifting import DriftingClips
 from lightning_modules.datasets.world.hd_clips import HdClips
 from lightning_modules.datasets.world.plain import PlainImages
 from lightning_modules.datasets.world.scenes import (
@@ -271,8 +271,8 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips, VideoText, HdClips)}
-View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText | HdClips
+View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText | HdClips | DriftingClips
+VIEWS = {view.name: view for view in get_args(View)}
 
 
 def prepare(
@@ -289,7 +289,7 @@ def prepare(
 
     Args:
         folder: where shards, card and sheet go.
-        view: `images`, `graded`, `plain` (see `world_plain`), `clips`, `actions`, `video_text` or `hd_clips`.
+        view: a key of `VIEWS`, such as `images`.
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of samples of each split.
         image_size: side of the pictures in pixels.

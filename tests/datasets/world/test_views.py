@@ -24,6 +24,7 @@ OPTIONS = {
     "actions": {"image_size": 32, "frames": 8, "zoom": 1.0},
     "video_text": {"image_size": 24, "frames": 6, "colors": 4, "shapes": 3, "places": ("night",), "shared_words": 0.0},
     "hd_clips": {"image_size": 32, "frames": 5, "colors": 2, "places": ("night", "sea")},
+    "drifting": {"image_size": 16, "frames": 4, "shapes": 2},
 }
 # Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
 GOLDEN = {
@@ -34,6 +35,7 @@ GOLDEN = {
     "actions": "cefd35e3ead12424606378449c505d09daf3ec9efec2e8491d920ab898f9cb5a",
     "hd_clips": "3947f1b14e88335736e045a4ba9f650a4bb0b52389cfc63068db390397c1d838",
     "video_text": "a37a63ca7f53821b84bb7f18d337774830e30b894d28de34792187454b6f9747",
+    "drifting": "bdfa2459fc95bad94adfa9a3fdccd7d822929767fb9996ca3aa37587cb1e0138",
 }
 ROWS = 2 * CHUNK + 40
 
@@ -241,6 +243,8 @@ def test_smallest_and_odd_sizes_are_drawn(view):
         ("video_text", {"places": ()}, r"places \(\) must be some of meadow"),
         ("video_text", {"shared_words": 2.0}, r"shared_words \(2.0\) must be between"),
         ("actions", {"frames": 3, "zoom": 1.0}, r"frames \(3\) must be at least 4"),
+        ("drifting", {"frames": 1}, r"frames \(1\) must be at least 2"),
+        ("drifting", {"shapes": 9}, r"shapes \(9\) must be between 1 and 8"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, view, options, message):
@@ -293,3 +297,19 @@ def test_subtitles_have_words_of_their_own_and_small_talk():
     assert 0.3 < np.mean([word not in spoken for word in words]) < 0.5
     shared = draw("video_text", shared_words=1.0)["subtitle"]
     assert content <= {word for subtitle in shared for word in subtitle.split()}
+
+
+def test_the_colour_of_a_drifting_thing_decides_what_follows_from_its_first_frame():
+    """Equal first frames go on alike; with another colour the same thing goes elsewhere."""
+    clips, labels = (draw("drifting")[name] for name in ("video", "label"))
+    seen = {}
+    for clip in clips:
+        assert np.array_equal(seen.setdefault(clip[0].tobytes(), clip), clip)
+    assert len(seen) < len(clips)  # some were drawn twice
+    view, stream = views.VIEWS["drifting"](**OPTIONS["drifting"]), Stream(7, "drifting/train", 0)
+    shapes = np.zeros(CHUNK, np.int64)
+    one, other = (view.draw(stream, np.full(CHUNK, label), shapes) for label in (0, 1))
+    moved = [(clip.astype(int) - clip[:, :1]).any(-1).any((1, 2, 3)) for clip in (one, other)]
+    assert all(x.all() for x in moved) and set(labels) == {0, 1, 2, 3}
+    grey = one.sum(-1).reshape(CHUNK, -1), other.sum(-1).reshape(CHUNK, -1)
+    assert (grey[0] != grey[1]).any(1).all()

@@ -1,0 +1,228 @@
+"""The generator: what comes before the tokens, which parts are trained, what it takes over, and what is measured."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.magvit.evaluation import evaluate
+from lightning_modules.magvit.module import Magvit, task_order
+from lightning_modules.magvit.predictor import Compressor, Continuer
+from lightning_modules.magvit.tasks import TASKS
+from lightning_modules.magvit.tokenizer_training import TokenizerTraining
+from lightning_modules.metrics.video import fvd_world, masked_mse, psnr, ssim
+
+TOKENIZER = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "halve_time": (True, False),
+             "embedding_dim": 4, "codebook_size": 12, "norm_groups": 2}  # fmt: skip
+NETWORK = {"layers": 1, "hidden_size": 16, "mlp_dim": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}
+
+
+def module(**options) -> Magvit:
+    torch.manual_seed(0)
+    options = {"num_classes": 3, "tasks": ["fp", "ipc"], "judged_tasks": ["fp"], "multi_task": True, **options}
+    return Magvit(tokenizer=TOKENIZER, network=NETWORK, **options)
+
+
+def training(**options) -> TokenizerTraining:
+    torch.manual_seed(0)
+    return TokenizerTraining(
+        tokenizer={**TOKENIZER, **options.pop("tokenizer", {})}, discriminator={"width": 4, "multipliers": (1, 1)},
+        num_classes=3, perception="random", **options,
+    )  # fmt: skip
+
+
+def batch(rows=4) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    video = torch.randint(0, 256, (rows, 3, 4, 16, 16), generator=draw).to(torch.uint8)
+    return {"video": video, "labels": torch.arange(rows) % 3, "rows": torch.arange(rows)}
+
+
+def test_a_sequence_begins_with_its_task_and_its_class():
+    """Codes are 0 to 11, classes 12 to 14, no class 15, special tokens the last of 32 (maskgvt_train_lib.py)."""
+    built, labels = module(), torch.tensor([0, 2])
+    assert built.before(TASKS["fp"], labels, None).tolist() == [[28, 15]] * 2
+    assert built.before(TASKS["cfp"], labels, None).tolist() == [[28, 12], [28, 14]]
+    assert built.before(TASKS["ipc"], labels, None).tolist() == [[26, 15]] * 2  # announced as outpainting
+    assert module(inpainting_token=True).before(TASKS["ipc"], labels, None).tolist() == [[25, 15]] * 2
+    assert module(multi_task=False).before(TASKS["fp"], labels, None).tolist() == [[15]] * 2
+    prefixed = module(conditioning="prefix", tasks=["fp"])
+    given = prefixed.given(torch.rand(2, 3, 4, 16, 16), TASKS["fp"])
+    before = prefixed.before(TASKS["fp"], labels, given)
+    assert before.shape == (2, 2 + 16 + 1) and (before[:, -1] == 30).all()
+    assert torch.equal(before[:, 2:-1], given.tokens[:, :16])
+
+
+def test_only_the_transformer_is_trained_and_tokens_are_kept_once():
+    built = module(keep_tokens=True).train()
+    first = built.training_step(batch())
+    first.backward()
+    assert not any(p.requires_grad for p in built.tokenizer.parameters())
+    assert not built.tokenizer.training and built.network.training
+    computed = []
+    built.encoded = lambda video: computed.append(len(video))
+    built.training_step(batch())
+    assert sum(name in built.kept for name in ("fp", "ipc")) == 1 + bool(computed)
+    fresh = module().train()
+    tokens, given = fresh.tokens_of(batch(), "fp")
+    again = module(keep_tokens=True).train()
+    for _ in range(2):
+        kept, kept_given = again.tokens_of(batch(), "fp")
+        assert torch.equal(kept, tokens) and torch.equal(kept_given.tokens, given.tokens)
+
+
+def test_the_loss_is_a_mean_over_what_is_asked_of_each_clip():
+    built = module(label_smoothing=0.0, tasks=["unc"], parts=["mask"]).train()
+    torch.manual_seed(5)
+    found = built.loss(batch(), "unc").item()
+    tokens, _ = built.tokens_of(batch(), "unc")
+    torch.manual_seed(5)
+    ratio = torch.cos(torch.pi / 2 * torch.rand(1))
+    scores = torch.rand(tokens.shape)
+    count = int(built.tokens * ratio)
+    hidden = scores <= scores.sort(1).values[:, count - 1 : count]
+    shown = torch.cat([built.before(TASKS["unc"], batch()["labels"], None), tokens.masked_fill(hidden, 31)], 1)
+    chances = built.network(shown)[:, 2:, :12].log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    expected = torch.stack([-row[where].mean() for row, where in zip(chances, hidden, strict=True)]).mean()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_one_token_after_another_agrees_with_the_whole_sequence():
+    """Keys and values that are kept give what a pass over the whole sequence gives."""
+    built = module(conditioning="autoregressive", tasks=["fp"]).eval()
+    video, labels = torch.rand(2, 3, 4, 16, 16), torch.tensor([0, 1])
+    tokens = built.generate(video, labels, "fp", sampling_temperature=0.0)
+    before = built.before(TASKS["fp"], labels, built.given(video, TASKS["fp"]))
+    start = torch.full_like(before[:, :1], built.special(-1))
+    logits = built.network(torch.cat([start, before, tokens], 1)[:, :-1])[:, -built.tokens :, : built.codes]
+    assert torch.equal(logits.argmax(-1), tokens)
+
+
+def test_what_is_not_given_is_not_looked_at():
+    built, video = module().eval(), torch.rand(2, 3, 4, 16, 16)
+    other = video.clone()
+    other[:, :, 1:] = 0.5
+    labels = torch.zeros(2, dtype=torch.long)
+    assert torch.equal(built.generate(video, labels, "fp", 3), built.generate(other, labels, "fp", 3))
+
+
+def test_a_generator_takes_over_the_tokenizer_and_the_judge_of_its_arm():
+    upstream, built = training(), module(judge=True)
+    with torch.no_grad():
+        for parameter in upstream.parameters():
+            parameter.add_(0.1)
+    built.start_from(upstream.export())
+    assert torch.equal(built.tokenizer.quantiser.codebook, upstream.tokenizer.quantiser.codebook)
+    assert torch.equal(built.judge.head.weight, upstream.judge.head.weight)
+    with pytest.raises(ValueError, match="is of another architecture"):
+        built.start_from(training(tokenizer={"width": 8}).export())
+
+
+def test_a_3d_tokenizer_takes_over_a_2d_one_and_its_judge():
+    flat, deep = training(tokenizer={"dims": 2}), training()
+    deep.start_from(flat.export())
+    kernel = deep.tokenizer.encoder.stem.weight
+    assert torch.equal(kernel[:, :, 1], flat.tokenizer.encoder.stem.weight[:, :, 0]) and not kernel[:, :, 0].any()
+    assert torch.equal(deep.discriminator.stem.weight[:, :, 1], flat.discriminator.stem.weight[:, :, 0])
+    with pytest.raises(ValueError, match=r"cannot be taken over from the one named by `from`, first tokenizer.encoder"):
+        training(tokenizer={"width": 8}).start_from(flat.export())
+
+
+def test_neither_player_gets_the_others_gradient():
+    built = training()
+    terms = built.train().terms(batch())
+    generator = [p for n, p in built.named_parameters() if n.startswith("tokenizer")]
+    mine = ("reconstruction", "commitment", "codebook", "entropy", "adversarial", "perceptual")
+    sum(terms[name] for name in mine).backward(retain_graph=True)
+    assert all(p.grad is None for p in built.discriminator.parameters())
+    before = [p.grad.clone() for p in generator]
+    (terms["discriminator"] + terms["r1"] + terms["judge"]).backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, generator, strict=True))
+    assert all(p.grad is not None for p in built.discriminator.parameters())
+
+
+def test_lecam_compares_with_averages_of_earlier_steps():
+    built = training(lecam=1.0, lecam_decay=0.5).train()
+    assert built.terms(batch())["lecam"].item() >= 0
+    assert built.mean_real != 0 and built.mean_fake != 0
+    averages = built.mean_real.item()
+    built.eval().terms(batch())
+    assert built.mean_real.item() == averages
+
+
+def test_tasks_come_as_often_as_their_weights_say():
+    order = task_order([1.0, 2.0, 0.5])
+    assert order.bincount().tolist() == [200, 400, 100]
+    assert torch.equal(order, task_order([1.0, 2.0, 0.5]))
+    assert task_order([3.0, 3.0]).bincount().tolist() == [300, 300]
+
+
+def test_metrics_of_videos():
+    video, truth = torch.rand(2, 3, 4, 16, 16), torch.rand(2, 3, 4, 16, 16)
+    where = torch.zeros(1, 1, 4, 1, 1, dtype=torch.bool)
+    where[:, :, 1:] = True
+    expected = (video - truth)[:, :, 1:].square().flatten(1).mean(1)
+    assert torch.allclose(masked_mse(video, truth, where), expected)
+    assert torch.allclose(psnr(video, truth, where), -10 * expected.log10())
+    assert psnr(video, video).tolist() == [100, 100] and torch.allclose(ssim(video, video), torch.ones(2))
+    with pytest.raises(ValueError, match="there is a clip in which no pixel counts"):
+        masked_mse(video, truth, ~where & where)
+    features = np.random.default_rng(0).normal(size=(400, 4))
+    found = fvd_world(features[:200] + 3, features)
+    assert found["fvd_world"] > 30 > 1 > found["fvd_world_real"]
+
+
+def test_the_evaluation_says_how_near_each_task_is_to_the_truth():
+    built = module(judged_tasks=["fp", "cg"], judged_rows=6).eval()
+    data = type("Data", (), {"rows": {"test": None}})()
+    data.evaluation_batches = lambda split: iter([batch(4), batch(4)])
+    arrays = {name: x.numpy() for name, x in built.predictions(data, torch.device("cpu")).items()}
+    assert arrays["fp/psnr"].shape == (6,) and arrays["fp/right"].shape == (6, 32)
+    run = type("Run", (), {"seed": 0, "facts": built.facts(), "predictions": lambda self: arrays})()
+    found = evaluate([run], "here")
+    metrics = found.metrics[0]
+    assert metrics["here/passes"] == 12 and metrics["here/fp/psnr"] == pytest.approx(arrays["fp/psnr"].mean())
+    assert metrics["here/mean_mse"] == pytest.approx((metrics["here/fp/mse"] + metrics["here/cg/mse"]) / 2)
+    assert "here/cg/differ_percent" not in metrics and {g.id for g in found.galleries} == {"task-fp", "task-cg"}
+    with pytest.raises(ValueError, match="there is no trained arm"):
+        evaluate([], "here")
+
+
+def test_files_become_tokens_and_videos_again(tmp_path):
+    encode(tmp_path / "clip.mp4", 8)
+    compressor = Compressor(training())
+    (answer,) = compressor.answer(tmp_path / "clip.mp4")
+    assert answer["tokens"].shape == (2, 4, 4) and answer["video"].shape == (4, 16, 16, 3)
+    assert answer["bits_per_pixel"] == pytest.approx(32 * np.log2(12) / 1024, abs=1e-6)
+    np.save(tmp_path / "tokens.npy", answer["tokens"])
+    (again,) = compressor.answer(tmp_path / "tokens.npy")
+    assert np.array_equal(again["video"], answer["video"])
+    answers = list(Continuer(module(tasks=["fp", "ipc", "cfp"])).answer(tmp_path / "clip.mp4"))
+    assert [found["row"] for found in answers] == ["fp", "ipc", "cfp-0", "cfp-1", "cfp-2"]
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match=r"wrong.npy holds float64 of shape \(2, 4, 4\), expected whole numbers"):
+        next(compressor.answer(tmp_path / "wrong.npy"))
+    with pytest.raises(ValueError, match="absent"):
+        next(compressor.answer(tmp_path / "absent.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["walk"]}, r"task \('walk'\) must be one of fp, fi, opc"),
+        ({"tasks": ["cg"], "num_classes": 0}, r"the task cg tells the class of a clip, but num_classes is 0"),
+        ({"conditioning": "prefix"}, r"conditioning is prefix, which knows frame prediction and generation alone"),
+    ],
+)
+def test_wrong_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        module(**options)
+
+
+def test_clips_of_another_shape_and_unknown_classes_are_refused():
+    data = type("Data", (), {"video_shape": (3, 8, 16, 16), "num_classes": 3})()
+    with pytest.raises(ValueError, match=r"clips of shape \(3, 8, 16, 16\)"):
+        module().check_data(data)
+    data.video_shape, data.num_classes = (3, 4, 16, 16), 5
+    for built in (module(), training()):
+        with pytest.raises(ValueError, match=r"model\.num_classes is 3, but the data has 5 classes"):
+            built.check_data(data)
