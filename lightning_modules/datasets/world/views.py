@@ -23,6 +23,7 @@ from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
 from lightning_modules.datasets.world import text
 from lightning_modules.datasets.world.drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
+from lightning_modules.datasets.world.long_clips import LongClips
 from lightning_modules.datasets.world.plain import PlainImages
 from lightning_modules.datasets.world.scenes import (
     CHUNK,
@@ -269,8 +270,8 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips, VideoText)}
-View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText
+VIEWS = {view.name: view for view in (Images, GradedImages, PlainImages, Clips, ActionClips, VideoText, LongClips)}
+View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText | LongClips
 
 
 def prepare(
@@ -287,7 +288,7 @@ def prepare(
 
     Args:
         folder: where shards, card and sheet go.
-        view: `images`, `graded`, `plain` (see `world_plain`), `clips`, `actions` or `video_text`.
+        view: `images`, `graded`, `plain` (see `world_plain`), `clips`, `actions`, `video_text` or `long_clips`.
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of samples of each split.
         image_size: side of the pictures in pixels.
