@@ -5,6 +5,7 @@ Parameters carry the names of LF-VILA's official code. Read `VideoSwin.forward` 
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, TypedDict
 
 import torch
@@ -15,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.layers.transformer import DropPath, Mlp
-from lightning_modules.settings import Count, Share
+from lightning_modules.settings import Count, Positive, Share
 
 Window = Annotated[list[Count], Field(min_length=3, max_length=3)]  # frames, rows, columns
 MASKED = -100.0  # added to the scores of tokens that the shift brought together, as in Swin
@@ -200,6 +201,7 @@ class VideoSwin(nn.Module):
         local_window: the local features leave before the first level whose windows have more frames: if clips have as
             many, these features come from one clip each. Where no level has more, they are those of the last level.
         drop_path: stochastic depth of the last block; it grows linearly from 0 in the first.
+        init_std: of the matrices and bias tables at the start; 0.02 is made for wide networks.
 
     Raises:
         ValueError: the local features would leave where one merging does not bring them to the last width.
@@ -213,6 +215,7 @@ class VideoSwin(nn.Module):
         levels: Annotated[list[Level], Field(min_length=1)],
         local_window: Count,
         drop_path: Share = 0.2,
+        init_std: Positive = 0.02,
     ):
         super().__init__()
         widths = [width * 2 ** sum(level["merge"] for level in levels[:number]) for number in range(len(levels) + 1)]
@@ -234,7 +237,7 @@ class VideoSwin(nn.Module):
         self.norm = nn.LayerNorm(self.dim)
         self.norm_local = nn.LayerNorm(self.dim)
         self.local_feat_proj = PatchMerging(self.dim // 2)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, std=init_std))
 
     def forward(
         self, video: Float[Tensor, "batch 3 frames height width"]
@@ -272,10 +275,10 @@ def attention_elements(encoder: VideoSwin, frames: int, height: int, width: int)
     return found
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, WindowAttention):
-        nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        nn.init.trunc_normal_(module.relative_position_bias_table, std=std)
