@@ -1,9 +1,39 @@
 """Video files as clips of high and low resolution, as HD-VILA shows them; texts and labels of `annotated_videos`."""
 
-class HybridClips:
-    """Batches of `middle`, uint8 (batch clips 3 height width), and `neighbours`, (batch clips frames-1 3 height/4 width/4).
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
 
-    Texts and labels: see `AnnotatedVideos`. How clips are taken and cut: `video.hybrid.Hybrid`.
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch.utils.data import DataLoader
+
+from lightning_modules.datamodules.annotated_videos import (
+    AnnotatedVideos,
+    Annotations,
+    Batch,
+    Size,
+    Source,
+    Words,
+    check_one_caption,
+)
+from lightning_modules.datasets.splits import Part
+from lightning_modules.datasets.video.hybrid import QUARTER, Hybrid
+from lightning_modules.datasets.video.showing import read_shown
+from lightning_modules.settings import Count, Positive, Share
+
+
+class HybridClips(AnnotatedVideos):
+    """Batches of `middle`, uint8 (batch clips 3 height width), and `neighbours`, (batch clips frames-1 3 low_h low_w).
+
+    Neighbours have a quarter of the height and the width, and are in the order of time: those before the middle, then
+    those behind it. Texts and labels: see `AnnotatedVideos`. How clips are taken and cut: see `video.hybrid.Hybrid`.
+    Training draws the middles, one part of the frame for all of a video's frames, and whether it is mirrored;
+    evaluation spreads the middles evenly and shows the centre. (The official code keeps a smaller last batch.)
 
     Args:
         clips: that training shows of a video.
@@ -13,7 +43,126 @@ class HybridClips:
         rate: frames a second that a video is brought to first; null for its own.
         source_size: height and width to which a frame is brought.
         size: height and width that are cut from it, multiples of four.
-        middles: `original`, or `upsampled`: see `Hybrid`.
-        padded: whether frames keep their aspect, in a grey square.
+        middles: `original`: cut from the frame; `upsampled`: scaled up from a quarter of it, as the official code
+            fine-tunes on MSR-VTT and TGIF.
+        padded: whether frames keep their aspect, in a grey square; `source_size` is then that square, and `size` too.
         flip: share of the videos that are mirrored in training.
+
+    Other args: see `AnnotatedVideos`.
+
+    Raises:
+        ValueError: a split is unknown, or a value does not fit the others.
     """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        seed: int,
+        splits: dict[str, Part],
+        clips: Count,
+        evaluation_clips: Count,
+        frames: Count,
+        stride: Count,
+        rate: Positive | None = None,
+        source_size: Size,
+        size: Size,
+        middles: Literal["original", "upsampled"],
+        padded: bool = False,
+        flip: Share = 0.0,
+        tokenizer: str | None = None,
+        text_length: Annotated[Count, Field(ge=3)] | None = None,
+        sentences: Count | None = None,
+        source: Source | None = None,
+        batch_size: Count | None = None,
+        evaluation_batch_size: Count,
+        mirror: str | None = None,
+        max_broken: Share,
+    ):
+        super().__init__(
+            folder=folder, seed=seed, splits=splits, tokenizer=tokenizer, text_length=text_length, sentences=sentences,
+            source=source, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size, mirror=mirror,
+            max_broken=max_broken,
+        )  # fmt: skip
+        self.clips, self.evaluation_clips, self.rate, self.flip = clips, evaluation_clips, rate, flip
+        self.hybrid = Hybrid(frames, stride, tuple(source_size), tuple(size), middles, padded)
+
+    @property
+    def middle_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a middle frame."""
+        return 3, *self.hybrid.size
+
+    def videos(self, split: str) -> "ClipsOfVideos":
+        """The videos of a split with their texts.
+
+        Raises:
+            ValueError: see `annotations`.
+            DataUnavailable: there is no folder of videos.
+        """
+        return ClipsOfVideos(self.home(), self.annotations(split), self)
+
+    def train_dataloader(self) -> DataLoader:
+        """The training batches of this process, the epoch set by Lightning.
+
+        Raises:
+            ValueError: there is no split to train on.
+        """
+        self._check_training()
+        return self._loader(self.videos("train"), self._video_bytes(self.clips), named)
+
+    def evaluation_batches(self, split: str) -> Iterator[Batch]:
+        """One pass over a split in the order of its rows, broken videos left out.
+
+        Raises:
+            ValueError: a video has several captions, or too many are broken.
+        """
+        videos = self.videos(split)
+        check_one_caption(videos.said, split)
+        return self._evaluation(videos, named, self._video_bytes(self.evaluation_clips))
+
+    def _video_bytes(self, clips: int) -> int:
+        pixels = math.prod(self.middle_shape)
+        return clips * (pixels + (self.hybrid.frames - 1) * pixels // QUARTER**2)
+
+
+class ClipsOfVideos:
+    """Videos as clips of two resolutions, decoded one by one; see `HybridClips`.
+
+    Args:
+        folder: of the files.
+        said: texts and labels.
+        shown: the settings.
+    """
+
+    def __init__(self, folder: Path, said: Annotations, shown: HybridClips):
+        self.folder, self.said, self.files = folder, said, said.columns["files"]
+        self.hybrid, self.rate, self.flip = shown.hybrid, shown.rate, shown.flip
+        self.clips, self.evaluation_clips = shown.clips, shown.evaluation_clips
+        if several := [files for files in self.files if len(files) > 1]:
+            raise ValueError(
+                f"{len(several)} rows are runs of clips, the first of {len(several[0])}, from {several[0][0]} on: "
+                "prepare single videos, or show runs with LongVideos."
+            )
+
+    def read(self, row: int, words: Words | None) -> Batch:
+        """`video`, the middles (clips height width 3), `neighbours`, and what is said; see `Videos`."""
+        clips, middles, corner, mirrored, text = self.evaluation_clips, None, self.hybrid.corner(), False, None
+        if words is not None:
+            middles, crop, further = words
+            clips, corner, text = self.clips, self.hybrid.corner(crop), further >> 32
+            mirrored = (further & 0xFFFFFFFF) / 2.0**32 < self.flip
+
+        def choose(total: int) -> Int[np.ndarray, " shown"]:
+            return self.hybrid.clip_frames(total, clips, middles).ravel()
+
+        show = partial(self.hybrid.show, corner=corner, mirrored=mirrored)
+        frames = read_shown(self.folder / self.files[row][0], choose, show, rate=self.rate).frames
+        high, low = self.hybrid.split(frames.reshape(clips, self.hybrid.frames, *frames.shape[1:]))
+        neighbours = torch.from_numpy(low).permute(0, 1, 4, 2, 3).contiguous()
+        return {"video": torch.from_numpy(high), "neighbours": neighbours} | self.said.read(row, word=text)
+
+
+def named(batch: Batch) -> Batch:
+    """A batch with `video` (batch 3 clips height width) as `middle` (batch clips 3 height width)."""
+    rest = {name: x for name, x in batch.items() if name != "video"}
+    return {"middle": batch["video"].transpose(1, 2).contiguous()} | rest

@@ -1,47 +1,18 @@
-"""Videos with sentences, questions or classes, from the files in which they are published, as one index: `prepare`.
-
-| corpus | annotations | a row is |
-|---|---|---|
-| `long_videos` | jsonl or LMDB of runs of clips | a run of clips, a transcript of each |
-| `clips` | jsonl of `clip_id`, texts there or in LMDB | a clip, its transcript |
-| `paragraphs` | jsonl of `clip_id`, `text` | a video, its sentences |
-| `activitynet` | `train.json`, `val_1.json` | a video, its sentences with their times |
-| `didemo` | `train_data.json` | a video, its descriptions |
-| `condensed_movies` | csv of `videoid`, `caption`, `split` | a video, its description |
-| `tgif_action`, `tgif_transition` | jsonl, or the original table | a GIF, a question, five options |
-| `tgif_frame`, `tgif_count` | the same | a GIF, a question, an answer or a count |
-| `msrvtt_qa` | jsonl, or the original json | a video, a question, an answer |
-| `msrvtt_mc` | jsonl of `clip_name`, `options`, `answer` | a video, five captions of which one is its own |
-| `activitynet_qa` | `train_q.json`, with `train_a.json` as `answers` | a video, a question, an answer |
-| `how2qa` | jsonl of `text_q`, `text_a`, `text_s`, `span` | a video, a question, four options, subtitles, a span |
-| `violin` | jsonl of `text_q`, `text_s`, `answer` | a video, a statement, subtitles, true or not |
-| `coin` | `COIN.json` | a video, its task |
-| `classes` | jsonl of `video_id`, `recipe_type` | a video, its class (LVU, COIN) |
-
-Checked against what is published: the files of ActivityNet-QA, whole (its 1,654 answers are those that come at least
-twice in training); README.md of tgif-qa, of COIN and of HD-VILA-100M; CondensedMovies_dataset.py of the challenge;
-the dataset classes of `LF-VILA/` and `hd-vila/` in microsoft/XPretrain, for the jsonl files that are released with
-them. Recalled, not re-read: the headers of TGIF-QA's original tables, and the subsets of COIN (training, testing).
+"""Videos with sentences, questions or classes as one index: `prepare`; `annotation_files` has the forms that it reads.
 
 Videos are decoded when they are trained on (`video.showing`), so what is prepared here is small. The index has the
 columns of `Row`. Its readers hold it in memory: of LF-VILA-8M's eight million runs take some hundred thousand (`most`).
 """
 
-import ast
-import csv
 import json
 import logging
-import math
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import StringIO
-from itertools import islice, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, NotRequired, get_args
+from typing import Any, NotRequired
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,56 +20,14 @@ from typing_extensions import TypedDict
 
 from lightning_modules import rehearsal
 from lightning_modules.datasets.download import StandIn, fetch, find
-from lightning_modules.datasets.video.corpora import Checksum, _digest, didemo_name, file_name, read_list
+from lightning_modules.datasets.video.annotation_files import NAMES, OUTSIDE, READERS, TASKS, Asked, Corpus, Row, Task
+from lightning_modules.datasets.video.corpora import Checksum, _digest, file_name, read_list
 from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.datasets.video.drawn_annotations import WRITERS, Drawn, joined
 from lightning_modules.files import replace_folder, sha256
 from lightning_modules.settings import STRICT, Count, Share
 
 log = logging.getLogger(__name__)
-
-Corpus = Literal[
-    "long_videos", "clips", "paragraphs", "activitynet", "didemo", "condensed_movies",
-    "tgif_action", "tgif_transition", "tgif_frame", "tgif_count", "msrvtt_qa", "msrvtt_mc", "activitynet_qa",
-    "how2qa", "violin", "coin", "classes",
-]  # fmt: skip
-Task = Literal["sentences", "options", "answers", "count", "classes"]
-TASKS: dict[Corpus, Task] = {
-    **dict.fromkeys(get_args(Corpus), "sentences"),
-    **dict.fromkeys(("tgif_action", "tgif_transition", "msrvtt_mc", "how2qa"), "options"),
-    **dict.fromkeys(("tgif_frame", "msrvtt_qa", "activitynet_qa"), "answers"),
-    **dict.fromkeys(("violin", "coin", "classes"), "classes"),
-    "tgif_count": "count",
-}
-OUTSIDE = -1  # label of an answer that is not among those that can be given
-
-
-class Row(NamedTuple):
-    """What is said of one video, or asked about it.
-
-    Args:
-        files: names of the video, or of the clips of a run in their order.
-        texts: sentences, in the order of time: of a paragraph, or subtitles.
-        starts: second at which each of them begins; empty if that is not known.
-        ends: second at which it ends.
-        question: or statement; blank if nothing is asked.
-        options: answers to choose from.
-        label: the number of the right option, of the class, or of what is counted.
-        answer: in words, where there are no options; `prepare` makes its number the label.
-        kind: of the question, such as `what`.
-        span: seconds of the video that tell the answer.
-    """
-
-    files: tuple[str, ...]
-    texts: tuple[str, ...] = ()
-    starts: tuple[float, ...] = ()
-    ends: tuple[float, ...] = ()
-    question: str = ""
-    options: tuple[str, ...] = ()
-    label: int = OUTSIDE
-    answer: str = ""
-    kind: str = ""
-    span: tuple[float, float] = (math.nan, math.nan)
-
 
 TEXTS, SECONDS = pa.list_(pa.string()), pa.list_(pa.float64())
 SCHEMA = pa.schema([
@@ -181,3 +110,226 @@ def prepare(
         ModuleNotFoundError: a file is LMDB, and lmdb is not installed.
         ValueError: a file does not have its form, a split not its rows, or a setting does not fit the corpus.
     """
+    task = TASKS[corpus]
+    _check(corpus, task, splits, labels, vocabulary, list(lists))
+    place = {"mirror": mirror, "cache": Path(cache)}
+    listed = fetch("retrieval-splits", lists, mirrors=list_mirrors, mirror=mirror, cache=Path(list_cache))
+    find(name, videos, **place)
+    read, left_out = {}, {}
+    for split, files in splits.items():
+        others = {other: find(name, files[other], **place) for other in ("answers", "texts") if files.get(other)}
+        asked = Asked(
+            find(name, files["annotations"], **place), **others, subset=files.get("subset"), most=files.get("most"),
+            consecutive=consecutive,
+        )  # fmt: skip
+        rows = READERS[corpus](asked)
+        if files.get("videos") is not None:
+            rows = _listed(rows, read_list(listed[files["videos"]]), corpus, files["annotations"])
+        rows = rows[: files.get("most")]
+        if files.get("rows") not in (None, len(rows)):
+            raise ValueError(
+                f"split {split!r} has {len(rows)} rows, expected {files['rows']}: complete the copy, or take the "
+                "official file."
+            )
+        read[split] = [row for row in rows if _complete(row, task)]
+        left_out[split] = len(rows) - len(read[split])
+        if left_out[split] > max_left_out * len(rows):
+            raise ValueError(
+                f"{left_out[split]} of {len(rows)} rows of split {split!r} have a blank or missing text in "
+                f"{files['annotations']}, more than max_left_out ({max_left_out}) allows: complete it, or raise the "
+                "share."
+            )
+        _check_rows(read[split], task, labels, files["annotations"])
+    answers = [] if vocabulary is None else _answers(read, vocabulary)
+    numbers = {answer: number for number, answer in enumerate(answers)}
+    kinds = sorted({row.kind for rows in read.values() for row in rows} - {""})
+    written = {}
+    with replace_folder(folder) as new:
+        for split, rows in read.items():
+            if task == "answers":
+                rows = [row._replace(label=numbers.get(row.answer, OUTSIDE)) for row in rows]
+            rows = [row._replace(files=tuple(file_name(f"{prefix}{f}", suffix) for f in row.files)) for row in rows]
+            facts = {"left_out": left_out[split], "repeated": _repeated(rows, split)}
+            written[split] = facts | write_rows(new / f"{split}.parquet", rows)
+        facts = {"name": name, "corpus": corpus, "task": task, "videos": videos, "cache": cache}
+        facts |= {"labels": labels, "answers": answers, "kinds": kinds, "splits": written}
+        (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _check(
+    corpus: Corpus,
+    task: Task,
+    splits: Mapping[str, Annotated],
+    labels: int | None,
+    vocabulary: Vocabulary | None,
+    lists: Sequence[str],
+) -> None:
+    if (labels is None) != (task not in ("options", "classes")):
+        expected = (
+            "how many options or classes there are" if labels is None else "null: it has neither options nor classes"
+        )
+        raise ValueError(f"labels is {labels}, but for {corpus} it must say {expected}.")
+    if (vocabulary is None) != (task != "answers"):
+        expected = "which answers can be given" if vocabulary is None else "null: its answers are no words"
+        raise ValueError(f"vocabulary is {vocabulary}, but for {corpus} it must say {expected}.")
+    if vocabulary is not None and (unknown := [split for split in vocabulary["splits"] if split not in splits]):
+        raise ValueError(f"vocabulary.splits has {unknown[0]!r}, expected some of {', '.join(splits)}.")
+    for split, files in splits.items():
+        videos = files.get("videos")
+        if videos is not None and (videos not in lists or task != "sentences"):
+            raise ValueError(
+                f"splits.{split}.videos ({videos!r}) must be one of lists ({', '.join(lists) or 'none'}), and "
+                "null for questions and classes."
+            )
+        if (files.get("answers") is None) != (corpus != "activitynet_qa"):
+            raise ValueError(
+                f"splits.{split}.answers is {files.get('answers')!r}, but for {corpus} it must be "
+                f"{'the file of answers, such as train_a.json' if corpus == 'activitynet_qa' else 'null'}."
+            )
+        if files.get("texts") is not None and corpus not in ("long_videos", "clips"):
+            raise ValueError(f"splits.{split}.texts is {files['texts']!r}, but for {corpus} it must be null.")
+        if (files.get("subset") is None) != (corpus not in ("coin", "condensed_movies")):
+            expected = "the name of the split there" if files.get("subset") is None else "null: the file has one split"
+            raise ValueError(
+                f"splits.{split}.subset is {files.get('subset')!r}, but for {corpus} it must be {expected}."
+            )
+
+
+def _listed(rows: Sequence[Row], videos: Sequence[str], corpus: Corpus, annotations: str) -> list[Row]:
+    """The rows of the listed videos, in the order of the list."""
+    by_name, names = {row.files[0]: row for row in rows}, [NAMES.get(corpus, str)(video) for video in videos]
+    if missing := [name for name in names if name not in by_name]:
+        raise ValueError(
+            f"{len(missing)} of {len(names)} listed videos are not annotated in {annotations}, the first is "
+            f"{missing[0]}: take annotations and list of one version."
+        )
+    return [by_name[name] for name in names]
+
+
+def _complete(row: Row, task: Task) -> bool:
+    """Whether all its texts say something; a question of multiple choice may be blank, its options may not."""
+    if task == "sentences":
+        return bool(row.texts) and all(row.texts) and len(row.files) in (1, len(row.texts))
+    if task == "classes":
+        return True
+    return all(row.options) if task == "options" else bool(row.question and (row.answer or task == "count"))
+
+
+def _check_rows(rows: Iterable[Row], task: Task, labels: int | None, where: str) -> None:
+    for row in rows:
+        if task == "options" and len(row.options) != labels:
+            raise ValueError(
+                f"{row.files[0]} in {where} has {len(row.options)} options, expected labels ({labels}): correct the "
+                "number, or take the official file."
+            )
+        if labels is not None and not 0 <= row.label < labels:
+            raise ValueError(
+                f"{row.files[0]} in {where} has the label {row.label}, expected 0 to {labels - 1} of labels "
+                f"({labels}): correct the number, or take the official file."
+            )
+
+
+def _answers(read: Mapping[str, Sequence[Row]], vocabulary: Vocabulary) -> list[str]:
+    """The answers that can be given, the most frequent ones first; of equally frequent ones in alphabetical order."""
+    times = Counter(row.answer for split in vocabulary["splits"] for row in read[split])
+    ordered = sorted(times, key=lambda answer: (-times[answer], answer))
+    found = [answer for answer in ordered if times[answer] >= vocabulary.get("least", 1)][: vocabulary.get("most")]
+    if vocabulary.get("expected") not in (None, len(found)):
+        raise ValueError(
+            f"there are {len(found)} answers in {', '.join(vocabulary['splits'])}, expected vocabulary.expected "
+            f"({vocabulary['expected']}): take the official files, or correct the number."
+        )
+    return found
+
+
+def _repeated(rows: Sequence[Row], split: str) -> int:
+    """Rows that say the same as an earlier one; they stay, as published results count them."""
+    repeated = len(rows) - len({(row.files, row.texts, row.question, row.options, row.answer) for row in rows})
+    if repeated:
+        log.warning("split %r has %d of %d rows more than once; they stay, as in the official file", split, repeated,
+                    len(rows))  # fmt: skip
+    return repeated
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> dict[str, int | str]:
+    """Writes the rows; returns their number, how many labels are `OUTSIDE`, and the digest of the content.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError(f"{path.name} would have no rows: check its annotations.")
+    rows = rows[: rehearsal.left(0)]
+    table = pa.table(dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True)), SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+    return {"rows": len(rows), "outside": sum(row.label == OUTSIDE for row in rows), "sha256": _digest(table)}
+
+
+def merged(
+    texts: Sequence[str], most: int, starts: Sequence[float] = (), ends: Sequence[float] = ()
+) -> tuple[list[str], list[float], list[float]]:
+    """At most so many sentences: again and again, the two neighbours that are shortest together become one.
+
+    Lengths are counted in characters, of equally short pairs the first is taken, and a blank joins them: LF-VILA's rule
+    for paragraphs and subtitles (`retrieval_dataset.py`). The times of a merged sentence are the first start and the
+    last end.
+
+    Raises:
+        ValueError: there is to be no sentence.
+    """
+    if most < 1:
+        raise ValueError(f"most ({most}) must be at least 1: sentences cannot be merged to none.")
+    texts, starts, ends = list(texts), list(starts), list(ends)
+    while len(texts) > most:
+        lengths = [len(one) + len(other) for one, other in pairwise(texts)]
+        place = lengths.index(min(lengths))
+        texts[place : place + 2] = [" ".join(texts[place : place + 2])]
+        if starts:
+            del starts[place + 1], ends[place]
+    return texts, starts, ends
+
+
+def stand_in(
+    folder: Path,
+    *,
+    rows: int,
+    corpus: Corpus,
+    splits: Mapping[str, Mapping[str, Any]],
+    labels: int | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
+    consecutive: int = 1,
+    prefix: str = "",
+    suffix: str | None = None,
+    videos: str = "videos",
+    **_: object,
+) -> StandIn:
+    """See `download.StandIn`: one drawn clip of ten seconds under many names, with texts and labels for each."""
+    clip = encode(folder / f"clip{suffix or '.mp4'}", 100, size=(320, 240), key_every=12)
+    texts: dict[str, list[str]] = {}  # files of annotations, and of answers or transcripts, with their pieces
+    changed, lists = {}, {}
+    for split, files in splits.items():
+        for number in range(rows):
+            drawn = Drawn(f"{split}{number}", number, max(consecutive, 4), labels or 1, files.get("subset") or "")
+            entry, other = WRITERS[corpus](drawn, Path(files["annotations"]).suffix)
+            texts.setdefault(files["annotations"], []).append(entry)
+            if beside := files.get("answers") or files.get("texts"):
+                texts.setdefault(beside, []).append(other)
+        if listed := files.get("videos"):
+            (folder / listed).parent.mkdir(parents=True, exist_ok=True)
+            (folder / listed).write_text("\n".join(f"{split}{number}" for number in range(rows)))
+            lists[listed] = {"sha256": sha256(folder / listed)}
+        changed[split] = {**files, "rows": rows}
+    for file, pieces in texts.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(joined(corpus, Path(file).suffix, pieces))
+    for files in changed.values():
+        others = {other: folder / files[other] for other in ("answers", "texts") if files.get(other)}
+        asked = Asked(folder / files["annotations"], **others, subset=files.get("subset"), consecutive=consecutive)
+        for name in {name for row in READERS[corpus](asked) for name in row.files}:
+            path = folder / videos / file_name(f"{prefix}{name}", suffix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(clip, path)
+    config = {"splits": changed, "lists": lists, "cache": str(folder), "list_cache": str(folder), "list_mirrors": []}
+    if vocabulary is not None:
+        config["vocabulary"] = {**vocabulary, "expected": None, "least": 1}
+    return StandIn(config, {split: files.get("rows") for split, files in splits.items()})

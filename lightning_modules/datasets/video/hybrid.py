@@ -5,7 +5,8 @@ of `hd-vila/src/datasets/`. Its data loader for pre-training hands the neighbour
 (`get_images`: the quarter is computed, then overwritten); here they have a quarter of it, as the network needs.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -17,7 +18,8 @@ QUARTER = 4  # how much smaller neighbours are than middle frames, in height and
 GREY = 127  # around frames that keep their aspect: int(255 / 2) of the official code
 
 
-class Hybrid(NamedTuple):
+@dataclass(frozen=True)
+class Hybrid:
     """How clips are taken from a video; sizes are those of the high resolution.
 
     Args:
@@ -28,6 +30,9 @@ class Hybrid(NamedTuple):
         middles: `original`: cut from the frame; `upsampled`: the quarter, scaled up again (bicubic).
         padded: keep a frame's aspect: it lies at the upper left of a grey square of the side `size`, which is then all
             that is shown (`source` and `size` are equal).
+
+    Raises:
+        ValueError: the number of frames is even, or sizes do not fit.
     """
 
     frames: int
@@ -36,6 +41,23 @@ class Hybrid(NamedTuple):
     size: tuple[int, int]
     middles: Literal["original", "upsampled"]
     padded: bool = False
+
+    def __post_init__(self):
+        if self.frames % 2 == 0:
+            raise ValueError(f"frames ({self.frames}) must be odd: a middle, and as many before as behind it.")
+        for name, (height, width) in (("source_size", self.source), ("size", self.size)):
+            if height % QUARTER or width % QUARTER:
+                raise ValueError(
+                    f"{name} ({[height, width]}) must be multiples of {QUARTER}: neighbours have a quarter."
+                )
+        if any(cut > side for cut, side in zip(self.size, self.source, strict=True)):
+            raise ValueError(
+                f"size ({list(self.size)}) must fit into source_size ({list(self.source)}): it is cut from it."
+            )
+        if self.padded and not self.source == self.size == self.source[::-1]:
+            raise ValueError(
+                f"padded is true, so source_size ({list(self.source)}) and size ({list(self.size)}) must be one square."
+            )
 
     @property
     def reach(self) -> int:
@@ -67,7 +89,7 @@ class Hybrid(NamedTuple):
             BrokenVideo: there are fewer frames than clips.
         """
         if total < clips:
-            raise BrokenVideo(f"a video of {total} frames cannot be shown as {clips} clips")
+            raise BrokenVideo(f"{total} frames are too few for {clips} clips")
         if total >= 2 * self.reach * self.stride + clips or not self.reach:
             return self.stride
         return (total - clips) // (2 * self.reach)

@@ -42,15 +42,14 @@ def read_shown(path: Path, choose: Choose, show: Show, *, rate: float | None = N
 
     Raises:
         BrokenVideo: it is not there, holds no video, is shorter than `READABLE` of what its header says, or a frame
-            that has to be decoded for the chosen ones is damaged.
-        ValueError: `choose` or `show` refuses.
+            that has to be decoded for the chosen ones is damaged, or `choose` finds its frames too few.
     """
     with files._opened(path) as container:
         times, keys, packets = files._timetable(container)
         if times:
             seconds = (np.array(times) - times[0]) * float(container.streams.best("video").time_base)
             numbers, lasts = frames_at(seconds, rate)
-            chosen = numbers[choose(len(numbers))]
+            chosen = _chosen(path, numbers, choose)
             wanted = [times[number] for number in chosen]
             found = _from_the_key(container, set(wanted), keys, show)
             if len(found) == len(set(wanted)):
@@ -58,9 +57,14 @@ def read_shown(path: Path, choose: Choose, show: Show, *, rate: float | None = N
     return _from_the_start(path, choose, show, rate, packets)
 
 
-def frames_at(
-    seconds: Float[np.ndarray, " frames"], rate: float | None
-) -> tuple[Int[np.ndarray, " slots"], float]:
+def _chosen(path: Path, numbers: Int[np.ndarray, " slots"], choose: Choose) -> Int[np.ndarray, " shown"]:
+    try:
+        return numbers[choose(len(numbers))]
+    except BrokenVideo as error:
+        raise BrokenVideo(f"{path}: {error}") from error
+
+
+def frames_at(seconds: Float[np.ndarray, " frames"], rate: float | None) -> tuple[Int[np.ndarray, " slots"], float]:
     """Which frame is shown in each 1/rate second, and how long all of them last.
 
     Args:
@@ -101,7 +105,7 @@ def _from_the_start(path: Path, choose: Choose, show: Show, rate: float | None, 
         raise BrokenVideo(f"{path} is damaged: {total} of {packets} frames can be decoded")
     seconds = np.arange(total) / fps
     numbers, lasts = frames_at(seconds, rate)
-    chosen = numbers[choose(len(numbers))]
+    chosen = _chosen(path, numbers, choose)
     with files._opened(path) as container:
         sound = enumerate(files._sound(container))
         found = {number: show(_upright(frame)) for number, frame in sound if number in set(chosen.tolist())}
