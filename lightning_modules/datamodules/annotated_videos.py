@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -301,6 +301,7 @@ class Annotations(NamedTuple):
         return token_ids, attention_mask
 
 
+@runtime_checkable
 class Videos(Protocol):
     """Videos that are read one by one."""
 
