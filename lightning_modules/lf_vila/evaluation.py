@@ -6,9 +6,9 @@ Reads stored predictions only, without torch. Read `evaluate` first, then `align
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from lightning_modules.metrics.classification import accuracy
+from lightning_modules.metrics.answers import accuracy
 from lightning_modules.metrics.retrieval import blind_ceiling, retrieval
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 
@@ -16,10 +16,10 @@ Metrics = dict[str, float]
 
 
 def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evaluation:
-    """All numbers of an arm, per seed.
+    """All numbers of one arm or of a comparison, per seed.
 
     Args:
-        runs: of one arm, one for each seed.
+        runs: of one arm, one for each seed; or of a comparison, whose metrics end in `@<arm>`.
         dataset: first part of every metric's name.
         split: rows that are judged.
 
@@ -28,19 +28,20 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
     """
     if not runs:
         raise ValueError("there is no trained model to evaluate: `make repro` trains it.")
-    metrics, stored = {}, []
+    metrics: dict[int, Metrics] = {}
+    figures = [_memory(runs[0])]
     for run in runs:
-        found = {
-            name.removesuffix(f"/{split}"): x for name, x in run.predictions().items() if name.endswith(f"/{split}")
-        }
+        stored = run.predictions()
+        found = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
         if not found:
             raise ValueError(f"{run.folder} has no predictions of split {split!r}: add it to data.splits.")
-        stored.append(found)
         judged = {"align": aligned, "fuse": matched}.get(run.facts["task"], answered)(found)
-        metrics[run.seed] = {f"{dataset}/{name}": value for name, value in {**judged, **costs(run)}.items()}
-    figures = [_memory(runs[0])]
-    if runs[0].facts["task"] == "align":
-        figures.insert(0, _mean_alignment(stored))
+        arm, _, protocol = run.name.partition("/")
+        first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
+        named = {f"{first}/{name}{last}": value for name, value in {**judged, **costs(run)}.items()}
+        metrics.setdefault(run.seed, {}).update(named)
+        if run is runs[0] and "clips" in found and found["clips"].shape == found["sentences"].shape:
+            figures.insert(0, _over_time(found))
     return Evaluation(metrics=metrics, figures=figures)
 
 
@@ -56,11 +57,11 @@ def costs(run: Run) -> Metrics:
 def aligned(predictions: Mapping[str, np.ndarray]) -> Metrics:
     """Stage one and retrieval, from unit features.
 
-    `alignment_percent`: of each clip, whether its own sentence is the most similar of its paragraph, and of each sentence
-    its own clip; the mean of both. `right_events_percent`: whether the first paragraph that a video finds has its events,
-    in whatever order. `right_order_percent`: of the paragraphs with its events, whether its own comes first;
-    `blind_order_percent` is what a model can reach that is blind to order. `in_order_percent`: whether a video is nearer
-    to its paragraph than to the same sentences in another order.
+    `alignment_percent`: of each clip, whether its own sentence is the most similar of its paragraph, and of each
+    sentence its own clip; the mean of both. `right_events_percent`: whether the first paragraph that a video finds has
+    its events, in whatever order. `right_order_percent`: of the paragraphs with its events, whether its own comes
+    first; `blind_order_percent` is what a model can reach that is blind to order. `in_order_percent`: whether a video
+    is nearer to its paragraph than to the same sentences in another order.
     """
     video, text = predictions["video"], predictions["text"]
     similarity = text @ video.T
@@ -100,36 +101,33 @@ def matched(predictions: Mapping[str, np.ndarray]) -> Metrics:
 
 
 def answered(predictions: Mapping[str, np.ndarray]) -> Metrics:
-    """Answers, choices and classes; of choices with spans also the frames that matter."""
-    found = {"top1_percent": 100 * accuracy(predictions["logits"], predictions["labels"])}
-    if "frames" in predictions and "frame_labels" in predictions:
+    """Answers, choices and classes; of choices whose spans are known also the frames that matter."""
+    found = accuracy(predictions["logits"].argmax(1), predictions["labels"])
+    if "frame_labels" in predictions:
         right = (predictions["frames"] > 0) == predictions["frame_labels"]
         found["frames_percent"] = 100 * float(right.mean())
     return found
 
 
-def _mean_alignment(stored: Sequence[Mapping[str, np.ndarray]]) -> Figure:
+def _over_time(predictions: Mapping[str, np.ndarray]) -> Figure:
     """How similar clips are to sentences of the same video, by the time between them."""
-    by_distance = np.mean([similarity_by_distance(local_similarity(found)) for found in stored], axis=0)
+    similarity = local_similarity(predictions).mean(0)
+    later = np.arange(1 - len(similarity), len(similarity))
     return Figure(
         id="similarity_over_time",
         title="Similarity of clips and sentences of one video",
-        caption="Mean cosine by how many sentences later than the clip a sentence is (0: its own); mean over seeds.",
+        caption="Mean cosine by how many sentences later than the clip a sentence is (0: its own), of one seed.",
         x_label="sentences later",
         y_label="cosine",
-        series=[Series("clips", "line", [float(n) for n in _distances(stored[0])], by_distance.tolist())],
+        series=[
+            Series(
+                "clips",
+                "line",
+                later.astype(float).tolist(),
+                [float(np.diagonal(similarity, by).mean()) for by in later],
+            )
+        ],
     )
-
-
-def _distances(predictions: Mapping[str, np.ndarray]) -> Int[np.ndarray, " distances"]:
-    times = predictions["clips"].shape[1]
-    return np.arange(1 - times, times)
-
-
-def similarity_by_distance(similarity: Float[np.ndarray, "rows clips sentences"]) -> Float[np.ndarray, " distances"]:
-    """Mean over clips and rows, from the sentence furthest before to the one furthest after."""
-    mean = similarity.mean(0)
-    return np.array([np.diagonal(mean, by).mean() for by in range(1 - len(mean), len(mean))])
 
 
 def _memory(run: Run) -> Figure:
@@ -137,7 +135,7 @@ def _memory(run: Run) -> Figure:
     return Figure(
         id="attention",
         title="Attention against the length of the video",
-        caption="Scores of all heads of one block, of the level that has most of them, for one video: counted, not measured.",
+        caption="Scores of all heads in one block of the level with most of them, for one video; counted.",
         x_label="frames",
         y_label="thousands of scores",
         series=[Series("windows", "line", [float(n) for n in elements], [n / 1e3 for n in elements.values()])],

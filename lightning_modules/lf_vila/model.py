@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.layers.bert import make_bert, run_layers
-from lightning_modules.lf_vila.network import VideoSwin
+from lightning_modules.lf_vila.weights import make_video_swin
 from lightning_modules.settings import Count
 
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]  # rows, columns
@@ -85,7 +85,7 @@ class LongVideoText(nn.Module):
     """Videos and paragraphs: encoded apart, and with a head also together.
 
     Args:
-        video: arguments of `VideoSwin`.
+        video: arguments of `make_video_swin`.
         bert: arguments of `make_bert`.
         layers: of the BERT that read each sentence alone, the whole paragraph, and paragraph and video together.
         sentences: most of a paragraph.
@@ -124,7 +124,7 @@ class LongVideoText(nn.Module):
         super().__init__()
         if frames % clips:
             raise ValueError(f"frames ({frames}) must be a multiple of clips ({clips}): as many of each clip.")
-        self.video_encoder = VideoSwin(**video)
+        self.video_encoder = make_video_swin(**video)
         self.text_encoder = text = make_bert(**bert)
         config = text.config
         if self.video_encoder.dim != config.hidden_size:
@@ -277,7 +277,7 @@ class VideoClassifier(nn.Module):
 
     def __init__(self, *, video: Mapping[str, object], frames: Count, size: Pair, pool: Pair, answers: Count):
         super().__init__()
-        self.video_encoder = VideoSwin(**video)
+        self.video_encoder = make_video_swin(**video)
         dim = self.video_encoder.dim
         self.frames, self.size, self.pool = frames, tuple(size), tuple(pool)
         self.video_global_proj = nn.Linear(dim, dim)

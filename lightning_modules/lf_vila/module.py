@@ -26,7 +26,7 @@ Where we differ without effect on results: attention in fused kernels; masked wo
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import AnyRecipe, Decay, Momentum, PaperModule
+from lightning_modules.datamodules.annotated_videos import LongVideos
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.lf_vila.clips import EventClips
@@ -58,6 +59,7 @@ TASKS = {  # head of the network
 }
 Task = Literal["align", "fuse", "answer", "choose", "classify"]
 Batch = dict[str, Tensor]
+VIDEO_ONLY = ("video", "frames", "size", "pool", "answers")  # arguments of `VideoClassifier`
 UNDECAYED = ("bias", "LayerNorm.weight", "pos_embed", "relative_position_bias_table")  # official code: optimizer.py
 LAST_SHARE = 0.01  # of the rate, at the end of the linear schedule (official code: lr_scheduler.py)
 LENGTHS = (8, 16, 32, 64)  # frames at which attention is counted
@@ -69,9 +71,9 @@ class LFVILARecipe(AnyRecipe):
     optimizer: Literal["adamw"]
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     schedule: Literal["linear", "steps", "cosine"]
-    milestones: NotRequired[list[Share]]  # of all steps, for the schedule `steps`
-    decay: NotRequired[Decay]  # factor at each
-    min_lr: NotRequired[NonNegative]  # at the end of the schedule `cosine`
+    milestones: list[Share]  # of all steps, for the schedule `steps`
+    decay: Decay  # factor at each
+    min_lr: NonNegative  # at the end of the schedule `cosine`
 
 
 class LFVILA(PaperModule):
@@ -80,7 +82,7 @@ class LFVILA(PaperModule):
     Args:
         task: `align`: stage one, also retrieval; `fuse`: stage two; `answer`, `choose`, `classify`: the heads for open
             questions, for multiple choice, and for videos without language, trained as a whole.
-        network: arguments of `LongVideoText`, or of `VideoClassifier` for `classify`; the head goes with the task.
+        network: arguments of `LongVideoText`, of which `classify` reads those of the video; the head is the task's.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
         temperature: of both contrasts.
         time_weight: of the loss over time; 0 for none, as for retrieval.
@@ -89,6 +91,7 @@ class LFVILA(PaperModule):
         match_weight: of the loss of mismatched videos in stage two, where that of masked words counts 1.
         span_weight: of the loss of frames that matter, for `choose`; 0 where spans are not known.
         label_smoothing: of `answer`.
+        stage: first part of the name that the loss is logged under.
 
     Raises:
         ValueError: an option does not fit the task.
@@ -113,16 +116,17 @@ class LFVILA(PaperModule):
         match_weight: NonNegative = 10.0,
         span_weight: NonNegative = 1.0,
         label_smoothing: Share = 0.0,
+        stage: Literal["pretrain", "finetune"] = "pretrain",
     ):
         super().__init__()
         self.task, self.scale = task, 1 / temperature
         self.time_weight, self.keys, self.values = time_weight, keys, values
         self.others, self.roll_from = others, roll_from
         self.masked, self.match_weight, self.span_weight = masked, match_weight, span_weight
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.stage = label_smoothing, stage
         self.preprocess = Preprocess(**preprocess)
         if task == "classify":
-            self.network = VideoClassifier(**network)
+            self.network = VideoClassifier(**{name: network[name] for name in VIDEO_ONLY})
             return
         aligned = task in ("align", "fuse")
         self.network = LongVideoText(**network, head=TASKS[task], aligned=aligned)
@@ -142,7 +146,7 @@ class LFVILA(PaperModule):
                 part.eval()
         return self
 
-    def check_data(self, data: EventClips) -> None:
+    def check_data(self, data: EventClips | LongVideos) -> None:
         """Refuse videos and paragraphs that the network cannot read.
 
         Raises:
@@ -186,8 +190,8 @@ class LFVILA(PaperModule):
         """The sum of the losses of the task."""
         losses = getattr(self, f"_{self.task}")(batch)
         loss = sum(losses.values())
-        terms = {f"pretrain/loss {name}": x for name, x in losses.items()} if len(losses) > 1 else {}
-        self.log_terms({"pretrain/loss": loss, **terms})
+        terms = {f"{self.stage}/loss {name}": x for name, x in losses.items()} if len(losses) > 1 else {}
+        self.log_terms({f"{self.stage}/loss": loss, **terms})
         return loss
 
     def _align(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -195,7 +199,8 @@ class LFVILA(PaperModule):
         names = ("video", "text", "clips", "sentences")
         features = {name: gather(x) for name, x in zip(names, self.features(batch), strict=True)}
         with torch.autocast(self.device.type, enabled=False):  # similarities in float32
-            losses = {"whole": info_nce(features["video"], features["text"], self.scale)}
+            scale = features["video"].new_tensor(self.scale)
+            losses = {"whole": info_nce(features["video"], features["text"], scale)}
             if self.time_weight:
                 clips, sentences = features["clips"], features["sentences"]
                 draw = draw_times(*clips.shape[:2], keys=self.keys, values=self.values, device=self.device)
@@ -286,7 +291,7 @@ class LFVILA(PaperModule):
             raise ValueError(f"task {self.task!r} answers about videos and texts: call `answers` or `choices` instead.")
         return self.network.video_features(self.read(video))[0]
 
-    def validate(self, data: EventClips, batches: Iterable[Batch]) -> dict[str, Float[Tensor, ""]]:
+    def validate(self, data: EventClips | LongVideos, batches: Iterable[Batch]) -> dict[str, Float[Tensor, ""]]:
         """The loss, and the share of clips that are nearest to their own sentence in their paragraph (task `align`)."""
 
         def measure(batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -301,7 +306,7 @@ class LFVILA(PaperModule):
         return mean_over(batches, measure)
 
     @torch.no_grad()
-    def predictions(self, data: EventClips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: EventClips | LongVideos, device: torch.device) -> dict[str, Tensor]:
         """What `evaluation.evaluate` reads of the split to judge, by task.
 
         `align`: unit features `video` and `text` (rows dim), `clips` and `sentences` (rows times dim), and `permuted`,
