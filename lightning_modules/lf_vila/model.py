@@ -28,8 +28,8 @@ class Texts(NamedTuple):
     """
 
     sentences: Float[Tensor, "batch sentences dim"]
-    states: Float[Tensor, "batch 1+words dim"]
-    mask: Bool[Tensor, "batch 1+words"]
+    states: Float[Tensor, "batch tokens dim"]
+    mask: Bool[Tensor, "batch tokens"]
 
 
 class SentenceEmbedding(nn.Module):
@@ -230,7 +230,7 @@ class LongVideoText(nn.Module):
 
     def fuse(
         self, texts: Texts, tokens: Float[Tensor, "batch frames patches dim"]
-    ) -> Float[Tensor, "batch 1+words+video_tokens dim"]:
+    ) -> Float[Tensor, "batch tokens dim"]:
         """Paragraphs and videos read together: the token of the paragraph, its words, then the video."""
         seen = self.video_token_pos(tokens)
         mask = F.pad(texts.mask, [0, seen.shape[1]], value=True)
@@ -250,7 +250,7 @@ class LongVideoText(nn.Module):
         return text.classifier(text.dropout(text.bert.pooler(states)))
 
     def choose(
-        self, states: Float[Tensor, "batch*choices tokens dim"], choices: int
+        self, states: Float[Tensor, "pairs tokens dim"], choices: int
     ) -> tuple[Float[Tensor, "batch choices"], Float[Tensor, "batch frames 2"]]:
         """Scores of the choices; and for each frame whether it matters (1), by the choice that says so most."""
         scores = rearrange(self.answer(states), "(b c) 1 -> b c", c=choices)
