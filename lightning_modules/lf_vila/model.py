@@ -163,10 +163,6 @@ class LongVideoText(nn.Module):
         if head != "words_and_match":
             del text.cls
         if head in ("answers", "choices"):
-            if (answers is None) != (head == "choices"):
-                raise ValueError(
-                    f"answers ({answers}) must be a number for the head 'answers', and null for 'choices'."
-                )
             text.dropout = nn.Dropout(config.hidden_dropout_prob)
             text.classifier = _normal(nn.Linear(dim, answers or 1), config.initializer_range)
         if head == "choices":

@@ -59,7 +59,7 @@ TASKS = {  # head of the network
 }
 Task = Literal["align", "fuse", "answer", "choose", "classify"]
 Batch = dict[str, Tensor]
-VIDEO_ONLY = ("video", "frames", "size", "pool", "answers")  # arguments of `VideoClassifier`
+VIDEO_ONLY = ("video", "frames", "size", "pool")  # arguments of `VideoClassifier`
 UNDECAYED = ("bias", "LayerNorm.weight", "pos_embed", "relative_position_bias_table")  # official code: optimizer.py
 LAST_SHARE = 0.01  # of the rate, at the end of the linear schedule (official code: lr_scheduler.py)
 LENGTHS = (8, 16, 32, 64)  # frames at which attention is counted
@@ -82,6 +82,7 @@ class LFVILA(PaperModule):
     Args:
         task: `align`: stage one, also retrieval; `fuse`: stage two; `answer`, `choose`, `classify`: the heads for open
             questions, for multiple choice, and for videos without language, trained as a whole.
+        answers: number of them, for `answer` and `classify`; null for other tasks.
         network: arguments of `LongVideoText`, of which `classify` reads those of the video; the head is the task's.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
         temperature: of both contrasts.
@@ -104,6 +105,7 @@ class LFVILA(PaperModule):
         self,
         *,
         task: Task = "align",
+        answers: Count | None = None,
         network: dict,
         preprocess: dict,
         temperature: Positive = 0.05,
@@ -119,6 +121,10 @@ class LFVILA(PaperModule):
         stage: Literal["pretrain", "finetune"] = "pretrain",
     ):
         super().__init__()
+        if (answers is not None) != (task in ("answer", "classify")):
+            raise ValueError(
+                f"model.answers is {answers}, but task {task!r} needs {'a number' if answers is None else 'null'}."
+            )
         self.task, self.scale = task, 1 / temperature
         self.time_weight, self.keys, self.values = time_weight, keys, values
         self.others, self.roll_from = others, roll_from
@@ -126,10 +132,10 @@ class LFVILA(PaperModule):
         self.label_smoothing, self.stage = label_smoothing, stage
         self.preprocess = Preprocess(**preprocess)
         if task == "classify":
-            self.network = VideoClassifier(**{name: network[name] for name in VIDEO_ONLY})
+            self.network = VideoClassifier(**{name: network[name] for name in VIDEO_ONLY}, answers=answers)
             return
         aligned = task in ("align", "fuse")
-        self.network = LongVideoText(**network, head=TASKS[task], aligned=aligned)
+        self.network = LongVideoText(**network, head=TASKS[task], aligned=aligned, answers=answers)
         if task == "align" and not time_weight:
             for part in (self.network.video_local_proj, self.network.text_local_proj):
                 part.requires_grad_(False)

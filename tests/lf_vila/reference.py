@@ -39,7 +39,6 @@ NETWORK = {
     "size": [192, 320],
     "pool": [2, 3],
     "local": "last",
-    "answers": None,
 }
 KEYS = torch.tensor([[0, 3], [1, 2], [3, 0], [2, 1]])
 VALUES = torch.tensor([[0, 2], [3, 0], [1, 3], [1, 3]])

@@ -28,11 +28,10 @@ F = torch.nn.functional
 
 def network(task: str):
     answers = 7 if task in ("answer", "classify") else None
-    sizes = {**NETWORK, "answers": answers}
     if task == "classify":
-        built = VideoClassifier(**{name: sizes[name] for name in VIDEO_ONLY})
+        built = VideoClassifier(**{name: NETWORK[name] for name in VIDEO_ONLY}, answers=answers)
     else:
-        built = LongVideoText(**sizes, head=TASKS[task], aligned=task in ("align", "fuse"))
+        built = LongVideoText(**NETWORK, answers=answers, head=TASKS[task], aligned=task in ("align", "fuse"))
     fill(built, official(built))
     return built
 
