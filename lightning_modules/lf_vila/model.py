@@ -160,7 +160,9 @@ class LongVideoText(nn.Module):
             *_, (_, height, width) = self.video_encoder.maps(frames, *size)
             patches = (height - pool[0] + 1) * (width - pool[1] + 1)
             self.video_token_pos = VideoTokens(dim, frames=frames, patches=patches)
-        if head != "words_and_match":
+        if head == "words_and_match":
+            del text.cls.predictions.bias  # the same tensor as that of its decoder
+        else:
             del text.cls
         if head in ("answers", "choices"):
             text.dropout = nn.Dropout(config.hidden_dropout_prob)

@@ -38,6 +38,8 @@ FROM_HUB = (  # names of `transformers` and of the authors of Swin, which are ou
 )
 HEAD = "text_encoder.seq_relationship."  # official name; ours is that of `transformers`
 OUR_HEAD = "text_encoder.cls.seq_relationship."
+TWICE = "text_encoder.cls.predictions.bias"  # the official code has a tensor under two names
+OTHER_NAME = "text_encoder.cls.predictions.decoder.bias"
 COUNTED = ("*.position_ids", "*.relative_position_index")  # numbers that follow from sizes
 
 
@@ -166,7 +168,7 @@ def load_official(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: it is of another architecture or stage.
     """
-    unused = [*COUNTED, "video_frame_proj.*"]
+    unused = [*COUNTED, TWICE, "video_frame_proj.*"]
     if not hasattr(network, "video_token_pos"):  # stage one
         unused += ["text_encoder.cls.*", "text_encoder.bert.pooler.*"]
     ours = {name.replace(HEAD, OUR_HEAD): x.float() if x.is_floating_point() else x for name, x in state.items()}
@@ -175,4 +177,5 @@ def load_official(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def official(network: nn.Module) -> dict[str, Tensor]:
     """The state dict under the official names."""
-    return {name.replace(OUR_HEAD, HEAD): x for name, x in network.state_dict().items()}
+    found = {name.replace(OUR_HEAD, HEAD): x for name, x in network.state_dict().items()}
+    return found | ({TWICE: found[OTHER_NAME]} if OTHER_NAME in found else {})
