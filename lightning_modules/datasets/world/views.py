@@ -25,6 +25,7 @@ from lightning_modules.datasets.world import text
 from lightning_modules.datasets.world.drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
 from lightning_modules.datasets.world.drifting import DriftingClips
 from lightning_modules.datasets.world.hd_clips import HdClips
+from lightning_modules.datasets.world.long_clips import LongClips
 from lightning_modules.datasets.world.plain import PlainImages
 from lightning_modules.datasets.world.scenes import (
     CHUNK,
@@ -271,7 +272,7 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText | HdClips | DriftingClips
+View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText | HdClips | LongClips | DriftingClips
 VIEWS = {view.name: view for view in get_args(View)}
 
 
