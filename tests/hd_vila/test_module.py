@@ -39,7 +39,7 @@ def module(**options) -> HdVila:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "hd_clips"
-    options = {"frames": 3, "colors": 1, "places": ["night"], "hidden": 0.0}
+    options = {"frames": 3, "colors": 1, "places": ["night"]}
     sizes = {"train": 48, "test": 24}
     views.prepare(path, view="hd_clips", seed=0, sizes=sizes, image_size=32, options=options, workers=1)
     return path

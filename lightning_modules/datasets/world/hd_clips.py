@@ -1,8 +1,7 @@
 """Clips in which a still picture shows what moves, and only a sharp one its texture.
 
 Stripes are two pixels wide. The mean over 4 x 4 pixels inside an object is the same for all three textures, so frames
-at a quarter of the sides tell them by the object's edge at best. One frame tells no direction, and as some frames are
-empty, the more of them are seen, the more often it is known.
+at a quarter of the sides tell them by the object's edge at best; and one frame tells no direction.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from lightning_modules.datasets.world import text
-from lightning_modules.datasets.world.drawing import STRIPES, landscapes, render
+from lightning_modules.datasets.world.drawing import STRIPES, render
 from lightning_modules.datasets.world.scenes import (
     CHUNK,
     COLORS,
@@ -48,7 +47,6 @@ class HdClips:
         frames: number of frames, at least 2.
         colors: number of colours, 1 to 8. Classes are colours x 12.
         places: landscapes behind the circle.
-        hidden: share of the frames that do not show the circle; the middle one, number frames // 2, always does.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -61,7 +59,6 @@ class HdClips:
     frames: int
     colors: int
     places: Sequence[str]
-    hidden: float
 
     def __post_init__(self):
         if self.image_size < 32:
@@ -72,9 +69,6 @@ class HdClips:
             raise ValueError(f"colors ({self.colors}) must be between 1 and {len(COLORS)}.")
         if not self.places or not set(self.places) <= set(PLACES):
             raise ValueError(f"places ({', '.join(self.places)}) must be some of {', '.join(PLACES)}.")
-
-        if not 0 <= self.hidden <= 1:
-            raise ValueError(f"hidden ({self.hidden}) must be between 0 and 1.")
 
     @property
     def num_classes(self) -> int:
@@ -100,9 +94,6 @@ class HdClips:
         )
         grain = stream.bytes("grain", CHUNK * self.image_size**2).reshape(CHUNK, self.image_size, self.image_size)
         video = render(scenes, trajectories(scenes, self.frames), grain=grain, size=self.image_size)
-        empty = stream.integers("hidden", UNIT, self.frames) < round(self.hidden * UNIT)
-        empty[:, self.frames // 2] = False
-        video[empty] = landscapes(scenes, grain, self.image_size)[np.nonzero(empty)[0]]
         return {"video": video, "caption": captions(color, pattern, direction), "label": label}
 
 
