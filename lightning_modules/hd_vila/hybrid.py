@@ -6,14 +6,17 @@ of `hd-vila/src/datasets/`. Its data loader for pre-training hands the neighbour
 """
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from lightning_modules.datasets.video.files import BrokenVideo
-from lightning_modules.datasets.video.showing import scaled
+from lightning_modules.datasets.video.showing import read_shown, scaled
 
+Clips = tuple[UInt8[np.ndarray, "clips height width 3"], UInt8[np.ndarray, "clips others low_h low_w 3"]]
 QUARTER = 4  # how much smaller neighbours are than middle frames, in height and width
 GREY = 127  # around frames that keep their aspect: int(255 / 2) of the official code
 
@@ -126,9 +129,38 @@ class Hybrid:
         cut = picture[top : top + height, left : left + width]
         return np.ascontiguousarray(cut[:, ::-1] if mirrored else cut)
 
-    def split(
-        self, shown: UInt8[np.ndarray, "clips frames h w 3"]
-    ) -> tuple[UInt8[np.ndarray, "clips height width 3"], UInt8[np.ndarray, "clips others low_h low_w 3"]]:
+    def read(
+        self,
+        path: Path,
+        clips: int,
+        *,
+        rate: float | None = None,
+        middles: int | None = None,
+        crop: int | None = None,
+        mirrored: bool = False,
+    ) -> Clips:
+        """Clips of a video file; without `middles`, `crop` and `mirrored` those that are judged.
+
+        Args:
+            path: of the file.
+            clips: how many are shown.
+            rate: frames a second that the video is brought to first; null for its own.
+            middles: the `word` of `middle_frames`.
+            crop: the `word` of `corner`.
+            mirrored: whether all frames are mirrored.
+
+        Raises:
+            BrokenVideo: it cannot be decoded, or has fewer frames than clips.
+        """
+
+        def choose(total: int) -> Int[np.ndarray, " shown"]:
+            return self.clip_frames(total, clips, middles).ravel()
+
+        show = partial(self.show, corner=self.corner(crop), mirrored=mirrored)
+        frames = read_shown(path, choose, show, rate=rate).frames
+        return self.split(frames.reshape(clips, self.frames, *frames.shape[1:]))
+
+    def split(self, shown: UInt8[np.ndarray, "clips frames h w 3"]) -> Clips:
         """Middle frames in high resolution, and their neighbours in a quarter of it."""
         height, width = self.size
         middles, others = shown[:, self.reach], np.delete(shown, self.reach, axis=1)
