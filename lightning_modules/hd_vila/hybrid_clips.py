@@ -19,7 +19,7 @@ from lightning_modules.datamodules.annotated_videos import (
     check_one_caption,
 )
 from lightning_modules.datasets.splits import Part
-from lightning_modules.hd_vila.hybrid import QUARTER, Hybrid
+from lightning_modules.hd_vila.hybrid import SMALLER, Hybrid
 from lightning_modules.settings import Count, Positive, Share
 
 
@@ -119,7 +119,7 @@ class HybridClips(AnnotatedVideos):
 
     def _video_bytes(self, clips: int) -> int:
         pixels = math.prod(self.middle_shape)
-        return clips * (pixels + (self.hybrid.frames - 1) * pixels // QUARTER**2)
+        return clips * (pixels + (self.hybrid.frames - 1) * pixels // SMALLER**2)
 
 
 class ClipsOfVideos:
