@@ -477,8 +477,9 @@ class HdVila(PaperModule):
         take_over(self.network, weights, "weights of the arm that this one starts from")
 
     def export(self) -> dict[str, Tensor]:
-        """The network under the official names."""
-        return self.network.state_dict()
+        """The network under the official names; each tensor lies by itself, also the one that has two of them."""
+        state, twice = self.network.state_dict(), "transformer.cls.predictions.bias"
+        return state | ({twice: state[twice].clone()} if twice in state else {})
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a network as `export` gives it."""

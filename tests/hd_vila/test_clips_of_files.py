@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from lightning_modules.hd_vila.evaluation import measured
 from lightning_modules.hd_vila.hybrid_clips import HybridClips
@@ -73,6 +74,7 @@ def test_every_task_trains_and_is_judged_on_more_clips(home, corpus, options, co
         assert loss.isfinite() and any(x.grad.abs().max() > 0 for x in model.parameters() if x.grad is not None)
     judged = next(iter(given.evaluation_batches("test")))
     assert judged["middle"].shape[:2] == (5, 3) and given.clips == 2
+    save(model.export())  # refuses tensors that share their memory
     found = model.predictions(given, torch.device("cpu"))
     assert found.keys() == {f"{name}/test" for name in columns}
     assert all(len(x) == 5 for name, x in found.items() if name != "texts/test")

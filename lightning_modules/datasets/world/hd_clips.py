@@ -43,7 +43,7 @@ class HdClips:
     pattern) x 4 + direction, classes as often as one another.
 
     Args:
-        image_size: side of the frames in pixels, at least 32.
+        image_size: side of the frames in pixels; below 20 the circle, and so its stripes, become smaller.
         frames: number of frames, at least 2.
         colors: number of colours, 1 to 8. Classes are colours x 12.
         places: landscapes behind the circle.
@@ -61,8 +61,6 @@ class HdClips:
     places: Sequence[str]
 
     def __post_init__(self):
-        if self.image_size < 32:
-            raise ValueError(f"image_size ({self.image_size}) must be at least 32: a circle takes 13 pixels.")
         if self.frames < 2:
             raise ValueError(f"frames ({self.frames}) must be at least 2, for a direction to be seen.")
         if not 1 <= self.colors <= len(COLORS):
@@ -87,7 +85,7 @@ class HdClips:
             color=np.broadcast_to(color[:, None], alike),
             shape=np.full(alike, SHAPES.index("circle")),
             texture=np.broadcast_to(PATTERNS[pattern, None], alike),
-            radius=np.full(alike, int(STRIPES * STRIPE * FRAME / self.image_size)),
+            radius=np.full(alike, min(int(STRIPES * STRIPE * FRAME / self.image_size), FRAME // 3)),
             motion=np.broadcast_to(DIRECTIONS[direction, None], alike),
             speed=stream.between("direction/speed", SLOWEST, FASTEST, alike[1]),
             place=np.array([PLACES.index(name) for name in self.places])[stream.integers("scene", len(self.places))],

@@ -23,6 +23,7 @@ OPTIONS = {
     "clips": {"image_size": 32, "frames": 4, "objects": (1, 2), "shared_words": 0.5},
     "actions": {"image_size": 32, "frames": 8, "zoom": 1.0},
     "video_text": {"image_size": 24, "frames": 6, "colors": 4, "shapes": 3, "places": ("night",), "shared_words": 0.0},
+    "hd_clips": {"image_size": 32, "frames": 5, "colors": 2, "places": ("night", "sea")},
 }
 # Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
 GOLDEN = {
@@ -31,6 +32,7 @@ GOLDEN = {
     "plain": "6456b5dd6f01bf97323f81f4658f80015027d776d2b6e90cb418b20964a2a122",
     "clips": "d21fb0901fa1d3f3ec5d44da6d17118ff6bf5cc4e23a4b6d6ae3aef669293b97",
     "actions": "cefd35e3ead12424606378449c505d09daf3ec9efec2e8491d920ab898f9cb5a",
+    "hd_clips": "3947f1b14e88335736e045a4ba9f650a4bb0b52389cfc63068db390397c1d838",
     "video_text": "a37a63ca7f53821b84bb7f18d337774830e30b894d28de34792187454b6f9747",
 }
 ROWS = 2 * CHUNK + 40
@@ -131,7 +133,7 @@ def test_seeds_splits_and_chunks_differ(view):
     assert len({picture.tobytes() for picture in pictures}) == len(places)
 
 
-@pytest.mark.parametrize("view", ["graded", "actions", "video_text"])
+@pytest.mark.parametrize("view", ["graded", "actions", "video_text", "hd_clips"])
 def test_classes_are_balanced(view):
     labels = np.concatenate([draw(view, chunk)["label"] for chunk in range(5)])
     counts = np.bincount(labels, minlength=views.VIEWS[view](**OPTIONS[view]).num_classes)
