@@ -1,7 +1,7 @@
 """Video files with sentences, questions or classes, decoded when they are trained on: long videos, clip after clip.
 
-`LongVideos` shows them as LF-VILA does (NeurIPS 2022, `LF-VILA/src/datasets/`); `hybrid_clips` has HD-VILA's way, with
-the same texts and labels. Broken videos and orders are handled as in `video_file_texts`.
+`LongVideos` shows them as LF-VILA does (NeurIPS 2022, `LF-VILA/src/datasets/`); `hd_vila.hybrid_clips` has HD-VILA's
+way, with the same texts and labels. Broken videos and orders are handled as in `video_file_texts`.
 """
 
 import math

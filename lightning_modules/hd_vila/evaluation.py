@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from lightning_modules.metrics.classification import accuracy
+from lightning_modules.metrics.answers import accuracy, accuracy_of_choice, similarity_to_options
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import Evaluation, Figure, Run
 from lightning_modules.settings import Count
@@ -21,7 +21,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
     `motions` is given also `look/top1_percent` and `motion/top1_percent`, whether what moves and how it moves is right
     in the text that comes first. Of the hybrid `cnn_macs` and `cnn_macs_all_high`. Of masked words
     `words/top1_percent`, and `words_apart/top1_percent` with another video; of words that the texts do not share
-    `telling/top1_percent` and `telling_apart/top1_percent`. Of answers `answers/top1_percent`.
+    `telling/top1_percent` and `telling_apart/top1_percent`. Of answers, and of choice by a network for it or by the
+    similarity of features, `accuracy_percent`.
 
     Args:
         runs: finished runs, one for each seed and arm.
@@ -46,7 +47,11 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
 def measured(arrays: Mapping[str, np.ndarray], motions: int | None) -> dict[str, float]:
     """All that is said of one run, by what it predicted."""
     if "answers" in arrays:
-        return {"answers/top1_percent": 100 * accuracy(arrays["answers"], arrays["labels"])}
+        return accuracy(arrays["answers"], arrays["labels"])
+    if "scores" in arrays:
+        return accuracy_of_choice(arrays["scores"], arrays["labels"])
+    if "options" in arrays:
+        return accuracy_of_choice(similarity_to_options(arrays["videos"], arrays["options"]), arrays["labels"])
     if "words" in arrays:
         return _words(arrays["words"], arrays["found"], "") | _words(arrays["words"], arrays["found_apart"], "_apart")
     similarity, belongs = arrays["texts"] @ arrays["videos"].T, arrays["belongs"]

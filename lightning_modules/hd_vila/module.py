@@ -13,13 +13,13 @@ Where paper and official code differ, the code's way is taken:
   here they have a quarter of the sides, as in the paper;
 - the configurations say 10 epochs; the authors trained stage one for 6 at low and 1 at high resolution, and stage two
   for 3 (issue 3 of microsoft/XPretrain): 7 and 3 epochs stand in paper.yaml, all at high resolution;
-- for MSR-VTT the released loader enlarges a small frame to get the middle one: here it is a frame of the file;
+- for MSR-VTT, its questions and TGIF the middle frame is a small one, enlarged (`middles: upsampled`): kept;
+- the rate of dropout in the configurations (0.3 for MSRVTT-QA) is read by nothing: the 0.1 of BERT counts;
 - after the last milestone the rate falls by the square of the factor: kept, no published recipe gets there;
 - gains of the norms of TimeSformer are decayed, embeddings are not: kept.
-Where we differ from the code: neighbours are made smaller by the mean over 4 x 4 pixels, not by a bicubic filter;
-frames are brought to a square and cropped to one, so the grid is 10 x 10 and not 10 x 16, with positions interpolated;
-the clips of a video follow one another and are as many in evaluation as in training; padding is not seen at all, where
-the code lowers it by 10,000; parameters that nothing reads are not built.
+Where we differ from the code: padding is not seen at all, where the code lowers it by 10,000; with low resolution alone
+the middle frame is there, too, made smaller by the mean over 4 x 4 pixels; parameters that nothing reads are not built.
+At tiny size all neighbours are such means, and the clips of a video follow one another.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,15 +30,16 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
-from lightning_modules.datamodules.video_file_texts import VideoFileTexts
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
+from lightning_modules.datasets.video.annotation_files import OUTSIDE
+from lightning_modules.hd_vila.hybrid_clips import HybridClips
 from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork
 from lightning_modules.hd_vila.weights import load_hub_resnet, read_official, take_over
 from lightning_modules.layers.bert import NO_LABEL, make_bert, mask_words, masked_word_loss
@@ -49,6 +50,14 @@ from lightning_modules.settings import Count, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.validation import judged, mean_over
 
+Batch = Mapping[str, Tensor]
+Clips = tuple[Float[Tensor, "videos clips 3 height width"], Float[Tensor, "videos clips others 3 low_height low_width"]]
+READ = {  # tasks of prepared data that each task of the network reads
+    "contrast": ("captions", "sentences", "options"),
+    "words": ("captions", "sentences"),
+    "answers": ("answers",),
+    "choice": ("options",),
+}
 UNDECAYED = ("bias", "LayerNorm.weight", "embed")  # parts of official names; gains of other norms are decayed
 MILESTONE_FACTOR = 0.5
 
@@ -79,13 +88,10 @@ class HdVila(PaperModule):
         streams: see `HdVilaNetwork`, also for `pool` and `num_answers`.
         task: `contrast` (stage one, retrieval), `words` (stage two: all but what it adds is frozen), `answers` to open
             questions, or `choice` among candidates; the last two read `labels` of the batch.
-        size: height and width of the frames as they are read, after the crop.
-        clips: of a video, which its frames are cut into, one after another.
+        size: height and width of a middle frame.
+        clips: of a video in training; `HybridClips` may show more of them in evaluation.
         frames: of a clip; where `timesformer.frames` is another number, its times are interpolated.
-        crop: whether frames are larger than `size` and are cut to it: anywhere in training, one place for all frames
-            of a video, and otherwise in the middle.
-        flip: share of the videos that are mirrored in training.
-        source: the kind of text in a batch, such as `caption`.
+        source: the kind of text that is read of batches of `VideoTexts`.
         temperature: of the contrast.
         loss_weight: of the sum over both directions; 0.5 for their mean.
         mask_share: of the words that are masked.
@@ -114,8 +120,6 @@ class HdVila(PaperModule):
         size: Annotated[Sequence[Count], Field(min_length=2, max_length=2)],
         clips: Count = 1,
         frames: Count = 7,
-        crop: bool = False,
-        flip: Share = 0.0,
         source: str = "caption",
         temperature: Positive = 0.05,
         loss_weight: Positive = 0.5,
@@ -142,7 +146,7 @@ class HdVila(PaperModule):
         if official is not None:
             take_over(self.network, read_official(Path(official)), official)
         self.task, self.size, self.clips, self.frames = task, tuple(size), clips, frames
-        self.crop, self.flip, self.source, self.stage = crop, flip, source, stage
+        self.num_answers, self.source, self.stage = num_answers, source, stage
         self.temperature, self.loss_weight, self.mask_share = temperature, loss_weight, mask_share
         self.tokenizer_name = tokenizer
         if task == "words":
@@ -169,34 +173,58 @@ class HdVila(PaperModule):
         """That of the texts, for the masking."""
         return tokenizer_called(self.tokenizer_name)
 
-    def check_data(self, data: VideoTexts | VideoFileTexts) -> None:
+    def check_data(self, data: VideoTexts | HybridClips) -> None:
         """Refuse videos and texts that the network cannot read.
 
         Raises:
             ValueError: what does not fit, with both values.
         """
-        _, frames, *size = data.video_shape
-        if any(have < need for have, need in zip(size, self.size, strict=True)) or not (
-            self.crop or tuple(size) == self.size
-        ):
-            larger = "or larger ones " if self.crop else ""
-            raise ValueError(
-                f"the data has frames of {tuple(size)} (height, width), but model.size says {self.size}: expected "
-                f"these {larger}(model.crop: {self.crop})."
-            )
-        if frames != self.clips * self.frames:
-            raise ValueError(
-                f"the data shows {frames} frames of a video, expected {self.clips * self.frames}: model.clips "
-                f"({self.clips}) times model.frames ({self.frames})."
-            )
+        if isinstance(data, HybridClips):
+            self._check_clips(data)
+        else:
+            self._check_videos(data)
         embeddings = self.network.transformer.bert.embeddings
         words, positions = embeddings.word_embeddings.num_embeddings, embeddings.position_embeddings.num_embeddings
         if data.text_length > positions:
             raise ValueError(f"data.text_length ({data.text_length}) is more than the {positions} positions of BERT.")
         if len(data.tokenizer) > words:
             raise ValueError(f"the tokenizer has {len(data.tokenizer)} ids, but BERT knows {words}: set vocab_size.")
+
+    def _check_videos(self, data: VideoTexts) -> None:
+        _, frames, *size = data.video_shape
+        if tuple(size) != self.size:
+            raise ValueError(
+                f"the data has frames of {tuple(size)} (height, width), but model.size says {self.size}: give both one."
+            )
+        if frames != self.clips * self.frames:
+            raise ValueError(
+                f"the data shows {frames} frames of a video, expected {self.clips * self.frames}: model.clips "
+                f"({self.clips}) times model.frames ({self.frames})."
+            )
         if self.source not in data.sources:
             raise ValueError(f"data.sources ({', '.join(data.sources)}) lacks model.source ({self.source!r}).")
+
+    def _check_clips(self, data: HybridClips) -> None:
+        both = {
+            "size": (data.middle_shape[1:], self.size),
+            "clips": (data.clips, self.clips),
+            "frames": (data.frames, self.frames),
+        }
+        for name, (shown, expected) in both.items():
+            if shown != expected:
+                raise ValueError(f"data.{name} is {shown}, but model.{name} is {expected}: expected the same.")
+        if data.sentences is not None:
+            raise ValueError(f"data.sentences is {data.sentences}, but the network reads one text: set it to null.")
+        if data.task not in READ[self.task]:
+            raise ValueError(
+                f"the data has {data.task}, but model.task is {self.task!r}, expected {' or '.join(READ[self.task])}."
+            )
+        if data.tokenizer is None:
+            raise ValueError("data.tokenizer is null, but every task reads texts: name it, and data.text_length.")
+        if self.task == "answers" and data.num_classes > self.num_answers:
+            raise ValueError(
+                f"the data has {data.num_classes} answers, but model.num_answers is {self.num_answers}: raise it."
+            )
 
     def on_fit_start(self) -> None:
         """Refuse batches in parts for the contrast: a loss over pairs of a batch is no mean of those of its parts.
@@ -216,11 +244,11 @@ class HdVila(PaperModule):
         self.log_terms({f"{self.stage}/loss": loss})
         return loss
 
-    def loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the task."""
-        token_ids, mask = batch[f"{self.source}_token_ids"], batch[f"{self.source}_attention_mask"]
+        clips, (token_ids, mask) = self.clips_of(batch), self.texts_of(batch)
         if self.task == "contrast":
-            text, video = (gather(x) for x in self.features(batch["video"], token_ids, mask))
+            text, video = (gather(x) for x in (self.encode_texts(token_ids, mask), self.encode(*clips)))
             with torch.autocast(self.device.type, enabled=False):  # similarities in float32
                 return self.loss_weight * info_nce(text.float(), video.float(), torch.tensor(1 / self.temperature))
         if self.task == "words":
@@ -231,9 +259,9 @@ class HdVila(PaperModule):
                 vocabulary=len(self.tokenizer),
                 share=self.mask_share,
             )
-            pooled, rows = self.read_together(batch["video"], read, mask), labels != NO_LABEL
+            pooled, rows = self.read_together(clips, read, mask), labels != NO_LABEL
             return masked_word_loss(self.network.word_logits(pooled[rows]), labels[rows])
-        return F.cross_entropy(self.answer_logits(batch["video"], token_ids, mask), batch["labels"])
+        return F.cross_entropy(self.answer_logits(clips, token_ids, mask), batch["labels"], ignore_index=OUTSIDE)
 
     @property
     def _special(self) -> list[int]:
@@ -241,67 +269,76 @@ class HdVila(PaperModule):
         known = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id, tokenizer.mask_id)
         return [number for number in known if number is not None]
 
-    def features(
-        self, video: Tensor, token_ids: Int[Tensor, "texts length"], mask: Tensor
-    ) -> tuple[Float[Tensor, "texts dim"], Float[Tensor, "videos dim"]]:
-        """Unit features of texts and of videos."""
-        return self.encode_texts(token_ids, mask), self(video)
+    def clips_of(self, batch: Batch) -> Clips:
+        """Middle frames and neighbours of a batch, normalised: those of `HybridClips`, or cut from a `video`."""
+        if "middle" in batch:
+            return self._normalised(batch["middle"]), self._normalised(batch["neighbours"])
+        return self.cut(batch["video"])
+
+    def texts_of(
+        self, batch: Batch
+    ) -> tuple[Int[Tensor, "videos *options length"], Bool[Tensor, "videos *options length"]]:
+        """Ids and mask of the texts of a batch; `VideoTexts` names them by their source."""
+        source = "" if "token_ids" in batch else f"{self.source}_"
+        return batch[f"{source}token_ids"], batch[f"{source}attention_mask"]
+
+    def cut(self, video: Shaped[Tensor, "videos 3 frames height width"]) -> Clips:
+        """A video in one size as clips, one after another, whose neighbours are the means over 4 x 4 pixels."""
+        frames = rearrange(self._normalised(video.transpose(1, 2)), "b (k t) c h w -> b k t c h w", k=self.clips)
+        middle = frames.shape[2] // 2
+        others = torch.cat([frames[:, :, :middle], frames[:, :, middle + 1 :]], 2)
+        return frames[:, :, middle], _smaller(others)
+
+    def _normalised(self, frames: Shaped[Tensor, "*frames 3 height width"]) -> Float[Tensor, "*frames 3 height width"]:
+        return self.preprocess(frames.flatten(0, -4)).reshape(frames.shape)
 
     def encode_texts(self, token_ids: Int[Tensor, "texts length"], mask: Tensor) -> Float[Tensor, "texts dim"]:
         """Unit features of texts."""
         return self.network.text_features(self.network.read_texts(token_ids, mask), mask)
 
     def forward(self, video: Shaped[Tensor, "videos 3 frames height width"]) -> Float[Tensor, "videos dim"]:
-        """Unit features of videos as stored pixels."""
-        return self.network.video_features(self.maps(video))
+        """Unit features of videos as stored pixels in one size; see `cut`."""
+        return self.encode(*self.cut(video))
+
+    def encode(
+        self,
+        middle: Float[Tensor, "videos clips 3 height width"],
+        neighbours: Float[Tensor, "videos clips others 3 low_height low_width"],
+    ) -> Float[Tensor, "videos dim"]:
+        """Unit features of videos."""
+        return self.network.video_features(self.maps(middle, neighbours))
 
     def maps(
-        self, video: Shaped[Tensor, "videos 3 frames height width"]
+        self,
+        middle: Float[Tensor, "videos clips 3 height width"],
+        neighbours: Float[Tensor, "videos clips others 3 low_height low_width"],
     ) -> Float[Tensor, "videos clips dim grid_height grid_width"]:
-        """The map of each clip: its middle frame as it is, the others at a quarter of the sides."""
-        video = self._cut(video)
-        clips = rearrange(video, "b c (k t) h w -> (b k) t c h w", k=self.clips)
-        middle, count = clips.shape[1] // 2, clips.shape[1]
-        streams = self.network.streams
-        high = None if streams == "low" else self.preprocess(clips[:, middle])
-        low = None
-        if streams != "high":
-            shown = [frame for frame in range(count) if streams == "low" or frame != middle]
-            low = self.preprocess(rearrange(clips[:, shown], "b t c h w -> (b t) c h w"))
-            low = rearrange(F.avg_pool2d(low, SMALLER), "(b t) c h w -> b t c h w", b=len(clips))
-        return rearrange(self.network.encode_clips(high, low), "(b k) d h w -> b k d h w", k=self.clips)
-
-    def _cut(self, video: Shaped[Tensor, "videos 3 frames height width"]) -> Shaped[Tensor, "videos 3 frames h w"]:
-        """Crop and mirror."""
-        spare = [have - need for have, need in zip(video.shape[3:], self.size, strict=True)]
-        if self.crop and any(spare):
-            top, left = (torch.randint(room + 1, (len(video),)) for room in spare)
-            if not self.training:
-                top, left = (torch.full((len(video),), room // 2) for room in spare)
-            windows = zip(video, top.tolist(), left.tolist(), strict=True)
-            video = torch.stack([x[..., i : i + self.size[0], j : j + self.size[1]] for x, i, j in windows])
-        if self.training and self.flip:
-            mirrored = torch.rand(len(video), device=video.device) < self.flip
-            video = torch.where(mirrored[:, None, None, None, None], video.flip(4), video)
-        return video
+        """The map of each clip, from the streams that the network has."""
+        streams, before = self.network.streams, (neighbours.shape[2] + 1) // 2
+        if streams == "low":
+            parts = neighbours[:, :, :before], _smaller(middle)[:, :, None], neighbours[:, :, before:]
+            neighbours = torch.cat(parts, 2)
+        high = None if streams == "low" else middle.flatten(0, 1)
+        low = None if streams == "high" else neighbours.flatten(0, 1)
+        return self.network.encode_clips(high, low).unflatten(0, middle.shape[:2])
 
     def read_together(
-        self, video: Tensor, token_ids: Int[Tensor, "videos length"], mask: Tensor
+        self, clips: Clips, token_ids: Int[Tensor, "videos length"], mask: Tensor
     ) -> Float[Tensor, "videos length dim"]:
         """States of texts that were read with their videos, pooled over clips. Stage one gets no gradient."""
         with torch.no_grad():
-            maps, states = self.maps(video), self.network.read_texts(token_ids, mask)
+            maps, states = self.maps(*clips), self.network.read_texts(token_ids, mask)
         return self.network.over_clips(self.network.fuse(states, mask, maps))
 
-    def answer_logits(self, video: Tensor, token_ids: Tensor, mask: Tensor) -> Float[Tensor, "videos answers"]:
+    def answer_logits(self, clips: Clips, token_ids: Tensor, mask: Tensor) -> Float[Tensor, "videos answers"]:
         """Logits of the answers to one text for each video, or of several candidates for it.
 
         Args:
-            video: stored pixels.
+            clips: see `clips_of`.
             token_ids: (videos length), or of candidates (videos candidates length); likewise `mask`.
             mask: True for tokens that are seen.
         """
-        maps, candidates = self.maps(video), 1
+        maps, candidates = self.maps(*clips), 1
         if self.task == "choice":
             candidates = token_ids.shape[1]
             maps, token_ids, mask = maps.repeat_interleave(candidates, 0), token_ids.flatten(0, 1), mask.flatten(0, 1)
@@ -310,38 +347,42 @@ class HdVila(PaperModule):
         return logits if self.task == "answers" else rearrange(logits, "(b n) 1 -> b n", n=candidates)
 
     def validate(
-        self, data: VideoTexts | VideoFileTexts, batches: Iterable[dict[str, Tensor]]
+        self, data: VideoTexts | HybridClips, batches: Iterable[dict[str, Tensor]]
     ) -> dict[str, Float[Tensor, ""]]:
         """The loss, and of features how many videos have their own text first among those of the batch."""
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             found = {"loss": self.loss(batch)}
             if self.task == "contrast":
-                token_ids, own = batch[f"{self.source}_token_ids"].unique(dim=0, return_inverse=True)
+                token_ids, own = self.texts_of(batch)[0].unique(dim=0, return_inverse=True)
                 text = self.encode_texts(token_ids, token_ids != data.tokenizer.pad_id)
-                found["own_text_first"] = ((self(batch["video"]) @ text.T).argmax(1) == own).float().mean()
+                found["own_text_first"] = (
+                    ((self.encode(*self.clips_of(batch)) @ text.T).argmax(1) == own).float().mean()
+                )
             return found
 
         return mean_over(batches, measure)
 
     @torch.no_grad()
-    def predictions(self, data: VideoTexts | VideoFileTexts, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: VideoTexts | HybridClips, device: torch.device) -> dict[str, Tensor]:
         """What the evaluation reads, by split.
 
         Contrast: features of `videos` and of the different `texts`; `belongs` says which text is a video's own, and
         `labels` are the data's, where it has any. Words: `words`, the ids of the texts, and `found` and `found_apart`,
         the ids that are most likely at each place if it alone is masked, given the own video and given another one;
-        -1 at places that cannot be masked. Answers and choice: `answers` and `labels`.
+        -1 at places that cannot be masked. Answers: those given, as `answers`. Choice: `scores` of the candidates; of
+        features, those of the candidates as `options` (videos options dim). All of these with `labels`.
         """
         self.to(device).eval()
         found = {}
         for split in judged(data.rows):
             read = {"contrast": self._judge_features, "words": self._judge_words}.get(self.task, self._judge_answers)
             parts = [
-                read({name: x.to(device) for name, x in batch.items()}) for batch in data.evaluation_batches(split)
+                read({name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)})
+                for batch in data.evaluation_batches(split)
             ]
             columns = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-            if self.task == "contrast":
+            if "token_ids" in columns:
                 token_ids, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
                 mask = token_ids != data.tokenizer.pad_id
                 columns["texts"] = torch.cat(
@@ -353,13 +394,19 @@ class HdVila(PaperModule):
             found |= {f"{name}/{split}": x for name, x in columns.items()}
         return found
 
-    def _judge_features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        labels = {"labels": batch["labels"]} if "labels" in batch else {}
-        return {"videos": self(batch["video"]), "token_ids": batch[f"{self.source}_token_ids"], **labels}
+    def _judge_features(self, batch: Batch) -> dict[str, Tensor]:
+        token_ids, mask = self.texts_of(batch)
+        found = {"videos": self.encode(*self.clips_of(batch))}
+        if token_ids.ndim == 3:
+            options = self.encode_texts(token_ids.flatten(0, 1), mask.flatten(0, 1))
+            found["options"] = options.unflatten(0, token_ids.shape[:2])
+        else:
+            found["token_ids"] = token_ids
+        return found | ({"labels": batch["labels"]} if "labels" in batch else {})
 
-    def _judge_words(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        token_ids, mask = batch[f"{self.source}_token_ids"], batch[f"{self.source}_attention_mask"]
-        network, maps = self.network, self.maps(batch["video"])
+    def _judge_words(self, batch: Batch) -> dict[str, Tensor]:
+        token_ids, mask = self.texts_of(batch)
+        network, maps = self.network, self.maps(*self.clips_of(batch))
         ordinary = ~torch.isin(token_ids, torch.tensor(self._special, device=token_ids.device))
         found = {"words": token_ids.masked_fill(~ordinary, -1)}
         for name, seen in (("found", maps), ("found_apart", maps.roll(1, 0))):
@@ -372,12 +419,13 @@ class HdVila(PaperModule):
             found[name] = torch.stack(guesses, 1).masked_fill(~ordinary, -1)
         return found
 
-    def _judge_answers(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        text = batch[f"{self.source}_token_ids"], batch[f"{self.source}_attention_mask"]
-        return {"answers": self.answer_logits(batch["video"], *text), "labels": batch["labels"]}
+    def _judge_answers(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.answer_logits(self.clips_of(batch), *self.texts_of(batch))
+        found = {"answers": logits.argmax(1)} if self.task == "answers" else {"scores": logits}
+        return {**found, "labels": batch["labels"]}
 
     def facts(self) -> dict:
-        """How large the network is, and multiply-adds: of a video, and of the ResNets for one clip.
+        """How large the network is, and multiply-adds: of a video of `clips`, and of the ResNets for one clip.
 
         `cnn_macs` are those of the hybrid, `cnn_macs_all_high` those of the high stream if it read every frame.
         """
@@ -429,8 +477,9 @@ class HdVila(PaperModule):
         take_over(self.network, weights, "weights of the arm that this one starts from")
 
     def export(self) -> dict[str, Tensor]:
-        """The network under the official names."""
-        return self.network.state_dict()
+        """The network under the official names; each tensor lies by itself, also the one that has two of them."""
+        state, twice = self.network.state_dict(), "transformer.cls.predictions.bias"
+        return state | ({twice: state[twice].clone()} if twice in state else {})
 
     def load_export(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a network as `export` gives it."""
@@ -443,6 +492,12 @@ class HdVila(PaperModule):
             *network.transformer.bert.encoder.layer,
             *(() if network.streams == "high" else network.timesformer.blocks),
         ]
+
+
+def _smaller(frames: Float[Tensor, "*frames 3 height width"]) -> Float[Tensor, "*frames 3 low_height low_width"]:
+    """The means over 4 x 4 pixels."""
+    means = F.avg_pool2d(frames.flatten(0, -4), SMALLER)
+    return means.reshape(*frames.shape[:-2], *means.shape[-2:])
 
 
 def _group(name: str) -> str:

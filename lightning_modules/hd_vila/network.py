@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import BertForPreTraining
 from transformers.models.bert.modeling_bert import BertPooler
 
+from lightning_modules.hd_vila.hybrid import SMALLER
 from lightning_modules.layers.bert import masked_mean, run_layers
 from lightning_modules.layers.transformer import Attention, DropPath, Mlp
 from lightning_modules.settings import Count
@@ -22,7 +23,6 @@ from lightning_modules.settings import Count
 STREAMS = ("hybrid", "high", "low")
 TASKS = ("contrast", "words", "answers", "choice")
 POOLS = ("lse", "mean", "max")
-SMALLER = 4  # times that the neighbours' sides are smaller than the middle frame's
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "frozen": nn.BatchNorm2d,  # always in evaluation mode, for published weights
     "group": partial(nn.GroupNorm, 1),  # over all channels of an image, for fresh weights

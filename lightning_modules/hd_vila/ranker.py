@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.datasets.video.files import evenly, read_frames
+from lightning_modules.hd_vila.hybrid import Hybrid
 from lightning_modules.hd_vila.module import HdVila
 from lightning_modules.predictors import Predictor
 
@@ -39,7 +41,11 @@ class Ranker(Predictor):
             )
         self.module, data = module.eval(), record["data"]
         self.tokenizer, self.text_length = tokenizer_called(data.get("tokenizer")), data["text_length"]
-        self.image_size = data.get("image_size", module.size[0])
+        self.hybrid = None
+        if "source_size" in data:  # as `HybridClips` shows videos
+            sizes = tuple(data["source_size"]), tuple(data["size"])
+            self.hybrid = Hybrid(data["frames"], data["stride"], *sizes, data["middles"], data.get("padded", False))
+            self.clips, self.rate = data["evaluation_clips"], data.get("rate")
         self.sentences: list[str] = []
 
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
@@ -72,15 +78,27 @@ class Ranker(Predictor):
     def rank(self, path: str | Path, sentences: Sequence[str]) -> list[tuple[str, float]]:
         """The sentences with their cosine similarity to a video file, the most similar first.
 
-        Its frames are spread evenly over the file and brought to the side that the model was trained with.
+        The file is read as videos are judged. A model of the drawn world gets frames that are spread evenly over it.
 
         Raises:
-            BrokenVideo: the file is not there or cannot be decoded.
+            BrokenVideo: the file is not there or cannot be decoded, or is too short.
         """
-        choose = partial(evenly, shown=self.module.clips * self.module.frames)
-        frames = torch.from_numpy(read_frames(Path(path), choose, self.image_size, antialias=True))
         token_ids, mask = (torch.from_numpy(x) for x in self.tokenizer(sentences, self.text_length))
         device = self.module.device
-        video = self.module(rearrange(frames, "t h w c -> 1 c t h w").to(device))[0]
+        video = self.module.encode(*self.module.clips_of({name: x.to(device) for name, x in self._read(path).items()}))[
+            0
+        ]
         similarity = (self.module.encode_texts(token_ids.to(device), mask.to(device)) @ video).tolist()
         return sorted(zip(sentences, similarity, strict=True), key=lambda pair: -pair[1])
+
+    def _read(self, path: str | Path) -> dict[str, Tensor]:
+        """A batch of one video, without texts."""
+        if self.hybrid is None:
+            choose = partial(evenly, shown=self.module.clips * self.module.frames)
+            frames = torch.from_numpy(read_frames(Path(path), choose, self.module.size[0], antialias=True))
+            return {"video": rearrange(frames, "t h w c -> 1 c t h w")}
+        high, low = (torch.from_numpy(x) for x in self.hybrid.read(Path(path), self.clips, rate=self.rate))
+        return {
+            "middle": rearrange(high, "k h w c -> 1 k c h w"),
+            "neighbours": rearrange(low, "k t h w c -> 1 k t c h w"),
+        }

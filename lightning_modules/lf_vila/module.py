@@ -203,7 +203,9 @@ class LFVILA(PaperModule):
     def _align(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Stage one: whole videos with whole paragraphs, and clips with sentences."""
         names = ("video", "text", "clips", "sentences")
-        features = {name: gather(x) for name, x in zip(names, self.features(batch), strict=True)}
+        features = dict(zip(names, self.features(batch), strict=True))
+        for name, x in features.items():
+            features[name] = gather(x.flatten(0, -2)).view(-1, *x.shape[1:])
         with torch.autocast(self.device.type, enabled=False):  # similarities in float32
             scale = features["video"].new_tensor(self.scale)
             losses = {"whole": info_nce(features["video"], features["text"], scale)}
@@ -400,7 +402,7 @@ class LFVILA(PaperModule):
             ValueError: it is of another architecture.
         """
         new = ("video_token_pos.*", "classifier.*", "text_encoder.classifier.*", "text_encoder.span_classifier.*")
-        if not any(name.startswith("video_token_pos.") for name in weights):
+        if self.task != "classify" and not any(name.startswith("video_token_pos.") for name in weights):
             layers = range(self.network.together, self.network.text_encoder.config.num_hidden_layers)
             third = [f"text_encoder.bert.encoder.layer.{number}.*" for number in layers]
             new += (*third, "text_encoder.bert.pooler.*", "text_encoder.cls.*")

@@ -17,9 +17,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel
 
+from lightning_modules import rehearsal
 from lightning_modules.layers.published import from_pretrained, load_strictly, read_checkpoint
 from lightning_modules.lf_vila.network import VideoSwin
-from lightning_modules.rehearsal import width
 
 PUBLISHED = {  # settings of SwinConfig that are not its defaults
     "microsoft/swin-base-patch4-window12-384-in22k": {
@@ -43,21 +43,25 @@ OTHER_NAME = "text_encoder.cls.predictions.decoder.bias"
 COUNTED = ("*.position_ids", "*.relative_position_index")  # numbers that follow from sizes
 
 
-def make_video_swin(*, hub: str | None = None, **sizes: object) -> VideoSwin:
+def make_video_swin(*, hub: str | None = None, width: int | None, **sizes: object) -> VideoSwin:
     """A video encoder, fresh or inflated from a Swin transformer of the hub.
 
     Args:
         hub: its name, or a folder in that format; null for fresh weights.
-        **sizes: arguments of `VideoSwin`.
+        width: of the first level, for fresh weights; null for a Swin of the hub, which has its own.
+        **sizes: the other arguments of `VideoSwin`.
 
     Raises:
-        ValueError: the Swin is of another width or depth.
+        ValueError: the Swin is of another depth, or both or none of `hub` and `width` are given.
         ConnectionError: the hub cannot be reached and the weights are not in its cache.
     """
-    encoder = VideoSwin(**sizes)
-    if hub is not None:
-        swin = from_pretrained(SwinModel, hub, partial(_published_architecture, hub), unused=("classifier.*",))
-        load_strictly(encoder, inflated(from_hub(swin.state_dict()), encoder), hub)
+    if (hub is None) == (width is None):
+        raise ValueError(f"video: hub ({hub!r}) or width ({width}) must be given, and the other one must be null.")
+    if hub is None:
+        return VideoSwin(width=width, **sizes)
+    swin = from_pretrained(SwinModel, hub, partial(_published_architecture, hub), unused=("classifier.*",))
+    encoder = VideoSwin(width=swin.config.embed_dim, **sizes)
+    load_strictly(encoder, inflated(from_hub(swin.state_dict()), encoder), hub)
     return encoder
 
 
@@ -65,8 +69,7 @@ def _published_architecture(hub: str) -> SwinModel:
     if hub not in PUBLISHED:
         raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
     config = SwinConfig(**PUBLISHED[hub])
-    config.embed_dim = width(config.embed_dim)
-    config.hidden_size = width(config.hidden_size)
+    config.embed_dim, config.hidden_size = rehearsal.width(config.embed_dim), rehearsal.width(config.hidden_size)
     return SwinModel(config)
 
 

@@ -31,7 +31,6 @@ class Compressor(Predictor):
     def __init__(self, module: TokenizerTraining, record: dict | None = None):
         self.tokenizer = module.eval().tokenizer
 
-    @torch.inference_mode()
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """A video as tokens, and as it comes back from them; of a token file the video.
 
@@ -41,21 +40,18 @@ class Compressor(Predictor):
         Raises:
             ValueError: the file cannot be read, or holds no tokens of this tokenizer.
         """
-        path = Path(path)
-        if path.suffix == ".npy":
-            video = self.tokenizer.decode(self._tokens(path)).clamp(0, 1)
-            yield {**_shown(video)}
-            return
-        truth = clip_of(path, self.tokenizer)
-        tokens = self.tokenizer.encode(truth)
-        video = self.tokenizer.decode(tokens).clamp(0, 1)
-        bits = tokens.numel() * np.log2(self.tokenizer.vocabulary) / truth[0, 0].numel()
-        yield {
-            "bits_per_pixel": round(float(bits), 6),
-            "psnr": round(float(psnr(video, truth)), 2),
-            "tokens": tokens[0].numpy(),
-            **_shown(video),
-        }
+        path, tokenizer = Path(path), self.tokenizer
+        given = path.suffix == ".npy"
+        with torch.inference_mode():
+            truth = None if given else clip_of(path, tokenizer)
+            tokens = self._tokens(path) if given else tokenizer.encode(truth)
+            video = tokenizer.decode(tokens).clamp(0, 1)
+            found = _shown(video)
+            if not given:
+                bits = tokens.numel() * np.log2(tokenizer.vocabulary) / truth[0, 0].numel()
+                found |= {"bits_per_pixel": round(float(bits), 6), "psnr": round(float(psnr(video, truth)), 2)}
+                found["tokens"] = tokens[0].numpy()
+        yield found
 
     def _tokens(self, path: Path) -> Int[Tensor, "1 t h w"]:
         array = read_array(path)
@@ -78,7 +74,6 @@ class Continuer(Predictor):
     def __init__(self, module: Magvit, record: dict | None = None):
         self.module = module.eval()
 
-    @torch.inference_mode()
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """What the generator makes of what each of its tasks gives; of tasks that tell the class, for each class.
 
@@ -91,14 +86,11 @@ class Continuer(Predictor):
         for name in module.tasks:
             task = TASKS[name]
             for label in range(module.classes if task.with_class else 1):
-                tokens = module.generate(truth, torch.tensor([label]), name)
+                with torch.inference_mode():
+                    tokens = module.generate(truth, torch.tensor([label]), name)
+                    shown = _shown(module.drawn(tokens))
                 row = f"{name}-{label}" if task.with_class else name
-                yield {
-                    "row": row,
-                    "task": task.title,
-                    "tokens": tokens.view(module.tokenizer.grid).numpy(),
-                    **_shown(module.drawn(tokens)),
-                }
+                yield {"row": row, "task": task.title, "tokens": tokens.view(module.tokenizer.grid).numpy(), **shown}
 
 
 def clip_of(path: Path, tokenizer: Tokenizer) -> Float[Tensor, "1 3 frames size size"]:

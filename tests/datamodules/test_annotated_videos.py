@@ -81,14 +81,14 @@ def bound(home, target, corpus, seed, values):
     texts = {"tokenizer": str(home / "tokenizer"), "text_length": 6} if corpus != "classes" else {}
     common = {"splits": {"train": {"source": "train", "rows": None}}, "batch_size": 4, "evaluation_batch_size": 5,
               "mirror": str(home / "mirror"), "max_broken": 0.02}  # fmt: skip
-    block = {"_target_": f"lightning_modules.datamodules.{target}", **common, **texts, **values}
+    block = {"_target_": f"lightning_modules.{target}", **common, **texts, **values}
     return settings.bind(block, "conf/system/toy.yaml: data", folder=home / corpus, seed=seed)()
 
 
 def data(home, corpus="paragraphs", seed=3, **changes):
     values = {"clips": 2, "frames": 2, "size": [12, 16], "whole": [20, 30], "central": 0.9, "area": [0.8, 1.0],
               "sentences": None if corpus == "classes" else 2}  # fmt: skip
-    return bound(home, "annotated_videos.LongVideos", corpus, seed, values | changes)
+    return bound(home, "datamodules.annotated_videos.LongVideos", corpus, seed, values | changes)
 
 
 def judged(module):

@@ -78,19 +78,9 @@ def test_the_clips_of_a_video_are_read_one_by_one_and_their_mean_counts():
     whole.load_export(single.export())
     video = torch.randint(0, 256, (1, 3, 6, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        maps = whole.maps(video)
-        torch.testing.assert_close(maps[:, 0], single.maps(video[:, :, :3])[:, 0])
-        torch.testing.assert_close(maps[:, 1], single.maps(video[:, :, 3:])[:, 0])
-
-
-def test_frames_are_cut_and_mirrored_alike_and_only_in_training():
-    cut = module(crop=True, flip=1.0)
-    video = torch.arange(36 * 40).reshape(1, 1, 1, 36, 40).expand(2, 3, 3, -1, -1).float()
-    windows = cut._cut(video)
-    assert windows.shape == (2, 3, 3, 32, 32)
-    assert (windows == windows[:, :1, :1]).all()  # all frames of a video alike
-    assert (windows.diff(dim=4) == -1).all()
-    assert torch.equal(cut.eval()._cut(video), video[..., 2:34, 4:36])
+        maps = whole.maps(*whole.cut(video))
+        torch.testing.assert_close(maps[:, 0], single.maps(*single.cut(video[:, :, :3]))[:, 0])
+        torch.testing.assert_close(maps[:, 1], single.maps(*single.cut(video[:, :, 3:]))[:, 0])
 
 
 def test_stage_two_trains_what_it_adds_and_reads_the_clip(folder):
@@ -108,7 +98,8 @@ def test_stage_two_trains_what_it_adds_and_reads_the_clip(folder):
     with torch.no_grad():
         torch.testing.assert_close(second.eval()(given["video"]), first.eval()(given["video"]))
         text = given["caption_token_ids"], given["caption_attention_mask"]
-        own, other = (second.read_together(video, *text) for video in (given["video"], given["video"].flip(0)))
+        videos = given["video"], given["video"].flip(0)
+        own, other = (second.read_together(second.cut(video), *text) for video in videos)
     assert not torch.allclose(own, other, atol=1e-3)
 
 
@@ -118,8 +109,9 @@ def test_candidates_are_judged_each_by_itself_and_questions_have_answers(folder)
     candidates = torch.stack([ids, ids.roll(1, 0), ids.roll(2, 0)], 1)
     choice = module(task="choice").eval()
     with torch.no_grad():
-        logits = choice.answer_logits(given["video"], candidates, mask[:, None].expand(-1, 3, -1))
-        alone = choice.answer_logits(given["video"], candidates[:, 1:2], mask[:, None])
+        clips = choice.clips_of(given)
+        logits = choice.answer_logits(clips, candidates, mask[:, None].expand(-1, 3, -1))
+        alone = choice.answer_logits(clips, candidates[:, 1:2], mask[:, None])
     assert logits.shape == (12, 3)
     torch.testing.assert_close(logits[:, 1:2], alone)
     answers = module(task="answers", num_answers=12)
@@ -169,8 +161,7 @@ def test_metrics_tell_telling_words_from_those_that_all_texts_share():
 @pytest.mark.parametrize(
     ("model", "given", "told"),
     [
-        ({"size": [48, 48]}, {}, r"frames of \(32, 32\) .* model.size says \(48, 48\)"),
-        ({"size": [16, 16]}, {}, r"model.crop: False"),
+        ({"size": [48, 48]}, {}, r"frames of \(32, 32\) .* model.size says \(48, 48\): give both one"),
         ({"clips": 2}, {}, r"shows 3 frames of a video, expected 6: model.clips \(2\) times model.frames \(3\)"),
         ({"bert": {"sizes": SIZES}}, {}, r"the tokenizer has 133 ids, but BERT knows 60"),
         ({}, {"text_length": 21}, r"data.text_length \(21\) is more than the 20 positions"),

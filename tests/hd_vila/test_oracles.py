@@ -9,6 +9,7 @@ import yaml
 from lightning_modules.hd_vila.module import HdVila, learning_rate
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from stages.composing import compose
+from stages.plan import load_plan
 from tests.hd_vila.reference import LINEAR, MILESTONES, PAST_ALL
 
 FACTS = Path(__file__).parents[2] / "lightning_modules/hd_vila/facts.yaml"
@@ -110,3 +111,59 @@ def test_decay_spares_biases_and_embeddings_and_not_the_norms_of_timesformer(sta
     assert sides["timesformer.blocks.0.temporal_norm1.weight"]["lr"] == pytest.approx(5e-6)
     for name in ("cnn.bn1.weight", "grid_encoder_low.0.weight"):
         assert sides[name]["weight_decay"] == 1e-4 and "lr" not in sides[name]
+
+
+def arms(stage: str) -> dict[str, dict]:
+    plan = load_plan("paper")
+    rows = {arm: row for arm, row in getattr(plan, stage).items() if row.paper == "hd_vila"}
+    return {arm: compose("paper", system="hd_vila", overrides=row.overrides)["system"] for arm, row in rows.items()}
+
+
+RETRIEVAL = {  # clips (trained, judged), frames, stride, epochs, rates, decays, warm-up, milestones, batch
+    "msr_vtt": (2, 4, 7, 4, 200, 1e-5, 5e-6, (1e-4, 1e-4, 1e-3), 0.01, (32, 64, 128, 256), 64),
+    "didemo": (4, 8, 11, 2, 100, 5e-6, 5e-6, (1e-3, 1e-1, 1e-1), 0.1, (8, 16, 32, 64), 32),
+    "lsmdc": (2, 4, 11, 3, 20, 5e-6, 5e-6, (1e-3, 1e-3, 1e-3), 0.01, (4, 8, 16), 64),
+    "activitynet": (4, 8, 13, 4, 100, 5e-6, 5e-6, (1e-3, 1e-3, 1e-3), 0.1, (8, 16, 32, 64), 32),
+    "msrvtt_qa": (1, 8, 7, 4, 20, 1e-5, 1e-5, (0.3, 0.3, 0.3), 0.1, (), 512),
+    "tgif_action": (1, 8, 7, 4, 80, 5e-5, 5e-5, (0.1, 0.1, 0.1), 0.1, (10, 20, 30, 40, 50, 60, 70), 384),
+    "tgif_transition": (1, 8, 7, 4, 80, 5e-5, 5e-5, (0.1, 0.1, 0.1), 0.1, (10, 20, 30, 40, 50, 60, 70), 384),
+    "tgif_frame": (1, 8, 7, 4, 40, 4e-5, 4e-5, (0.3, 0.3, 0.3), 0.1, (10, 15, 20, 25, 30, 35), 448),
+}
+
+
+def test_arms_have_the_settings_of_the_official_configurations():
+    trained = arms("finetune")
+    for name, expected in RETRIEVAL.items():
+        recipe = trained[f"hd_vila-{name}"]["downstream"]["finetune"]
+        model, shown = recipe["model"], recipe["data"]
+        assert (shown["clips"], shown["frames"], shown["size"]) == (model["clips"], model["frames"], model["size"])
+        decays = tuple(recipe[key] for key in ("weight_decay", "cnn_weight_decay", "align_weight_decay"))
+        found = (
+            *(shown[key] for key in ("clips", "evaluation_clips", "frames", "stride")),
+            *(recipe["epochs"], recipe["lr"], pytest.approx(recipe["lr"] * recipe["align_rate"])),
+            *(decays, recipe["warmup"], tuple(recipe["milestones"]), shown["batch_size"]),
+        )
+        assert found == expected, name
+        assert model["temperature"] == 0.08
+
+
+def test_multiple_choice_is_judged_on_the_model_of_retrieval():
+    retrieval, choice = arms("pretrain")["hd_vila-retrieval"], arms("finetune")["hd_vila-msrvtt_mc"]
+    tuned = arms("finetune")["hd_vila-msr_vtt"]["downstream"]["finetune"]
+    recipe = {name: value for name, value in tuned.items() if name not in ("model", "data")}
+    assert retrieval["pretrain"] == recipe
+    same = {name: value for name, value in tuned["model"].items() if name not in ("stage", "num_answers")}
+    assert retrieval["model"].items() >= same.items()
+    shown = {name: value for name, value in tuned["data"].items() if name != "splits"}
+    assert retrieval["data"].items() >= shown.items()
+    judged = choice["downstream"]["finetune"]
+    assert judged["epochs"] == 0 and judged["model"] == tuned["model"]
+
+
+@pytest.mark.parametrize("size", [(640, 1024), (768, 768)])
+def test_clips_of_either_size_give_their_grid(size):
+    model = module(size=list(size), clips=2)
+    middle = torch.empty(1, 2, 3, *size, dtype=torch.uint8, device="meta")
+    neighbours = torch.empty(1, 2, 6, 3, size[0] // 4, size[1] // 4, dtype=torch.uint8, device="meta")
+    maps = model.maps(*model.clips_of({"middle": middle, "neighbours": neighbours}))
+    assert maps.shape == (1, 2, DIM, size[0] // 64, size[1] // 64)

@@ -27,7 +27,7 @@ def paper() -> dict:
 
 
 def video_swin(paper: dict, times: int | None = None) -> VideoSwin:
-    sizes = {**paper["model"]["network"]["video"], "hub": None}
+    sizes = {**paper["model"]["network"]["video"], "hub": None, "width": 128}
     if times is not None:
         sizes["levels"] = [{**level, "window": [times, *level["window"][1:]]} for level in sizes["levels"]]
         sizes["local_window"] = max(times, 8)

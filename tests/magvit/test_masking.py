@@ -113,7 +113,10 @@ def test_conditions_are_filled_up_as_the_tasks_say():
     ("call", "message"),
     [
         (lambda: mask_ratio(torch.tensor(0.5), 8, "sine"), r"schedule \('sine'\) must be one of cosine, uniform"),
-        (lambda: decode(None, None, batch=1, tokens=8, mask=MASK, steps=0), r"steps \(0\) must be at least 1"),
+        (
+            lambda: decode(lambda shown: shown, None, batch=1, tokens=8, mask=MASK, steps=0),
+            r"steps \(0\) must be at least 1",
+        ),
         (lambda: TASKS["fp"].condition(torch.zeros(1, 3, 4, 8, 8), (2, 4, 4), 4), r"first frames \(4 in all\)"),
         (
             lambda: TASKS["fi"].condition(torch.zeros(1, 3, 4, 8, 8), (2, 4, 4), 2),

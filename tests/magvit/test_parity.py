@@ -58,7 +58,7 @@ def test_gradients_of_a_tokenizer_are_the_official_ones():
     assert found.terms["entropy"].item() == pytest.approx(-0.022021818906068802, rel=CLOSE)
     (F.mse_loss(again, clips) + sum(found.terms.values())).backward()
     kernel = tokenizer.encoder.stem.weight.grad.permute(2, 3, 4, 1, 0).contiguous()
-    assert summed(kernel) == pytest.approx(-37.44292449951172, rel=1e-4)
+    assert summed(kernel) == pytest.approx(-37.44292449951172, abs=5e-6 * float(kernel.abs().sum()))
     assert summed(tokenizer.quantiser.codebook.grad) == pytest.approx(0.009248952381312847, rel=1e-4)
     assert summed(tokenizer.decoder.norm.weight.grad) == pytest.approx(0.028334196656942368, rel=1e-4)
 

@@ -309,7 +309,8 @@ def stand_in(
     texts: dict[str, list[str]] = {}  # files of annotations, and of answers or transcripts, with their pieces
     changed, lists = {}, {}
     for split, files in splits.items():
-        for number in range(rows):
+        once = files["annotations"] not in texts  # two splits may be of one file
+        for number in range(rows if once else 0):
             drawn = Drawn(f"{split}{number}", number, max(consecutive, 4), labels or 1, files.get("subset") or "")
             entry, other = WRITERS[corpus](drawn, Path(files["annotations"]).suffix)
             texts.setdefault(files["annotations"], []).append(entry)

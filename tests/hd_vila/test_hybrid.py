@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lightning_modules.datasets.video.files import BrokenVideo
-from lightning_modules.datasets.video.hybrid import GREY, Hybrid
 from lightning_modules.datasets.video.showing import frames_at, scaled
+from lightning_modules.hd_vila.hybrid import GREY, Hybrid
 
 
 def hybrid(frames=7, stride=4, source=(720, 1152), size=(640, 1024), middles="original", **changes) -> Hybrid:

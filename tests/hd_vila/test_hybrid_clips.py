@@ -15,7 +15,7 @@ def data(home, corpus="captions", seed=3, **changes):
     values = {"clips": 2, "evaluation_clips": 3, "frames": 3, "stride": 2, "source_size": [36, 40], "size": [32, 32],
               "middles": "original"}  # fmt: skip
     values |= {"source": "caption"} if corpus == "captions" else {}
-    return bound(home, "hybrid_clips.HybridClips", corpus, seed, values | changes)
+    return bound(home, "hd_vila.hybrid_clips.HybridClips", corpus, seed, values | changes)
 
 
 def test_clips_have_a_middle_and_its_neighbours_in_the_order_of_time(home):

@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from pydantic import Field
 from torch.utils.data import DataLoader
 
@@ -22,8 +19,7 @@ from lightning_modules.datamodules.annotated_videos import (
     check_one_caption,
 )
 from lightning_modules.datasets.splits import Part
-from lightning_modules.datasets.video.hybrid import QUARTER, Hybrid
-from lightning_modules.datasets.video.showing import read_shown
+from lightning_modules.hd_vila.hybrid import SMALLER, Hybrid
 from lightning_modules.settings import Count, Positive, Share
 
 
@@ -31,7 +27,7 @@ class HybridClips(AnnotatedVideos):
     """Batches of `middle`, uint8 (batch clips 3 height width), and `neighbours`, (batch clips frames-1 3 low_h low_w).
 
     Neighbours have a quarter of the height and the width, and are in the order of time: those before the middle, then
-    those behind it. Texts and labels: see `AnnotatedVideos`. How clips are taken and cut: see `video.hybrid.Hybrid`.
+    those behind it. Texts and labels: see `AnnotatedVideos`. How clips are taken and cut: see `hybrid.Hybrid`.
     Training draws the middles, one part of the frame for all of a video's frames, and whether it is mirrored;
     evaluation spreads the middles evenly and shows the centre. (The official code keeps a smaller last batch.)
 
@@ -86,6 +82,7 @@ class HybridClips(AnnotatedVideos):
         )  # fmt: skip
         self.clips, self.evaluation_clips, self.rate, self.flip = clips, evaluation_clips, rate, flip
         self.hybrid = Hybrid(frames, stride, tuple(source_size), tuple(size), middles, padded)
+        self.frames = frames
 
     @property
     def middle_shape(self) -> tuple[int, int, int]:
@@ -122,7 +119,7 @@ class HybridClips(AnnotatedVideos):
 
     def _video_bytes(self, clips: int) -> int:
         pixels = math.prod(self.middle_shape)
-        return clips * (pixels + (self.hybrid.frames - 1) * pixels // QUARTER**2)
+        return clips * (pixels + (self.hybrid.frames - 1) * pixels // SMALLER**2)
 
 
 class ClipsOfVideos:
@@ -146,18 +143,12 @@ class ClipsOfVideos:
 
     def read(self, row: int, words: Words | None) -> Batch:
         """`video`, the middles (clips height width 3), `neighbours`, and what is said; see `Videos`."""
-        clips, middles, corner, mirrored, text = self.evaluation_clips, None, self.hybrid.corner(), False, None
+        clips, drawn, text = self.evaluation_clips, {}, None
         if words is not None:
             middles, crop, further = words
-            clips, corner, text = self.clips, self.hybrid.corner(crop), further >> 32
-            mirrored = (further & 0xFFFFFFFF) / 2.0**32 < self.flip
-
-        def choose(total: int) -> Int[np.ndarray, " shown"]:
-            return self.hybrid.clip_frames(total, clips, middles).ravel()
-
-        show = partial(self.hybrid.show, corner=corner, mirrored=mirrored)
-        frames = read_shown(self.folder / self.files[row][0], choose, show, rate=self.rate).frames
-        high, low = self.hybrid.split(frames.reshape(clips, self.hybrid.frames, *frames.shape[1:]))
+            clips, text, mirrored = self.clips, further >> 32, (further & 0xFFFFFFFF) / 2.0**32 < self.flip
+            drawn = {"middles": middles, "crop": crop, "mirrored": mirrored}
+        high, low = self.hybrid.read(self.folder / self.files[row][0], clips, rate=self.rate, **drawn)
         neighbours = torch.from_numpy(low).permute(0, 1, 4, 2, 3).contiguous()
         return {"video": torch.from_numpy(high), "neighbours": neighbours} | self.said.read(row, word=text)
 

@@ -6,15 +6,18 @@ of `hd-vila/src/datasets/`. Its data loader for pre-training hands the neighbour
 """
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from lightning_modules.datasets.video.files import BrokenVideo
-from lightning_modules.datasets.video.showing import scaled
+from lightning_modules.datasets.video.showing import read_shown, scaled
 
-QUARTER = 4  # how much smaller neighbours are than middle frames, in height and width
+Clips = tuple[UInt8[np.ndarray, "clips height width 3"], UInt8[np.ndarray, "clips others low_h low_w 3"]]
+SMALLER = 4  # times that the neighbours' sides are smaller than the middle frame's
 GREY = 127  # around frames that keep their aspect: int(255 / 2) of the official code
 
 
@@ -46,9 +49,9 @@ class Hybrid:
         if self.frames % 2 == 0:
             raise ValueError(f"frames ({self.frames}) must be odd: a middle, and as many before as behind it.")
         for name, (height, width) in (("source_size", self.source), ("size", self.size)):
-            if height % QUARTER or width % QUARTER:
+            if height % SMALLER or width % SMALLER:
                 raise ValueError(
-                    f"{name} ({[height, width]}) must be multiples of {QUARTER}: neighbours have a quarter."
+                    f"{name} ({[height, width]}) must be multiples of {SMALLER}: neighbours have a quarter."
                 )
         if any(cut > side for cut, side in zip(self.size, self.source, strict=True)):
             raise ValueError(
@@ -106,10 +109,10 @@ class Hybrid:
             word: a large random integer that draws them; null for the centre.
         """
         (tall, wide), (height, width) = self.source, self.size
-        down, right = (tall - height) // QUARTER, (wide - width) // QUARTER
+        down, right = (tall - height) // SMALLER, (wide - width) // SMALLER
         if word is None:
-            return QUARTER * (down // 2), QUARTER * (right // 2)
-        return QUARTER * (word % (down + 1)), QUARTER * ((word >> 32) % (right + 1))
+            return SMALLER * (down // 2), SMALLER * (right // 2)
+        return SMALLER * (word % (down + 1)), SMALLER * ((word >> 32) % (right + 1))
 
     def show(
         self, picture: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], *, mirrored: bool
@@ -118,7 +121,7 @@ class Hybrid:
 
         Frames are brought to `source` by their nearest pixels, as the official code does.
         """
-        part = 1 if self.middles == "original" else QUARTER
+        part = 1 if self.middles == "original" else SMALLER
         (tall, wide), (height, width), (top, left) = (
             (a // part, b // part) for a, b in (self.source, self.size, corner)
         )
@@ -126,15 +129,44 @@ class Hybrid:
         cut = picture[top : top + height, left : left + width]
         return np.ascontiguousarray(cut[:, ::-1] if mirrored else cut)
 
-    def split(
-        self, shown: UInt8[np.ndarray, "clips frames h w 3"]
-    ) -> tuple[UInt8[np.ndarray, "clips height width 3"], UInt8[np.ndarray, "clips others low_h low_w 3"]]:
+    def read(
+        self,
+        path: Path,
+        clips: int,
+        *,
+        rate: float | None = None,
+        middles: int | None = None,
+        crop: int | None = None,
+        mirrored: bool = False,
+    ) -> Clips:
+        """Clips of a video file; without `middles`, `crop` and `mirrored` those that are judged.
+
+        Args:
+            path: of the file.
+            clips: how many are shown.
+            rate: frames a second that the video is brought to first; null for its own.
+            middles: the `word` of `middle_frames`.
+            crop: the `word` of `corner`.
+            mirrored: whether all frames are mirrored.
+
+        Raises:
+            BrokenVideo: it cannot be decoded, or has fewer frames than clips.
+        """
+
+        def choose(total: int) -> Int[np.ndarray, " shown"]:
+            return self.clip_frames(total, clips, middles).ravel()
+
+        show = partial(self.show, corner=self.corner(crop), mirrored=mirrored)
+        frames = read_shown(path, choose, show, rate=rate).frames
+        return self.split(frames.reshape(clips, self.frames, *frames.shape[1:]))
+
+    def split(self, shown: UInt8[np.ndarray, "clips frames h w 3"]) -> Clips:
         """Middle frames in high resolution, and their neighbours in a quarter of it."""
         height, width = self.size
         middles, others = shown[:, self.reach], np.delete(shown, self.reach, axis=1)
         if self.middles == "upsampled":
             return np.stack([scaled(frame, height, width, "bicubic") for frame in middles]), others
-        low = (height // QUARTER, width // QUARTER)
+        low = (height // SMALLER, width // SMALLER)
         small = [scaled(frame, *low, "bicubic") for clip in others for frame in clip]
         small = np.stack(small) if small else np.empty((0, *low, 3), np.uint8)
         return middles, small.reshape(*others.shape[:2], *low, 3)
