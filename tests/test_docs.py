@@ -56,6 +56,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"magvit-tokenizer": {}, "magvit": {}},
     },
+    "lf_vila": {
+        "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"lf_vila": {}},
+    },
 }
 
 

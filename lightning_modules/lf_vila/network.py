@@ -66,14 +66,16 @@ class WindowAttention(nn.Module):
             window: frames, rows and columns of these windows, no larger than those that it was built for.
             mask: added to the scores.
         """
-        q, k, v = rearrange(self.qkv(x), "b w n (qkv h d) -> qkv b (w h) n d", qkv=3, h=self.heads)
+        together = "(b w) h n d" if mask is None else "b (w h) n d"  # windows share a bias, or each has a mask
+        q, k, v = rearrange(self.qkv(x), f"b w n (qkv h d) -> qkv {together}", qkv=3, h=self.heads)
         index = self.relative_position_index
         if window != self.window:
             index = relative_positions(window, self.window).to(x.device)
         bias = rearrange(self.relative_position_bias_table[index], "q k h -> 1 h q k")
-        bias = bias.expand(x.shape[1], -1, -1, -1) if mask is None else bias + mask[:, None]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.reshape(1, -1, *bias.shape[2:]).to(q.dtype))
-        return self.proj(rearrange(mixed, "b (w h) n d -> b w n (h d)", h=self.heads))
+        if mask is not None:
+            bias = rearrange(bias + mask[:, None], "w h q k -> 1 (w h) q k")
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        return self.proj(rearrange(mixed, f"{together} -> b w n (h d)", h=self.heads, w=x.shape[1]))
 
 
 class SwinBlock(nn.Module):
