@@ -72,4 +72,5 @@ class Discriminator(nn.Module):
 
 def _halve(x: Tensor, depth: int) -> Tensor:
     """Means over 2 x 2 (x 2) values; at odd ends over those that are there (TensorFlow's SAME)."""
-    return F.avg_pool3d(x, (2 if depth > 1 else 1, 2, 2), ceil_mode=True, count_include_pad=False)
+    frames, height, width = (min(2, length) for length in x.shape[2:])
+    return F.avg_pool3d(x, (frames if depth > 1 else 1, height, width), ceil_mode=True, count_include_pad=False)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from transformers import SwinConfig, SwinModel
 
 from lightning_modules import settings
@@ -110,7 +111,7 @@ def swin() -> SwinModel:
 
 
 def test_inflated_swin_reads_frames_as_swin_reads_pictures(tmp_path):
-    """Windows of single frames and of Swin's size, and pictures that are twice as large but not finer."""
+    """Windows of single frames and of Swin's size, and pictures in which each patch stands four times."""
     picture, levels = (
         torch.randn(1, 3, 32, 32),
         [{"depth": 2, "heads": heads, "window": [1, 2, 2], "merge": heads < 8} for heads in (2, 4, 8)],
@@ -118,7 +119,8 @@ def test_inflated_swin_reads_frames_as_swin_reads_pictures(tmp_path):
     model = swin()
     model.save_pretrained(tmp_path)
     encoder = make_video_swin(hub=str(tmp_path), width=None, **{**SIZES, "levels": levels}).eval()
-    large = picture.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    patches = rearrange(picture, "b c (h p) (w q) -> b c h p w q", p=4, q=4).repeat(1, 1, 1, 2, 1, 2)
+    large = rearrange(patches, "b c h p w q -> b c (h p) (w q)")
     with torch.no_grad():
         expected = model(picture).last_hidden_state
         found = encoder(torch.stack([large, large], 2))[0]
@@ -154,10 +156,10 @@ def test_tables_follow_other_windows():
 
 
 def test_sizes_and_files_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="hub \\(None\\) or width \\(None\\) must be given"):
+    with pytest.raises(ValueError, match=r"hub \(None\) or width \(None\) must be given"):
         make_video_swin(hub=None, width=None, **SIZES)
     fewer = VideoSwin(width=8, **{**SIZES, "levels": [{**level, "depth": 1} for level in LEVELS]})
-    with pytest.raises(ValueError, match="the Swin has 6 of .* but the video encoder 4"):
+    with pytest.raises(ValueError, match=r"the Swin has 6 of .* but the video encoder 4"):
         inflated(from_hub(swin().state_dict()), fewer)
     torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.bin")
     with pytest.raises(ValueError, match="no checkpoint of LF-VILA"):

@@ -145,6 +145,13 @@ def test_a_discriminator_of_frames_gives_a_logit_for_each_frame():
     assert all(layer.kernel_size[0] == 1 for layer in flat.modules() if isinstance(layer, nn.Conv3d))
 
 
+def test_a_single_frame_that_is_left_is_halved_in_space_alone():
+    """At 128 pixels there are five blocks, and 16 frames are one after four of them."""
+    built = Discriminator(depth=3, width=4, multipliers=(1, 1, 1), frames=3, size=16)
+    assert built(torch.rand(2, 3, 3, 16, 16)).shape == (2,)
+    assert built.hidden.in_features == 4 * 2 * 2
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
