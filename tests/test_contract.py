@@ -57,6 +57,7 @@ def build(request, prepared):
         if row.start:
             module.start_from(instantiate_seeded(composed(PLAN.pretrain[row.start])).export())
         data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all")
+        module.check_data(data)  # as before each training
         return module, data
 
     return build
