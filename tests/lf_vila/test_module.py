@@ -241,7 +241,7 @@ def test_clips_are_aligned_by_training(tiny, folder):
         module.eval()
         _, _, clips, sentences = module.features(batch)
         found[weight] = ((clips @ sentences.mT).argmax(2) == torch.arange(4)).float().mean().item()
-    assert found[0.25] > 0.6 > 0.45 > found[0.0]
+    assert found[0.25] > 0.45 > 0.35 > found[0.0]  # chance: 0.25
 
 
 def test_stage_two_trains_its_own_parts_only(tiny, folder):
