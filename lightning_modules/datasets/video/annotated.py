@@ -307,10 +307,10 @@ def stand_in(
     """See `download.StandIn`: one drawn clip of ten seconds under many names, with texts and labels for each."""
     clip = encode(folder / f"clip{suffix or '.mp4'}", 100, size=(320, 240), key_every=12)
     texts: dict[str, list[str]] = {}  # files of annotations, and of answers or transcripts, with their pieces
-    changed, lists = {}, {}
+    changed, lists, written = {}, {}, set()
     for split, files in splits.items():
-        once = files["annotations"] not in texts  # two splits may be of one file
-        for number in range(rows if once else 0):
+        part = files["annotations"], files.get("subset")
+        for number in range(0 if part in written else rows):  # two splits may have the same rows
             drawn = Drawn(f"{split}{number}", number, max(consecutive, 4), labels or 1, files.get("subset") or "")
             entry, other = WRITERS[corpus](drawn, Path(files["annotations"]).suffix)
             texts.setdefault(files["annotations"], []).append(entry)
@@ -320,6 +320,7 @@ def stand_in(
             (folder / listed).parent.mkdir(parents=True, exist_ok=True)
             (folder / listed).write_text("\n".join(f"{split}{number}" for number in range(rows)))
             lists[listed] = {"sha256": sha256(folder / listed)}
+        written.add(part)
         changed[split] = {**files, "rows": rows}
     for file, pieces in texts.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
