@@ -154,8 +154,8 @@ def _gallery(arrays: Mapping[str, np.ndarray], task: str, examples: int) -> Gall
 
 
 def _strip(label: str, clip: UInt8[np.ndarray, "frames h w 3"]) -> Exhibit:
-    """The frames of a clip side by side, small ones enlarged; at most 8 of them, and each 64 pixels wide or more."""
-    clip = clip[np.linspace(0, len(clip) - 1, min(len(clip), 8)).round().astype(int)]
+    """The frames of a clip side by side, small ones enlarged and large ones made smaller; at most 7 of them."""
+    clip = clip[np.linspace(0, len(clip) - 1, min(len(clip), 7)).round().astype(int)]
     side = clip.shape[1]
     if side > 64:
         clip = clip[:, :: -(-side // 64), :: -(-side // 64)]
