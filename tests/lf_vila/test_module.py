@@ -226,7 +226,7 @@ def test_a_local_branch_of_another_width_is_refused():
 
 
 def test_clips_are_aligned_by_training(tiny, folder):
-    """A hundred and twenty steps on few videos bring each clip to its sentence, which the loss over whole videos does not."""
+    """Steps on few videos bring clips to their sentences, which the loss over whole videos does not."""
     found = {}
     for weight in (0.25, 0.0):
         module, data = build(tiny, time_weight=weight), events(folder)
