@@ -141,7 +141,7 @@ def test_an_architecture_that_is_written_out_is_read_again(make):
         (dict(space={"widths": [8]}), r"a stride for each width, got \(8,\) and \(2, 2, 2, 1, 2\)"),
         (dict(space={"kernels": ["2x3x3"]}), "a kernel with odd sides"),
         (dict(space={"multipliers": []}), "needs choices for stem, got none"),
-        (dict(fresh_seeds=[0, 1]), r"fresh_seeds \(\[0, 1\]\) hold data_seed \(0\)"),
+        (dict(fresh_seeds=[100, 1]), r"fresh_seeds \(\[100, 1\]\) hold data_seed \(100\)"),
         (dict(samplers=["grid"]), "samplers"),
         (dict(splits={"train": {"source": "train", "rows": 32}}), r"judged on the split val, .* \['train'\]"),
     ],
