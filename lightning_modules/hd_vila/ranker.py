@@ -20,7 +20,7 @@ from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.datasets.video.files import evenly, read_frames
 from lightning_modules.hd_vila.hybrid import Hybrid
 from lightning_modules.hd_vila.module import HdVila
-from lightning_modules.predictors import Predictor
+from lightning_modules.predictors import Predictor, lines_among
 
 
 class Ranker(Predictor):
@@ -54,15 +54,7 @@ class Ranker(Predictor):
         Raises:
             ValueError: there is not exactly one text file, or it has no sentences, or nothing else is there.
         """
-        given = [*inputs, *([] if among is None else [among])]
-        lists, videos = [path for path in given if path.suffix == ".txt"], [p for p in given if p.suffix != ".txt"]
-        lines = [line.strip() for path in lists for line in path.read_text("utf-8-sig").splitlines()]
-        self.sentences = [line for line in lines if line]
-        if len(lists) != 1 or not self.sentences or not videos:
-            raise ValueError(
-                f"got {len(videos)} videos or folders, {len(lists)} text files and {len(self.sentences)} sentences; "
-                "expected videos or a folder of them, and one .txt file with one sentence per line"
-            )
+        videos, self.sentences = lines_among(inputs, among, "sentences")
         return videos
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ from lightning_modules.datasets.video.annotated import merged
 from lightning_modules.datasets.video.files import evenly
 from lightning_modules.datasets.video.showing import read_shown, scaled
 from lightning_modules.lf_vila.module import LFVILA
-from lightning_modules.predictors import Predictor
+from lightning_modules.predictors import Predictor, lines_among
 
 STRIP, BAR, LETTERS = (
     96,
@@ -81,15 +81,7 @@ class Finder(Predictor):
         Raises:
             ValueError: there is not exactly one text file, or it has no paragraphs, or nothing else is there.
         """
-        given = [*inputs, *([] if among is None else [among])]
-        lists, videos = [path for path in given if path.suffix == ".txt"], [p for p in given if p.suffix != ".txt"]
-        lines = [line.strip() for path in lists for line in path.read_text("utf-8-sig").splitlines()]
-        self.lines = [line for line in lines if line]
-        if len(lists) != 1 or not self.lines or not videos:
-            raise ValueError(
-                f"got {len(videos)} videos or folders, {len(lists)} text files and {len(self.lines)} paragraphs; "
-                "expected videos or a folder of them, and one .txt file with one paragraph per line"
-            )
+        videos, self.lines = lines_among(inputs, among, "paragraphs")
         return videos
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
