@@ -88,13 +88,13 @@ def test_each_trainable_parameter_gets_a_gradient(system, build):
 
 
 @pytest.mark.parametrize("system", CHOSEN)
-def test_thirty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
+def test_sixty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
     runs = []
-    for steps in (30, 10):
+    for steps in (60, 10):
         module, data = build()
         runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * steps)))
     assert runs[0][:10] == runs[1]
-    assert runs[0][-1] < 0.95 * runs[0][0]  # contrasts begin on a plateau, and fall the least
+    assert runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
 
 
 @pytest.mark.parametrize("system", CHOSEN)

@@ -232,7 +232,7 @@ def test_clips_are_aligned_by_training(tiny, folder):
         module, data = build(tiny, time_weight=weight), events(folder)
         batch = some(data)
         optimizer = torch.optim.Adam([x for x in module.parameters() if x.requires_grad], 1e-3)
-        for _ in range(120):
+        for _ in range(200):
             optimizer.zero_grad()
             module.training_step(batch).backward()
             optimizer.step()
@@ -241,7 +241,7 @@ def test_clips_are_aligned_by_training(tiny, folder):
         module.eval()
         _, _, clips, sentences = module.features(batch)
         found[weight] = ((clips @ sentences.mT).argmax(2) == torch.arange(4)).float().mean().item()
-    assert found[0.25] > 0.45 > 0.35 > found[0.0]  # chance: 0.25
+    assert found[0.25] > 0.6 > 0.45 > found[0.0]  # chance: 0.25
 
 
 def test_stage_two_trains_its_own_parts_only(tiny, folder):
