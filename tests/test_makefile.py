@@ -31,8 +31,9 @@ def folder(tmp_path):
 
 def words(folder, *arguments: str) -> list[str]:
     run = subprocess.run(
-        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=os.environ | {"MAKEFLAGS": ""}
-    )
+        ["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True,
+        env=os.environ | {"MAKEFLAGS": ""},
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
 

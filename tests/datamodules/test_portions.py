@@ -11,29 +11,35 @@ from pytorch_lightning import LightningDataModule
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
+from lightning_modules.lf_vila.clips import EventClips
+from lightning_modules.magvit.clips import Clips
+from lightning_modules.movinet.clips import LabelledClips
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_file_texts as video_file_texts
 from tests.datamodules import test_video_texts as video_texts
 from tests.hd_vila import test_hybrid_clips as hybrid_clips
+from tests.movinet import test_clip_files as clip_files
 from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
-annotated = annotated_videos.home
+annotated, actions = annotated_videos.home, clip_files.home
 DRAWN = {"train": {"source": "train", "rows": 40}}
 WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files", "long videos", "runs",
-        "hybrid clips"]  # fmt: skip
+        "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files"]  # fmt: skip
 
 
 @pytest.fixture
-def modules(pictures, videos, clips, scenes, annotated, tmp_path, monkeypatch):
+def modules(pictures, videos, clips, scenes, annotated, actions, prepared, tmp_path, monkeypatch):
     """Functions that make each data module in each of its ways."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: [])  # decode in this process
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over the folder of the videos
     digits.prepare(tmp_path)
     labelled = dict(folder=tmp_path, seed=1, splits={"train": {"source": "all", "rows": 100}}, batch_size=8,
                     evaluation_batch_size=8, augmentation="crop_flip")  # fmt: skip
+    resident = dict(seed=1, splits={"train": {"source": "val", "rows": 40}}, batch_size=8, evaluation_batch_size=8)
+    events = dict(splits={"train": {"source": "val", "rows": 96}}, text_length=5, frames=8, batch_size=32)
     return {
         "one network": lambda: LabelledImages(**labelled),
         "copies": lambda: LabelledImages(**labelled, copies=2),
@@ -45,6 +51,11 @@ def modules(pictures, videos, clips, scenes, annotated, tmp_path, monkeypatch):
         "long videos": lambda: annotated_videos.data(annotated),
         "runs": lambda: annotated_videos.data(annotated, "long_videos"),
         "hybrid clips": lambda: hybrid_clips.data(annotated),
+        "labelled clips": lambda: LabelledClips(folder=prepared("world_actions"), **resident),
+        "labelled copies": lambda: LabelledClips(folder=prepared("world_actions"), copies=2, **resident),
+        "numbered clips": lambda: Clips(folder=prepared("world_drifting"), **resident),
+        "event clips": lambda: EventClips(folder=prepared("world_long_clips"), **resident | events),
+        "clip files": lambda: clip_files.data(actions),
     }
 
 
@@ -74,7 +85,7 @@ def joined(batches, axis):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_times_two_accumulated_batches_see_the_rows_of_one_once_each(way, modules):
-    make, axis = modules[way], int(way == "copies")
+    make, axis = modules[way], int(way.endswith("copies"))
     whole, ranks = epoch(make()), [epoch(make(), rank, 2, 2) for rank in range(2)]
     assert len(whole) > 1 and [len(rank) for rank in ranks] == [2 * len(whole)] * 2
     together = joined([rank[place] for place in range(2 * len(whole)) for rank in ranks], axis)
