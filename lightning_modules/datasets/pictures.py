@@ -3,8 +3,9 @@
 | file | is read as |
 |---|---|
 | orientation in EXIF | turned upright (the loaders of torchvision and TensorFlow ignore it) |
-| transparent pixels | over white |
+| transparent pixels, or a colour that stands for them | over white |
 | 16 bits, grey | scaled to 8 bits: 65535 becomes 255 |
+| 16 bits, colours | the upper 8 bits of each, as Pillow reads them; also of the colour that is transparent |
 | palette, CMYK, YCbCr, 1 bit | converted by Pillow, without colour profiles |
 | animated | its first frame |
 | floating-point or 32-bit pixels | refused: the file does not say which value is white |
@@ -61,18 +62,23 @@ def read(source: Path | bytes, mode: Literal["L", "RGB"] = "RGB", size: tuple[in
 
 
 def _eight_bits(image: "Image") -> "Image":
-    """Grey of 16 bits scaled to 8; other pictures as they are.
+    """Grey of 16 bits scaled to 8, and a transparent colour of 16 bits; other pictures as they are.
 
     Raises:
         ValueError: pixels are 32-bit or floating-point numbers.
     """
     from PIL import Image
 
+    transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # Pillow scales PGM to 16 bits
-        scaled = np.round(np.asarray(image, np.float64) / 257).astype(np.uint8)
-        grey = Image.fromarray(scaled)
+        pixels = np.asarray(image)
+        grey = Image.fromarray(np.round(pixels / 257).astype(np.uint8))
+        if transparent is not None:
+            grey.putalpha(Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8)))
         grey.info["exif"] = image.getexif().tobytes()
         return grey
+    if image.format == "PNG" and isinstance(transparent, tuple) and any(part.args == "RGB;16B" for part in image.tile):
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels have mode {image.mode}, without a known range; save it with 8 or 16 bits")
     return image

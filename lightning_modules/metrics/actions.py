@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from lightning_modules.metrics.classification import _check
+from lightning_modules.metrics.classification import check_scores
 
 
 def top_accuracy(scores: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"], k: int) -> float:
@@ -14,7 +14,7 @@ def top_accuracy(scores: Float[np.ndarray, "samples classes"], labels: Int[np.nd
     Raises:
         ValueError: there are no samples, scores that are NaN, or labels without a score.
     """
-    _check(scores, labels)
+    check_scores(scores, labels)
     best = np.argsort(-scores, axis=-1, kind="stable")[:, :k]
     return float((best == labels[:, None]).any(axis=-1).mean())
 
@@ -32,7 +32,7 @@ def joint_accuracy(
         ValueError: there are no samples, scores that are NaN, or labels without a score.
     """
     for part, each in zip(scores, labels.T, strict=True):
-        _check(part, each)
+        check_scores(part, each)
     right = np.stack([part.argmax(-1) == each for part, each in zip(scores, labels.T, strict=True)])
     return float(right.all(0).mean()), [float(share) for share in right.mean(1)]
 

@@ -16,19 +16,19 @@ def log_softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray
 
 def accuracy(scores: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"]) -> float:
     """Top-1 accuracy, a share in [0, 1]; among equal scores the lowest class index counts, as in `argmax`."""
-    _check(scores, labels)
+    check_scores(scores, labels)
     return float((scores.argmax(axis=-1) == labels).mean())
 
 
 def negative_log_likelihood(logits: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"]) -> float:
     """Mean of -log p(label), in nats, range [0, inf)."""
-    _check(logits, labels)
+    check_scores(logits, labels)
     return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
 def brier_score(logits: Float[np.ndarray, "samples classes"], labels: Int[np.ndarray, " samples"]) -> float:
     """Squared distance of probabilities and one-hot label, summed over classes, in [0, 2] (Brier 1950)."""
-    _check(logits, labels)
+    check_scores(logits, labels)
     error = np.exp(log_softmax(logits))
     error[np.arange(len(labels)), labels] -= 1.0
     return float((error**2).sum(axis=-1).mean())
@@ -44,7 +44,7 @@ def expected_calibration_error(
     Raises:
         ValueError: fewer than one bin, or labels and logits that do not fit together.
     """
-    _check(logits, labels)
+    check_scores(logits, labels)
     if bins < 1:
         raise ValueError(f"bins ({bins}) must be at least 1; 15 is the usual choice.")
     confidence = np.exp(log_softmax(logits).max(axis=-1))
@@ -199,7 +199,7 @@ def seed_interval(
     return tuple(low + width * float(expit(logit(share) + side)) for side in (-half, half))
 
 
-def _check(scores: np.ndarray, labels: np.ndarray) -> None:
+def check_scores(scores: np.ndarray, labels: np.ndarray) -> None:
     """Refuse inputs whose result would be a number without meaning."""
     if len(labels) == 0:
         raise ValueError("there are no samples: the metric of an empty split is undefined.")

@@ -35,7 +35,7 @@ from typing_extensions import TypedDict
 
 from lightning_modules import rehearsal
 from lightning_modules.datasets.download import StandIn, find
-from lightning_modules.datasets.video.corpora import _digest, file_name
+from lightning_modules.datasets.video.corpora import file_name, table_digest
 from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import STRICT, Count, Share
@@ -218,7 +218,7 @@ def write_index(path: Path, rows: Sequence[Row], labels: Sequence[Sequence[int]]
     columns = {"file": [row.file for row in rows], **times, "labels": labels}
     table = pa.table(columns, SCHEMA).slice(0, rehearsal.left(0))
     pq.write_table(table, path, compression="zstd")
-    return {"rows": len(table), "sha256": _digest(table)}
+    return {"rows": len(table), "sha256": table_digest(table)}
 
 
 # Readers of annotations

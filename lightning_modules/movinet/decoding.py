@@ -42,10 +42,10 @@ def read_clip(
         BrokenVideo: the file is not there, holds no video, is damaged, is shorter than `READABLE` of what its header
             says, or ends before that share of the part.
     """
-    with files._opened(path) as container:
+    with files.opened(path) as container:
         if start is not None:
             return _part(path, container, choose, show, rate, start, end - start)
-        times, keys, packets = files._timetable(container)
+        times, keys, packets = files.timetable(container)
         if times:
             seconds = np.array(times) * float(container.streams.best("video").time_base)
             slots = choose(_length(seconds, rate))
@@ -106,16 +106,16 @@ def _part(
 
 def _counted(path: Path, choose: Choose, show: Show, rate: float, packets: int) -> np.ndarray:
     """Frames by their numbers, where a file says no times or its frames are not where it says; decoded twice."""
-    with files._opened(path) as container:
+    with files.opened(path) as container:
         fps = float(container.streams.best("video").average_rate or rate)
-        total = sum(1 for _ in files._sound(container))
+        total = sum(1 for _ in files.sound_frames(container))
     if not total or total < READABLE * packets:
         raise BrokenVideo(f"{path} is damaged: {total} of {packets} frames can be decoded")
     seconds = np.arange(total) / fps
     slots = choose(_length(seconds, rate))
     wanted = [_before(seconds, (slot + 0.5) / rate) for slot in slots.tolist()]
-    with files._opened(path) as container:
-        found = {n: show(upright(frame)) for n, frame in enumerate(files._sound(container)) if n in wanted}
+    with files.opened(path) as container:
+        found = {n: show(upright(frame)) for n, frame in enumerate(files.sound_frames(container)) if n in wanted}
     return np.stack([found[number] for number in wanted])
 
 

@@ -202,11 +202,11 @@ def shorten(prepared: Path, out: Path, rows: int) -> Found:
 def _first_of_index(path: Path, out: Path, expected: str, rows: int) -> Found:
     """Copy the first rows of an index of files; gives their number and digest."""
     table = pq.read_table(path, partitioning=None)
-    if corpora._digest(table) != expected:
+    if corpora.table_digest(table) != expected:
         raise ValueError(f"{path} is not what was prepared. {storage.WAY_OUT}")
     table = table.slice(0, rows)
     pq.write_table(table, out / path.name, compression="zstd")
-    return {"rows": len(table), "sha256": corpora._digest(table)}
+    return {"rows": len(table), "sha256": corpora.table_digest(table)}
 
 
 def _first_rows(prepared: Path, out: Path, split: str, facts: Mapping[str, Any]) -> storage.Split:

@@ -1,7 +1,9 @@
 """Every form of picture that users have, made here, and what must come out of it."""
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -65,6 +67,22 @@ def test_pictures_are_turned_upright(orientation, bits, form):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(form, {})
     found = grey(encoded(Image.fromarray(values), form, exif=exif, **options))
     np.testing.assert_allclose(found.astype(int), RAMP, atol=6 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", [0, 2], ids=["grey", "colours"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("hidden", [0, 13 * 7])
+def test_a_colour_that_stands_for_transparent_is_white(kind, bits, hidden):
+    """PNG's tRNS, which Pillow reads and does not write at 16 bits: the file is put together here (PNG 1.2, 4.2.1)."""
+    scale, form = (257, ">u2") if bits == 16 else (1, "u1")
+    pixels = (np.repeat(RAMP[..., None], 3, -1) if kind else RAMP[..., None]).astype(np.uint16) * scale
+    lines = b"".join(b"\0" + line.astype(form).tobytes() for line in pixels)
+    header = struct.pack(">IIBBBBB", RAMP.shape[1], RAMP.shape[0], bits, kind, 0, 0, 0)
+    colour = np.full(pixels.shape[-1], hidden * scale, ">u2").tobytes()
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, part in ((b"IHDR", header), (b"tRNS", colour), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        content += struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+    np.testing.assert_array_equal(grey(content), np.where(RAMP == hidden, 255, RAMP))
 
 
 def test_what_is_transparent_is_white():

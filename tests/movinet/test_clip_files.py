@@ -184,10 +184,10 @@ def test_damaged_files_are_broken(tmp_path, name, content, reason):
 @pytest.mark.parametrize("timetable", [([], [], 12), (list(range(0, 24_000, 2_000)), [0], 12)])
 def test_without_times_or_with_wrong_ones_frames_are_counted(tmp_path, monkeypatch, timetable):
     path = encode(tmp_path / "clip.mp4", 12)
-    monkeypatch.setattr(files, "_timetable", lambda container: timetable)
+    monkeypatch.setattr(files, "timetable", lambda container: timetable)
     assert numbers(read_clip(path, np.arange, lambda x: x, rate=10.0)) == list(range(12))
     assert numbers(read_clip(path, lambda total: np.array([total - 1, 0]), lambda x: x, rate=5.0)) == [10, 0]
-    monkeypatch.setattr(files, "_timetable", lambda container: ([], [], 20))
+    monkeypatch.setattr(files, "timetable", lambda container: ([], [], 20))
     with pytest.raises(BrokenVideo, match="12 of 20 frames can be decoded"):
         read_clip(path, np.arange, lambda x: x, rate=10.0)
 

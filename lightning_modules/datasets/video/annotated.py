@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from lightning_modules import rehearsal
 from lightning_modules.datasets.download import StandIn, fetch, find
 from lightning_modules.datasets.video.annotation_files import NAMES, OUTSIDE, READERS, TASKS, Asked, Corpus, Row, Task
-from lightning_modules.datasets.video.corpora import Checksum, _digest, file_name, read_list
+from lightning_modules.datasets.video.corpora import Checksum, file_name, read_list, table_digest
 from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.datasets.video.drawn_annotations import WRITERS, Drawn, joined
 from lightning_modules.files import replace_folder, sha256
@@ -263,7 +263,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> dict[str, int | str]:
     rows = rows[: rehearsal.left(0)]
     table = pa.table(dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True)), SCHEMA)
     pq.write_table(table, path, compression="zstd")
-    return {"rows": len(rows), "sha256": _digest(table)}
+    return {"rows": len(rows), "sha256": table_digest(table)}
 
 
 def merged(

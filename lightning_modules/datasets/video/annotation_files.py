@@ -37,7 +37,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO, get_args
 
-from lightning_modules.datasets.video.corpora import _once, didemo_name
+from lightning_modules.datasets.video.corpora import didemo_name, named_once
 
 Corpus = Literal[
     "long_videos", "clips", "paragraphs", "activitynet", "didemo", "condensed_movies",
@@ -214,7 +214,7 @@ def _list(path: Path) -> list[Entry]:
 
 def _object(path: Path) -> dict[str, Entry]:
     """The entries of a json file with one object, by their names."""
-    found = _document(path, object_pairs_hook=lambda pairs: _once(path, pairs))
+    found = _document(path, object_pairs_hook=lambda pairs: named_once(path, pairs))
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {_short(found)}, expected an object: take the official file.")
     return {name: Entry(f"{path}: {name}", each) for name, each in found.items()}
@@ -254,7 +254,7 @@ def read_long_videos(asked: Asked) -> list[Row]:
         elif not any(text for run in runs for _, text in run):
             raise ValueError(f"{first.where} has clips without texts: name the file of them (splits.<split>.texts).")
     rows = [Row(tuple(_in_its_folder(clip) for clip, _ in run), tuple(text for _, text in run)) for run in runs]
-    return list(_once(asked.annotations, [(f"{row.files[0]} to {row.files[-1]}", row) for row in rows]).values())
+    return list(named_once(asked.annotations, [(f"{row.files[0]} to {row.files[-1]}", row) for row in rows]).values())
 
 
 def _run(entry: Entry, consecutive: int) -> list[tuple[str, str]]:
@@ -354,13 +354,13 @@ def read_clips(asked: Asked) -> list[Row]:
         found = [(name, said.get(name, "")) for name in names]
     else:
         found = [(name, entry.text("text")) for name, entry in zip(names, entries, strict=True)]
-    said = _once(asked.annotations, found)
+    said = named_once(asked.annotations, found)
     return [Row((_in_its_folder(name),), (text,)) for name, text in said.items()]
 
 
 def _of_videos(path: Path, rows: Iterable[Row]) -> list[Row]:
     """The rows, if no video comes twice."""
-    return list(_once(path, [(row.files[0], row) for row in rows]).values())
+    return list(named_once(path, [(row.files[0], row) for row in rows]).values())
 
 
 def _sentences(texts: Iterable[str]) -> tuple[str, ...]:
@@ -486,7 +486,7 @@ def read_msrvtt_mc(asked: Asked) -> list[Row]:
         )
         for entry in _lines(asked.annotations)
     ]
-    return list(_once(asked.annotations, rows).values())
+    return list(named_once(asked.annotations, rows).values())
 
 
 ACTIVITYNET_KINDS = ("motion", "spatial", "temporal", "yes_no", "color", "object", "location", "number", "other")
@@ -494,7 +494,7 @@ ACTIVITYNET_KINDS = ("motion", "spatial", "temporal", "yes_no", "color", "object
 
 def read_activitynet_qa(asked: Asked) -> list[Row]:
     """Questions in one file, answers and kinds in another, joined by `question_id`."""
-    answers = _once(asked.answers, [(entry.text("question_id"), entry) for entry in _list(asked.answers)])
+    answers = named_once(asked.answers, [(entry.text("question_id"), entry) for entry in _list(asked.answers)])
     rows = []
     for entry in _list(asked.annotations):
         name = entry.text("question_id")
@@ -505,7 +505,7 @@ def read_activitynet_qa(asked: Asked) -> list[Row]:
         answer, kind = answers[name].text("answer"), _named(answers[name], "type", ACTIVITYNET_KINDS)
         question = entry.text("question")
         rows.append((name, Row((entry.text("video_name"),), question=question, answer=answer, kind=kind)))
-    return list(_once(asked.annotations, rows).values())
+    return list(named_once(asked.annotations, rows).values())
 
 
 def _subtitles(entry: Entry) -> dict[str, tuple]:

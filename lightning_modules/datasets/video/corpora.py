@@ -212,7 +212,7 @@ def write_index(path: Path, rows: Mapping[str, Texts]) -> dict[str, int | str]:
     columns = {"file": list(rows)} | {source: [getattr(texts, source) for texts in rows.values()] for source in SOURCES}
     table = pa.table(columns, SCHEMA).slice(0, rehearsal.left(0))
     pq.write_table(table, path, compression="zstd")
-    return {"rows": len(table), "sha256": _digest(table)}
+    return {"rows": len(table), "sha256": table_digest(table)}
 
 
 def read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
@@ -225,12 +225,13 @@ def read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
     if split not in splits:
         raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {', '.join(splits)}.")
     table = pq.read_table(folder / f"{split}.parquet", partitioning=None)
-    if _digest(table) != splits[split]["sha256"]:
+    if table_digest(table) != splits[split]["sha256"]:
         raise ValueError(f"{folder / split}.parquet is not what was prepared. {WAY_OUT}")
     return {name: to_numpy(table[name], None) for name in table.column_names}
 
 
-def _digest(table: pa.Table) -> str:
+def table_digest(table: pa.Table) -> str:
+    """That of the decoded columns, as it stands in the card."""
     digest = ContentDigest()
     for batch in table.to_batches():
         digest.update(batch)
@@ -288,7 +289,7 @@ def didemo_name(video: str) -> str:
 
 def read_activitynet(path: Path) -> dict[str, Texts]:
     """All sentences of a video, one after another."""
-    annotated = json.loads(_text(path), object_pairs_hook=lambda pairs: _once(path, pairs))
+    annotated = json.loads(_text(path), object_pairs_hook=lambda pairs: named_once(path, pairs))
     return {video: Texts(_said(" ".join(map(str.strip, said["sentences"])))) for video, said in annotated.items()}
 
 
@@ -300,7 +301,7 @@ def read_lsmdc(path: Path) -> dict[str, Texts]:
         if len(fields) != 6 or not LSMDC_TIMES.search(fields[0]):
             raise ValueError(f"{path}, line {number}: expected a clip, four times and a sentence between tabs.")
         found.append((f"{LSMDC_TIMES.sub('', fields[0])}/{fields[0]}", Texts(_said(fields[-1]))))
-    return _once(path, found)
+    return named_once(path, found)
 
 
 def read_clips(path: Path) -> dict[str, Texts]:
@@ -310,15 +311,15 @@ def read_clips(path: Path) -> dict[str, Texts]:
         for line in lines:
             clip = json.loads(line)
             found.append((f"{clip['clip_id'].split('.')[0]}/{clip['clip_id']}", Texts(subtitle=_said(clip["text"]))))
-    return _once(path, found)
+    return named_once(path, found)
 
 
 def read_frame_captions(path: Path) -> dict[str, str]:
     """Captions of the middle frames of clips, by their ids."""
-    return _once(path, [(image["image_id"], image["caption"].strip()) for image in json.loads(_text(path))])
+    return named_once(path, [(image["image_id"], image["caption"].strip()) for image in json.loads(_text(path))])
 
 
-def _once(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def named_once(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """What a file says by name.
 
     Raises:

@@ -85,8 +85,8 @@ def read_frames(
         BrokenVideo: it is not there, holds no video, is shorter than `READABLE` of what its header says, or a frame
             that has to be decoded for the chosen ones is damaged.
     """
-    with _opened(path) as container:
-        times, keys, packets = _timetable(container)
+    with opened(path) as container:
+        times, keys, packets = timetable(container)
         if times:
             wanted = [times[number] for number in choose(len(times))]
             frames = _seek(container, wanted, keys, size, antialias)
@@ -96,7 +96,7 @@ def read_frames(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator["InputContainer"]:
+def opened(path: Path) -> Iterator["InputContainer"]:
     """The file, decoded in one thread: many files are read side by side."""
     import av
     from av.stream import Disposition
@@ -115,7 +115,7 @@ def _opened(path: Path) -> Iterator["InputContainer"]:
         raise BrokenVideo(f"{path} cannot be decoded: {error}") from error
 
 
-def _timetable(container: "InputContainer") -> tuple[list[int], list[int], int]:
+def timetable(container: "InputContainer") -> tuple[list[int], list[int], int]:
     """Times of all frames and of the key frames, in ascending order, and the number of packets.
 
     There are no times where the packets do not say them.
@@ -167,17 +167,18 @@ def _from_the_start(
 
     Decoded twice, as only the first pass tells how many there are.
     """
-    with _opened(path) as container:
-        total = sum(1 for _ in _sound(container))
+    with opened(path) as container:
+        total = sum(1 for _ in sound_frames(container))
     if not total or total < READABLE * packets:
         raise BrokenVideo(f"{path} is damaged: {total} of {packets} frames can be decoded")
     wanted = choose(total).tolist()
-    with _opened(path) as container:
-        frames = {n: _picture(frame, size, antialias) for n, frame in enumerate(_sound(container)) if n in wanted}
+    with opened(path) as container:
+        frames = {n: _picture(frame, size, antialias) for n, frame in enumerate(sound_frames(container)) if n in wanted}
     return np.stack([frames[number] for number in wanted])
 
 
-def _sound(container: "InputContainer") -> Iterator["VideoFrame"]:
+def sound_frames(container: "InputContainer") -> Iterator["VideoFrame"]:
+    """The frames of the video in the order of display, without those that the decoder marks as damaged."""
     return (frame for frame in container.decode(container.streams.best("video")) if not frame.is_corrupt)
 
 

@@ -44,8 +44,8 @@ def read_shown(path: Path, choose: Choose, show: Show, *, rate: float | None = N
         BrokenVideo: it is not there, holds no video, is shorter than `READABLE` of what its header says, or a frame
             that has to be decoded for the chosen ones is damaged, or `choose` finds its frames too few.
     """
-    with files._opened(path) as container:
-        times, keys, packets = files._timetable(container)
+    with files.opened(path) as container:
+        times, keys, packets = files.timetable(container)
         if times:
             seconds = (np.array(times) - times[0]) * float(container.streams.best("video").time_base)
             numbers, lasts = frames_at(seconds, rate)
@@ -98,16 +98,16 @@ def _from_the_start(path: Path, choose: Choose, show: Show, rate: float | None, 
 
     Decoded twice, as only the first pass tells how many there are.
     """
-    with files._opened(path) as container:
+    with files.opened(path) as container:
         fps = float(container.streams.best("video").average_rate or 25)
-        total = sum(1 for _ in files._sound(container))
+        total = sum(1 for _ in files.sound_frames(container))
     if not total or total < READABLE * packets:
         raise BrokenVideo(f"{path} is damaged: {total} of {packets} frames can be decoded")
     seconds = np.arange(total) / fps
     numbers, lasts = frames_at(seconds, rate)
     chosen = _chosen(path, numbers, choose)
-    with files._opened(path) as container:
-        sound = enumerate(files._sound(container))
+    with files.opened(path) as container:
+        sound = enumerate(files.sound_frames(container))
         found = {number: show(_upright(frame)) for number, frame in sound if number in set(chosen.tolist())}
     return Shown(np.stack([found[number] for number in chosen.tolist()]), seconds[chosen], lasts)
 

@@ -44,7 +44,7 @@ def test_frames_are_found_by_seeking_and_without(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_picture", lambda frame, *rest: decoded.append(frame) or picture(frame, *rest))
     quick = read_frames(path, chosen, 16)
     assert len(decoded) == 3
-    monkeypatch.setattr(files, "_timetable", lambda container: ([], [], 30))
+    monkeypatch.setattr(files, "timetable", lambda container: ([], [], 30))
     np.testing.assert_array_equal(read_frames(path, chosen, 16), quick)
 
 
@@ -241,5 +241,5 @@ def test_real_videos_seek_to_the_frames_that_decoding_from_the_start_gives(name)
     np.testing.assert_array_equal(files._from_the_start(REALDATA / name, chosen, 32, False, 0), quick)
     if "nasa" in name:
         counted = json.loads((REALDATA / f"{name}.stream3.all_frames_info.json").read_text())
-        with files._opened(REALDATA / name) as container:
-            assert len(files._timetable(container)[0]) == len(counted) == 390
+        with files.opened(REALDATA / name) as container:
+            assert len(files.timetable(container)[0]) == len(counted) == 390

@@ -33,7 +33,7 @@ def test_every_frame_is_found_in_its_place_with_its_time(tmp_path, monkeypatch, 
     slow = read_shown(path, every, as_it_is, rate=5.0)
     assert numbers(slow.frames) in ([0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20], [*range(0, 24, 2)])
 
-    monkeypatch.setattr(files, "_timetable", lambda container: ([], [], 23))  # a file whose packets say no times
+    monkeypatch.setattr(files, "timetable", lambda container: ([], [], 23))  # a file whose packets say no times
     again = read_shown(path, every, as_it_is)
     assert (again.frames == shown.frames).all() and np.allclose(again.times, shown.times, atol=2e-3)
 
