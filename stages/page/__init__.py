@@ -126,6 +126,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         scale=interval_scale,
         points=figures.points,
+        numbers=figures.numbers,
         drawing=lambda figure, prefix, first: Markup(
             figures.svg(figure, prefix, figures.LARGE if first else figures.SMALL)
         ),
