@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_modules.magvit.network import conv
+from lightning_modules.video_tokens.convolution import conv
 
 SLOPE = 0.2
 
