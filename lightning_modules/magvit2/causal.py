@@ -145,9 +145,8 @@ class Grow(nn.Module):
     ) -> Float[Tensor, "batch channels t2 h2 w2"]:
         """Larger; `first` says whether the clip begins here."""
         time, height, width = self.block
-        x = rearrange(
-            self.conv(x, memory), "b (p q r c) t h w -> b c (t p) (h q) (w r)", p=time, q=height, r=width
-        )  # fmt: skip
+        x = self.conv(x, memory)
+        x = rearrange(x, "b (p q r c) t h w -> b c (t p) (h q) (w r)", p=time, q=height, r=width)
         if time == 1 or not first:
             return x
         return torch.cat([x[:, :, :1], x[:, :, time:]], 2) if self.drop_second else x[:, :, time - 1 :]

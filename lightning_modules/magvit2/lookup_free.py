@@ -1,12 +1,12 @@
 """Lookup-free quantisation (section 3.1): the sign of each latent channel is a bit of the token. There is no codebook.
 
-Two re-implementations exist, and they write bits in different orders: SEED-Voken's first channel is the lowest bit, as in
-the paper, that of vector-quantize-pytorch the highest. In both a latent of exactly 0 becomes -1.
+Two re-implementations exist, and they write bits in different orders: SEED-Voken's first channel is the lowest bit, as
+in the paper, that of vector-quantize-pytorch the highest. In both a latent of exactly 0 becomes -1.
 
 The entropy term asks that each latent be near one code, and that all codes be used. The chances of the codes,
-softmax(-|z - c|^2 / tau), are products over channels, each with the chance sigmoid(4 z_i / tau) of +1. So the entropy of
-a latent's chances is a sum over channels. The mean chances of all codes, of which there may be 2^18, are one product of
-two matrices, each with a row for each latent and a column for each code of half of the channels. No tensor has a row
+softmax(-|z - c|^2 / tau), are products over channels, each with the chance sigmoid(4 z_i / tau) of +1. So the entropy
+of a latent's chances is a sum over channels. The mean chances of all codes, of which there may be 2^18, are one product
+of two matrices, each with a row for each latent and a column for each code of half of the channels. No tensor has a row
 for each latent and a column for each of all codes.
 """
 
@@ -33,14 +33,14 @@ class LookupFree(nn.Module):
         codes: K, a power of two.
         dim: of a latent, log2 K.
         commitment: weight of the latents' squared distance to their codes.
-        entropy: weight of the entropy term, mean H(p_n) - diversity x H(mean p_n); see `magvit2.training` for how it is
-            annealed.
+        entropy: weight of the entropy term, mean H(p_n) - diversity x H(mean p_n); see `tokenizer_training` for how it
+            is annealed.
         diversity: gamma.
         temperature: tau; both re-implementations have 0.01, for which the term has almost no gradient where latents are
             further than 0.01 from 0.
         order: `little` where the first channel is the lowest bit of a token, `big` where it is the highest.
-        group_bits: channels whose joint chances are averaged at once. With fewer than log2 K, H(mean p_n) is the sum over
-            groups, an upper bound; with 1 it is that of independent channels.
+        group_bits: channels whose joint chances are averaged at once. With fewer than log2 K, H(mean p_n) is the sum
+            over groups, an upper bound; with 1 it is that of independent channels.
         eps: added to mean chances within their logarithm; SEED-Voken has 1e-5, more than the chance of a code of 2^18.
 
     Raises:
@@ -99,7 +99,7 @@ class LookupFree(nn.Module):
         return ((tokens.unsqueeze(1) >> self.places.view(-1, 1, 1, 1)) & 1).float() * 2 - 1
 
     def entropy_term(self, flat: Float[Tensor, "latents dim"]) -> Float[Tensor, ""]:
-        """Mean entropy of each latent's chances, less `diversity` times the entropy of their mean over all processes."""
+        """Mean entropy of each latent's chances, less `diversity` times that of their mean over all processes."""
         logits = 4 / self.temperature * flat
         mean = sum(
             entropy(_over_processes(mean_chances(part.sigmoid())), self.eps)

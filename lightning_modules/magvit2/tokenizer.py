@@ -1,8 +1,8 @@
 """The causal tokenizer of images and videos (section 3.2), and the image tokenizer that it is inflated from.
 
-1 + s t frames become 1 + t frames of tokens. The first frame is tokenised alone, as an image is. The number of frames is
-halved in the deepest levels (late downsampling). A video of any length can be read and drawn in parts, which give what
-the whole video gives (`encode_parts`, `decode_parts`).
+1 + s t frames become 1 + t frames of tokens. The first frame is tokenised alone, as an image is. The number of frames
+is halved in the deepest levels (late downsampling). A video of any length can be read and drawn in parts, which give
+what the whole video gives (`encode_parts`, `decode_parts`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from lightning_modules.magvit2.lookup_free import LookupFree
 from lightning_modules.settings import Count
 from lightning_modules.video_tokens.convolution import lecun_normal_
 from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
-from lightning_modules.video_tokens.tokenizer import VideoTokenizer
+from lightning_modules.video_tokens.tokenizer import VideoTokenizer, inflated
 
 Quantisation = Literal["lookup_free", "vector"]
 
@@ -204,7 +204,13 @@ class CausalTokenizer(VideoTokenizer):
 
     def quantise(self, video: Float[Tensor, "batch 3 frames height width"], memory: Memory | None = None) -> Quantised:
         """Codes and tokens of clips, or of their next part."""
-        return self.quantiser(self.encoder(video * 2 - 1 if self.centred else video, memory))
+        return self.quantiser(self.latents(video, memory))
+
+    def latents(
+        self, video: Float[Tensor, "batch 3 frames height width"], memory: Memory | None = None
+    ) -> Float[Tensor, "batch dim t h w"]:
+        """What is quantised of clips, or of their next part."""
+        return self.encoder(video * 2 - 1 if self.centred else video, memory)
 
     def draw(
         self, latents: Float[Tensor, "batch dim t h w"], memory: Memory | None = None
@@ -245,23 +251,32 @@ class CausalTokenizer(VideoTokenizer):
         if self.pooled:
             raise ValueError("pooled_norm is true: each frame depends on all frames, so give the clip as a whole.")
 
-    def inflate(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This network's weights from those of an image tokenizer: its kernels in the last frame, zeros before.
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a tokenizer; those of an image tokenizer are inflated.
 
-        Where this network doubles the number of frames, both frames begin with the image tokenizer's pixels.
+        A kernel of an image becomes the last frame of one that is zero before (`last` in `inflated`). Where this network
+        doubles the number of frames, both of them begin as the image tokenizer's one.
 
         Args:
-            flat: the state dict of an image tokenizer of the same width, multipliers and blocks.
+            weights: of a tokenizer of the same width, multipliers and blocks.
+
+        Raises:
+            ValueError: the other tokenizer has another architecture.
         """
-        found = {}
-        for name, own in self.state_dict().items():
-            given = flat[name]
-            if len(given) != len(own) and ".grow." in name:
-                given = given.repeat(len(own) // len(given), *[1] * (given.ndim - 1))
-            if given.ndim == 5 and given.shape != own.shape:
-                given = torch.cat([torch.zeros_like(own[:, :, 1:]), given], 2)
-            found[name] = given
-        return found
+        own = self.state_dict()
+        twice = {
+            name: given.repeat(2, *[1] * (given.ndim - 1))
+            for name, given in weights.items()
+            if ".grow." in name and name in own and len(own[name]) == 2 * len(given)
+        }
+        found, kept = inflated({**weights, **twice}, own, "last")
+        if kept or (unknown := weights.keys() - own.keys()):
+            name = (kept or sorted(unknown))[0]
+            raise ValueError(
+                f"the weights of the tokenizer named by `from` do not fit, first {name}: give both the same width, "
+                "multipliers, blocks and quantiser."
+            )
+        self.load_state_dict(found)
 
 
 def _blocks(depth: int, inputs: int, outputs: int, count: int, **norms: int) -> nn.ModuleList:
