@@ -26,7 +26,7 @@ ORDER = [
     {"averaging", "base", "checkpoints", "history", "milestones", "training", "validation", "watching"},
     {"datamodules"},
     {"ensembling"},
-    {"tasks", "sweeps"},
+    {"tasks", "sweeps", "video_tokens"},
     set(STEMS),
     {"stages"},
 ]

@@ -56,6 +56,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"magvit-tokenizer": {}, "magvit": {}},
     },
+    "magvit2": {
+        "pretrain": {"magvit2-tokenizer": {"pretrain.epochs": 1}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"magvit2-tokenizer": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},

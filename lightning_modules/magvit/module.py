@@ -28,17 +28,17 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule
 from lightning_modules.layers.published import load_strictly
-from lightning_modules.magvit.clips import Clips
-from lightning_modules.magvit.masking import Given, Part, decode, mask_ratio, mask_tokens
-from lightning_modules.magvit.perception import Judge
-from lightning_modules.magvit.tasks import INPAINTING, MASK, OUTPAINTING, SEPARATOR, TASKS, Condition, Task
 from lightning_modules.magvit.tokenizer import Tokenizer
-from lightning_modules.magvit.tokenizer_training import SHOWN, MagvitRecipe, check_clips, stored
 from lightning_modules.magvit.transformer import Bert
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import masked_mse, psnr
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.masking import Given, Part, decode, mask_ratio, mask_tokens
+from lightning_modules.video_tokens.perception import Judge
+from lightning_modules.video_tokens.tasks import INPAINTING, MASK, OUTPAINTING, SEPARATOR, TASKS, Condition, Task
+from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
 
 SPECIALS = {False: 1, True: 16}  # slots of the vocabulary: the mask alone, or the tokens of tasks too
 SLOTS = 100  # of the least frequent task in the order of tasks
@@ -73,7 +73,7 @@ class Magvit(PaperModule):
         ValueError: a task is unknown, needs classes that there are not, or cannot be conditioned in this way.
     """
 
-    recipe_form = MagvitRecipe
+    recipe_form = TokensRecipe
     predictor = "lightning_modules.magvit.predictor.Continuer"
 
     def __init__(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lightning_modules.magvit.masking import Given, decode, mask_ratio, mask_tokens
-from lightning_modules.magvit.tasks import TASKS
+from lightning_modules.video_tokens.masking import Given, decode, mask_ratio, mask_tokens
+from lightning_modules.video_tokens.tasks import TASKS
 
 MASK = 99
 TOKENS = torch.arange(8)[None]

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from lightning_modules.datasets.video.drawn import encode
-from lightning_modules.magvit.clips import Clips
-from lightning_modules.magvit.evaluation import evaluate
 from lightning_modules.magvit.module import Magvit, task_order
-from lightning_modules.magvit.predictor import Compressor, Continuer
-from lightning_modules.magvit.tasks import TASKS
-from lightning_modules.magvit.tokenizer_training import TokenizerTraining
+from lightning_modules.magvit.predictor import Continuer
+from lightning_modules.magvit.tokenizer_training import MagvitTokenizer
 from lightning_modules.metrics.video import fvd_world, masked_mse, psnr, ssim
 from lightning_modules.runs import Run
+from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.evaluation import evaluate
+from lightning_modules.video_tokens.predictor import Compressor
+from lightning_modules.video_tokens.tasks import TASKS
 
 TOKENIZER = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "halve_time": (True, False),
              "embedding_dim": 4, "codebook_size": 12, "norm_groups": 2}  # fmt: skip
@@ -25,9 +26,9 @@ def module(**options) -> Magvit:
     return Magvit(tokenizer=TOKENIZER, network=NETWORK, **options)
 
 
-def training(**options) -> TokenizerTraining:
+def training(**options) -> MagvitTokenizer:
     torch.manual_seed(0)
-    return TokenizerTraining(
+    return MagvitTokenizer(
         tokenizer={**TOKENIZER, **options.pop("tokenizer", {})}, discriminator={"width": 4, "multipliers": (1, 1)},
         num_classes=3, perception="random", **options,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The ten tasks of MAGVIT: what of a clip is given, how the rest is filled up, and which tokens that concerns.
+"""Ten tasks of video generation: what of a clip is given, how the rest is filled up, and which tokens that concerns.
 
 Official: videogvt/train_lib/cond_utils.py and task_registry.py. A condition is a part of the clip, filled up to a whole
 one, so that it can become tokens itself; a token is a condition where the part that it stands for was given.
@@ -43,7 +43,7 @@ class Task:
     Attributes:
         title: in words.
         token: that tells it to the transformer; the code sends that of outpainting for inpainting as well (its comment
-            calls this an old fault), see `Magvit.inpainting_token`.
+            calls this an old fault).
         condition: gives the condition of clips, for a grid of tokens and a number of given frames; none where nothing
             is given.
         with_class: whether the class of a clip is told.

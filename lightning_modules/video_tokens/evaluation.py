@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from lightning_modules.metrics.tokens import bits_per_pixel, perplexity
 from lightning_modules.metrics.video import fvd_world
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 from lightning_modules.settings import Count
@@ -25,7 +26,8 @@ NOT_PUBLISHED = {
 def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evaluation:
     """How well clips come back from their tokens.
 
-    Metrics: `psnr`, `ssim`, `mse`, `codes_used_percent`, `tokens_per_clip`, `fvd_world`, `parameters`.
+    Metrics: `psnr`, `ssim`, `mse`, `codes_used_percent`, `perplexity`, `tokens_per_clip`,
+    `bits_per_pixel` of tokens written with equally many bits each, `fvd_world`, `parameters`.
 
     Args:
         runs: finished runs of `TokenizerTraining`, one for each seed.
@@ -35,20 +37,24 @@ def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4
     Raises:
         ValueError: there is no run.
     """
-    _some(runs)
+    some_run(runs)
     metrics = {}
     for run in runs:
         arrays = run.predictions()
         found = {name: float(arrays[name].mean()) for name in ("psnr", "ssim", "mse")}
         found["codes_used_percent"] = PERCENT * len(np.unique(arrays["tokens"])) / run.facts["vocabulary"]
+        found["perplexity"] = perplexity(arrays["tokens"])
         found["tokens_per_clip"] = float(np.prod(run.facts["grid"]))
+        found["bits_per_pixel"] = bits_per_pixel(
+            int(found["tokens_per_clip"]), run.facts["vocabulary"], run.facts["pixels"]
+        )
         if "features/real" in arrays:
-            found |= _distance(arrays["features/drawn"], arrays["features/real"])
+            found |= distance(arrays["features/drawn"], arrays["features/real"])
         found["parameters"] = float(run.facts["parameters"])
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first = runs[0].predictions()
     rows = [
-        [_strip("real", first["shown/real"][row]), _strip("from its tokens", first["shown/drawn"][row])]
+        [strip("real", first["shown/real"][row]), strip("from its tokens", first["shown/drawn"][row])]
         for row in range(min(examples, len(first["shown/real"])))
     ]
     gallery = Gallery(
@@ -67,14 +73,14 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     `mean_mse` and `mean_psnr`. `passes`: how often the network runs for a clip. `parameters`.
 
     Args:
-        runs: finished runs of `Magvit`, one for each seed.
+        runs: finished runs of a generator, one for each seed.
         dataset: first part of every metric's name.
         examples: clips of each gallery.
 
     Raises:
         ValueError: there is no run.
     """
-    _some(runs)
+    some_run(runs)
     metrics = {}
     for run in runs:
         arrays, found = run.predictions(), {}
@@ -107,11 +113,11 @@ def _scores(arrays: Mapping[str, np.ndarray], task: str) -> dict[str, float]:
         if not where.all():
             found["rest/right_percent"] = PERCENT * float(right[~where].mean())
     if f"{task}/features" in arrays:
-        found |= _distance(arrays[f"{task}/features"], arrays["features/real"])
+        found |= distance(arrays[f"{task}/features"], arrays["features/real"])
     return found
 
 
-def _distance(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def distance(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """Nothing where there are too few clips for the distance to be one."""
     if min(len(generated), len(real) // 2) <= generated.shape[1]:
         return {}
@@ -119,7 +125,12 @@ def _distance(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
     return {name: found[name] for name in ("fvd_world", "fvd_world_real")}
 
 
-def _some(runs: Sequence[Run]) -> None:
+def some_run(runs: Sequence[Run]) -> None:
+    """Refuse to evaluate nothing.
+
+    Raises:
+        ValueError: there is no run.
+    """
     if not runs:
         raise ValueError("there is no trained arm to evaluate: `make repro` trains it.")
 
@@ -146,14 +157,14 @@ def _gallery(arrays: Mapping[str, np.ndarray], task: str, examples: int) -> Gall
     rows = []
     for row in range(min(examples, len(arrays["shown/real"]))):
         shown = [(f"shown/{task}/given", "given"), (f"shown/{task}/made", "generated"), ("shown/real", "truth")]
-        rows.append([_strip(label, arrays[name][row]) for name, label in shown if name in arrays])
+        rows.append([strip(label, arrays[name][row]) for name, label in shown if name in arrays])
     return Gallery(
         id=f"task-{task}", title=f"Task {task}", caption="Test clips of one seed, frame by frame from left to right.",
         rows=rows,
     )  # fmt: skip
 
 
-def _strip(label: str, clip: UInt8[np.ndarray, "frames h w 3"]) -> Exhibit:
+def strip(label: str, clip: UInt8[np.ndarray, "frames h w 3"]) -> Exhibit:
     """The frames of a clip side by side, small ones enlarged and large ones made smaller; at most 7 of them."""
     clip = clip[np.linspace(0, len(clip) - 1, min(len(clip), 7)).round().astype(int)]
     side = clip.shape[1]

@@ -80,6 +80,11 @@ class VectorQuantiser(nn.Module):
             self.register_buffer("sums", self.codebook.detach() / codes)
 
     @property
+    def vocabulary(self) -> int:
+        """K."""
+        return len(self.codebook)
+
+    @property
     def codes(self) -> Float[Tensor, "codes dim"]:
         """The codes that take the place of latents; a copy, as `restart` writes into the codebook before backward."""
         return F.normalize(self.codebook.clone(), dim=-1) if self.unit else self.codebook.clone()
