@@ -8,15 +8,14 @@ that a part was given of, over the pixels that were not given. Their distributio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 
 from lightning_modules.metrics.tokens import bits_per_pixel, perplexity
 from lightning_modules.metrics.video import fvd_world
-from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
+from lightning_modules.runs import Evaluation, Figure, Gallery, Run, Series
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.playing import playing
 
 PERCENT = 100
-ZOOM = 3
 NOT_PUBLISHED = {
     "fvd": "the weights of I3D (Kinetics-400) are the user's to give, and none were; fvd_world is no FVD",
     "inception_score": "the weights of C3D (UCF-101) are the user's to give, and none were",
@@ -54,12 +53,10 @@ def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first = runs[0].predictions()
     rows = [
-        [strip("real", first["shown/real"][row]), strip("from its tokens", first["shown/drawn"][row])]
+        [playing("real", first["shown/real"][row]), playing("from its tokens", first["shown/drawn"][row])]
         for row in range(min(examples, len(first["shown/real"])))
     ]
-    gallery = Gallery(
-        "again", "Clips, and what comes back from their tokens", "Test clips of one seed, frame by frame.", rows
-    )
+    gallery = Gallery("again", "Clips, and what comes back from their tokens", "Test clips of one seed.", rows)
     return Evaluation(metrics=metrics, galleries=[gallery], not_computed=NOT_PUBLISHED)
 
 
@@ -157,21 +154,8 @@ def _gallery(arrays: Mapping[str, np.ndarray], task: str, examples: int) -> Gall
     rows = []
     for row in range(min(examples, len(arrays["shown/real"]))):
         shown = [(f"shown/{task}/given", "given"), (f"shown/{task}/made", "generated"), ("shown/real", "truth")]
-        rows.append([strip(label, arrays[name][row]) for name, label in shown if name in arrays])
+        rows.append([playing(label, arrays[name][row]) for name, label in shown if name in arrays])
     return Gallery(
-        id=f"task-{task}", title=f"Task {task}", caption="Test clips of one seed, frame by frame from left to right.",
+        id=f"task-{task}", title=f"Task {task}", caption="Test clips of one seed, as they go on from what is given.",
         rows=rows,
     )  # fmt: skip
-
-
-def strip(label: str, clip: UInt8[np.ndarray, "frames h w 3"]) -> Exhibit:
-    """The frames of a clip side by side, small ones enlarged and large ones made smaller; at most 7 of them."""
-    clip = clip[np.linspace(0, len(clip) - 1, min(len(clip), 7)).round().astype(int)]
-    side = clip.shape[1]
-    if side > 64:
-        clip = clip[:, :: -(-side // 64), :: -(-side // 64)]
-    zoom = ZOOM if clip.shape[1] <= 20 else 1
-    strip = np.concatenate(list(np.pad(clip, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)), axis=1)
-    return Exhibit(
-        label, picture=Picture.of(strip.repeat(zoom, 0).repeat(zoom, 1), f"{label}: {len(clip)} frames of a clip")
-    )

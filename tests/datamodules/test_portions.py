@@ -13,6 +13,7 @@ from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
+from tests.datamodules import test_video_clips as video_clips
 from tests.datamodules import test_video_file_texts as video_file_texts
 from tests.datamodules import test_video_texts as video_texts
 from tests.hd_vila import test_hybrid_clips as hybrid_clips
@@ -20,14 +21,14 @@ from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
-annotated = annotated_videos.home
+annotated, to_generate = annotated_videos.home, video_clips.home
 DRAWN = {"train": {"source": "train", "rows": 40}}
 WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files", "long videos", "runs",
-        "hybrid clips"]  # fmt: skip
+        "hybrid clips", "videos to generate"]  # fmt: skip
 
 
 @pytest.fixture
-def modules(pictures, videos, clips, scenes, annotated, tmp_path, monkeypatch):
+def modules(pictures, videos, clips, scenes, annotated, to_generate, tmp_path, monkeypatch):
     """Functions that make each data module in each of its ways."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: [])  # decode in this process
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over the folder of the videos
@@ -45,6 +46,7 @@ def modules(pictures, videos, clips, scenes, annotated, tmp_path, monkeypatch):
         "long videos": lambda: annotated_videos.data(annotated),
         "runs": lambda: annotated_videos.data(annotated, "long_videos"),
         "hybrid clips": lambda: hybrid_clips.data(annotated),
+        "videos to generate": lambda: video_clips.data(to_generate),
     }
 
 
