@@ -43,7 +43,7 @@ def home(tmp_path_factory):
         actions.prepare(path / "files", name="ucf101", corpus="ucf101", splits=splits,
                         classes={"action": {"file": "classes.txt", "number": 2}}, **place)  # fmt: skip
         nuscenes.prepare(path / "pictures", name="nuscenes", tables="tables", judged_every=2, **place)
-        bair.prepare(path / "records", name="bair", splits={"train": "records"}, **place)
+        bair.prepare(path / "records", name="bair", splits={"train": {"records": "records"}}, **place)
     return path
 
 

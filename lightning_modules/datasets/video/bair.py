@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NotRequired
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
+from typing_extensions import TypedDict
 
 from lightning_modules import rehearsal
 from lightning_modules.datasets import tfrecords
@@ -23,18 +25,25 @@ from lightning_modules.datasets.tfrecords import DamagedRecord
 from lightning_modules.datasets.video.corpora import _digest
 from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.files import replace_folder
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count
 
 SCHEMA = pa.schema([("file", pa.string()), ("at", pa.int64()), ("length", pa.int64())])
 SIDE, FRAMES = 64, 30  # of the official files
+
+
+class Recorded(TypedDict):
+    """The folder with the TFRecords of a split, and how many trajectories there must be, where that is known."""
+
+    __pydantic_config__ = STRICT
+    records: str
+    rows: NotRequired[Count | None]
 
 
 def prepare(
     folder: Path,
     *,
     name: str,
-    splits: dict[str, str],
-    rows: dict[str, Count] | None = None,
+    splits: dict[str, Recorded],
     camera: str = "image_aux1",
     mirror: str | None = None,
     cache: str,
@@ -44,8 +53,7 @@ def prepare(
     Args:
         folder: where index and card go.
         name: of the data set, a folder name in the mirror.
-        splits: the folder with the TFRecords of each.
-        rows: how many trajectories each must have; null where that is not checked.
+        splits: files of each.
         camera: whose frames are read.
         mirror: local folder that holds the copy, as it is or below `name`.
         cache: another place where the copy may lie.
@@ -56,14 +64,14 @@ def prepare(
     """
     written = {}
     with replace_folder(folder) as new:
-        for split, records in splits.items():
-            where = find(name, records, mirror=mirror, cache=Path(cache))
+        for split, told in splits.items():
+            where = find(name, told["records"], mirror=mirror, cache=Path(cache))
             found = [
                 (file.relative_to(where).as_posix(), at, length)
                 for file in sorted(where.rglob("*.tfrecord*"))
                 for at, length in tfrecords.places(file)
             ]
-            expected = (rows or {}).get(split, len(found))
+            expected = told.get("rows") or len(found)
             if not found or len(found) != expected:
                 raise ValueError(
                     f"split {split!r} has {len(found)} trajectories in {where}, expected {expected or 'some'}: "
@@ -73,7 +81,7 @@ def prepare(
             table = pa.table(dict(zip(SCHEMA.names, zip(*found, strict=True), strict=True)), SCHEMA)
             table = table.slice(0, rehearsal.left(0))
             pq.write_table(table, new / f"{split}.parquet", compression="zstd")
-            written[split] = {"videos": records, "rows": len(table), "sha256": _digest(table)}
+            written[split] = {"videos": told["records"], "rows": len(table), "sha256": _digest(table)}
         facts = {"name": name, "cache": cache, "camera": camera, "many": False, "classes": {}, "splits": written}
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -117,17 +125,17 @@ def pixels(stored: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def stand_in(
-    folder: Path, *, rows: int, splits: Mapping[str, str], camera: str = "image_aux1", **config: object
+    folder: Path, *, rows: int, splits: Mapping[str, Mapping[str, Any]], camera: str = "image_aux1", **_: object
 ) -> StandIn:
     """See `download.StandIn`: trajectories of grainy frames, two files for each split."""
     draw = np.random.default_rng(0)
-    for split, records in splits.items():
+    for split, told in splits.items():
         for file in range(2):
             drawn = [trajectory(draw.integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8), camera)
                      for _ in range((rows + file) // 2)]  # fmt: skip
-            tfrecords.write(folder / records / f"traj_{file}_{split}.tfrecords", drawn)
-    changed = {"rows": dict.fromkeys(splits, rows), "cache": str(folder)}
-    return StandIn(changed, {split: (config.get("rows") or {}).get(split) for split in splits})
+            tfrecords.write(folder / told["records"] / f"traj_{file}_{split}.tfrecords", drawn)
+    changed = {"splits": {split: {**told, "rows": rows} for split, told in splits.items()}, "cache": str(folder)}
+    return StandIn(changed, {split: told.get("rows") for split, told in splits.items()})
 
 
 def trajectory(frames: UInt8[np.ndarray, "frames height width 3"], camera: str) -> bytes:

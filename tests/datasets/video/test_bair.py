@@ -31,8 +31,8 @@ def write(copy, split, values):
 
 
 def prepare(folder, copy, **changes):
-    values = {"name": "bair", "splits": {"train": "soft/train", "test": "soft/test"}, "rows": {"train": 3, "test": 1},
-              "mirror": str(copy), "cache": str(copy / "cache")} | changes  # fmt: skip
+    splits = {"train": {"records": "soft/train", "rows": 3}, "test": {"records": "soft/test"}}
+    values = {"name": "bair", "splits": splits, "mirror": str(copy), "cache": str(copy / "cache")} | changes
     block = {"_target_": "lightning_modules.datasets.video.bair.prepare", **values}
     settings.bind(block, "conf/dataset/bair/paper.yaml")(folder)
 
@@ -60,9 +60,10 @@ def test_a_frame_may_be_a_picture_file(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), [
-    ({"rows": {"train": 4, "test": 1}}, ValueError, r"split 'train' has 3 trajectories in .*, expected 4: complete"),
+    ({"splits": {"train": {"records": "soft/train", "rows": 4}}}, ValueError,
+     r"split 'train' has 3 trajectories in .*, expected 4: complete"),
     ({"camera": "image_side"}, BrokenVideo, r"has no feature 0/image_side/encoded at byte 12, only 0/action"),
-    ({"splits": {"train": "soft/none"}}, DataUnavailable, "bair: soft/none could not be had"),
+    ({"splits": {"train": {"records": "soft/none"}}}, DataUnavailable, "bair: soft/none could not be had"),
 ])  # fmt: skip
 def test_what_cannot_be_prepared_is_refused(tmp_path, changes, error, message):
     write(tmp_path, "train", [10, 20, 30])
