@@ -42,7 +42,7 @@ class C3D(nn.Module):
         self.fc8 = nn.Linear(4096 // width, classes)
         self.register_buffer("mean", torch.zeros(3, FRAMES, SIDE, SIDE))
 
-    def forward(self, video: Float[Tensor, "b 3 16 h w"]) -> Float[Tensor, "b classes"]:
+    def forward(self, video: Float[Tensor, "b 3 frames h w"]) -> Float[Tensor, "b classes"]:
         """Logits of clips, whose pixels are from 0 to 1.
 
         Raises:
@@ -64,13 +64,18 @@ class C3D(nn.Module):
         return self.fc8(x)
 
 
-def c3d(path: Path, mean: Path) -> C3D:
+def c3d(path: Path, mean: Path, width: int = 1) -> C3D:
     """The network with the weights and the mean of files, to be evaluated.
+
+    Args:
+        path: the weights.
+        mean: the mean clip.
+        width: see `C3D`.
 
     Raises:
         ValueError: a file is not there, is damaged, or has not exactly these weights.
     """
-    network = C3D()
+    network = C3D(width=width)
     state = {name.replace("/W", ".weight").replace("/b", ".bias"): x for name, x in _arrays(path).items()}
     means = _arrays(mean)
     if "mean" not in means or means["mean"].ndim < 4:

@@ -6,6 +6,7 @@ the TorchScript that StyleGAN-V and others use (`i3d_torchscript.pt`), which is 
 logits, the mean over time (frechet_distance.py in google-research/magvit).
 """
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -117,7 +118,10 @@ def i3d(path: Path) -> nn.Module:
         ValueError: the file is not there, is damaged, or has not exactly these weights.
     """
     if _is_script(path):
-        return _Script(torch.jit.load(path, map_location="cpu")).eval().requires_grad_(False)
+        with warnings.catch_warnings():  # that TorchScript is old
+            warnings.simplefilter("ignore", DeprecationWarning)
+            script = torch.jit.load(path, map_location="cpu")
+        return _Script(script).eval().requires_grad_(False)
     network = I3D()
     load_strictly(network, read_checkpoint(path), f"the weights of I3D in {path}", new=["*.num_batches_tracked"])
     return network.eval().requires_grad_(False)

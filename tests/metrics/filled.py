@@ -11,7 +11,7 @@ def wave(shape, size: float, phase: float) -> Tensor:
 
 
 def filled(network: nn.Module) -> nn.Module:
-    """A network whose weights keep the size of what passes, and whose running statistics differ from channel to channel.
+    """A network whose weights keep the size of what passes, and whose statistics differ from channel to channel.
 
     Weights go by their names in alphabetical order.
     """
