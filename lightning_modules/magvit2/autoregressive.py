@@ -9,7 +9,7 @@ The rotary positions of the class and of the first place in the factorized block
 code: queries and keys there are zero, and attention to it depends on nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +183,21 @@ class Llama(nn.Module):
         answers, _ = self.read_within(pairs, None)
         logits = [head(answers[:, n]) for n, head in enumerate(self.head)]
         return torch.cat(logits, -1).unflatten(0, said.shape[:2])
+
+    def steps(self, labels: Int[Tensor, " batch"]) -> Generator[Float[Tensor, "batch codes"], Int[Tensor, " batch"]]:
+        """Logits of one sub-token after another; each time, the sub-token is to be sent. Keys and values are kept."""
+        said, past = self.read(self.class_emb.embedding_table(labels)[:, None], None)
+        while True:
+            answer, within = self.read_within(said, None)
+            first = self.pre_emb((yield self.head[0](answer[:, 0])))[:, None]
+            answer, _ = self.read_within(first, within)
+            second = self.post_emb((yield self.head[1](answer[:, 0])))[:, None]
+            said, past = self.read(first + second, past)
+
+    @property
+    def head_parameters(self) -> int:
+        """Numbers of the heads."""
+        return sum(head.weight.numel() for head in self.head)
 
     def read(
         self, x: Float[Tensor, "batch tokens dim"], past: list[Past] | None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from constriction import stream
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -70,13 +71,11 @@ def compress(coding: Coding, parts: Sequence[Int[Tensor, "1 tokens"]]) -> np.nda
         coding: of a generator, for one clip.
         parts: the clip's sub-tokens.
     """
-    from constriction.stream.queue import RangeEncoder
-
-    coder = RangeEncoder()
+    coder = stream.queue.RangeEncoder()
 
     def answer(asked: Asked) -> Tensor:
         truth = parts[asked.part][:, asked.places]
-        coder.encode(truth[0].numpy().astype(np.int32), *_model(asked))
+        coder.encode(truth[0].cpu().numpy().astype(np.int32), *_model(asked))
         return truth
 
     run(coding, answer)
@@ -89,19 +88,21 @@ def decompress(coding: Coding, words: np.ndarray) -> Int[Tensor, "1 tokens"]:
     Args:
         coding: of the same generator, for one clip.
         words: what was written.
-    """
-    from constriction.stream.queue import RangeDecoder
 
-    coder = RangeDecoder(words.astype(np.uint32))
+    Raises:
+        ValueError: something is left over, so these words were not written with this generator.
+    """
+    coder = stream.queue.RangeDecoder(words.astype(np.uint32))
 
     def answer(asked: Asked) -> Tensor:
-        return torch.from_numpy(coder.decode(*_model(asked)).astype(np.int64))[None]
+        return torch.from_numpy(coder.decode(*_model(asked)).astype(np.int64))[None].to(asked.places.device)
 
-    return run(coding, answer)
+    tokens = run(coding, answer)
+    if not coder.maybe_exhausted():
+        raise ValueError(f"{len(words)} words hold more than one clip: they were not written with this generator.")
+    return tokens
 
 
-def _model(asked: Asked) -> tuple:
+def _model(asked: Asked) -> tuple[stream.model.Categorical, np.ndarray]:
     """What the coder is told: categorical distributions, one for each place."""
-    from constriction.stream.model import Categorical
-
-    return Categorical(perfect=False), asked.chances[0].float().cpu().numpy()
+    return stream.model.Categorical(perfect=False), asked.chances[0].float().cpu().numpy()

@@ -45,3 +45,8 @@ class FactorisedBert(Bert):
     def answers(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens subtokens"]:
         """Logits of each sub-token, by its own vectors."""
         return torch.cat([x @ part.weight.T for part in self.parts], -1) + self.bias
+
+    @property
+    def head_parameters(self) -> int:
+        """Numbers of the sub-tokens' vectors, which are the heads."""
+        return sum(part.weight.numel() for part in self.parts)

@@ -10,7 +10,7 @@ tokenizer is that of the arm in `from`, with the average of its weights where it
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -74,6 +74,7 @@ class Generator(PaperModule):
     recipe_form = TokensRecipe
     predictor = "lightning_modules.video_tokens.predictor.Continuer"
     tokenizer_class: ClassVar[type[VideoTokenizer]]
+    possible_tasks: ClassVar[Collection[str]] = TASKS
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Generator(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        _check_tasks([*tasks, *judged_tasks], num_classes, conditioning)
+        check_tasks([*tasks, *judged_tasks], self.possible_tasks, num_classes, conditioning)
         self.tokenizer = self.tokenizer_class(**tokenizer).requires_grad_(False)
         self.judge = Judge(num_classes).requires_grad_(False) if judge else None
         self.codes, self.classes, self.multi_task = self.tokenizer.vocabulary, num_classes, multi_task
@@ -388,6 +389,16 @@ class Generator(PaperModule):
                     break
         return {name: torch.cat(part).cpu() for name, part in parts.items()}
 
+    def judged_clips(self, data: Clips) -> Iterator[Float[Tensor, "batch 3 frames h w"]]:
+        """The clips that are judged, pixels from 0 to 1, on the module's device."""
+        left = self.judged_rows
+        for split in judged(data.rows):
+            for batch in data.evaluation_batches(split):
+                video = self.read(batch["video"].to(self.device))[:left]
+                left -= len(video)
+                if len(video):
+                    yield video
+
     def _compare(self, parts, name, task, video, truth, again, tokens, made) -> None:
         """Append what is known of one task's clips."""
         missing = None
@@ -446,10 +457,15 @@ def task_order(weights: Iterable[float], seed: int = 0) -> Int[Tensor, " steps"]
     return torch.from_numpy(np.random.default_rng(seed).permutation(order))
 
 
-def _check_tasks(tasks: Iterable[str], classes: int, conditioning: str) -> None:
+def check_tasks(tasks: Iterable[str], possible: Collection[str], classes: int, conditioning: str) -> None:
+    """Refuse tasks that a generator cannot learn.
+
+    Raises:
+        ValueError: see above.
+    """
     for name in tasks:
-        if name not in TASKS:
-            raise ValueError(f"task ({name!r}) must be one of {', '.join(TASKS)}.")
+        if name not in possible:
+            raise ValueError(f"task ({name!r}) must be one of {', '.join(possible)}.")
         if TASKS[name].with_class and not classes:
             raise ValueError(f"the task {name} tells the class of a clip, but num_classes is 0: set it.")
         if conditioning in ("prefix", "autoregressive") and name not in ("fp", "cfp", "cg", "unc"):
