@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from lightning_modules.metrics.tokens import bits_per_pixel, perplexity
 from lightning_modules.metrics.video import fvd_world
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 from lightning_modules.settings import Count
@@ -25,7 +26,8 @@ NOT_PUBLISHED = {
 def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evaluation:
     """How well clips come back from their tokens.
 
-    Metrics: `psnr`, `ssim`, `mse`, `codes_used_percent`, `tokens_per_clip`, `fvd_world`, `parameters`.
+    Metrics: `psnr`, `ssim`, `mse`, `codes_used_percent`, `perplexity`, `tokens_per_clip`,
+    `bits_per_pixel` of tokens written with equally many bits each, `fvd_world`, `parameters`.
 
     Args:
         runs: finished runs of `TokenizerTraining`, one for each seed.
@@ -41,7 +43,11 @@ def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4
         arrays = run.predictions()
         found = {name: float(arrays[name].mean()) for name in ("psnr", "ssim", "mse")}
         found["codes_used_percent"] = PERCENT * len(np.unique(arrays["tokens"])) / run.facts["vocabulary"]
+        found["perplexity"] = perplexity(arrays["tokens"])
         found["tokens_per_clip"] = float(np.prod(run.facts["grid"]))
+        found["bits_per_pixel"] = bits_per_pixel(
+            int(found["tokens_per_clip"]), run.facts["vocabulary"], run.facts["pixels"]
+        )
         if "features/real" in arrays:
             found |= distance(arrays["features/drawn"], arrays["features/real"])
         found["parameters"] = float(run.facts["parameters"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_modules.datasets.video.files import evenly, read_frames
 from lightning_modules.files import read_array
+from lightning_modules.metrics.tokens import bits_per_pixel
 from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens.generator import Generator
@@ -48,8 +49,8 @@ class Compressor(Predictor):
             video = tokenizer.decode(tokens).clamp(0, 1)
             found = shown(video)
             if not given:
-                bits = tokens.numel() * np.log2(tokenizer.vocabulary) / truth[0, 0].numel()
-                found |= {"bits_per_pixel": round(float(bits), 6), "psnr": round(float(psnr(video, truth)), 2)}
+                bits = bits_per_pixel(tokens.numel(), tokenizer.vocabulary, truth[0, 0].numel())
+                found |= {"bits_per_pixel": round(bits, 6), "psnr": round(float(psnr(video, truth)), 2)}
                 found["tokens"] = tokens[0].numpy()
         yield found
 

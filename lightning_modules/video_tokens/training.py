@@ -27,6 +27,7 @@ from lightning_modules.video_tokens.discriminator import Discriminator
 from lightning_modules.video_tokens.perception import Judge, Perception
 from lightning_modules.video_tokens.tokenizer import Inflation, VideoTokenizer, inflated
 
+Pixels = Literal["squared", "absolute"]
 SHOWN = 8  # clips that are kept for the page
 
 
@@ -44,8 +45,10 @@ class TokenizerTraining(PaperModule):
 
     Args:
         tokenizer: arguments of `tokenizer_class`.
-        discriminator: `width` and `multipliers` of `Discriminator`.
+        discriminator: `width`, `multipliers` and `blur` of `Discriminator`.
         num_classes: of the labels that the judge learns; 0 for no judge.
+        reconstruction: weight of the pixels' difference.
+        pixels: whether that is the mean of squares or of absolute values.
         adversarial: weight of looking real.
         perceptual: weight of the perceptual loss.
         perception: whose answers it compares, see `Perception`; null for no such loss.
@@ -67,6 +70,8 @@ class TokenizerTraining(PaperModule):
         tokenizer: dict,
         discriminator: dict,
         num_classes: Annotated[int, Field(ge=0, le=100_000)] = 0,
+        reconstruction: NonNegative = 1.0,
+        pixels: Pixels = "squared",
         adversarial: NonNegative = 0.1,
         perceptual: NonNegative = 0.1,
         perception: str | None = None,
@@ -84,6 +89,7 @@ class TokenizerTraining(PaperModule):
         self.discriminator = Discriminator(depth=depth, frames=frames, size=size, **discriminator)
         self.judge = Judge(num_classes) if num_classes else None
         self.perception = Perception(perception) if perception else None
+        self.reconstruction, self.pixel_loss = reconstruction, F.mse_loss if pixels == "squared" else F.l1_loss
         self.adversarial, self.perceptual, self.r1, self.lecam = adversarial, perceptual, r1, lecam
         self.lecam_decay, self.game, self.inflation, self.pixel_scale = lecam_decay, game, inflation, pixel_scale
         self.register_buffer("mean_real", torch.zeros(()))
@@ -107,7 +113,7 @@ class TokenizerTraining(PaperModule):
         """All losses, each with its weight, all from one pass of the generator."""
         video = self.read(batch["video"])
         drawn, found = self.tokenizer(video)
-        terms = {"reconstruction": F.mse_loss(drawn, video), **found.terms}
+        terms = {"reconstruction": self.reconstruction * self.pixel_loss(drawn, video), **found.terms}
         with frozen(self.discriminator):
             terms["adversarial"] = self.adversarial * generator_loss(self.discriminator(drawn), self.game)
         if self.perception is not None:
@@ -187,6 +193,7 @@ class TokenizerTraining(PaperModule):
             "discriminator_parameters": count_parameters(self.discriminator),
             "vocabulary": self.tokenizer.vocabulary,
             "grid": list(self.tokenizer.grid),
+            "pixels": self.tokenizer.frames * self.tokenizer.size**2,
         }
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
