@@ -1,9 +1,9 @@
 """Open-MAGVIT2's generator: a Llama over tokens, and a smaller one over the sub-tokens of each.
 
 A re-implementation that is not by MAGVIT-v2's authors (Luo et al., arXiv 2409.04410); official:
-src/Open_MAGVIT2/modules/transformer/gpt.py in TencentARC/SEED-Voken, whose names the parameters carry. A token of 18 bits
-has a first sub-token of 6 and a second of 12. The spatial blocks read the class and all earlier tokens; the factorized
-blocks read what these say, and then the first sub-token, and so predict one after the other.
+src/Open_MAGVIT2/modules/transformer/gpt.py in TencentARC/SEED-Voken, whose names the parameters carry. A token of 18
+bits has a first sub-token of 6 and a second of 12. The spatial blocks read the class and all earlier tokens; the
+factorized blocks read what these say, and then the first sub-token, and so predict one after the other.
 
 The rotary positions of the class and of the first place in the factorized blocks are no rotation but zeros, as in that
 code: queries and keys there are zero, and attention to it depends on nothing.

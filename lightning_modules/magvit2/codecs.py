@@ -1,7 +1,7 @@
 """Clips through the video codecs of today, at several rates: H.265 (HEVC) and AV1, by the encoders of PyAV's FFmpeg.
 
-A codec spends some hundred bits on headers, more than a small clip takes in all. So small clips are put side by side into
-pictures of at least `SIDE` pixels, which the codec may also use to predict one clip from another.
+A codec spends some hundred bits on headers, more than a small clip takes in all. So small clips are put side by side
+into pictures of at least `SIDE` pixels, which the codec may also use to predict one clip from another.
 """
 
 import os
@@ -27,8 +27,8 @@ class Codec(NamedTuple):
         encoder: FFmpeg's name.
         decoder: likewise.
         pixels: how colours are stored; SVT-AV1 has half of their resolution alone.
-        options: of the encoder; one thread, so that the result is the same everywhere, and no note of the settings in the
-            stream.
+        options: of the encoder; one thread, so that the result is the same everywhere, and no note of the settings in
+            the stream.
         qualities: constant rate factors, the best first.
     """
 

@@ -36,6 +36,7 @@ class Asked(NamedTuple):
 Coding = Generator[Asked, Int[Tensor, "batch places"], Int[Tensor, "batch tokens"]]
 
 
+@torch.no_grad()
 def run(coding: Coding, answer: Callable[[Asked], Int[Tensor, "batch places"]]) -> Int[Tensor, "batch tokens"]:
     """Answer all that is asked; the tokens that come of it."""
     asked = next(coding)
@@ -105,4 +106,4 @@ def decompress(coding: Coding, words: np.ndarray) -> Int[Tensor, "1 tokens"]:
 
 def _model(asked: Asked) -> tuple[stream.model.Categorical, np.ndarray]:
     """What the coder is told: categorical distributions, one for each place."""
-    return stream.model.Categorical(perfect=False), asked.chances[0].float().cpu().numpy()
+    return stream.model.Categorical(perfect=False), asked.chances[0].float().cpu().contiguous().numpy()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lightning_modules.magvit2.autoregressive import Llama
 from lightning_modules.magvit2.compression import WORD, Asked, Coding, code_length, compress, decompress
-from lightning_modules.magvit2.tokenizer import Tokenizer
+from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.transformer import FactorisedBert
 from lightning_modules.metrics.video import psnr, ssim
 from lightning_modules.video_tokens.clips import Clips
@@ -39,7 +39,7 @@ ORDER = 0  # seed of the order in which tokens are written
 class Coded(Generator):
     """What both generators have in common: their probabilities write clips as bits (`coding`), which is measured."""
 
-    tokenizer_class = Tokenizer
+    tokenizer_class = CausalTokenizer
     predictor = "lightning_modules.magvit2.predictor.Continuer"
 
     @property
@@ -101,7 +101,6 @@ class Magvit2(Coded):
         check_bits(network.factors, self.codes)
         return network
 
-    @torch.no_grad()
     def coding(self, batch: int) -> Coding:
         """As many steps as decoding has, each of the next tokens in a fixed order; the schedule says how many."""
         order = torch.from_numpy(np.random.default_rng(ORDER).permutation(self.tokens)).to(self.device)
@@ -178,7 +177,6 @@ class OpenMagvit2(Coded):
             found.append(self.joined(parts))
         return torch.stack(found, 1)
 
-    @torch.no_grad()
     def coding(self, batch: int) -> Coding:
         """One sub-token after another."""
         step = self.network.steps(self.no_class(batch))
