@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from lightning_modules.metrics.video import psnr, ssim
 
@@ -57,11 +57,11 @@ CODECS = {
 }
 
 
-def tried(clips: UInt8[np.ndarray, "clips frames h w 3"], codec: str) -> dict[str, Float[np.ndarray, " qualities"]]:
-    """Bits per pixel, PSNR and SSIM of clips at each of a codec's qualities, means over the clips.
+def tried(clips: UInt8[np.ndarray, "clips frames h w 3"], codec: str) -> dict[str, Shaped[np.ndarray, "*qualities"]]:
+    """Bits per pixel, PSNR and SSIM of clips at each of a codec's qualities, means over the clips, and their number.
 
     Args:
-        clips: as they are to be encoded.
+        clips: as they are to be encoded; the last ones are left out where they fill no picture.
         codec: `hevc` or `av1`.
 
     Raises:
@@ -83,7 +83,7 @@ def tried(clips: UInt8[np.ndarray, "clips frames h w 3"], codec: str) -> dict[st
         found["bits_per_pixel"].append(sum(bits) / truth[:, 0].numel())
         found["psnr"].append(psnr(again, truth).mean().item())
         found["ssim"].append(ssim(again, truth).mean().item())
-    return {name: np.array(values) for name, values in found.items()}
+    return {name: np.array(values) for name, values in found.items()} | {"clips": np.array(whole)}
 
 
 def through(

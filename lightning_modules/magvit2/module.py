@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_modules.magvit2.autoregressive import Llama
+from lightning_modules.magvit2.codecs import CODECS, tried
 from lightning_modules.magvit2.compression import WORD, Asked, Coding, code_length, compress, decompress
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.transformer import FactorisedBert
@@ -31,8 +32,10 @@ from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.video_tokens.generator import Generator
 from lightning_modules.video_tokens.masking import draw_codes, mask_ratio
 from lightning_modules.video_tokens.tasks import MASK, TASKS
+from lightning_modules.video_tokens.training import stored
 
 CODED = 16  # clips that are really written, and read again
+BESIDE = 64  # clips that codecs are tried on
 ORDER = 0  # seed of the order in which tokens are written
 
 
@@ -56,7 +59,8 @@ class Coded(Generator):
         """Beside those of `Generator`, what it takes to write each judged clip, `coded/...`.
 
         `bits`, with the generator's probabilities; `fixed`, as many for each token; `psnr` and `ssim` of what comes
-        back; of the first clips `written`, the bits of the real coder, and `again`, whether all tokens came back.
+        back; of the first clips `written`, the bits of the real coder, and `again`, whether all tokens came back. And
+        what codecs make of the first clips, `codecs/<codec>/...`, see `codecs.tried`, unless these are too few.
         """
         found = super().predictions(data, device)
         parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -72,6 +76,9 @@ class Coded(Generator):
                 back = torch.cat([self.read_again(words) for words in written])
                 parts["written"].append(torch.tensor([WORD * float(len(words)) for words in written]))
                 parts["again"].append((back == tokens[:CODED]).all(1))
+                clips = stored(video[:BESIDE]).cpu().numpy()
+        for codec in CODECS if len(clips) == BESIDE else ():
+            found |= {f"codecs/{codec}/{name}": torch.from_numpy(x) for name, x in tried(clips, codec).items()}
         return found | {f"coded/{name}": torch.cat(part).cpu() for name, part in parts.items()}
 
     def written(self, tokens: Int[Tensor, "1 tokens"]) -> np.ndarray:

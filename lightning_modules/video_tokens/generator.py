@@ -27,6 +27,7 @@ from lightning_modules.metrics.video import masked_mse, psnr
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.masking import Given, Part, decode, draw_codes, mask_ratio, mask_tokens
 from lightning_modules.video_tokens.perception import Judge
 from lightning_modules.video_tokens.tasks import INPAINTING, MASK, OUTPAINTING, SEPARATOR, TASKS, Condition, Task
@@ -120,7 +121,7 @@ class Generator(PaperModule):
         self.pixel_scale = pixel_scale
         self.register_buffer("order", task_order(weights or [1.0] * len(tasks)), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.kept: dict[str, Tensor] | None = {} if keep_tokens else None
+        self.kept = Kept(self.tokens) if keep_tokens else None
 
     def build(self, **options) -> nn.Module:
         """The transformer; it has `read`, as `Bert`."""
@@ -234,22 +235,11 @@ class Generator(PaperModule):
         if self.kept is None or rows is None or not self.training:
             video = self.read(batch["video"])
             return self.encoded(video), self.given(video, task)
-        tokens = self._once("clip", rows, lambda: self.encoded(self.read(batch["video"])))
+        tokens = self.kept.once("clip", rows, lambda: self.encoded(self.read(batch["video"])))
         if task.condition is None:
             return tokens, None
         condition = self.condition(self.read(batch["video"]), task)
-        return tokens, Given(self._once(name, rows, lambda: self.encoded(condition.video)), self.places(condition))
-
-    def _once(self, name: str, rows: Tensor, compute) -> Int[Tensor, "batch tokens"]:
-        """Tokens of a batch that were kept, or else are computed for the whole batch."""
-        highest = int(rows.max()) + 1
-        kept = self.kept.get(name, torch.empty(0, self.tokens, dtype=torch.long, device=rows.device))
-        if len(kept) < highest:
-            kept = torch.cat([kept, kept.new_full((highest - len(kept), self.tokens), -1)])
-            self.kept[name] = kept
-        if (kept[rows, 0] < 0).any():
-            kept[rows] = compute()
-        return kept[rows]
+        return tokens, Given(self.kept.once(name, rows, lambda: self.encoded(condition.video)), self.places(condition))
 
     def read(self, video: Shaped[Tensor, "batch 3 frames h w"]) -> Float[Tensor, "batch 3 frames h w"]:
         """Stored pixels as pixels from 0 to 1."""
