@@ -8,7 +8,6 @@ what the whole video gives (`encode_parts`, `decode_parts`).
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -254,8 +253,8 @@ class CausalTokenizer(VideoTokenizer):
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of a tokenizer; those of an image tokenizer are inflated.
 
-        A kernel of an image becomes the last frame of one that is zero before (`last` in `inflated`). Where this network
-        doubles the number of frames, both of them begin as the image tokenizer's one.
+        A kernel of an image becomes the last frame of one that is zero before (`last` in `inflated`). Where this
+        network doubles the number of frames, both of them begin as the image tokenizer's one.
 
         Args:
             weights: of a tokenizer of the same width, multipliers and blocks.

@@ -1,7 +1,7 @@
 """Trains MAGVIT-v2's tokenizers; read `video_tokens/training.py` first, then `tokenizer.py` and `lookup_free.py`.
 
-The weight of the entropy term falls from `entropy_start` times its own to its own, linearly over the first
-`entropy_steps` steps. (SEED-Voken's `codebook_enlarge_ratio` is what is added to 1, and is 0 in its released settings.)
+The weight of the entropy term falls from three times its own to its own, linearly over the first 2,000 steps.
+(SEED-Voken's `codebook_enlarge_ratio` is what is added to 1, and is 0 in its released settings.)
 A video tokenizer that starts from an image tokenizer has its kernels in the last frame.
 
 SEED-Voken differs from the paper: absolute differences of pixels, LPIPS, a hinge for the discriminator, which is a
@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
-from lightning_modules.settings import Natural, Positive
 from lightning_modules.validation import judged
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.video_tokens.training import TokenizerTraining
@@ -24,26 +23,9 @@ PROBED = 32  # clips whose later frames are changed
 
 
 class Magvit2Tokenizer(TokenizerTraining):
-    """A causal tokenizer, its discriminator and the judge.
-
-    Args:
-        entropy_start: the weight of the entropy term at first, in units of its own.
-        entropy_steps: until it has its own.
-        options: see `TokenizerTraining`.
-    """
+    """A causal tokenizer, its discriminator and the judge."""
 
     tokenizer_class = CausalTokenizer
-
-    def __init__(self, *, entropy_start: Positive = 3.0, entropy_steps: Natural = 2000, **options):
-        super().__init__(**options)
-        self.entropy_start, self.entropy_steps = entropy_start, entropy_steps
-
-    def terms(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """All losses, the entropy term annealed."""
-        found = super().terms(batch)
-        if "entropy" in found:
-            found["entropy"] = found["entropy"] * annealed(self.global_step, self.entropy_start, self.entropy_steps)
-        return found
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a tokenizer; that of images is inflated. The discriminator and the judge begin anew.
@@ -75,8 +57,3 @@ class Magvit2Tokenizer(TokenizerTraining):
         before, after = (self.tokenizer.latents(x) for x in (video, other))
         change = (before - after).abs().amax((1, 3, 4)).cpu()
         return {"leak": change[:, :kept].amax(1), "moved": change[:, kept:].amax(1)}
-
-
-def annealed(step: int, start: float, steps: int) -> float:
-    """`start` at step 0, 1 from `steps` on, linear in between."""
-    return 1 + (start - 1) * max(0.0, 1 - step / steps) if steps else 1.0

@@ -82,7 +82,7 @@ def halved(x: Float[Tensor, "batch channels t h w"], depth: int) -> Float[Tensor
 
 
 def blurred(x: Float[Tensor, "batch channels t h w"], depth: int) -> Float[Tensor, "batch channels t2 h2 w2"]:
-    """Every second value along each axis, blurred with (1, 3, 3, 1) / 8 before (1904.11486); zeros beyond the border."""
+    """Every second value along each axis, blurred with (1, 3, 3, 1) / 8 before (1904.11486); zeros beyond borders."""
     blur = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
     for axis, length in enumerate(x.shape[2:], 2):
         if length == 1 or (axis == 2 and depth == 1):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import psnr, ssim
-from lightning_modules.settings import NonNegative, Positive
+from lightning_modules.settings import Natural, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.adversarial import Game, discriminator_loss, generator_loss, lecam, r1_penalty
 from lightning_modules.video_tokens.clips import Clips
@@ -57,6 +57,8 @@ class TokenizerTraining(PaperModule):
         lecam_decay: of its moving averages; the official code takes that of the weights.
         game: what both minimise, see `adversarial`.
         inflation: how the weights of a 2D tokenizer are taken over where the arm starts from one, see `inflated`.
+        entropy_start: the weight of the quantiser's entropy term at first, in units of its own.
+        entropy_steps: until it has its own.
         pixel_scale: the stored value of white; networks read pixels from 0 to 1.
     """
 
@@ -80,6 +82,8 @@ class TokenizerTraining(PaperModule):
         lecam_decay: Momentum = 0.999,
         game: Game = "softplus",
         inflation: Inflation = "central",
+        entropy_start: Positive = 1.0,
+        entropy_steps: Natural = 0,
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
@@ -92,6 +96,7 @@ class TokenizerTraining(PaperModule):
         self.reconstruction, self.pixel_loss = reconstruction, F.mse_loss if pixels == "squared" else F.l1_loss
         self.adversarial, self.perceptual, self.r1, self.lecam = adversarial, perceptual, r1, lecam
         self.lecam_decay, self.game, self.inflation, self.pixel_scale = lecam_decay, game, inflation, pixel_scale
+        self.entropy_start, self.entropy_steps = entropy_start, entropy_steps
         self.register_buffer("mean_real", torch.zeros(()))
         self.register_buffer("mean_fake", torch.zeros(()))
 
@@ -114,6 +119,8 @@ class TokenizerTraining(PaperModule):
         video = self.read(batch["video"])
         drawn, found = self.tokenizer(video)
         terms = {"reconstruction": self.reconstruction * self.pixel_loss(drawn, video), **found.terms}
+        if "entropy" in terms:
+            terms["entropy"] = terms["entropy"] * annealed(self.global_step, self.entropy_start, self.entropy_steps)
         with frozen(self.discriminator):
             terms["adversarial"] = self.adversarial * generator_loss(self.discriminator(drawn), self.game)
         if self.perception is not None:
@@ -217,6 +224,11 @@ class TokenizerTraining(PaperModule):
         if self.judge is not None:
             groups.append({"params": list(self.judge.parameters()), "betas": (0.9, 0.99)})
         return groups
+
+
+def annealed(step: int, start: float, steps: int) -> float:
+    """`start` at step 0, 1 from `steps` on, linear in between."""
+    return 1 + (start - 1) * max(0.0, 1 - step / steps) if steps else 1.0
 
 
 def check_clips(data: Clips, tokenizer: VideoTokenizer, classes: int | None) -> None:
