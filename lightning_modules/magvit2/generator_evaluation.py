@@ -105,8 +105,8 @@ def rate_distortion(arrays: Mapping[str, np.ndarray], pixels: int, dataset: str)
         Figure(
             id="rate",
             title=f"Rate and distortion ({dataset})",
-            caption="Test clips of one seed. For the codecs, small clips are put side by side into one picture; headers "
-            "count, containers do not.",
+            caption="Test clips of one seed. For the codecs, small clips are put side by side into one picture; "
+            "headers count, containers do not.",
             x_label="bits per pixel",
             y_label="PSNR, dB",
             x_scale="log",
