@@ -80,7 +80,7 @@ def test_the_tokenizer_of_an_arm_is_taken_over_and_bits_must_be_those_of_a_token
     built, other = classifier(), classifier()
     other.start_from({f"tokenizer.{name}": x + 1 for name, x in built.tokenizer.state_dict().items()})
     assert torch.equal(other.tokenizer.encoder.head.bias, built.tokenizer.encoder.head.bias + 1)
-    with pytest.raises(ValueError, match="is of another architecture|the tokenizer of the arm in `from`"):
+    with pytest.raises(ValueError, match="the tokenizer of the arm in `from`"):
         other.start_from({"tokenizer.x": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"bits \(\[2, 3\]\) make 32 tokens, but the tokenizer has 16"):
         classifier(bits=[2, 3])
