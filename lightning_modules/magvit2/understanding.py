@@ -26,6 +26,7 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import Count, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.generator import FOLLOWED
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import TokensRecipe, check_clips
 
@@ -141,7 +142,7 @@ class ActionClassifier(PaperModule):
             ValueError: the tokenizer is of another architecture.
         """
         own = {name.removeprefix("tokenizer."): x for name, x in weights.items() if name.startswith("tokenizer.")}
-        load_strictly(self.tokenizer, own, "the tokenizer of the arm in `from`")
+        load_strictly(self.tokenizer, own, "the tokenizer of the arm in `from`", unused=FOLLOWED)
 
     def train(self, mode: bool = True) -> "ActionClassifier":
         """The tokenizer is never trained."""

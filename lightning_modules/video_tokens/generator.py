@@ -36,6 +36,7 @@ from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_c
 from lightning_modules.video_tokens.transformer import Bert
 
 SPECIALS = {False: 1, True: 16}  # slots of the vocabulary: the mask alone, or the tokens of tasks too
+FOLLOWED = ("quantiser.used", "quantiser.sums")  # averages that a codebook follows in training alone
 SLOTS = 100  # of the least frequent task in the order of tasks
 DECODING = {"steps": 12, "schedule": "cosine", "temperature": 4.5, "sampling_temperature": 1.0, "guidance": 0.0}
 Conditioning = Literal["commit", "latent", "fixed", "prefix", "autoregressive"]
@@ -149,7 +150,7 @@ class Generator(PaperModule):
         for name, part in (("tokenizer", self.tokenizer), ("judge", self.judge)):
             if part is not None:
                 own = {k.removeprefix(f"{name}."): x for k, x in weights.items() if k.startswith(f"{name}.")}
-                load_strictly(part, own, f"the {name} of the arm in `from`")
+                load_strictly(part, own, f"the {name} of the arm in `from`", unused=FOLLOWED)
 
     def train(self, mode: bool = True) -> "Generator":
         """The tokenizer and the judge are never trained."""
