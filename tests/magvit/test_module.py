@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from lightning_modules.datasets.video.drawn import encode
-from lightning_modules.magvit.module import Magvit, task_order
-from lightning_modules.magvit.predictor import Continuer
+from lightning_modules.magvit.module import Magvit
 from lightning_modules.magvit.tokenizer_training import MagvitTokenizer
 from lightning_modules.metrics.video import fvd_world, masked_mse, psnr, ssim
 from lightning_modules.runs import Run
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.video_tokens.evaluation import evaluate
-from lightning_modules.video_tokens.predictor import Compressor
+from lightning_modules.video_tokens.generator import task_order
+from lightning_modules.video_tokens.predictor import Compressor, Continuer
 from lightning_modules.video_tokens.tasks import TASKS
 
 TOKENIZER = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "halve_time": (True, False),
