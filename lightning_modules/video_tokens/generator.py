@@ -24,6 +24,7 @@ from lightning_modules.base import PaperModule
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import masked_mse, psnr
+from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.clips import Clips
@@ -67,6 +68,7 @@ class Generator(PaperModule):
         judged_tasks: that are decoded and compared with the truth.
         judged_rows: clips that are decoded for each.
         keep_tokens: whether the tokens of a row are computed once and kept.
+        published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
         pixel_scale: the stored value of white.
 
     Raises:
@@ -99,6 +101,7 @@ class Generator(PaperModule):
         judged_tasks: Annotated[list[str], Field(min_length=1)],
         judged_rows: Count = 256,
         keep_tokens: bool = False,
+        published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
@@ -119,7 +122,7 @@ class Generator(PaperModule):
         self.label_smoothing, self.class_drop = label_smoothing, class_drop
         self.given_frames, self.inpainting_token = given_frames, inpainting_token
         self.decoding = DECODING | (decoding or {})
-        self.pixel_scale = pixel_scale
+        self.published, self.pixel_scale = published or {}, pixel_scale
         self.register_buffer("order", task_order(weights or [1.0] * len(tasks)), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.kept = Kept(self.tokens) if keep_tokens else None
@@ -356,9 +359,11 @@ class Generator(PaperModule):
         `psnr` and `mse` over the pixels that were not given; `copied`, the PSNR of the condition itself there;
         `ceiling`, that of the clip through the tokenizer; `right`, whether each token is the truth's; of tasks with a
         condition `where`, which tokens are one, and `differ`, whether the condition's token is not the clip's own.
-        `features`, and the real clips' `features/real`, where there is a judge. Of the first clips `shown/...`.
+        `features`, and the real clips' `features/real`, where there is a judge; of published networks `i3d`, `c3d` and
+        `lpips`, and `i3d/real`. Of the first clips `shown/...`.
         """
         self.to(device).eval()
+        networks = PublishedNetworks(**self.published, device=device)
         parts, left = defaultdict(list), self.judged_rows
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
@@ -369,6 +374,8 @@ class Generator(PaperModule):
                 if self.judge is not None:
                     parts["features/real"].append(self.judge(video))
                     parts["features/ceiling"].append(self.judge(again))
+                for kind, seen in networks.seen(video).items():
+                    parts[f"{kind}/real"].append(seen)
                 if "shown/real" not in parts:
                     parts["shown/real"].append(stored(video[:SHOWN]))
                 for number, name in enumerate(self.judged_tasks):
@@ -376,6 +383,8 @@ class Generator(PaperModule):
                     tokens = self.generate(video, labels, name, seed)
                     made = self.drawn(tokens)
                     self._compare(parts, name, task, video, truth, again, tokens, made)
+                    for kind, seen in (networks.seen(made) | networks.compared(made, video)).items():
+                        parts[f"{name}/{kind}"].append(seen)
                 if left == 0:
                     break
         return {name: torch.cat(part).cpu() for name, part in parts.items()}
