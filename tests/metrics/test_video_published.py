@@ -57,10 +57,10 @@ def test_what_the_networks_saw_becomes_numbers():
 
 
 def test_networks_that_cannot_be_had_are_refused():
-    with pytest.raises(ValueError, match="c3d is weights.npz and c3d_mean is None: C3D needs both files"):
+    with pytest.raises(ValueError, match=r"c3d is weights.npz and c3d_mean is None: C3D needs both files"):
         PublishedNetworks(c3d="weights.npz")
     with pytest.raises(ValueError, match=r"i3d.pt does not exist"):
         PublishedNetworks(i3d="i3d.pt")
     if importlib.util.find_spec("lpips") is None:
-        with pytest.raises(ModuleNotFoundError, match="model.published.lpips is true, but LPIPS is not there"):
+        with pytest.raises(ModuleNotFoundError, match=r"model.published.lpips is true, but LPIPS is not there"):
             PublishedNetworks(lpips=True)
