@@ -58,9 +58,9 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
     },
     "magvit2": {
         "pretrain": {"magvit2-tokenizer": {"pretrain.epochs": 1}},
-        "pretrain_from": {},
+        "pretrain_from": {"magvit2": {"pretrain.epochs": 1}},
         "finetune": {},
-        "evaluate": {"magvit2-tokenizer": {}},
+        "evaluate": {"magvit2-tokenizer": {}, "magvit2": {}},
     },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},

@@ -8,26 +8,23 @@ that a part was given of, over the pixels that were not given. Their distributio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 
 from lightning_modules.metrics.tokens import bits_per_pixel, perplexity
 from lightning_modules.metrics.video import fvd_world
-from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
+from lightning_modules.metrics.video_published import NOT_COMPUTED, fvd, inception_score
+from lightning_modules.runs import Evaluation, Figure, Gallery, Run, Series
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.playing import playing
 
 PERCENT = 100
-ZOOM = 3
-NOT_PUBLISHED = {
-    "fvd": "the weights of I3D (Kinetics-400) are the user's to give, and none were; fvd_world is no FVD",
-    "inception_score": "the weights of C3D (UCF-101) are the user's to give, and none were",
-}
+PUBLISHED = ("i3d", "c3d", "lpips")
 
 
 def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evaluation:
     """How well clips come back from their tokens.
 
     Metrics: `psnr`, `ssim`, `mse`, `codes_used_percent`, `perplexity`, `tokens_per_clip`,
-    `bits_per_pixel` of tokens written with equally many bits each, `fvd_world`, `parameters`.
+    `bits_per_pixel` of tokens written with equally many bits each, `fvd_world`, what `published` gives, `parameters`.
 
     Args:
         runs: finished runs of `TokenizerTraining`, one for each seed.
@@ -50,17 +47,16 @@ def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4
         )
         if "features/real" in arrays:
             found |= distance(arrays["features/drawn"], arrays["features/real"])
+        found |= published(arrays, {name: arrays.get(f"{name}/drawn", arrays.get(name)) for name in PUBLISHED})
         found["parameters"] = float(run.facts["parameters"])
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first = runs[0].predictions()
     rows = [
-        [strip("real", first["shown/real"][row]), strip("from its tokens", first["shown/drawn"][row])]
+        [playing("real", first["shown/real"][row]), playing("from its tokens", first["shown/drawn"][row])]
         for row in range(min(examples, len(first["shown/real"])))
     ]
-    gallery = Gallery(
-        "again", "Clips, and what comes back from their tokens", "Test clips of one seed, frame by frame.", rows
-    )
-    return Evaluation(metrics=metrics, galleries=[gallery], not_computed=NOT_PUBLISHED)
+    gallery = Gallery("again", "Clips, and what comes back from their tokens", "Test clips of one seed.", rows)
+    return Evaluation(metrics=metrics, galleries=[gallery], not_computed=not_computed(metrics))
 
 
 def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evaluation:
@@ -69,8 +65,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     Metrics of a task, `<task>/...`: `psnr` and `mse` over the pixels that were not given; `copied_psnr`, that of the
     condition as it was filled up; `ceiling_psnr`, that of the clip through the tokenizer; `right_percent`, tokens that
     are the truth's, of tasks with a condition also `condition/right_percent` and `rest/right_percent`;
-    `differ_percent`, tokens of the condition that are not those of the clip; `fvd_world`. Over all judged tasks
-    `mean_mse` and `mean_psnr`. `passes`: how often the network runs for a clip. `parameters`.
+    `differ_percent`, tokens of the condition that are not those of the clip; `fvd_world`, and what `published` gives.
+    Over all judged tasks `mean_mse` and `mean_psnr`. `passes`: how often the network runs for a clip. `parameters`.
 
     Args:
         runs: finished runs of a generator, one for each seed.
@@ -96,7 +92,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
         metrics=metrics,
         figures=[_figure(metrics, dataset, sorted(tasks))],
         galleries=[_gallery(first, task, examples) for task in sorted(tasks)],
-        not_computed=NOT_PUBLISHED,
+        not_computed=not_computed(metrics),
     )
 
 
@@ -114,7 +110,30 @@ def _scores(arrays: Mapping[str, np.ndarray], task: str) -> dict[str, float]:
             found["rest/right_percent"] = PERCENT * float(right[~where].mean())
     if f"{task}/features" in arrays:
         found |= distance(arrays[f"{task}/features"], arrays["features/real"])
+    return found | published(arrays, {name: arrays.get(f"{task}/{name}") for name in PUBLISHED})
+
+
+def published(arrays: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray | None]) -> dict[str, float]:
+    """`fvd` and `fvd_real`, `inception_score` and `lpips`, as far as the networks were there.
+
+    Args:
+        arrays: predictions, with what I3D sees in real clips.
+        made: what I3D (`i3d`), C3D (`c3d`) and LPIPS (`lpips`) gave for the clips that are judged.
+    """
+    found = {}
+    if made["i3d"] is not None:
+        found |= fvd(made["i3d"], arrays["i3d/real"])
+    if made["c3d"] is not None:
+        found["inception_score"] = inception_score(made["c3d"])
+    if made["lpips"] is not None:
+        found["lpips"] = float(made["lpips"].mean())
     return found
+
+
+def not_computed(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, str]:
+    """Which published numbers no seed has, and why."""
+    there = {name.rpartition("/")[2] for found in metrics.values() for name in found}
+    return {name: why for name, why in NOT_COMPUTED.items() if name not in there}
 
 
 def distance(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
@@ -157,21 +176,8 @@ def _gallery(arrays: Mapping[str, np.ndarray], task: str, examples: int) -> Gall
     rows = []
     for row in range(min(examples, len(arrays["shown/real"]))):
         shown = [(f"shown/{task}/given", "given"), (f"shown/{task}/made", "generated"), ("shown/real", "truth")]
-        rows.append([strip(label, arrays[name][row]) for name, label in shown if name in arrays])
+        rows.append([playing(label, arrays[name][row]) for name, label in shown if name in arrays])
     return Gallery(
-        id=f"task-{task}", title=f"Task {task}", caption="Test clips of one seed, frame by frame from left to right.",
+        id=f"task-{task}", title=f"Task {task}", caption="Test clips of one seed, as they go on from what is given.",
         rows=rows,
     )  # fmt: skip
-
-
-def strip(label: str, clip: UInt8[np.ndarray, "frames h w 3"]) -> Exhibit:
-    """The frames of a clip side by side, small ones enlarged and large ones made smaller; at most 7 of them."""
-    clip = clip[np.linspace(0, len(clip) - 1, min(len(clip), 7)).round().astype(int)]
-    side = clip.shape[1]
-    if side > 64:
-        clip = clip[:, :: -(-side // 64), :: -(-side // 64)]
-    zoom = ZOOM if clip.shape[1] <= 20 else 1
-    strip = np.concatenate(list(np.pad(clip, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)), axis=1)
-    return Exhibit(
-        label, picture=Picture.of(strip.repeat(zoom, 0).repeat(zoom, 1), f"{label}: {len(clip)} frames of a clip")
-    )

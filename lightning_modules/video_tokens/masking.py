@@ -124,7 +124,7 @@ def mask_tokens(
 
 @torch.no_grad()
 def decode(
-    logits_of: Callable[[Int[Tensor, "batch tokens"]], Float[Tensor, "batch tokens codes"]],
+    draw: Callable[[Int[Tensor, "batch tokens"]], tuple[Int[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]],
     given: Given | None,
     *,
     batch: int,
@@ -133,7 +133,6 @@ def decode(
     steps: int = 12,
     schedule: str = "cosine",
     temperature: float = 4.5,
-    sampling_temperature: float = 1.0,
     conditioning: Conditioning = "commit",
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
@@ -141,7 +140,7 @@ def decode(
     """Algorithm 1: in each step all unknown tokens are drawn at once, and the surest of them are kept.
 
     Args:
-        logits_of: the transformer, from what is shown to logits of the codes.
+        draw: what the transformer makes of what is shown: a token for each place, and the logarithm of its probability.
         given: the condition; none where nothing is given.
         batch: number of clips.
         tokens: of a clip.
@@ -149,7 +148,6 @@ def decode(
         steps: K; the transformer runs once in each.
         schedule: of the share that is still unknown after each step, see `mask_ratio`.
         temperature: of the noise on how sure a token is, in the first step; it falls to 0 in the last.
-        sampling_temperature: that logits are divided by before a token is drawn; 0 for the most probable one.
         conditioning: see `mask_tokens`; a model trained with `latent` decodes with `fixed`.
         generator: what draws.
         device: of the tokens.
@@ -169,12 +167,11 @@ def decode(
         empty, given, torch.ones(1, device=device), torch.zeros(batch, tokens, device=device), **options
     )
     for step in range(1, steps + 1):
-        logits, unknown = logits_of(state.shown).float(), state.asked > 0
-        chances = logits.softmax(-1)
-        drawn = torch.where(unknown, _drawn(logits, sampling_temperature, generator), state.shown)
+        unknown = state.asked > 0
+        drawn, sure = draw(state.shown)
+        drawn = torch.where(unknown, drawn, state.shown)
         if step == steps:
             return drawn
-        sure = chances.gather(-1, drawn.clamp_min(0).clamp_max(logits.shape[-1] - 1)[..., None])[..., 0].log()
         noise = temperature * (1 - step / steps) * _gumbel(sure, generator)
         scores = torch.where(unknown, sure + noise, torch.inf)
         ratio = mask_ratio(torch.tensor([step / steps], device=device), tokens, schedule)
@@ -183,11 +180,23 @@ def decode(
     raise AssertionError("the last step returns")
 
 
-def _drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def draw_codes(
+    logits: Float[Tensor, "*shape codes"], temperature: float = 1.0, generator: torch.Generator | None = None
+) -> tuple[Int[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Codes drawn, and the logarithm of the probability that the logits as they are give each of them.
+
+    Args:
+        logits: of the codes.
+        temperature: that they are divided by before a code is drawn; 0 for the most probable one.
+        generator: what draws.
+    """
+    logits = logits.float()
     if temperature == 0:
-        return logits.argmax(-1)
-    chances = (logits / temperature).softmax(-1)
-    return torch.multinomial(chances.flatten(0, -2), 1, generator=generator).view(logits.shape[:-1])
+        codes = logits.argmax(-1)
+    else:
+        chances = (logits / temperature).softmax(-1)
+        codes = torch.multinomial(chances.flatten(0, -2), 1, generator=generator).view(logits.shape[:-1])
+    return codes, logits.softmax(-1).gather(-1, codes[..., None])[..., 0].log()
 
 
 def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Answers about a user's videos: their tokens, and what comes back from these."""
+"""Answers about a user's videos: their tokens, what comes back from these, and how a generator goes on from a part."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +15,8 @@ from lightning_modules.files import read_array
 from lightning_modules.metrics.tokens import bits_per_pixel
 from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
+from lightning_modules.video_tokens.generator import Generator
+from lightning_modules.video_tokens.tasks import TASKS
 from lightning_modules.video_tokens.tokenizer import VideoTokenizer
 from lightning_modules.video_tokens.training import TokenizerTraining, stored
 
@@ -60,6 +62,36 @@ class Compressor(Predictor):
                 f"{self.tokenizer.grid}, as predict writes them."
             )
         return torch.from_numpy(array.astype(np.int64))[None]
+
+
+class Continuer(Predictor):
+    """What a generator makes of the part of a video that each task gives: it continues, fills in, or draws around.
+
+    Args:
+        module: a trained generator.
+        record: not needed.
+    """
+
+    def __init__(self, module: Generator, record: dict | None = None):
+        self.module = module.eval()
+
+    def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
+        """What the generator makes of what each of its tasks gives; of tasks that tell the class, for each class.
+
+        An answer has `task`, `tokens` (t, h, w), `video` and its `frames` side by side.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        module, truth = self.module, clip_of(Path(path), self.module.tokenizer)
+        for name in module.tasks:
+            task = TASKS[name]
+            for label in range(module.classes if task.with_class else 1):
+                with torch.inference_mode():
+                    tokens = module.generate(truth, torch.tensor([label]), name)
+                    drawn = shown(module.drawn(tokens))
+                row = f"{name}-{label}" if task.with_class else name
+                yield {"row": row, "task": task.title, "tokens": tokens.view(module.tokenizer.grid).numpy(), **drawn}
 
 
 def clip_of(path: Path, tokenizer: VideoTokenizer) -> Float[Tensor, "1 3 frames size size"]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import psnr, ssim
+from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import Natural, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.adversarial import Game, discriminator_loss, generator_loss, lecam, r1_penalty
@@ -59,6 +60,7 @@ class TokenizerTraining(PaperModule):
         inflation: how the weights of a 2D tokenizer are taken over where the arm starts from one, see `inflated`.
         entropy_start: the weight of the quantiser's entropy term at first, in units of its own.
         entropy_steps: until it has its own.
+        published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
         pixel_scale: the stored value of white; networks read pixels from 0 to 1.
     """
 
@@ -84,6 +86,7 @@ class TokenizerTraining(PaperModule):
         inflation: Inflation = "central",
         entropy_start: Positive = 1.0,
         entropy_steps: Natural = 0,
+        published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
@@ -96,7 +99,7 @@ class TokenizerTraining(PaperModule):
         self.reconstruction, self.pixel_loss = reconstruction, F.mse_loss if pixels == "squared" else F.l1_loss
         self.adversarial, self.perceptual, self.r1, self.lecam = adversarial, perceptual, r1, lecam
         self.lecam_decay, self.game, self.inflation, self.pixel_scale = lecam_decay, game, inflation, pixel_scale
-        self.entropy_start, self.entropy_steps = entropy_start, entropy_steps
+        self.entropy_start, self.entropy_steps, self.published = entropy_start, entropy_steps, published or {}
         self.register_buffer("mean_real", torch.zeros(()))
         self.register_buffer("mean_fake", torch.zeros(()))
 
@@ -172,9 +175,11 @@ class TokenizerTraining(PaperModule):
         """How the clips of the split that is judged come back from their tokens.
 
         For each clip `psnr`, `ssim`, `mse`, `tokens`, and where there is a judge `features/drawn` and `features/real`;
-        of the first clips `shown/real` and `shown/drawn`, uint8.
+        of published networks `i3d/...` and `c3d/...` likewise, and `lpips`; of the first clips `shown/real` and
+        `shown/drawn`, uint8.
         """
         self.to(device).eval()
+        networks = PublishedNetworks(**self.published, device=device)
         parts = defaultdict(list)
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
@@ -185,6 +190,11 @@ class TokenizerTraining(PaperModule):
                 parts["mse"].append((drawn - video).square().flatten(1).mean(1))
                 parts["psnr"].append(psnr(drawn, video))
                 parts["ssim"].append(ssim(drawn, video))
+                for kind, seen in networks.compared(drawn, video).items():
+                    parts[kind].append(seen)
+                for which, clips in (("drawn", drawn), ("real", video)):
+                    for kind, seen in networks.seen(clips).items():
+                        parts[f"{kind}/{which}"].append(seen)
                 if self.judge is not None:
                     parts["features/drawn"].append(self.judge(drawn))
                     parts["features/real"].append(self.judge(video))

@@ -1,4 +1,4 @@
-"""Videos of actions from the files in which they are published, as one index: `prepare`.
+"""Videos with classes from the files in which they are published, as one index: `prepare`.
 
 | corpus | annotations | classes | labels of a row |
 |---|---|---|---|
@@ -7,15 +7,17 @@
 | `something_something` | json: list of `id`, `template` | json: template to number | one |
 | `charades` | csv with columns `id`, `actions` | lines of code and class | any number |
 | `epic_kitchens` | csv: `video_id`, times, `verb_class`, `noun_class` | csv: `id`, `key`, two files | a verb, a noun |
+| `ucf101` | lines of a file in the folder of its class, perhaps a number | lines of number and class | one |
+| `objectron` | lines of class, batch and number, a file for each class | those of the first split, sorted | one |
 
 Checked against what is published: arrange_by_classes.py of cvdfoundation/kinetics-dataset (the label comes first, then
 the video, whose name begins that of the file) and the 600 labels of tensorflow/models, which are sorted; README.txt of
 Moments in Time; README.txt, tables and classes of Charades, whole; README.md and EPIC_100_noun_classes_v2.csv of
-epic-kitchens-100-annotations, and README.md of epic-kitchens-download-scripts. Recalled, not re-read: the six digits of
-seconds in Kinetics' file names. Something-Something's files have the form that mmaction reads; its own text was not at
-hand.
+epic-kitchens-100-annotations, and README.md of epic-kitchens-download-scripts; README and index of Objectron, whole.
+Recalled, not re-read: the six digits of seconds in Kinetics' file names, and the lists of UCF-101. The files of
+Something-Something have the form that mmaction reads; its own text was not at hand.
 
-Videos are decoded when they are trained on (`clip_files`), so what is prepared here is small. The index has the columns
+Videos are decoded when they are trained on, so what is prepared here is small. The index has the columns
 `file`, `start` and `end` in seconds (NaN where the whole file is meant), and `labels`, class numbers.
 """
 
@@ -43,7 +45,8 @@ from lightning_modules.settings import STRICT, Count, Share
 SCHEMA = pa.schema(
     [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("labels", pa.list_(pa.int64()))]
 )
-Corpus = Literal["kinetics", "moments", "something_something", "charades", "epic_kitchens"]
+Corpus = Literal["kinetics", "moments", "something_something", "charades", "epic_kitchens", "ucf101", "objectron"]
+UNLISTED = ("kinetics", "objectron")  # corpora without a list of classes
 MANY = ("charades",)  # corpora whose rows have any number of labels
 
 
@@ -58,16 +61,16 @@ class Row(NamedTuple):
 
 
 class Annotated(TypedDict):
-    """The annotations of a split, the folder with its videos, and how many rows there must be, where that is known."""
+    """The annotations of a split, one file or several, the folder with its videos, and how many rows there must be."""
 
     __pydantic_config__ = STRICT
-    annotations: str
+    annotations: str | list[str]
     videos: str
     rows: NotRequired[Count | None]
 
 
 class Classes(TypedDict):
-    """How many classes there are, and the file that lists them; null for Kinetics, which has none."""
+    """How many classes there are, and the file that lists them; null where there is none (`UNLISTED`)."""
 
     __pydantic_config__ = STRICT
     file: NotRequired[str | None]
@@ -88,7 +91,7 @@ def prepare(
     """Writes the index of a copy of a corpus.
 
     A file is looked for where the annotations say, and then anywhere below the folder of the videos by its name alone:
-    copies of Kinetics have folders of classes or none.
+    copies of Kinetics have folders of classes or none. Objectron's videos all have the same name.
 
     Args:
         folder: where index and card go.
@@ -105,8 +108,10 @@ def prepare(
         ValueError: a file does not have its form, a split not its rows, or too many videos are missing.
     """
     place = {"mirror": mirror, "cache": Path(cache)}
-    read = {split: _read(READERS[corpus], corpus, find(name, files["annotations"], **place))
-            for split, files in splits.items()}  # fmt: skip
+    read = {
+        split: [row for file in _files(parts) for row in _read(READERS[corpus], corpus, find(name, file, **place))]
+        for split, parts in splits.items()
+    }
     for split, files in splits.items():
         if files.get("rows") not in (None, len(read[split])):
             raise ValueError(
@@ -118,7 +123,7 @@ def prepare(
     with replace_folder(folder) as new:
         for split, files in splits.items():
             where = find(name, files["videos"], **place)
-            rows = list(_located(read[split], where))
+            rows = list(_located(read[split], where, by_name=corpus != "objectron"))
             missing = len(read[split]) - len(rows)
             if missing > max_missing * len(read[split]):
                 lost = next(iter({row.name for row in read[split]} - {row.name for row in rows}))
@@ -127,12 +132,17 @@ def prepare(
                     f"more than max_missing ({max_missing}) allows: complete the copy, or raise the share and say so "
                     "beside the results."
                 )
-            numbered = _numbered(rows, named, many=corpus in MANY, where=files["annotations"])
+            numbered = _numbered(rows, named, many=corpus in MANY, where=", ".join(_files(files)))
             facts = write_index(new / f"{split}.parquet", rows, numbered)
             written[split] = {"videos": files["videos"], "missing": missing, **facts}
         facts = {"name": name, "corpus": corpus, "cache": cache, "many": corpus in MANY}
         facts |= {"classes": {kind: list(keys.values()) for kind, keys in named.items()}, "splits": written}
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _files(part: Mapping[str, Any]) -> list[str]:
+    """The annotation files of a split."""
+    return [part["annotations"]] if isinstance(part["annotations"], str) else part["annotations"]
 
 
 def _read(reader: Callable[[Path], Any], corpus: str, path: Path) -> Any:
@@ -147,8 +157,8 @@ def _classes(
 ) -> dict[str, str]:
     """Names of the classes by their keys, in the order of their numbers."""
     file = classes.get("file")
-    if (file is None) != (corpus == "kinetics"):
-        expected = "null: its classes are those of the annotations" if corpus == "kinetics" else "the list of classes"
+    if (file is None) != (corpus in UNLISTED):
+        expected = "null: its classes are those of the annotations" if corpus in UNLISTED else "the list of classes"
         raise ValueError(f"classes.{kind}.file is {file!r}, but for {corpus} it must be {expected}.")
     if file is not None:
         found, told = _read(CLASSES[corpus], corpus, path := find(name, file, **place)), str(path)
@@ -163,8 +173,14 @@ def _classes(
     return found
 
 
-def _located(rows: Iterable[Row], folder: Path) -> Iterable[Row]:
-    """The rows whose file is there, with its place below the folder of the videos."""
+def _located(rows: Iterable[Row], folder: Path, *, by_name: bool) -> Iterable[Row]:
+    """The rows whose file is there, with its place below the folder of the videos.
+
+    Args:
+        rows: with the place that the annotations say.
+        folder: of the videos.
+        by_name: whether a file may lie elsewhere, as no two have the same name.
+    """
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     exact, places = set(there), defaultdict(list)
     for path in there:
@@ -172,7 +188,7 @@ def _located(rows: Iterable[Row], folder: Path) -> Iterable[Row]:
     for row in rows:
         if row.file in exact:
             yield row
-        elif alike := places.get(_alike(row.file), []):
+        elif by_name and (alike := places.get(_alike(row.file), [])):
             if len(alike) > 1:
                 raise ValueError(f"{folder} has {row.file} more than once, as {alike[0]} and {alike[1]}: keep one.")
             yield row._replace(file=alike[0])
@@ -308,6 +324,28 @@ def read_epic(path: Path) -> list[Row]:
     return _once(path, rows)
 
 
+def read_ucf101(path: Path) -> list[Row]:
+    """Lines of a file in the folder of its class; `trainlist01.txt` and its like have the class's number behind it."""
+    rows = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        file, _, _ = line.partition(" ")
+        if "/" in file:
+            rows.append(Row(file, file_name(file, None), (file.partition("/")[0],)))
+        elif line.strip():
+            raise ValueError(f"{path}, line {number} is {line!r}, expected a file in the folder of its class.")
+    return _once(path, rows)
+
+
+def read_objectron(path: Path) -> list[Row]:
+    """Lines such as `cereal_box/batch-3/14`, of a folder in which the video is `video.MOV`."""
+    rows = []
+    for number, line in enumerate(_text(path).split(), start=1):
+        if line.count("/") != 2:
+            raise ValueError(f"{path}, line {number} is {line!r}, expected a class, a batch and a number.")
+        rows.append(Row(line, file_name(f"{line}/video", ".MOV"), (line.partition("/")[0],)))
+    return _once(path, rows)
+
+
 def _seconds(path: Path, text: str) -> float:
     parts = text.split(":")
     if len(parts) != 3:
@@ -354,18 +392,27 @@ def epic_classes(path: Path) -> dict[str, str]:
     return {number: names[number] for number in _ordered(path, {number: int(number) for number in names})}
 
 
+def ucf101_classes(path: Path) -> dict[str, str]:
+    """Lines of a number, from 1 on, and a class."""
+    pairs = [line.split() for line in _text(path).splitlines() if line.strip()]
+    return _ordered(path, {name: int(_number(path, number, f"the number of {name!r}")) - 1 for number, name in pairs})
+
+
 READERS: dict[str, Callable[[Path], list[Row]]] = {
     "kinetics": read_kinetics,
     "moments": read_moments,
     "something_something": read_something,
     "charades": read_charades,
     "epic_kitchens": read_epic,
+    "ucf101": read_ucf101,
+    "objectron": read_objectron,
 }
 CLASSES: dict[str, Callable[[Path], dict[str, str]]] = {
     "moments": moments_classes,
     "something_something": something_classes,
     "charades": charades_classes,
     "epic_kitchens": epic_classes,
+    "ucf101": ucf101_classes,
 }
 
 
@@ -387,18 +434,22 @@ def stand_in(
         if each.get("file"):
             (folder / each["file"]).parent.mkdir(parents=True, exist_ok=True)
             (folder / each["file"]).write_text(CLASS_WRITERS[corpus](kind, each["number"]))
-    changed = {}
+    changed, labels = {}, set()
     for split, files in splits.items():
-        annotations = folder / files["annotations"]
-        annotations.parent.mkdir(parents=True, exist_ok=True)
-        annotations.write_text(WRITERS[corpus](split, rows))
-        for row in READERS[corpus](annotations):
-            path = folder / files["videos"] / row.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                shutil.copyfile(clip, path)
-        changed[split] = {**files, "rows": rows}
-    listed = {kind: each if each.get("file") else {**each, "number": 2} for kind, each in classes.items()}
+        lists = _files(files)
+        each = -(-rows // len(lists))
+        for name in lists:
+            annotations = folder / name
+            annotations.parent.mkdir(parents=True, exist_ok=True)
+            annotations.write_text(WRITERS[corpus](Path(name).name if len(lists) > 1 else split, each))
+            for row in READERS[corpus](annotations):
+                labels.update(row.labels)
+                path = folder / files["videos"] / row.file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    shutil.copyfile(clip, path)
+        changed[split] = {**files, "rows": each * len(lists)}
+    listed = {kind: each if each.get("file") else {**each, "number": len(labels)} for kind, each in classes.items()}
     config = {"splits": changed, "classes": listed, "cache": str(folder), "max_missing": 0.0}
     return StandIn(config, {split: files.get("rows") for split, files in splits.items()})
 
@@ -435,6 +486,8 @@ WRITERS: dict[str, Callable[[str, int], str]] = {
     ),
     "charades": _charades,
     "epic_kitchens": _epic,
+    "ucf101": lambda split, rows: _lines(*(f"Class{n % 2}/v_Class{n % 2}_{split}_c{n:02d}.avi" for n in range(rows))),
+    "objectron": lambda name, rows: _lines(*(f"{name.partition('_annotations')[0]}/batch-0/{n}" for n in range(rows))),
 }
 CLASS_WRITERS: dict[str, Callable[[str, int], str]] = {
     "moments": lambda _, number: _lines(*(f"class{n},{n}" for n in range(number))),
@@ -443,4 +496,5 @@ CLASS_WRITERS: dict[str, Callable[[str, int], str]] = {
     "epic_kitchens": lambda kind, number: _lines(
         "id,key,instances,category", *(f"{n},{kind}{n},," for n in range(number))
     ),
+    "ucf101": lambda _, number: _lines(*(f"{n + 1} Class{n}" for n in range(number))),
 }

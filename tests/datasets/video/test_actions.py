@@ -1,4 +1,4 @@
-"""The official annotation files of five corpora, small and written here: rows, classes, files that are not there."""
+"""The official annotation files of seven corpora, small and written here: rows, classes, files that are not there."""
 
 import json
 import shutil
@@ -9,9 +9,9 @@ import pytest
 
 from lightning_modules import rehearsal, settings
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
+from lightning_modules.datasets.video import actions
+from lightning_modules.datasets.video.actions import Row
 from lightning_modules.datasets.video.corpora import read_index
-from lightning_modules.movinet import actions
-from lightning_modules.movinet.actions import Row
 from stages.composing import compose
 from stages.rehearsal import work
 
@@ -37,12 +37,18 @@ EPIC += """narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes
 P01_01_0,P01,P01_01,00:00:01.089,00:00:00.14,00:00:03.37,8,202,open door,open,3,door,3,['door'],[3]
 P01_01_1,P01,P01_01,00:00:02.629,01:02:04.37,01:02:06.175,262,370,turn on light,turn-on,1,light,0,['light'],[0]
 """
+UCF101 = """ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
+YoYo/v_YoYo_g25_c05.avi 101
+"""
+OBJECTRON = "cereal_box/batch-3/14\nbike/batch-10/3\n"
 FORMS = {
     "kinetics": KINETICS,
     "moments": MOMENTS,
     "something_something": SOMETHING,
     "charades": CHARADES,
     "epic_kitchens": EPIC,
+    "ucf101": UCF101,
+    "objectron": OBJECTRON,
 }
 ROWS = {
     "kinetics": [
@@ -63,10 +69,18 @@ ROWS = {
         Row("P01_01_0", "P01/videos/P01_01.MP4", ("3", "3"), 0.14, 3.37),
         Row("P01_01_1", "P01/videos/P01_01.MP4", ("1", "0"), 3724.37, 3726.175),
     ],
+    "ucf101": [
+        Row(name, name, (name.split("/")[0],))
+        for name in ("ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "YoYo/v_YoYo_g25_c05.avi")
+    ],
+    "objectron": [
+        Row("cereal_box/batch-3/14", "cereal_box/batch-3/14/video.MOV", ("cereal_box",)),
+        Row("bike/batch-10/3", "bike/batch-10/3/video.MOV", ("bike",)),
+    ],
 }  # fmt: skip
 DATASETS = {
     "kinetics400": 400, "kinetics600": 600, "kinetics700": 700, "moments_in_time": 339, "charades": 157,
-    "something_something_v2": 174, "epic_kitchens_100": 397,
+    "something_something_v2": 174, "epic_kitchens_100": 397, "ucf101": 101, "objectron": 9,
 }  # fmt: skip
 
 
@@ -96,6 +110,8 @@ def test_rows_of_the_official_files(tmp_path, corpus):
      {"c000": "Holding some clothes", "c001": "Putting clothes somewhere"}),
     ("epic_kitchens", 'id,key,instances,category\n0,"take","[\'take\', \'get\']",retrieve\n1,put,"[\'put\']",leave\n',
      {"0": "take", "1": "put"}),
+    ("ucf101", "1 ApplyEyeMakeup\n2 ApplyLipstick\n",
+     {"ApplyEyeMakeup": "ApplyEyeMakeup", "ApplyLipstick": "ApplyLipstick"}),
 ])  # fmt: skip
 def test_classes_are_in_the_order_of_their_numbers(tmp_path, corpus, content, expected):
     found = actions.CLASSES[corpus](write(tmp_path / "classes", content))
@@ -111,6 +127,8 @@ def test_classes_are_in_the_order_of_their_numbers(tmp_path, corpus, content, ex
     ("something_something", [{"id": "1", "label": "x"}], r"does not have the form of something_something annotations"),
     ("something_something", "[{", r"does not have the form of something_something annotations"),
     ("charades", CHARADES.replace("c077 12.10 18.00", "c077 12.10"), r"an action of YSKX3 is 'c077 12.10', expected"),
+    ("ucf101", UCF101 + "v_YoYo_g25_c05.avi\n", r"line 3 is 'v_YoYo_g25_c05.avi', expected a file in the"),
+    ("objectron", OBJECTRON + "bike/3\n", r"line 3 is 'bike/3', expected a class, a batch and a number"),
     ("epic_kitchens", EPIC.replace("00:00:03.37", "3.37"), r"the time '3.37' is not of the form HH:MM:SS.ss"),
     ("epic_kitchens", EPIC.replace("00:00:03.37", "00:00:00.14"), r"P01_01_0 goes from 0.14 to 0.14 s"),
 ])  # fmt: skip
@@ -136,7 +154,7 @@ def prepare(folder: Path, copy: Path, **changes):
         "name": "toy", "corpus": "kinetics", "splits": {"val": {"annotations": "val.csv", "videos": "val", "rows": 3}},
         "classes": {"action": {"number": 2}}, "mirror": str(copy), "cache": str(copy / "cache"),
     } | changes  # fmt: skip
-    block = {"_target_": "lightning_modules.movinet.actions.prepare", **values}
+    block = {"_target_": "lightning_modules.datasets.video.actions.prepare", **values}
     settings.bind(block, "conf/dataset/toy/paper.yaml")(folder)
 
 
@@ -171,6 +189,24 @@ def test_videos_that_are_not_there_are_left_out_counted_and_bounded(tmp_path):
     assert json.loads((tmp_path / "index/card.json").read_text())["splits"]["val"]["missing"] == 1
 
 
+def test_a_split_of_several_lists_whose_videos_all_have_one_name(tmp_path):
+    copy = tmp_path / "copy/toy"
+    for name, line in (("bike", "bike/batch-10/3"), ("cereal_box", "cereal_box/batch-3/14")):
+        write(copy / f"index/{name}_annotations_train", f"{line}\n{name}/batch-9/9\n")
+        write(copy / f"videos/{line}/video.MOV", "a video")
+    lists = ["index/bike_annotations_train", "index/cereal_box_annotations_train"]
+    splits = {"train": {"annotations": lists, "videos": "videos", "rows": 4}}
+    given = {"corpus": "objectron", "splits": splits, "classes": {"object": {"number": 2}}}
+    with pytest.raises(
+        ValueError, match=r"2 of 4 videos of split 'train' are not in .*such as (bike|cereal_box)/batch-9"
+    ):
+        prepare(tmp_path / "index", tmp_path / "copy", **given)
+    prepare(tmp_path / "index", tmp_path / "copy", **given, max_missing=0.5)
+    found = read_index(tmp_path / "index", "train")
+    assert found["file"].tolist() == ["bike/batch-10/3/video.MOV", "cereal_box/batch-3/14/video.MOV"]
+    assert found["labels"].tolist() == [[0], [1]]
+
+
 def test_a_clip_that_lies_in_two_folders_is_refused(tmp_path):
     write(tmp_path / "copy/toy/val/other/---QUuC4vJs_000084_000094.mp4", "a video")
     with pytest.raises(
@@ -186,7 +222,7 @@ def test_a_clip_that_lies_in_two_folders_is_refused(tmp_path):
      r"split 'val' has 2 classes, expected classes.action.number \(400\)"),
     ({"classes": {"action": {"file": "classes.txt", "number": 2}}}, ValueError,
      r"classes.action.file is 'classes.txt', but for kinetics it must be null"),
-    ({"corpus": "ucf101"}, ValueError, "corpus is 'ucf101'"),
+    ({"corpus": "hmdb51"}, ValueError, "corpus is 'hmdb51'"),
     ({"max_missing": 2.0}, ValueError, "max_missing is 2.0"),
     ({"splits": {"val": {"annotations": "none.csv", "videos": "val"}}}, DataUnavailable,
      "toy: none.csv could not be had"),
@@ -240,14 +276,14 @@ def test_a_rehearsal_takes_the_first_rows_of_an_index_that_is_there(tmp_path, mo
 
 
 @pytest.mark.parametrize(("name", "classes"), DATASETS.items())
-def test_stand_ins_of_all_seven_are_read_and_rehearsed(tmp_path, monkeypatch, name, classes):
+def test_stand_ins_of_all_nine_are_read_and_rehearsed(tmp_path, monkeypatch, name, classes):
     config = compose("paper", dataset=name)["dataset"]
     made = actions.stand_in(tmp_path / "files", rows=6, **config)
     monkeypatch.setattr(rehearsal, "current", rehearsal.Rehearsal(rows=5))
     settings.bind(config | made.config, "conf")(tmp_path / "index")
     card = json.loads((tmp_path / "index/card.json").read_text())
     assert card["splits"].keys() == made.whole.keys() == config["splits"].keys()
-    assert {facts["rows"] for facts in card["splits"].values()} == {5}
+    assert {facts["rows"] for facts in card["splits"].values()} == {5}, name
     expected = 2 if config["corpus"] == "kinetics" else classes  # whose classes are those of its rows
     assert sum(len(names) for names in card["classes"].values()) == expected
     labels = read_index(tmp_path / "index", next(iter(card["splits"])))["labels"]

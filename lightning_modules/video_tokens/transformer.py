@@ -1,7 +1,7 @@
-"""MAGVIT's transformer: a BERT with norms after each residual sum, whose head is tied to its word embeddings.
+"""A BERT with norms after each residual sum, whose head is tied to its word embeddings.
 
-Official: videogvt/models/simplified_bert.py. With `causal` the same network predicts one token after another, the
-baseline of the paper's Table 7, and keeps the keys and values of what it has read.
+Official: videogvt/models/simplified_bert.py of google-research/magvit. With `causal` the same network predicts one
+token after another, the baseline of MAGVIT's Table 7, and keeps the keys and values of what it has read.
 """
 
 import torch
@@ -113,10 +113,17 @@ class Bert(nn.Module):
             raise ValueError(
                 f"a sequence of {end} tokens is longer than the {len(self.positions.weight)} positions of the network."
             )
-        x = self.words(tokens) + self.positions.weight[start:end]
+        x = self.embed(tokens) + self.positions.weight[start:end]
         x, kept = self.dropout(self.embedding_norm(x)), []
         for number, layer in enumerate(self.layers):
             x, own = layer(x, self.causal, None if past is None else past[number])
             kept.append(own)
-        x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
-        return x @ self.words.weight.T + self.bias, kept
+        return self.answers(self.head_norm(F.gelu(self.head(x), approximate="tanh"))), kept
+
+    def embed(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
+        """The vectors of tokens, without their positions."""
+        return self.words(tokens)
+
+    def answers(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Logits, by the vectors of the vocabulary."""
+        return x @ self.words.weight.T + self.bias
