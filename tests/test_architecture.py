@@ -47,6 +47,7 @@ ONE_USER = {  # modules of the shared folders that one paper uses, and why they 
     "tasks/transfer.py": "MoViNets, ViT-BERT and IMP compare fine-tuned encoders",
     "ensembling/committee_files.py": "written beside the cascades that it stores",
     "ensembling/classifier.py": "named by `Members.predictor`, so that no import of it is seen",
+    "video_tokens/predictor.py": "MAGVIT's answers too; `predictor` names them, so that no import of it is seen",
     "layers/hub_vit.py": "MoViNets, ViT-BERT and IMP export their classifiers with it",
 }
 
