@@ -34,8 +34,8 @@ def test_released_tokenizers_have_as_many_parameters_as_the_official_code(oracle
     assert found == {part: oracle[part] for part in found} and count_parameters(built) == oracle["params"]
 
 
-@pytest.mark.parametrize(("name", "count"), [("image-256", 227), ("image-128", 183), ("video", 183)])
-def test_every_tensor_of_a_released_checkpoint_has_its_place(name, count):
+@pytest.mark.parametrize("name", ["image-256", "image-128", "video"])
+def test_every_tensor_of_a_released_checkpoint_has_its_place(name):
     with torch.device("meta"):
         built = seed_voken_tokenizer(name)
     sizes = {"width": 128, "multipliers": (1, 1, 2, 2, 4) if name == "image-256" else (1, 2, 2, 4), "blocks": 4}
