@@ -28,7 +28,7 @@ from lightning_modules.magvit2.compression import WORD, Asked, Coding, code_leng
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.transformer import FactorisedBert
 from lightning_modules.metrics.video import psnr, ssim
-from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import Generator
 from lightning_modules.video_tokens.masking import draw_codes, mask_ratio
 from lightning_modules.video_tokens.tasks import MASK, TASKS
@@ -56,7 +56,7 @@ class Coded(Generator):
         raise NotImplementedError
 
     @torch.no_grad()
-    def predictions(self, data: Clips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
         """Beside those of `Generator`, what it takes to write the first `MEASURED` judged clips, `coded/...`.
 
         `bits`, with the generator's probabilities; `fixed`, as many for each token; `psnr` and `ssim` of what comes

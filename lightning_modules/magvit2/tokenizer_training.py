@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.validation import judged
-from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.training import TokenizerTraining
 
 PROBED = 32  # clips whose later frames are changed
@@ -37,7 +37,7 @@ class Magvit2Tokenizer(TokenizerTraining):
         self.tokenizer.start_from(own)
 
     @torch.no_grad()
-    def predictions(self, data: Clips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
         """As `TokenizerTraining`, and of the first clips `leak`, how far latents move when later frames change.
 
         The last half of the frames of each clip is replaced by that of the next clip. `leak` is the largest difference

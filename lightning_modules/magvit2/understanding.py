@@ -25,7 +25,7 @@ from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import Count, Positive
 from lightning_modules.validation import judged, mean_over
-from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import FOLLOWED
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import TokensRecipe, check_clips
@@ -127,7 +127,7 @@ class ActionClassifier(PaperModule):
         self.norm, self.head = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, 2 * num_classes)
         self.kept = Kept(self.tokens) if keep_tokens else None
 
-    def check_data(self, data: Clips) -> None:
+    def check_data(self, data: ClipData) -> None:
         """Refuse clips that the tokenizer was not built for, or unknown classes.
 
         Raises:
@@ -191,7 +191,7 @@ class ActionClassifier(PaperModule):
             return compute()
         return self.kept.once("clips", rows, compute)
 
-    def validate(self, data: Clips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Loss and accuracy, every second clip being reversed."""
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -207,7 +207,7 @@ class ActionClassifier(PaperModule):
         return self.logits(video, torch.zeros(len(video), dtype=torch.long, device=video.device))
 
     @torch.no_grad()
-    def predictions(self, data: Clips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
         """Logits and actions of the split that is judged: each clip once forward and once reversed."""
         self.to(device).eval()
         logits, actions = [], []

@@ -1,7 +1,8 @@
 """Resident clips with labels, and the number of the row that each is, so that its tokens need to be computed once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,6 +11,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.datamodules.labelled import EpochSteps, Labelled, MemberBatches, portion
+
+
+@runtime_checkable
+class ClipData(Protocol):
+    """Clips for tokenizers and generators: `Clips`, or `datamodules.video_clips.VideoClips`."""
+
+    rows: Mapping[str, object]
+    video_shape: tuple[int, int, int, int]
+    num_classes: int
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        ...
 
 
 class Clips(Labelled):

@@ -27,7 +27,7 @@ from lightning_modules.metrics.video import masked_mse, psnr
 from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
-from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.masking import Given, Part, decode, draw_codes, mask_ratio, mask_tokens
 from lightning_modules.video_tokens.perception import Judge
@@ -136,7 +136,7 @@ class Generator(PaperModule):
         """Sizes of the vocabularies of a token's sub-tokens; their product is that of the tokenizer."""
         return (self.codes,)
 
-    def check_data(self, data: Clips) -> None:
+    def check_data(self, data: ClipData) -> None:
         """Refuse clips that the tokenizer was not built for, or unknown classes.
 
         Raises:
@@ -341,7 +341,7 @@ class Generator(PaperModule):
                 logits, past = self.network.read(token, past)
         return torch.cat(found, 1)
 
-    def validate(self, data: Clips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The loss of the first task, with masks drawn anew."""
         return mean_over(batches, lambda batch: {"loss": self.loss(batch, self.tasks[0])})
 
@@ -353,7 +353,7 @@ class Generator(PaperModule):
         return self.drawn(self.generate(self.read(video), labels, name, sampling_temperature=0.0))
 
     @torch.no_grad()
-    def predictions(self, data: Clips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
         """What each judged task makes of the first clips of the split that is judged, under `<task>/...`.
 
         `psnr` and `mse` over the pixels that were not given; `copied`, the PSNR of the condition itself there;
@@ -389,7 +389,7 @@ class Generator(PaperModule):
                     break
         return {name: torch.cat(part).cpu() for name, part in parts.items()}
 
-    def judged_clips(self, data: Clips) -> Iterator[Float[Tensor, "batch 3 frames h w"]]:
+    def judged_clips(self, data: ClipData) -> Iterator[Float[Tensor, "batch 3 frames h w"]]:
         """The clips that are judged, pixels from 0 to 1, on the module's device."""
         left = self.judged_rows
         for split in judged(data.rows):

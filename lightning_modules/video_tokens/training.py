@@ -23,7 +23,7 @@ from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import Natural, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.adversarial import Game, discriminator_loss, generator_loss, lecam, r1_penalty
-from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.discriminator import Discriminator
 from lightning_modules.video_tokens.perception import Judge, Perception
 from lightning_modules.video_tokens.tokenizer import Inflation, VideoTokenizer, inflated
@@ -103,7 +103,7 @@ class TokenizerTraining(PaperModule):
         self.register_buffer("mean_real", torch.zeros(()))
         self.register_buffer("mean_fake", torch.zeros(()))
 
-    def check_data(self, data: Clips) -> None:
+    def check_data(self, data: ClipData) -> None:
         """Refuse clips of another shape, or with more classes than the judge has.
 
         Raises:
@@ -151,7 +151,7 @@ class TokenizerTraining(PaperModule):
                     average.lerp_(logits.detach().mean(), 1 - self.lecam_decay)
         return terms
 
-    def validate(self, data: Clips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """How well clips are drawn again."""
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -171,7 +171,7 @@ class TokenizerTraining(PaperModule):
         return self.tokenizer.encode(self.read(video))
 
     @torch.no_grad()
-    def predictions(self, data: Clips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
         """How the clips of the split that is judged come back from their tokens.
 
         For each clip `psnr`, `ssim`, `mse`, `tokens`, and where there is a judge `features/drawn` and `features/real`;
@@ -241,7 +241,7 @@ def annealed(step: int, start: float, steps: int) -> float:
     return 1 + (start - 1) * max(0.0, 1 - step / steps) if steps else 1.0
 
 
-def check_clips(data: Clips, tokenizer: VideoTokenizer, classes: int | None) -> None:
+def check_clips(data: ClipData, tokenizer: VideoTokenizer, classes: int | None) -> None:
     """Refuse clips that a tokenizer was not built for, or labels that are not known.
 
     Raises:

@@ -15,6 +15,8 @@ from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.datasets.video import actions, bair, nuscenes
 from lightning_modules.datasets.video.drawn import encode, numbers
 from lightning_modules.datasets.video.sequences import central_square, random_square, spread
+from lightning_modules.video_tokens.clips import ClipData
+from tests.magvit.test_module import module
 
 VIDEOS = 13
 FORMS = ["files", "pictures", "records"]
@@ -203,3 +205,14 @@ def test_parts_of_videos_are_refused(home, tmp_path):
                     mirror=str(tmp_path / "mirror"), cache=str(tmp_path))  # fmt: skip
     with pytest.raises(ValueError, match="epic has rows with several labels or parts of videos; whole videos of one"):
         judged(data(tmp_path, "parts"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_generators_take_them(home, form):
+    clips, built = data(home, form, flip=False, vary=False), module(num_classes=2, keep_tokens=True).train()
+    assert isinstance(clips, ClipData)
+    built.check_data(clips)
+    built.training_step(loaded(clips)[0]).backward()
+    assert built.network.words.weight.grad.abs().sum() > 0 and built.kept is not None
+    with pytest.raises(ValueError, match=r"the data has clips of shape \(3, 8, 16, 16\)"):
+        built.check_data(data(home, form, frames=8))

@@ -394,8 +394,10 @@ def epic_classes(path: Path) -> dict[str, str]:
 
 def ucf101_classes(path: Path) -> dict[str, str]:
     """Lines of a number, from 1 on, and a class."""
-    pairs = [line.split() for line in _text(path).splitlines() if line.strip()]
-    return _ordered(path, {name: int(_number(path, number, f"the number of {name!r}")) - 1 for number, name in pairs})
+    pairs = [line.strip().partition(" ") for line in _text(path).splitlines() if line.strip()]
+    return _ordered(
+        path, {name: int(_number(path, number, f"the number of {name!r}")) - 1 for number, _, name in pairs}
+    )
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

@@ -140,6 +140,8 @@ def test_files_of_another_form_are_refused(tmp_path, corpus, content, message):
 def test_numbers_of_classes_have_no_gap(tmp_path):
     with pytest.raises(ValueError, match=r"numbers \[0, 2\]\.\.\., expected 0, 1, 2"):
         actions.moments_classes(write(tmp_path / "classes", "a,0\nb,2\n"))
+    with pytest.raises(ValueError, match=r"the number of 'YoYo' is 'one', expected a number"):
+        actions.ucf101_classes(write(tmp_path / "classes", "one YoYo\n"))
     with pytest.raises(ValueError, match=r"the number of 'b' is 'two', expected a number"):
         actions.moments_classes(write(tmp_path / "classes", "a,0\nb,two\n"))
 
