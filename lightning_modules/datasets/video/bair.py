@@ -22,7 +22,7 @@ from lightning_modules import rehearsal
 from lightning_modules.datasets import tfrecords
 from lightning_modules.datasets.download import StandIn, find
 from lightning_modules.datasets.tfrecords import DamagedRecord
-from lightning_modules.datasets.video.corpora import _digest
+from lightning_modules.datasets.video.corpora import table_digest
 from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import STRICT, Count
@@ -81,7 +81,7 @@ def prepare(
             table = pa.table(dict(zip(SCHEMA.names, zip(*found, strict=True), strict=True)), SCHEMA)
             table = table.slice(0, rehearsal.left(0))
             pq.write_table(table, new / f"{split}.parquet", compression="zstd")
-            written[split] = {"videos": told["records"], "rows": len(table), "sha256": _digest(table)}
+            written[split] = {"videos": told["records"], "rows": len(table), "sha256": table_digest(table)}
         facts = {"name": name, "cache": cache, "camera": camera, "many": False, "classes": {}, "splits": written}
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
 

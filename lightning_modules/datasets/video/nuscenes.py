@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from lightning_modules import rehearsal
 from lightning_modules.datasets.download import StandIn, find
-from lightning_modules.datasets.video.corpora import _digest, file_name
+from lightning_modules.datasets.video.corpora import file_name, table_digest
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
 
@@ -82,7 +82,7 @@ def prepare(
             columns = dict(zip(SCHEMA.names, map(list, zip(*found, strict=True)), strict=True))
             table = pa.table(columns, SCHEMA).slice(0, rehearsal.left(0))
             pq.write_table(table, new / f"{split}.parquet", compression="zstd")
-            written[split] = {"videos": tables, "rows": len(table), "sha256": _digest(table)}
+            written[split] = {"videos": tables, "rows": len(table), "sha256": table_digest(table)}
         facts = {"name": name, "cache": cache, "camera": camera, "many": False, "classes": {}, "splits": written}
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
 
