@@ -1,4 +1,4 @@
-"""Speed and memory, as ratios measured in one run: `make bench`. `--save` writes the table to benchmarks/README.md.
+"""Speed and memory, as ratios measured in one run: `make bench`. `--save` puts the tables into benchmarks/README.md.
 
 Each module beside this one has `main() -> list[dict]`: a row says what was measured, the figures, and the target. It is
 about the paper of its name, or about those in its `PAPERS`; others are about what all papers share.
@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lightning_modules import portable
+from lightning_modules.files import replace_file
 
 FOLDER = Path(__file__).parent
 HEAD = """# Benchmarks
 
-What `make bench` measured last (`python -m benchmarks --save` writes this page). Times on shared machines mean
-little by themselves: read the ratios, which are taken within one run.
-
+What was measured last: `python -m benchmarks --save` writes this page, or the tables of the benchmarks that are named.
+Times on shared machines mean little by themselves: read the ratios, which are taken within one run.
 """
 
 
@@ -41,11 +41,11 @@ def hardware() -> str:
     return f"{portable.processor()}, {os.cpu_count()} cores{gpu}; torch {torch.__version__}; commit {commit.strip()}"
 
 
-def table(name: str, rows: list[dict]) -> str:
-    """Rows of one benchmark as a Markdown table."""
+def section(name: str, rows: list[dict]) -> str:
+    """Rows of one benchmark as a Markdown table, with where they were measured."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
-    return f"## {name}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return f"## {name}\n\n{hardware()}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _cell(value: object) -> str:
@@ -56,25 +56,33 @@ def _cell(value: object) -> str:
     )
 
 
+def save(found: dict[str, str]) -> None:
+    """Put sections into the page; those of other benchmarks stay, those of benchmarks that are gone do not."""
+    path = FOLDER / "README.md"
+    _, *kept = path.read_text().split("\n## ") if path.is_file() else [""]
+    sections = {text.partition("\n")[0]: f"## {text.rstrip()}\n" for text in kept} | found
+    with replace_file(path) as temporary:
+        temporary.write_text("\n".join([HEAD, *(sections[name] for name in names() if name in sections)]))
+
+
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(names())}; all by default")
     parser.add_argument("--paper", nargs="+", default=[], help="only those about these papers")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/README.md")
+    parser.add_argument("--save", action="store_true", help="put the tables into benchmarks/README.md")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(names())):
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
     chosen = [name for name in arguments.names or names() if not arguments.paper or about(name, arguments.paper)]
     if not chosen:
         parser.error(f"no benchmark is about {', '.join(arguments.paper)}")
-    page = [HEAD + hardware() + "\n"]
-    print(page[0])
+    found = {}
     for name in chosen:
-        page.append(table(name, importlib.import_module(f"benchmarks.{name}").main()))
-        print(page[-1], flush=True)
-    if arguments.save:
-        (FOLDER / "README.md").write_text("\n".join(page))
+        found[name] = section(name, importlib.import_module(f"benchmarks.{name}").main())
+        print(found[name], flush=True)
+        if arguments.save:
+            save(found)
 
 
 if __name__ == "__main__":

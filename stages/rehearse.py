@@ -149,21 +149,17 @@ def main() -> None:
     request = {"preset": arguments.preset, "papers": papers, "root": str(ROOT), "whole": whole, "gpus": gpus}
     found = rehearse(request | {"memory": arguments.memory})
     entries = found["entries"]
-    failed = [entry for entry in entries if entry["state"] == "failed"]
+    failed = sum(entry["state"] == "failed" for entry in entries)
     if arguments.json:
-        print(json.dumps({"preset": arguments.preset, "failed": len(failed), **found}, indent=1))
+        print(json.dumps({"preset": arguments.preset, "failed": failed, **found}, indent=1))
     else:
-        print(
-            "\n".join(
-                [*table.lines(entries, papers), "", *summary(entries, whole), f"{found['cpu_seconds']:.0f} CPU seconds"]
-            )
-        )
-    sys.exit(bool(failed))
+        text = [*table.lines(entries, papers), "", *summary(entries, failed, whole)]
+        print("\n".join([*text, f"{found['cpu_seconds']:.0f} CPU seconds"]))
+    sys.exit(failed > 0)
 
 
-def summary(entries: list[dict[str, Any]], whole: bool) -> list[str]:
+def summary(entries: list[dict[str, Any]], failed: int, whole: bool) -> list[str]:
     """What holds for all: time, disk, and what could not be rehearsed here."""
-    failed = [entry for entry in entries if entry["state"] == "failed"]
     disk, free = sum(entry["disk"] or 0 for entry in entries), shutil.disk_usage(ROOT).free
     lack = ": too little, so run fewer papers or seeds at a time" if disk > free else ""
     text = [f"disk for weights and checkpoints: {table.size(disk)}; free here: {table.size(free)}{lack}"]
@@ -176,7 +172,7 @@ def summary(entries: list[dict[str, Any]], whole: bool) -> list[str]:
             "hours are not told, and memory is that of weights, gradients and optimiser at full size. "
             "REPRISE_TRAINER=gpu measures all of it."
         )
-    text.append(f"{len(failed)} of {len(entries)} could not run" if failed else f"all {len(entries)} could run")
+    text.append(f"{failed} of {len(entries)} could not run" if failed else f"all {len(entries)} could run")
     return text
 
 

@@ -26,7 +26,7 @@ ORDER = [
     {"averaging", "base", "checkpoints", "history", "milestones", "training", "validation", "watching"},
     {"datamodules"},
     {"ensembling"},
-    {"tasks", "sweeps"},
+    {"tasks", "sweeps", "video_tokens"},
     set(STEMS),
     {"stages"},
 ]
@@ -39,6 +39,7 @@ ONE_USER = {  # modules of the shared folders that one paper uses, and why they 
     "datamodules/video_texts.py": "HD-VILA, LF-VILA and VideoPoet train on videos with sentences",
     "datamodules/video_file_texts.py": "HD-VILA and LF-VILA read the same video files",
     "datamodules/annotated_videos.py": "LF-VILA shows videos with it, and HD-VILA's hybrid clips are built on it",
+    "datamodules/video_clips.py": "MAGVIT and MAGVIT-v2 train on videos of their own choice with it",
     "datamodules/streamed.py": "MoViNets and ViT-BERT train on data larger than memory",
     "losses/contrastive.py": "HD-VILA, LF-VILA, MM-GEM and IMP train with it",
     "tasks/retrieval.py": "HD-VILA, LF-VILA, MM-GEM and IMP report retrieval",
@@ -46,6 +47,7 @@ ONE_USER = {  # modules of the shared folders that one paper uses, and why they 
     "tasks/transfer.py": "MoViNets, ViT-BERT and IMP compare fine-tuned encoders",
     "ensembling/committee_files.py": "written beside the cascades that it stores",
     "ensembling/classifier.py": "named by `Members.predictor`, so that no import of it is seen",
+    "video_tokens/predictor.py": "MAGVIT's answers too; `predictor` names them, so that no import of it is seen",
     "layers/hub_vit.py": "MoViNets, ViT-BERT and IMP export their classifiers with it",
 }
 

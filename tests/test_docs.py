@@ -56,6 +56,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"magvit-tokenizer": {}, "magvit": {}},
     },
+    "magvit2": {
+        "pretrain": {"magvit2-tokenizer": {"pretrain.epochs": 1}},
+        "pretrain_from": {"magvit2": {"pretrain.epochs": 1}},
+        "finetune": {},
+        "evaluate": {"magvit2-tokenizer": {}, "magvit2": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},

@@ -5,30 +5,14 @@ Official: videogvt/models/enc_dec_2dcnn.py and enc_dec_3dcnn.py.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Padding = Literal["zeros", "reflect", "replicate"]
+from lightning_modules.video_tokens.convolution import Padding, conv
+
 NORM_EPS = 1e-6  # Flax's
-
-
-def conv(depth: int, inputs: int, outputs: int, *, kernel: int = 3, bias: bool = False, padding: Padding = "zeros"):
-    """A convolution that keeps the size of a clip.
-
-    Args:
-        depth: of the kernel, in frames, where `kernel` is larger than 1.
-        inputs: channels that come in.
-        outputs: channels that go out.
-        kernel: height and width of the kernel.
-        bias: whether there is one.
-        padding: what is beyond the border; zeros in the official settings, reflected pixels in the paper.
-    """
-    size = (depth if kernel > 1 else 1, kernel, kernel)
-    return nn.Conv3d(inputs, outputs, size, padding=tuple(k // 2 for k in size), padding_mode=padding, bias=bias)
 
 
 class ResBlock(nn.Module):
@@ -148,14 +132,3 @@ def _blocks(depth: int, inputs: int, outputs: int, count: int, groups: int, padd
     return nn.Sequential(
         *(ResBlock(depth, inputs if n == 0 else outputs, outputs, groups=groups, padding=padding) for n in range(count))
     )
-
-
-@torch.no_grad()
-def lecun_normal_(module: nn.Module) -> None:
-    """Flax's default: kernels normal, cut at two deviations, of variance 1 / inputs; biases zero."""
-    for name, parameter in module.named_parameters():
-        if parameter.ndim > 1:
-            deviation = (parameter[0].numel() ** -0.5) / 0.87962566103423978
-            nn.init.trunc_normal_(parameter, std=deviation, a=-2 * deviation, b=2 * deviation)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)

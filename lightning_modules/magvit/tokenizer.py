@@ -1,24 +1,20 @@
-"""A video as a grid of tokens, and back: MAGVIT's 3D-VQ, and the 2D-VQ of single frames that it is inflated from.
-
-What generators and language models build on is `encode`, `decode`, `vocabulary` and `grid`.
-"""
+"""MAGVIT's 3D-VQ, and the 2D-VQ of single frames that it is inflated from."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from einops import rearrange
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from lightning_modules.magvit.network import Decoder, Encoder, Padding, lecun_normal_
-from lightning_modules.magvit.quantiser import Quantised, VectorQuantiser
+from lightning_modules.magvit.network import Decoder, Encoder
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.convolution import Padding, lecun_normal_
+from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
+from lightning_modules.video_tokens.tokenizer import VideoTokenizer
 
-Inflation = Literal["central", "average"]
 
-
-class Tokenizer(nn.Module):
+class Tokenizer(VideoTokenizer):
     """Encoder, vector quantiser and decoder.
 
     Args:
@@ -32,7 +28,8 @@ class Tokenizer(nn.Module):
         embedding_dim: of a latent and a code.
         codebook_size: K.
         norm_groups: of every group norm.
-        padding: beyond the border, see `network.conv`.
+        padding: beyond the border, see `convolution.conv`; zeros in the official settings,
+            reflected pixels in the paper.
         quantiser: further arguments of `VectorQuantiser`.
 
     Raises:
@@ -78,37 +75,6 @@ class Tokenizer(nn.Module):
         lecun_normal_(self)
         self.quantiser = VectorQuantiser(codebook_size, embedding_dim, **(quantiser or {}))
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of codes: tokens are 0 to one less."""
-        return len(self.quantiser.codebook)
-
-    def encode(self, video: Float[Tensor, "batch 3 frames height width"]) -> Int[Tensor, "batch t h w"]:
-        """The tokens of clips with pixels from 0 to 1; `grid` is (t, h, w) for clips as they were trained on.
-
-        Raises:
-            ValueError: the clips cannot be divided into tokens.
-        """
-        time, space = self.frames // self.grid[0], self.size // self.grid[1]
-        if video.shape[2] % time or video.shape[3] % space or video.shape[4] % space:
-            raise ValueError(
-                f"clips of shape {tuple(video.shape)} cannot become tokens: expected (batch, 3, frames, height, width) "
-                f"with multiples of {time} frames and {space} pixels."
-            )
-        return self.quantise(video).tokens
-
-    def decode(self, tokens: Int[Tensor, "batch t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
-        """The clips of tokens. Pixels are not held within 0 and 1.
-
-        Raises:
-            ValueError: a token is none of the vocabulary.
-        """
-        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocabulary):
-            raise ValueError(
-                f"tokens from {int(tokens.min())} to {int(tokens.max())}, expected 0 to {self.vocabulary - 1}."
-            )
-        return self.draw(self.quantiser.embed(tokens))
-
     def quantise(self, video: Float[Tensor, "batch 3 frames height width"]) -> Quantised:
         """Codes and tokens of clips."""
         if self.dims == 3:
@@ -122,42 +88,3 @@ class Tokenizer(nn.Module):
             return self.decoder(latents)
         video = self.decoder(rearrange(latents, "b d t h w -> (b t) d 1 h w"))
         return rearrange(video, "(b t) c 1 h w -> b c t h w", b=len(latents))
-
-    def forward(
-        self, video: Float[Tensor, "batch 3 frames height width"]
-    ) -> tuple[Float[Tensor, "batch 3 frames height width"], Quantised]:
-        """Clips as they are drawn again, and what they became meanwhile."""
-        found = self.quantise(video)
-        return self.draw(found.latents), found
-
-
-def inflated(
-    flat: Mapping[str, Tensor], deep: Mapping[str, Tensor], how: Inflation
-) -> tuple[dict[str, Tensor], list[str]]:
-    """A 3D network's weights from those of a 2D network (vqgan_train_lib.py, `inflate_2d_to_3d`).
-
-    Args:
-        flat: weights of the 2D network, kernels one frame deep.
-        deep: the 3D network's own, under the same names.
-        how: `central` puts a 2D kernel into the middle frame of a 3D kernel and zeros around it; `average` puts it,
-            divided by the depth, into each frame.
-
-    Returns:
-        The weights, and the names of those that fit neither way and are left as they are in `deep`.
-    """
-    found, kept = {}, []
-    for name, own in deep.items():
-        given = flat.get(name)
-        if given is not None and given.shape == own.shape:
-            found[name] = given
-        elif given is not None and own.ndim == 5 and given.shape == own[:, :, :1].shape:
-            depth = own.shape[2]
-            if how == "average":
-                found[name] = given.expand_as(own) / depth
-            else:
-                found[name] = torch.zeros_like(own)
-                found[name][:, :, depth // 2] = given[:, :, 0]
-        else:
-            found[name] = own
-            kept.append(name)
-    return found, kept

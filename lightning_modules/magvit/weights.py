@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
-from lightning_modules.magvit.discriminator import Discriminator
 from lightning_modules.magvit.network import Decoder, Encoder
 from lightning_modules.magvit.tokenizer import Tokenizer
-from lightning_modules.magvit.transformer import Bert
+from lightning_modules.video_tokens.discriminator import Discriminator
+from lightning_modules.video_tokens.transformer import Bert
 
 
 def read_flax(path: str | Path) -> dict[str, np.ndarray]:

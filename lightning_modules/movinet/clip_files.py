@@ -19,8 +19,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -43,6 +42,7 @@ from lightning_modules.datasets.splits import (
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.datasets.video.files import BrokenVideo
+from lightning_modules.datasets.video.sequences import at_random, central_square, in_the_middle, resized
 from lightning_modules.movinet.decoding import Choose, Show, read_clip
 from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Natural, Positive, Share
@@ -60,7 +60,7 @@ class ClipFiles(LightningDataModule):
     label; for verbs and nouns int64 (batch, 2).
 
     Args:
-        folder: an index that `movinet.actions.prepare` has written.
+        folder: an index that `datasets.video.actions.prepare` has written.
         seed: decides the rows of the splits and, with the epoch, order, beginnings, crops and flips.
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits`.
         copies: members that are trained side by side, each on its own order; training batches then have a leading axis
@@ -390,18 +390,6 @@ def _as_it_is(item: object) -> object:
     return item
 
 
-def at_random(total: int, shown: int, stride: int, word: int) -> Int[np.ndarray, " shown"]:
-    """Frames from a random one on, a stride apart; a clip that is too short begins again (`sample_sequence`)."""
-    span = (shown - 1) * stride
-    first = word % (total - span if total > span else total)
-    return (first + stride * np.arange(shown)) % total
-
-
-def in_the_middle(total: int, shown: int, stride: int) -> Int[np.ndarray, " shown"]:
-    """Frames a stride apart, with as many before as behind them; a clip that is too short begins again."""
-    return (max(0, (total - shown * stride) // 2) + stride * np.arange(shown)) % total
-
-
 def random_box(
     width: int,
     height: int,
@@ -434,23 +422,6 @@ def random_box(
         if fits and wide * high >= COVERED * width * height:
             return int(across * (width - wide)), int(down * (height - high)), wide, high
     return 0, 0, width, height
-
-
-def resized(picture: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture in another size, bilinear between the nearest pixels, cut off to integers (`tf.image.resize`)."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
-    pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
-    return pixels[0].byte().permute(1, 2, 0).contiguous().numpy()
-
-
-def central_square(picture: UInt8[np.ndarray, "h w 3"], short_side: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The central square of a frame whose shorter side was brought to `short_side` pixels."""
-    height, width = picture.shape[:2]
-    tall, wide = (max(short_side, side * short_side // other) for side, other in ((height, width), (width, height)))
-    top, left = (tall - size) // 2, (wide - size) // 2
-    return np.ascontiguousarray(resized(picture, tall, wide)[top : top + size, left : left + size])
 
 
 class Augmented:

@@ -59,10 +59,11 @@ def pad_as_tensorflow(x: Tensor, kernel: Kernel, stride: int) -> tuple[Tensor, t
 
 
 class Convolution(nn.Module):
-    """A convolution of frames with padding `same` in space, in one of two ways that share their weights.
+    """A convolution of frames with padding `same` in space.
 
-    `flat` runs it as one over images, or over time with all pixels as columns. For frames in channels-last order both
-    views are free, and such convolutions are several times faster on a CPU than those over volumes.
+    Within single frames it is one over images. Over time it is one over volumes or, if `flat`, over time with all
+    pixels as columns, with the same weights. For frames in channels-last order both views are free, and on a CPU such
+    convolutions are faster than those over volumes, most of all in the backward pass.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel, stride: int = 1, groups: int = 1, flat: bool = False):
@@ -74,14 +75,14 @@ class Convolution(nn.Module):
         """With `pad_time` frames of zeros at either end."""
         kernel = tuple(self.weight.shape[2:])
         x, (up, left) = pad_as_tensorflow(x, kernel, self.stride)
-        if not self.flat:
-            return F.conv3d(
-                x, self.weight, None, (1, self.stride, self.stride), (pad_time, up, left), groups=self.groups
-            )
         if kernel[0] == 1:
             images = rearrange(x, "b c t h w -> (b t) c h w")
             images = F.conv2d(images, self.weight[:, :, 0], None, self.stride, (up, left), groups=self.groups)
             return rearrange(images, "(b t) c h w -> b c t h w", b=len(x))
+        if not self.flat:
+            return F.conv3d(
+                x, self.weight, None, (1, self.stride, self.stride), (pad_time, up, left), groups=self.groups
+            )
         columns = rearrange(x, "b c t h w -> b c t (h w)")
         columns = F.conv2d(columns, self.weight[..., 0], None, 1, (pad_time, 0), groups=self.groups)
         return rearrange(columns, "b c t (h w) -> b c t h w", h=x.shape[3])
@@ -321,7 +322,7 @@ class MoViNet(nn.Module):
         architecture: a published name (`a0` to `a5`, `t0`) or one written out, see `Architecture.parse`.
         num_classes: of the classifier.
         form: of the convolutions: `3d`; `2plus1d`, in space and then in time, each with its own norm and activation,
-            run as convolutions over images; `3d_2plus1d`, the same (with the same weights) run over volumes.
+            run over images and columns; `3d_2plus1d`, the same (with the same weights) over time run over volumes.
         causal: whether no frame sees a later one. Only then can the network `stream`.
         squeeze: what squeeze-and-excitation reads: `3d`, `2d`, `2plus3d` or `none`.
         positions: whether it also reads the time (the released A3 to A5 streams); for causal networks.

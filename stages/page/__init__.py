@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, Idea, chance
 from lightning_modules.runs import Figure, Gallery
 from stages.page import figures
+from stages.page.moving import still
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -112,6 +113,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "margin": margin,
         "breakable": breakable,
         "probability": probability,
+        "still": still,
     }
     return environment.get_template("page.html.j2").render(
         papers=[paper for paper in papers if not paper.own],
@@ -126,6 +128,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         scale=interval_scale,
         points=figures.points,
+        numbers=figures.numbers,
         drawing=lambda figure, prefix, first: Markup(
             figures.svg(figure, prefix, figures.LARGE if first else figures.SMALL)
         ),

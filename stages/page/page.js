@@ -14,3 +14,19 @@ for (const row of document.querySelectorAll("[data-run]")) {
     return item;
   }));
 }
+
+// Clips play in a loop, or stand still for readers who want no motion; a button of each gallery changes that.
+for (const gallery of document.querySelectorAll(".gallery")) {
+  const stills = gallery.querySelectorAll("source.still");
+  if (!stills.length) continue;
+  const button = document.createElement("button");
+  button.type = "button";
+  let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const show = () => {
+    for (const still of stills) still.media = playing ? "not all" : "all";
+    button.textContent = playing ? "Stop the clips" : "Play the clips";
+  };
+  button.addEventListener("click", () => { playing = !playing; show(); });
+  gallery.querySelector("ol").before(button);
+  show();
+}

@@ -12,10 +12,11 @@ from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.lf_vila.clips import EventClips
-from lightning_modules.magvit.clips import Clips
 from lightning_modules.movinet.clips import LabelledClips
+from lightning_modules.video_tokens.clips import Clips
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
+from tests.datamodules import test_video_clips as video_clips
 from tests.datamodules import test_video_file_texts as video_file_texts
 from tests.datamodules import test_video_texts as video_texts
 from tests.hd_vila import test_hybrid_clips as hybrid_clips
@@ -24,14 +25,15 @@ from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
-annotated, actions = annotated_videos.home, clip_files.home
+annotated, actions, to_generate = annotated_videos.home, clip_files.home, video_clips.home
 DRAWN = {"train": {"source": "train", "rows": 40}}
 WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files", "long videos", "runs",
-        "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files"]  # fmt: skip
+        "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
+        "videos to generate"]  # fmt: skip
 
 
 @pytest.fixture
-def modules(pictures, videos, clips, scenes, annotated, actions, prepared, tmp_path, monkeypatch):
+def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, prepared, tmp_path, monkeypatch):
     """Functions that make each data module in each of its ways."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: [])  # decode in this process
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over the folder of the videos
@@ -56,6 +58,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, prepared, tmp_p
         "numbered clips": lambda: Clips(folder=prepared("world_drifting"), **resident),
         "event clips": lambda: EventClips(folder=prepared("world_long_clips"), **resident | events),
         "clip files": lambda: clip_files.data(actions),
+        "videos to generate": lambda: video_clips.data(to_generate),
     }
 
 

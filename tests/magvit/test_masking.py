@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lightning_modules.magvit.masking import Given, decode, mask_ratio, mask_tokens
-from lightning_modules.magvit.tasks import TASKS
+from lightning_modules.video_tokens.masking import Given, decode, draw_codes, mask_ratio, mask_tokens
+from lightning_modules.video_tokens.tasks import TASKS
 
 MASK = 99
 TOKENS = torch.arange(8)[None]
@@ -48,19 +48,19 @@ def test_at_least_one_token_is_masked_and_counts_are_rounded_down():
 def certain(truth, surer):
     """A transformer that always predicts `truth`, the surer the larger the number."""
 
-    def logits_of(shown):
-        logits_of.calls.append(shown.clone())
+    def draw(shown):
+        draw.calls.append(shown.clone())
         logits = torch.zeros(len(shown), 8, 60)
         logits.scatter_(2, truth.expand(len(shown), -1)[..., None], surer[..., None].expand(len(shown), -1, 1))
-        return logits
+        return draw_codes(logits, temperature=0.0)
 
-    logits_of.calls = []
-    return logits_of
+    draw.calls = []
+    return draw
 
 
 def test_decoding_keeps_the_surest_tokens_and_refines_conditions():
     network = certain(torch.arange(8)[None], torch.arange(8, 16.0)[None])
-    found = decode(network, GIVEN, batch=2, tokens=8, mask=MASK, steps=4, temperature=0.0, sampling_temperature=0.0)
+    found = decode(network, GIVEN, batch=2, tokens=8, mask=MASK, steps=4, temperature=0.0)
     assert found.tolist() == [list(range(8))] * 2
     assert len(network.calls) == 4
     first, second = network.calls[0][0].tolist(), network.calls[1][0].tolist()
@@ -72,25 +72,24 @@ def test_decoding_keeps_the_surest_tokens_and_refines_conditions():
 def test_fixed_conditions_stay_as_they_are_while_decoding():
     network = certain(torch.arange(8)[None], torch.arange(8, 16.0)[None])
     found = decode(
-        network, GIVEN, batch=1, tokens=8, mask=MASK, steps=3, sampling_temperature=0.0, conditioning="latent"
+        network, GIVEN, batch=1, tokens=8, mask=MASK, steps=3, conditioning="latent"
     )  # fmt: skip
     assert found.tolist() == [[50, 51, 52, 53, 4, 5, 6, 7]]
 
 
 def test_more_steps_than_tokens_end_with_all_tokens_known():
     network = certain(torch.arange(8)[None], torch.arange(8, 16.0)[None])
-    found = decode(network, None, batch=1, tokens=8, mask=MASK, steps=12, sampling_temperature=0.0)
+    found = decode(network, None, batch=1, tokens=8, mask=MASK, steps=12)
     assert found.tolist() == [list(range(8))] and len(network.calls) == 12
 
 
 def test_a_generator_fixes_what_is_drawn():
-    def logits_of(shown):
-        return torch.zeros(*shown.shape, 60)
+    def decoded(seed):
+        generator = torch.Generator().manual_seed(seed)
+        options = {"batch": 2, "tokens": 8, "mask": MASK, "generator": generator}
+        return decode(lambda shown: draw_codes(torch.zeros(*shown.shape, 60), 1.0, generator), None, **options)
 
-    draws = [
-        decode(logits_of, None, batch=2, tokens=8, mask=MASK, generator=torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
-    ]
+    draws = [decoded(seed) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 

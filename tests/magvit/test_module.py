@@ -5,14 +5,18 @@ import pytest
 import torch
 
 from lightning_modules.datasets.video.drawn import encode
-from lightning_modules.magvit.clips import Clips
-from lightning_modules.magvit.evaluation import evaluate
-from lightning_modules.magvit.module import Magvit, task_order
-from lightning_modules.magvit.predictor import Compressor, Continuer
-from lightning_modules.magvit.tasks import TASKS
-from lightning_modules.magvit.tokenizer_training import TokenizerTraining
+from lightning_modules.magvit.module import Magvit
+from lightning_modules.magvit.tokenizer_training import MagvitTokenizer
 from lightning_modules.metrics.video import fvd_world, masked_mse, psnr, ssim
+from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.runs import Run
+from lightning_modules.video_tokens import generator
+from lightning_modules.video_tokens import training as tokens_training
+from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.evaluation import evaluate
+from lightning_modules.video_tokens.generator import task_order
+from lightning_modules.video_tokens.predictor import Compressor, Continuer
+from lightning_modules.video_tokens.tasks import TASKS
 
 TOKENIZER = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "halve_time": (True, False),
              "embedding_dim": 4, "codebook_size": 12, "norm_groups": 2}  # fmt: skip
@@ -25,9 +29,9 @@ def module(**options) -> Magvit:
     return Magvit(tokenizer=TOKENIZER, network=NETWORK, **options)
 
 
-def training(**options) -> TokenizerTraining:
+def training(**options) -> MagvitTokenizer:
     torch.manual_seed(0)
-    return TokenizerTraining(
+    return MagvitTokenizer(
         tokenizer={**TOKENIZER, **options.pop("tokenizer", {})}, discriminator={"width": 4, "multipliers": (1, 1)},
         num_classes=3, perception="random", **options,
     )  # fmt: skip
@@ -253,3 +257,27 @@ def test_clips_of_another_shape_and_unknown_classes_are_refused():
     for built in (module(), training()):
         with pytest.raises(ValueError, match=r"model\.num_classes is 3, but the data has 5 classes"):
             built.check_data(data)
+
+
+class Eyes(PublishedNetworks):
+    """Networks that see the mean of each channel, and how far clips are apart."""
+
+    def __init__(self, *, i3d=None, device="cpu"):
+        self.asked = i3d
+
+    def seen(self, video):
+        return {"i3d": video.mean((2, 3, 4))} if self.asked else {}
+
+    def compared(self, video, truth):
+        return {"lpips": (video - truth).abs().mean((1, 2, 3, 4))} if self.asked else {}
+
+
+def test_published_networks_see_real_and_made_clips(monkeypatch):
+    monkeypatch.setattr(generator, "PublishedNetworks", Eyes)
+    monkeypatch.setattr(tokens_training, "PublishedNetworks", Eyes)
+    made = module(published={"i3d": "weights"}).predictions(Data(batch(8)), torch.device("cpu"))
+    assert made["i3d/real"].shape == made["fp/i3d"].shape == (8, 3) and made["fp/lpips"].shape == (8,)
+    again = training(published={"i3d": "weights"}).predictions(Data(batch(8)), torch.device("cpu"))
+    assert torch.allclose(again["i3d/real"], batch(8)["video"].float().mean((2, 3, 4)) / 255)
+    assert again["i3d/drawn"].shape == (8, 3) and again["lpips"].shape == (8,)
+    assert not {"i3d/real", "lpips"} & training().predictions(Data(batch(8)), torch.device("cpu")).keys()

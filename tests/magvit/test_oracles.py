@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.magvit.discriminator import Discriminator
-from lightning_modules.magvit.masking import mask_ratio
 from lightning_modules.magvit.module import Magvit
-from lightning_modules.magvit.tasks import TASKS
 from lightning_modules.magvit.tokenizer import Tokenizer
 from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.video_tokens.discriminator import Discriminator
+from lightning_modules.video_tokens.masking import mask_ratio
+from lightning_modules.video_tokens.tasks import TASKS
 
 ORACLES = yaml.safe_load((Path(__file__).parents[2] / "lightning_modules/magvit/facts.yaml").read_text())["oracles"]
 AT_64 = {"multipliers": (1, 2, 4), "halve_time": (True, True)}

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.magvit.adversarial import discriminator_loss, generator_loss, lecam, r1_penalty
-from lightning_modules.magvit.discriminator import Discriminator
-from lightning_modules.magvit.quantiser import entropy_term
 from lightning_modules.magvit.tokenizer import Tokenizer
-from lightning_modules.magvit.transformer import Bert
 from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.video_tokens.adversarial import discriminator_loss, generator_loss, lecam, r1_penalty
+from lightning_modules.video_tokens.discriminator import Discriminator
+from lightning_modules.video_tokens.quantiser import entropy_term
+from lightning_modules.video_tokens.transformer import Bert
 from tests.magvit.reference import filled, last, summed, video, wave
 
 CLOSE = 2e-5  # relative, in float32

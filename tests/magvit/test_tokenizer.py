@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.magvit.adversarial import discriminator_loss, generator_loss, lecam, r1_penalty
-from lightning_modules.magvit.discriminator import Discriminator
-from lightning_modules.magvit.quantiser import VectorQuantiser
-from lightning_modules.magvit.tokenizer import Tokenizer, inflated
+from lightning_modules.magvit.tokenizer import Tokenizer
+from lightning_modules.video_tokens.adversarial import discriminator_loss, generator_loss, lecam, r1_penalty
+from lightning_modules.video_tokens.discriminator import Discriminator
+from lightning_modules.video_tokens.quantiser import VectorQuantiser
+from lightning_modules.video_tokens.tokenizer import inflated
 
 SMALL = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 2), "blocks": 1, "embedding_dim": 8,
          "codebook_size": 12, "norm_groups": 2}  # fmt: skip

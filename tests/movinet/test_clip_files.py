@@ -13,13 +13,14 @@ import torch
 from lightning_modules import settings
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.datasets.splits import Portion
-from lightning_modules.datasets.video import files
+from lightning_modules.datasets.video import actions, files
 from lightning_modules.datasets.video.drawn import encode, numbers
 from lightning_modules.datasets.video.files import BrokenVideo
+from lightning_modules.datasets.video.sequences import at_random, central_square, in_the_middle, resized
 from lightning_modules.metrics.actions import joint_accuracy, mean_average_precision, top_accuracy
-from lightning_modules.movinet import actions, clip_files
+from lightning_modules.movinet import clip_files
 from lightning_modules.movinet import module as module_file
-from lightning_modules.movinet.clip_files import at_random, central_square, in_the_middle, random_box, resized
+from lightning_modules.movinet.clip_files import random_box
 from lightning_modules.movinet.decoding import read_clip
 from lightning_modules.movinet.evaluation import evaluate
 from stages.composing import compose

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from lightning_modules import processes
 from lightning_modules.datasets.video.drawn import encode, numbers
 from lightning_modules.datasets.video.files import BrokenVideo, read_frames, resized
+from lightning_modules.datasets.video.sequences import central_square
 from lightning_modules.datasets.world.views import ACTIONS
 from lightning_modules.files import write_json
 from lightning_modules.movinet import live, watcher
-from lightning_modules.movinet.clip_files import central_square
 from lightning_modules.movinet.decoding import read_clip
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.movinet.watcher import Watcher

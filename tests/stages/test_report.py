@@ -33,6 +33,8 @@ FIGURE = {
          "high": [91.0, 96.0], "labels": ["h8", "h64"]},
         {"name": "limit", "kind": "dashed", "x": [500.0, 9000.0], "y": [96.0, 96.0], "low": None, "high": None,
          "labels": None},
+        {"name": "single, validation", "kind": "dashed", "x": [500.0, 9000.0], "y": [91.0, 94.0], "low": None,
+         "high": None, "labels": None},
     ],
 }  # fmt: skip
 
@@ -498,6 +500,13 @@ def test_a_curve_of_validation_has_the_colour_of_the_training():
         ("blue", "--"),
         ("brown", "--"),
     ]
+
+
+def test_the_legend_has_the_colours_of_the_curves(project):
+    folder, _ = page_of(project)
+    legend = re.search(r'<ul class="legend".*?</ul>', (folder / "index.html").read_text(), re.DOTALL)[0]
+    said = re.findall(r'var\(--series-(\d)\)" class="(\w+)".*?</svg> (.*?)</li>', legend)
+    assert said == [("1", "line", "single"), ("2", "dashed", "limit"), ("1", "dashed", "single, validation")]
 
 
 def test_a_share_ends_at_0_and_100_and_a_difference_does_not():

@@ -1,0 +1,53 @@
+"""Answers about a user's videos: as few bits, what comes back from these, and what a generator makes of parts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_modules.files import read_array
+from lightning_modules.magvit2.compression import WORD
+from lightning_modules.metrics.video import psnr
+from lightning_modules.video_tokens import predictor
+from lightning_modules.video_tokens.predictor import clip_of, shown
+
+
+class Continuer(predictor.Continuer):
+    """Writes videos as bits, reads them again, and makes of them what each task of the generator says."""
+
+    def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
+        """A video as bits, then what each task makes of it; of a file with such bits (.npy) the video.
+
+        The first answer has `code`, words of 32 bits, its `bits_per_pixel`, and `video`, `frames` and `psnr` of what
+        comes back. The others are those of `video_tokens.predictor.Continuer`.
+
+        Raises:
+            ValueError: the file cannot be read, or its bits were not written with this generator.
+        """
+        path, module = Path(path), self.module
+        with torch.inference_mode():
+            if path.suffix == ".npy":
+                yield shown(module.drawn(module.read_again(_words(path))))
+                return
+            truth = clip_of(path, module.tokenizer)
+            tokens = module.encoded(truth)
+            words, video = module.written(tokens), module.drawn(tokens)
+            yield {
+                "row": "code",
+                "code": words,
+                "bits_per_pixel": round(WORD * len(words) / truth[0, 0].numel(), 6),
+                "psnr": round(float(psnr(video, truth)), 2),
+                **shown(video),
+            }
+        yield from super().answer(path, top)
+
+
+def _words(path: Path) -> np.ndarray:
+    array = read_array(path)
+    if array.dtype != np.uint32 or array.ndim != 1:
+        raise ValueError(
+            f"{path} holds {array.dtype} of shape {array.shape}, expected one row of uint32, as predict writes `code`."
+        )
+    return array

@@ -1,0 +1,243 @@
+"""Tokens for understanding (section 4.4): a small transformer names the action of a clip, which it sees as tokens.
+
+The paper gives the tokens of a clip to a ViViT as its input, in place of pixels. Here all ways share one transformer;
+they differ in how a place of the grid becomes a vector: `tokens`, the sum of the vectors of a token's sub-tokens, or
+`pixels`, a linear layer of all pixels that the token stands for.
+
+An action is what a clip shows and whether it runs forward or backward, so that neither a single frame nor its colours
+tell it: half of the clips are reversed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+
+from lightning_modules.base import PaperModule
+from lightning_modules.layers.published import load_strictly
+from lightning_modules.layers.transformer import Block
+from lightning_modules.magvit2.tokenizer import CausalTokenizer
+from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.settings import Count, Positive
+from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.clips import ClipData
+from lightning_modules.video_tokens.generator import FOLLOWED
+from lightning_modules.video_tokens.kept import Kept
+from lightning_modules.video_tokens.training import TokensRecipe, check_clips
+
+DEVIATION = 0.02
+
+
+class SubTokens(nn.Module):
+    """The sum of the vectors of a token's sub-tokens.
+
+    Args:
+        bits: of each sub-token, the least significant first.
+        dim: of a vector.
+    """
+
+    def __init__(self, bits: Sequence[int], dim: int):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(2**n, dim) for n in bits)
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=DEVIATION)
+
+    def forward(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
+        """The vectors."""
+        found = 0
+        for table in self.tables:
+            found, tokens = found + table(tokens % len(table.weight)), tokens // len(table.weight)
+        return found
+
+
+class Tubelets(nn.Module):
+    """The pixels that each token stands for, through a linear layer; those of the first frame are repeated.
+
+    Args:
+        frames: that a token stands for.
+        size: its height and width.
+        dim: of a vector.
+    """
+
+    def __init__(self, frames: int, size: int, dim: int):
+        super().__init__()
+        self.frames, self.size = frames, size
+        self.linear = nn.Linear(3 * frames * size**2, dim)
+
+    def forward(self, video: Float[Tensor, "batch 3 frames h w"]) -> Float[Tensor, "batch tokens dim"]:
+        """The vectors."""
+        video = torch.cat([video[:, :, :1].expand(-1, -1, self.frames - 1, -1, -1), video], 2)
+        axes = {"n": self.frames, "r": self.size, "c": self.size}
+        return self.linear(rearrange(video, "b x (t n) (h r) (w c) -> b (t h w) (x n r c)", **axes))
+
+
+class ActionClassifier(PaperModule):
+    """A classifier of actions.
+
+    Args:
+        tokenizer: arguments of `CausalTokenizer`, as in the arm named by `from`; of pixels, for its grid alone.
+        source: what the transformer is shown, `tokens` or `pixels`.
+        bits: of a token's sub-tokens, in all the logarithm of the vocabulary.
+        num_classes: of the labels; there are twice as many actions.
+        layers: of the transformer.
+        hidden_size: of the transformer.
+        heads: of the transformer.
+        keep_tokens: whether the tokens of a row are computed once and kept.
+        pixel_scale: the stored value of white.
+
+    Raises:
+        ValueError: the bits are not those of a token.
+    """
+
+    recipe_form = TokensRecipe
+
+    def __init__(
+        self,
+        *,
+        tokenizer: dict,
+        source: Literal["tokens", "pixels"] = "tokens",
+        bits: Annotated[list[Count], Field(min_length=1)],
+        num_classes: Count,
+        layers: Count = 12,
+        hidden_size: Count = 768,
+        heads: Count = 12,
+        keep_tokens: bool = False,
+        pixel_scale: Positive = 255.0,
+    ):
+        super().__init__()
+        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        if 2 ** sum(bits) != self.tokenizer.vocabulary:
+            raise ValueError(
+                f"bits ({bits}) make {2 ** sum(bits)} tokens, but the tokenizer has {self.tokenizer.vocabulary}."
+            )
+        time, height, width = self.tokenizer.grid
+        self.tokens = time * height * width
+        self.source, self.classes, self.pixel_scale = source, num_classes, pixel_scale
+        if source == "tokens":
+            self.embed = SubTokens(bits, hidden_size)
+        else:
+            self.embed = Tubelets(self.tokenizer.time, self.tokenizer.space, hidden_size)
+        self.positions = nn.Parameter(torch.empty(self.tokens, hidden_size).normal_(std=DEVIATION))
+        self.layers = nn.ModuleList(Block(hidden_size, heads) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, 2 * num_classes)
+        self.kept = Kept(self.tokens) if keep_tokens else None
+
+    def check_data(self, data: ClipData) -> None:
+        """Refuse clips that the tokenizer was not built for, or unknown classes.
+
+        Raises:
+            ValueError: see above.
+        """
+        check_clips(data, self.tokenizer, self.classes)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the tokenizer of a trained arm.
+
+        Raises:
+            ValueError: the tokenizer is of another architecture.
+        """
+        own = {name.removeprefix("tokenizer."): x for name, x in weights.items() if name.startswith("tokenizer.")}
+        load_strictly(self.tokenizer, own, "the tokenizer of the arm in `from`", unused=FOLLOWED)
+
+    def train(self, mode: bool = True) -> "ActionClassifier":
+        """The tokenizer is never trained."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
+        """Cross-entropy of the actions, half of the clips being reversed."""
+        back = torch.rand(batch["labels"].shape, device=batch["labels"].device) < 0.5
+        logits = self.logits(batch["video"], back, batch.get("rows"))
+        loss = F.cross_entropy(logits, self.actions(batch["labels"], back))
+        self.log_terms({"pretrain/loss": loss})
+        return loss
+
+    def actions(self, labels: Int[Tensor, " batch"], back: Shaped[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The numbers of actions: those of reversed clips come after the others."""
+        return labels + self.classes * back
+
+    def logits(
+        self, video: Shaped[Tensor, "batch 3 frames h w"], back: Shaped[Tensor, " batch"], rows: Tensor | None = None
+    ) -> Float[Tensor, "batch actions"]:
+        """What the transformer makes of stored clips, some of which are reversed before.
+
+        Args:
+            video: stored pixels.
+            back: which of them are reversed.
+            rows: their numbers, where tokens may be kept.
+        """
+        shown = torch.where(back.view(-1, 1, 1, 1, 1) > 0, video.flip(2), video) / self.pixel_scale
+        if self.source == "tokens":
+            shown = self.tokens_of(shown, None if rows is None else 2 * rows + back)
+        x = self.embed(shown) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x).mean(1))
+
+    @torch.no_grad()
+    def tokens_of(self, video: Float[Tensor, "batch 3 frames h w"], rows: Tensor | None) -> Int[Tensor, "batch tokens"]:
+        """The tokens of clips, kept while training."""
+
+        def compute() -> Tensor:
+            return self.tokenizer.encode(video).flatten(1)
+
+        if self.kept is None or rows is None or not self.training:
+            return compute()
+        return self.kept.once("clips", rows, compute)
+
+    def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Loss and accuracy, every second clip being reversed."""
+
+        def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            back = every_second(batch["labels"])
+            logits, actions = self.logits(batch["video"], back), self.actions(batch["labels"], back)
+            return {"loss": F.cross_entropy(logits, actions), "accuracy": (logits.argmax(1) == actions).float().mean()}
+
+        return mean_over(batches, measure)
+
+    @torch.no_grad()
+    def forward(self, video: Shaped[Tensor, "batch 3 frames h w"]) -> Float[Tensor, "batch actions"]:
+        """Logits of stored clips as they are."""
+        return self.logits(video, torch.zeros(len(video), dtype=torch.long, device=video.device))
+
+    @torch.no_grad()
+    def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
+        """Logits and actions of the split that is judged: each clip once forward and once reversed."""
+        self.to(device).eval()
+        logits, actions = [], []
+        for split in judged(data.rows):
+            for batch in data.evaluation_batches(split):
+                video, labels = batch["video"].to(device), batch["labels"].to(device)
+                for back in (torch.zeros_like(labels), torch.ones_like(labels)):
+                    logits.append(self.logits(video, back).cpu())
+                    actions.append(self.actions(labels, back).cpu())
+        return {"logits": torch.cat(logits), "actions": torch.cat(actions)}
+
+    def facts(self) -> dict:
+        """Sizes."""
+        trained = count_parameters(self) - count_parameters(self.tokenizer)
+        return {"parameters": trained, "tokens": self.tokens, "source": self.source, "classes": self.classes}
+
+    def parameter_groups(self) -> list[dict]:
+        """Kernels of linear layers are decayed."""
+        decayed = {id(layer.weight) for layer in self.modules() if isinstance(layer, nn.Linear)}
+        groups: dict[bool, list] = {True: [], False: []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups[id(parameter) in decayed].append(parameter)
+        return [{"params": groups[True]}, {"params": groups[False], "weight_decay": 0.0}]
+
+    def compiled_parts(self) -> Iterable[nn.Module]:
+        """The layers."""
+        return self.layers
+
+
+def every_second(labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """1 for every second clip."""
+    return torch.arange(len(labels), device=labels.device) % 2

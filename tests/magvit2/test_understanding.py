@@ -1,0 +1,115 @@
+"""Actions from tokens and from pixels: what the classifier sees, and what is measured."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.magvit2.generator_evaluation import at_rate, coding, evaluate_classifier
+from lightning_modules.magvit2.understanding import ActionClassifier, SubTokens, Tubelets
+from lightning_modules.runs import Run
+from tests.magvit2.test_generator import TOKENIZER, batch
+
+
+def classifier(**options):
+    torch.manual_seed(0)
+    options = {"bits": [1, 3], "num_classes": 3, "layers": 1, "hidden_size": 8, "heads": 2, **options}
+    return ActionClassifier(tokenizer=TOKENIZER, **options)
+
+
+class Finished(Run):
+    """A run whose files are given."""
+
+    facts = None
+
+    def __init__(self, facts, arrays):
+        object.__setattr__(self, "seed", 0)
+        object.__setattr__(self, "facts", facts)
+        object.__setattr__(self, "arrays", arrays)
+
+    def predictions(self):
+        return self.arrays
+
+
+def test_a_token_is_the_sum_of_its_sub_tokens():
+    embed = SubTokens([1, 3], 4)
+    first, second = (table.weight for table in embed.tables)
+    assert torch.equal(embed(torch.tensor([[13]]))[0, 0], first[1] + second[6])
+
+
+def test_a_place_of_the_grid_has_the_pixels_that_its_token_stands_for():
+    """Tokens of a causal tokenizer: the first frame alone, then two frames each."""
+    embed = Tubelets(2, 4, 5)
+    video = torch.rand(1, 3, 5, 16, 16)
+    changed = video.clone()
+    changed[0, :, 3, 9, 14] += 1  # frame 3 is in the third latent frame, row 2, column 3
+    different = (embed(video) != embed(changed)).any(-1)[0]
+    assert different.nonzero().tolist() == [[2 * 16 + 2 * 4 + 3]]
+    first = embed.linear(video[:, :, :1].expand(-1, -1, 2, -1, -1)[..., :4, :4].flatten(1))
+    assert torch.allclose(embed(video)[:, 0], first, atol=1e-6)
+
+
+@pytest.mark.parametrize("source", ["tokens", "pixels"])
+def test_reversed_clips_are_other_actions(source):
+    built, given = classifier(source=source).eval(), batch()
+    back = torch.tensor([0, 1, 0, 1])
+    assert built.actions(given["labels"], back).tolist() == [0, 4, 2, 3]
+    logits = built.logits(given["video"], back)
+    turned = torch.where(back.view(-1, 1, 1, 1, 1) == 1, given["video"].flip(2), given["video"])
+    assert logits.shape == (4, 6) and torch.equal(logits, built(turned))
+
+
+def test_tokens_of_both_directions_are_kept_once():
+    built, given, computed = classifier(keep_tokens=True).train(), batch(), []
+    encode = built.tokenizer.encode
+    built.tokenizer.encode = lambda video: computed.append(len(video)) or encode(video)
+    for back in (torch.zeros(4), torch.ones(4), torch.tensor([0, 1, 0, 1])):
+        kept = built.logits(given["video"], back.long(), given["rows"])
+        assert torch.equal(kept, built.logits(given["video"], back.long()))
+    assert len(computed) == 2 + 3  # two that are kept, three without numbers of rows
+
+
+def test_only_the_transformer_is_trained():
+    built = classifier().train()
+    built.training_step(batch()).backward()
+    assert all(p.grad is None for p in built.tokenizer.parameters()) and not built.tokenizer.training
+    trained = {id(p) for group in built.parameter_groups() for p in group["params"]}
+    assert trained == {id(p) for p in built.parameters() if p.grad is not None}
+
+
+def test_the_tokenizer_of_an_arm_is_taken_over_and_bits_must_be_those_of_a_token():
+    built, other = classifier(), classifier()
+    other.start_from({f"tokenizer.{name}": x + 1 for name, x in built.tokenizer.state_dict().items()})
+    assert torch.equal(other.tokenizer.encoder.head.bias, built.tokenizer.encoder.head.bias + 1)
+    with pytest.raises(ValueError, match="the tokenizer of the arm in `from`"):
+        other.start_from({"tokenizer.x": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"bits \(\[2, 3\]\) make 32 tokens, but the tokenizer has 16"):
+        classifier(bits=[2, 3])
+
+
+def test_accuracy_is_that_of_actions_and_of_their_two_halves():
+    actions = np.array([0, 1, 3, 5])
+    logits = np.eye(6)[[0, 4, 3, 2]] * 5  # all right; class right; all right; class right
+    found = evaluate_classifier(
+        [Finished({"classes": 3, "parameters": 7}, {"logits": logits, "actions": actions})], "x"
+    )
+    metrics = found.metrics[0]
+    assert (metrics["x/accuracy_percent"], metrics["x/class_percent"], metrics["x/direction_percent"]) == (50, 100, 50)
+    with pytest.raises(ValueError, match="there is no trained arm"):
+        evaluate_classifier([], "x")
+
+
+def test_rates_and_what_a_codec_reaches_at_the_same_rate():
+    arrays = {
+        "coded/bits": np.array([100.0, 300.0, 900.0]), "coded/fixed": np.full(3, 480.0),
+        "coded/written": np.array([320.0]), "coded/again": np.array([True]),
+        "coded/psnr": np.array([20.0, 22.0, 90.0]), "coded/ssim": np.array([0.5, 0.7, 0.9]),
+        "codecs/hevc/clips": np.array(2), "codecs/av1/clips": np.array(2),
+        "codecs/hevc/bits_per_pixel": np.array([0.4, 0.1]), "codecs/hevc/psnr": np.array([30.0, 20.0]),
+        "codecs/hevc/ssim": np.array([0.9, 0.5]), "codecs/av1/bits_per_pixel": np.array([0.4, 0.3]),
+        "codecs/av1/psnr": np.array([30.0, 20.0]), "codecs/av1/ssim": np.array([0.9, 0.5]),
+    }  # fmt: skip
+    found = coding(arrays, pixels=1000, tokens=48)
+    assert found["bits_per_pixel"] == pytest.approx(1300 / 3000) and found["fixed_bits_per_pixel"] == 0.48
+    assert found["nll_bits"] == pytest.approx(1300 / 3 / 48) and found["lossless_percent"] == 100
+    assert found["beside/psnr"] == 21 and found["hevc/psnr"] == pytest.approx(25)  # 0.2, the middle of 0.1 and 0.4
+    assert "av1/psnr" not in found and at_rate(arrays, "av1", "psnr", 0.5) is None

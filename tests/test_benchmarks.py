@@ -1,0 +1,32 @@
+"""The page of the benchmarks: what is measured anew takes its place, and nothing else changes."""
+
+from benchmarks import __main__ as page
+
+
+def test_a_table_that_is_measured_again_leaves_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.setattr(page, "hardware", lambda: "machine A")
+    page.save({name: page.section(name, [{"what": name, "ratio": 1.5}]) for name in ("second", "first")})
+    before = (tmp_path / "README.md").read_text()
+    assert before.startswith(page.HEAD) and before.index("## first") < before.index("## second")
+    monkeypatch.setattr(page, "hardware", lambda: "machine B")
+    page.save({"second": page.section("second", [{"what": "second", "ratio": 2.0}])})
+    after = (tmp_path / "README.md").read_text()
+    assert after == before.replace("machine A\n\n| what | ratio |\n| --- | --- |\n| second | 1.5",
+                                   "machine B\n\n| what | ratio |\n| --- | --- |\n| second | 2")  # fmt: skip
+    (tmp_path / "first.py").unlink()
+    page.save({})
+    assert "## first" not in (tmp_path / "README.md").read_text()
+
+
+def test_the_committed_page_is_one_that_was_saved(monkeypatch, tmp_path):
+    path = page.FOLDER / "README.md"
+    copy = tmp_path / "README.md"
+    copy.write_text(path.read_text())
+    for name in page.names():
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    page.save({})
+    assert copy.read_text() == path.read_text()
