@@ -35,7 +35,7 @@ from lightning_modules.video_tokens.tasks import MASK, TASKS
 from lightning_modules.video_tokens.training import stored
 
 MEASURED = 256  # clips whose code is measured
-CODED = 16  # clips that are really written, and read again
+CODED = 4  # clips that are really written, and read again
 BESIDE = 64  # clips that codecs are tried on
 ORDER = 0  # seed of the order in which tokens are written
 
