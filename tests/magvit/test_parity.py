@@ -52,7 +52,7 @@ def test_a_tokenizer_computes_what_the_official_one_does(kind):
         assert summed(raw) == pytest.approx(latents, abs=CLOSE * float(raw.abs().sum()))
 
 
-def test_in_float64_nothing_is_left_of_the_difference():
+def test_in_float64_nothing_is_left_of_the_difference_of_a_tokenizer():
     """The official code with `jax_enable_x64` and float64 in place of float32: what differs above is rounding alone."""
     tokenizer, clips = built("3d").double().train(), video((2, 4, 16, 16, 3)).double()
     again, found = tokenizer(clips)
@@ -60,11 +60,22 @@ def test_in_float64_nothing_is_left_of_the_difference():
     assert summed(last(tokenizer.encoder(clips).detach())) == pytest.approx(1.030874423226289, rel=EXACT)
     terms = {"commitment": 0.012641218266632477, "codebook": 0.05056487306652991, "entropy": -0.19294000247750487}
     assert {name: term.item() for name, term in found.terms.items()} == pytest.approx(terms, rel=EXACT)
-    network = filled(Bert(**TRANSFORMER), heads=4).double().eval()
-    logits = network((torch.arange(24) * 7 % 30).view(2, 12)).detach()
+
+
+def test_in_float64_nothing_is_left_of_the_difference_of_the_transformer_and_its_gradients():
+    network, tokens = filled(Bert(**TRANSFORMER), heads=4).double().eval(), (torch.arange(24) * 7 % 30).view(2, 12)
+    logits = network(tokens)
     expected = [1.972457690243057, 0.054863996674751024, -1.8913767024104216, -2.845487827306124]
     assert logits[1, 3, :4].tolist() == pytest.approx(expected, rel=EXACT)
-    assert summed(logits) == pytest.approx(2.902283125126967, rel=EXACT)
+    assert summed(logits.detach()) == pytest.approx(2.902283125126967, rel=EXACT)
+    weights = torch.from_numpy(wave((2, 12), 1.0, 0.9) > 0.4).double()
+    each = F.cross_entropy(logits[..., :20].transpose(1, 2), tokens % 20, reduction="none", label_smoothing=1e-4)
+    loss = ((each * weights).sum(1) / weights.sum(1)).mean()
+    assert loss.item() == pytest.approx(4.173256756891421, rel=EXACT)
+    loss.backward()
+    assert summed(network.words.weight.grad) == pytest.approx(-6.487765701576402, rel=EXACT)
+    query = network.layers[0].query.weight.grad.T.reshape(16, 4, 4)
+    assert summed(query) == pytest.approx(-0.029220396034698233, rel=EXACT)
 
 
 def test_gradients_of_a_tokenizer_are_the_official_ones():
