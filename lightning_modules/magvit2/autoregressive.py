@@ -221,7 +221,7 @@ def _through(blocks: nn.ModuleList, x: Tensor, by: Tensor, past: list[Past] | No
     return x, kept
 
 
-def load_seed_voken(network: Llama, state: Mapping[str, Tensor]) -> list[str]:
+def load_open_magvit2(network: Llama, state: Mapping[str, Tensor]) -> list[str]:
     """Take over the `state_dict` of an Open-MAGVIT2-AR checkpoint, every key of it accounted for.
 
     Returns:

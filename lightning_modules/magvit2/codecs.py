@@ -45,14 +45,14 @@ CODECS = {
         "hevc",
         "yuv444p",
         {"preset": "slow", "x265-params": "info=0:log-level=none:pools=none:frame-threads=1:wpp=0"},
-        (10, 15, 20, 25, 30, 35, 40, 45, 51),
+        (15, 22, 29, 36, 43, 51),
     ),
     "av1": Codec(
         "libsvtav1",
         "libdav1d",
         "yuv420p",
         {"preset": "4", "svtav1-params": "lp=1"},
-        (10, 18, 26, 34, 42, 50, 57, 63),
+        (20, 32, 44, 54, 63),
     ),
 }
 

@@ -77,9 +77,9 @@ class LookupFree(nn.Module):
         return 2 ** len(self.places)
 
     def forward(self, latents: Float[Tensor, "batch dim t h w"]) -> Quantised:
-        """Signs with straight-through gradient, tokens, and while training the terms of the loss; all in float32."""
+        """Signs with straight-through gradient, tokens, and while training the terms of the loss; float32 at least."""
         with torch.autocast(latents.device.type, enabled=False):
-            z = latents.float()
+            z = latents.to(torch.promote_types(latents.dtype, torch.float32))
             positive = z > 0
             signs = positive.to(z) * 2 - 1
             terms = {}
@@ -137,7 +137,7 @@ def group_sizes(dim: int, most: int) -> Sequence[int]:
 
 def _joint(chances: Float[Tensor, "latents dim"]) -> Float[Tensor, "latents codes"]:
     """Products of the chances of each bit, for each combination of bits."""
-    found = torch.ones_like(chances[:, :1])
+    found = chances.new_ones(len(chances), 1)
     for up in chances.unsqueeze(-1).unbind(1):
         found = torch.stack([found * (1 - up), found * up], -1).flatten(1)
     return found

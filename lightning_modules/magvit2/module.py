@@ -13,7 +13,7 @@ probabilities with which a clip's tokens are written as bits (`compression.py`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import log2, prod
 
@@ -34,7 +34,8 @@ from lightning_modules.video_tokens.masking import draw_codes, mask_ratio
 from lightning_modules.video_tokens.tasks import MASK, TASKS
 from lightning_modules.video_tokens.training import stored
 
-CODED = 16  # clips that are really written, and read again
+MEASURED = 256  # clips whose code is measured
+CODED = 4  # clips that are really written, and read again
 BESIDE = 64  # clips that codecs are tried on
 ORDER = 0  # seed of the order in which tokens are written
 
@@ -56,7 +57,7 @@ class Coded(Generator):
 
     @torch.no_grad()
     def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
-        """Beside those of `Generator`, what it takes to write each judged clip, `coded/...`.
+        """Beside those of `Generator`, what it takes to write the first `MEASURED` judged clips, `coded/...`.
 
         `bits`, with the generator's probabilities; `fixed`, as many for each token; `psnr` and `ssim` of what comes
         back; of the first clips `written`, the bits of the real coder, and `again`, whether all tokens came back. And
@@ -64,21 +65,23 @@ class Coded(Generator):
         """
         found = super().predictions(data, device)
         parts: dict[str, list[Tensor]] = defaultdict(list)
-        for video in self.judged_clips(data):
+        clips = []
+        for video in first(self.judged_clips(data), MEASURED):
             tokens = self.encoded(video)
             again = self.drawn(tokens)
             parts["bits"].append(code_length(self.coding(len(video)), self.subtokens(tokens)))
             parts["fixed"].append(torch.full((len(video),), self.tokens * log2(self.codes)))
             parts["psnr"].append(psnr(again, video))
             parts["ssim"].append(ssim(again, video))
-            if len(parts["bits"]) == 1:
+            clips.append(stored(video).cpu().numpy())
+            if len(clips) == 1:
                 written = [self.written(row[None]) for row in tokens[:CODED]]
                 back = torch.cat([self.read_again(words) for words in written])
                 parts["written"].append(torch.tensor([WORD * float(len(words)) for words in written]))
                 parts["again"].append((back == tokens[:CODED]).all(1))
-                clips = stored(video[:BESIDE]).cpu().numpy()
-        for codec in CODECS if len(clips) == BESIDE else ():
-            found |= {f"codecs/{codec}/{name}": torch.from_numpy(x) for name, x in tried(clips, codec).items()}
+        beside = np.concatenate(clips)[:BESIDE]
+        for codec in CODECS if len(beside) == BESIDE else ():
+            found |= {f"codecs/{codec}/{name}": torch.from_numpy(x) for name, x in tried(beside, codec).items()}
         return found | {f"coded/{name}": torch.cat(part).cpu() for name, part in parts.items()}
 
     def written(self, tokens: Int[Tensor, "1 tokens"]) -> np.ndarray:
@@ -215,6 +218,15 @@ class OpenMagvit2(Coded):
     def compiled_parts(self) -> Iterable[nn.Module]:
         """The blocks."""
         return [*self.network.spatial_blocks, *self.network.factorized_blocks]
+
+
+def first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """As many rows of batches."""
+    for batch in batches:
+        yield batch[:count]
+        count -= len(batch)
+        if count <= 0:
+            return
 
 
 def check_bits(factors: Sequence[int], codes: int) -> None:

@@ -219,8 +219,8 @@ class CausalTokenizer(VideoTokenizer):
         return (video + 1) / 2 if self.centred else video
 
     def encode_parts(
-        self, parts: Iterable[Float[Tensor, "batch 3 frames height width"]]
-    ) -> Iterator[Int[Tensor, "batch t h w"]]:
+        self, parts: Iterable[Float[Tensor, "batch 3 _ height width"]]
+    ) -> Iterator[Int[Tensor, "batch _ h w"]]:
         """The tokens of a video that comes in parts, of 1 + s a frames first and multiples of s frames later.
 
         Raises:
@@ -234,8 +234,8 @@ class CausalTokenizer(VideoTokenizer):
             yield self.quantise(part, memory).tokens
 
     def decode_parts(
-        self, parts: Iterable[Int[Tensor, "batch t h w"]]
-    ) -> Iterator[Float[Tensor, "batch 3 frames height width"]]:
+        self, parts: Iterable[Int[Tensor, "batch _ h w"]]
+    ) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
         """The video of tokens that come in parts.
 
         Raises:

@@ -7,16 +7,14 @@ which evaluation uses there), the discriminator and the perceptual loss. The qua
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from lightning_modules.layers.published import load_strictly, read_checkpoint
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
 
-Released = Literal["image-256", "image-128", "pretrain-16384", "pretrain-262144", "video"]
 DEEP = {"multipliers": (1, 1, 2, 2, 4), "halve_time": (False,) * 4}
-SETTINGS: dict[Released, dict] = {  # configs/Open-MAGVIT2/gpu
+SETTINGS: dict[str, dict] = {  # configs/Open-MAGVIT2/gpu
     "image-256": {"frames": 1, "size": 256, "dims": 2, **DEEP},
     "image-128": {"frames": 1, "size": 128, "dims": 2},
     "pretrain-16384": {"frames": 1, "size": 256, "dims": 2, "codebook_size": 2**14, **DEEP},
@@ -36,7 +34,7 @@ PARTS = {  # theirs, a regular expression -> ours, of what lies in the encoder o
 UNUSED = ("loss.", "model_ema.decay", "model_ema.num_updates", "model_ema.loss")
 
 
-def seed_voken_tokenizer(name: Released, **options: object) -> CausalTokenizer:
+def seed_voken_tokenizer(name: str, **options: object) -> CausalTokenizer:
     """The network of a released checkpoint, in evaluation mode and with drawn weights; `load_seed_voken` fills it.
 
     Args:

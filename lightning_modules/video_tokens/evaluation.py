@@ -80,7 +80,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     metrics = {}
     for run in runs:
         arrays, found = run.predictions(), {}
-        tasks = [name.removesuffix("/psnr") for name in arrays if name.endswith("/psnr")]
+        tasks = [name.removesuffix("/right") for name in arrays if name.endswith("/right")]
         for task in tasks:
             found |= {f"{task}/{name}": value for name, value in _scores(arrays, task).items()}
         found["mean_mse"] = float(np.mean([found[f"{task}/mse"] for task in tasks]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.magvit2.autoregressive import Llama, load_seed_voken
+from lightning_modules.magvit2.autoregressive import Llama, load_open_magvit2
 from lightning_modules.metrics.compute import count_parameters
 from tests.magvit2.formula import filled, formula, summed
 
@@ -105,12 +105,12 @@ def test_a_checkpoint_is_taken_over_strictly():
     built = Llama(**SMALL)
     state = {f"transformer.{name}": formula(name, tuple(x.shape)) for name, x in built.state_dict().items()}
     tokenizer = "first_stage_model.encoder.conv_in.weight"
-    assert load_seed_voken(built, {**state, tokenizer: torch.zeros(1)}) == [tokenizer]
+    assert load_open_magvit2(built, {**state, tokenizer: torch.zeros(1)}) == [tokenizer]
     assert torch.equal(built.norm.weight, formula("norm.weight", (16,)))
     with pytest.raises(ValueError, match="the checkpoint of Open-MAGVIT2-AR"):
-        load_seed_voken(built, {name: x for name, x in state.items() if "head.1" not in name})
+        load_open_magvit2(built, {name: x for name, x in state.items() if "head.1" not in name})
     with pytest.raises(ValueError, match="the checkpoint of Open-MAGVIT2-AR"):
-        load_seed_voken(built, {**state, "transformer.extra": torch.zeros(1)})
+        load_open_magvit2(built, {**state, "transformer.extra": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(

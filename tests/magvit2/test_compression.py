@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.magvit2.codecs import CODECS, tried
 from lightning_modules.magvit2.compression import Asked, code_length, compress, decompress, run
 from lightning_modules.magvit2.module import Magvit2, OpenMagvit2
-from tests.magvit2.test_generator import module
+from lightning_modules.magvit2.predictor import Continuer
+from lightning_modules.video_tokens.clips import Clips
+from tests.magvit2.test_generator import batch, module
 
 CHANCES = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.97, 0.01, 0.01, 0.01]])
 
@@ -88,3 +91,40 @@ def test_codecs_and_clips_that_do_not_fit_are_named():
         tried(np.zeros((16, 5, 32, 32, 3), np.uint8), "vvc")
     with pytest.raises(ValueError, match="3 clips are too few for a picture of 4 x 4: judge at least 16"):
         tried(np.zeros((3, 5, 32, 32, 3), np.uint8), "hevc")
+
+
+def test_a_video_becomes_a_file_of_bits_and_the_file_a_video(tmp_path):
+    encode(tmp_path / "clip.mp4", 8)
+    answerer = Continuer(module(tasks=["fp", "ipc"]))
+    code, *others = answerer.answer(tmp_path / "clip.mp4")
+    assert code["code"].dtype == np.uint32 and code["video"].shape == (5, 16, 16, 3)
+    assert code["bits_per_pixel"] == pytest.approx(32 * len(code["code"]) / (5 * 16 * 16), abs=1e-6)
+    assert [found["row"] for found in others] == ["fp", "ipc"]
+    np.save(tmp_path / "code.npy", code["code"])
+    (again,) = answerer.answer(tmp_path / "code.npy")
+    assert np.array_equal(again["video"], code["video"])
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"wrong.npy holds float64 of shape \(2, 4\), expected one row of uint32"):
+        next(answerer.answer(tmp_path / "wrong.npy"))
+
+
+class Data(Clips):
+    """Clips that are given, without files."""
+
+    video_shape, num_classes, rows = (3, 5, 16, 16), 3, {"test": None}
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def evaluation_batches(self, split):
+        yield from self.batches
+
+
+@pytest.mark.parametrize("form", [Magvit2, OpenMagvit2])
+def test_what_is_predicted_says_what_it_takes_to_write_each_clip(form):
+    built = module(form, tasks=["cg"], judged_tasks=["cg"], judged_rows=6).eval()
+    found = built.predictions(Data(batch(), batch()), torch.device("cpu"))
+    assert {x.shape[0] for name, x in found.items() if name.startswith("coded/")} == {6, 4}  # real codes of one batch
+    assert found["coded/fixed"].tolist() == [48 * 4] * 6 and found["coded/again"].all()
+    assert not any(name.startswith("codecs/") for name in found)  # six clips make no picture
+    assert (found["coded/written"] - found["coded/bits"][:4]).abs().max() < 64
