@@ -66,7 +66,7 @@ class Editor(Predictor):
         ids, mask = (torch.from_numpy(x).to(device) for x in self.tokenizer(sentences, self.length))
         for sentence, text in zip(sentences, module.guide.encode_texts(ids, mask).split(1), strict=True):
             changed, _ = module.drawn(given, text)
-            before, after = ((module.features(x) * text).sum().item() for x in (given, changed))
+            before, after = ((module.seen(x)[0] * text).sum().item() for x in (given, changed))
             yield {
                 "sentence": sentence,
                 "before": round(before, 6),

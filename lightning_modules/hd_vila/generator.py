@@ -122,22 +122,21 @@ class StyleGenerator(nn.Module):
     Args:
         size: side of the pictures.
         style_dim: length of a code.
-        widths: channels of each level, each of twice the sides of the one before.
-        constant: whether a trained constant is the first map, as in StyleGAN2; else a map is given.
+        widths: channels of each level, each of twice the sides of the one before. Nine make StyleGAN2's pictures of
+            1024 pixels of a first map of 4 x 4.
 
     Raises:
         ValueError: the size is not the side of a first map times a power of two.
     """
 
-    def __init__(self, *, size: Count, style_dim: Count, widths: Sequence[Count], constant: bool = True):
+    def __init__(self, *, size: Count, style_dim: Count, widths: Sequence[Count]):
         super().__init__()
         levels = len(widths)
         self.start, self.size, self.style_dim, self.codes = size >> (levels - 1), size, style_dim, 2 * levels
         if self.start << (levels - 1) != size or not self.start:
             raise ValueError(f"size ({size}) must be a multiple of {1 << (levels - 1)}: widths has {levels} levels.")
-        if constant:
-            self.input = nn.Module()
-            self.input.input = nn.Parameter(torch.randn(1, widths[0], self.start, self.start))
+        self.input = nn.Module()
+        self.input.input = nn.Parameter(torch.randn(1, widths[0], self.start, self.start))
         self.conv1 = StyledConv(widths[0], widths[0], style_dim)
         self.to_rgb1 = ToRgb(widths[0], style_dim, first=True)
         self.convs, self.to_rgbs, self.noises = nn.ModuleList(), nn.ModuleList(), nn.Module()
@@ -155,10 +154,11 @@ class StyleGenerator(nn.Module):
 
         Args:
             codes: see above; each level's picture shares a code with the next level's first convolution.
-            first: the first map, where there is no constant.
+            first: what is added to the constant that is the first map; none in StyleGAN2.
         """
         noises = dict(self.noises.named_buffers())
-        x = self.input.input.expand(len(codes), -1, -1, -1) if first is None else first
+        x = self.input.input.expand(len(codes), -1, -1, -1)
+        x = x if first is None else x + first
         x = self.conv1(x, codes[:, 0], noises["noise_0"])
         picture = self.to_rgb1(x, codes[:, 1], None)
         for level, to_rgb in enumerate(self.to_rgbs):

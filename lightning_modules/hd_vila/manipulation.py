@@ -11,7 +11,7 @@ No code was released, and the supplement was known from the authors' answer in i
 HD-VILA encodes the picture and the text, which drive edits of a pre-trained StyleGAN. This is our reading of that, not
 the authors' method: their losses, data and figures are not known. The generator is StyleGAN2's (`generator.py`), and
 stays as it is where a trained one is given. Without one, it learns to draw the pictures that the encoder has read, and
-begins with the picture at a quarter of its sides in place of StyleGAN2's constant.
+the picture at a quarter of its sides is added to StyleGAN2's constant (`sees_coarse`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.datamodules.video_texts import VideoTexts
@@ -83,10 +82,13 @@ class Manipulation(PaperModule):
             `g_ema`), or null for one that is trained here.
         encoder: arguments of `ResNet`, and `pool`: the side that its last map is brought to before codes are read off.
         hidden: width of the mapper.
+        sees_coarse: whether the generator is given the picture at a quarter of its sides.
         task: `edit`: towards the text of another row of the batch; `enlarge`: the own picture, from a quarter of its
             sides and its own text.
         reads_text: false for a mapper to which the text is not told.
         text_weight: of the contrast that asks for the text, where that of drawing the right pixels counts 1.
+        look_weight: of the difference of what the guide's first stage says of the changed picture and of the one whose
+            text is asked for: means and deviations over all places, which tell texture and not where it is.
         keep_weight: of the difference to the unedited picture at a quarter of the sides, for `edit`.
         move_weight: of the mean square of what the codes are moved by.
 
@@ -104,9 +106,11 @@ class Manipulation(PaperModule):
         generator: dict,
         encoder: dict,
         hidden: Count,
+        sees_coarse: bool = False,
         task: Literal["edit", "enlarge"] = "edit",
         reads_text: bool = True,
         text_weight: NonNegative,
+        look_weight: NonNegative,
         keep_weight: NonNegative,
         move_weight: NonNegative,
     ):
@@ -118,14 +122,11 @@ class Manipulation(PaperModule):
                 "and 'contrast': it compares single pictures with texts."
             )
         self.guide.requires_grad_(False)
-        drawn = {name: value for name, value in generator.items() if name != "official"}
-        self.generator = StyleGenerator(**drawn)
-        self.official, constant = generator.get("official"), drawn.get("constant", True)
-        if self.official is not None:
-            load_stylegan(self.generator, read_stylegan(Path(self.official)))
+        self.generator = StyleGenerator(**{name: value for name, value in generator.items() if name != "official"})
+        if generator.get("official") is not None:
+            load_stylegan(self.generator, read_stylegan(Path(generator["official"])))
             self.generator.requires_grad_(False)
-        if not constant:
-            self.first = nn.Conv2d(3, drawn["widths"][0], 3, padding=1)
+        self.first = nn.Conv2d(3, generator["widths"][0], 3, padding=1) if sees_coarse else None
         side = encoder["pool"]
         self.encoder = ResNet(**{name: value for name, value in encoder.items() if name != "pool"})
         codes, style_dim = self.generator.codes, self.generator.style_dim
@@ -134,8 +135,8 @@ class Manipulation(PaperModule):
             nn.Linear(side**2 * self.encoder.channels[-1], codes * style_dim),
         )
         self.mapper = Mapper(codes, style_dim, self.guide.network.transformer.v_proj.out_features, hidden)
-        self.constant, self.task, self.reads_text = constant, task, reads_text
-        self.text_weight, self.keep_weight, self.move_weight = text_weight, keep_weight, move_weight
+        self.task, self.reads_text, self.text_weight = task, reads_text, text_weight
+        self.look_weight, self.keep_weight, self.move_weight = look_weight, keep_weight, move_weight
 
     def train(self, mode: bool = True) -> "Manipulation":
         """The guide stays in evaluation mode, without dropout."""
@@ -163,21 +164,25 @@ class Manipulation(PaperModule):
         return sum(losses.values())
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`pixels`: of the drawn picture; `text`: that the changed one fits its text; `keep` and `move`, see above."""
+        """`pixels`: of the drawn picture; `text`: that the changed one fits its text; the others see above."""
         pictures, texts = self.pictures(batch), self.texts(batch)
-        own = torch.arange(len(pictures), device=pictures.device)
+        wanted = torch.arange(len(pictures), device=pictures.device)  # rows whose texts are asked for
+        with torch.no_grad():
+            feature, look = self.seen(pictures)
+        losses = {}
         if self.task == "enlarge":
-            drawn, move = self.drawn(enlarged(pictures), texts)
-            losses = {"pixels": F.l1_loss(drawn, pictures)}
+            given = enlarged(pictures)
+            drawn, move = self.drawn(given, texts)
+            losses["pixels"] = F.l1_loss(drawn, pictures)
         else:
             codes = self.codes(pictures)
-            losses = {"pixels": F.l1_loss(self.generate(pictures, codes), pictures)}
-            shift = int(torch.randint(1, max(2, len(own)), ()))
-            drawn, move = self.drawn(pictures, texts.roll(shift, 0), codes.detach(), fixed=True)
-            own = own.roll(shift)
+            losses["pixels"] = F.l1_loss(self.generate(pictures, codes), pictures)
+            wanted = wanted.roll(int(torch.randint(1, max(2, len(wanted)), ())))
+            drawn, move = self.drawn(pictures, texts[wanted], codes, feature)
             losses["keep"] = self.keep_weight * F.l1_loss(_smaller(drawn), _smaller(pictures))
-        similarity = self.features(drawn) @ texts.T / self.guide.temperature
-        losses["text"] = self.text_weight * F.cross_entropy(similarity.float(), own)
+        found, found_look = self.seen(drawn)
+        losses["look"] = self.look_weight * F.l1_loss(found_look, look[wanted])
+        losses["text"] = self.text_weight * F.cross_entropy((found @ texts.T / self.guide.temperature).float(), wanted)
         losses["move"] = self.move_weight * move.square().mean()
         return losses
 
@@ -186,8 +191,7 @@ class Manipulation(PaperModule):
         pictures: Pictures,
         texts: Float[Tensor, "batch d"],
         codes: Float[Tensor, "batch codes s"] | None = None,
-        *,
-        fixed: bool = False,
+        feature: Float[Tensor, "batch d"] | None = None,
     ) -> tuple[Pictures, Float[Tensor, "batch codes s"]]:
         """Pictures changed by texts, and what their codes were moved by.
 
@@ -195,34 +199,36 @@ class Manipulation(PaperModule):
             pictures: normalised, what is changed.
             texts: unit features.
             codes: of the pictures, where they are known.
-            fixed: the generator gets no gradient: the mapper is to find codes, not to change what codes mean.
+            feature: what the guide says of them, likewise.
         """
         codes = self.codes(pictures) if codes is None else codes
         read = texts if self.reads_text else torch.zeros_like(texts)
-        with torch.no_grad():
-            seen = self.features(pictures)
-        move = self.mapper(codes, seen, read)
-        return self.generate(pictures, codes + move, fixed=fixed), move
+        if feature is None:
+            with torch.no_grad():
+                feature, _ = self.seen(pictures)
+        move = self.mapper(codes, feature, read)
+        return self.generate(pictures, codes + move), move
 
-    def generate(self, pictures: Pictures, codes: Float[Tensor, "batch codes s"], *, fixed: bool = False) -> Pictures:
-        """What the generator draws of codes; without a constant it begins with a quarter of the pictures' sides."""
-        first = None
-        if not self.constant:
-            first = F.adaptive_avg_pool2d(_smaller(pictures), self.generator.start)
-            state = {name: x.detach() if fixed else x for name, x in self.first.named_parameters()}
-            first = functional_call(self.first, state, first)
-        state = {name: x.detach() if fixed else x for name, x in self.generator.named_parameters()}
-        return functional_call(self.generator, state, (codes, first))
+    def generate(self, pictures: Pictures, codes: Float[Tensor, "batch codes s"]) -> Pictures:
+        """What the generator draws of codes, and of the pictures at a quarter of their sides where it sees these."""
+        if self.first is None:
+            return self.generator(codes)
+        side = self.generator.start
+        coarse = F.interpolate(_smaller(pictures), size=(side, side), mode="bilinear", align_corners=False)
+        return self.generator(codes, self.first(coarse))
 
     def codes(self, pictures: Pictures) -> Float[Tensor, "batch codes s"]:
         """What the encoder reads off pictures."""
         last = self.pool(self.encoder(pictures)[-1]).flatten(1)
         return self.to_codes(last).unflatten(1, (self.generator.codes, self.generator.style_dim))
 
-    def features(self, pictures: Pictures) -> Float[Tensor, "batch d"]:
-        """What HD-VILA says of pictures: unit features."""
+    def seen(self, pictures: Pictures) -> tuple[Float[Tensor, "batch d"], Float[Tensor, "batch looks"]]:
+        """What HD-VILA says of pictures: unit features; and how they look to its first stage, see `look_weight`."""
         network = self.guide.network
-        return network.video_features(network.encode_clips(pictures, None)[:, None])
+        first, *_, last = network.cnn(pictures)
+        places = first.flatten(2)
+        look = torch.cat([places.mean(2), places.std(2)], 1)
+        return network.video_features(network.grid_encoder(last)[:, None]), look
 
     def pictures(self, batch: Batch) -> Pictures:
         """The middle frames of the first clips, as `centre` gives them."""
@@ -283,9 +289,7 @@ class Manipulation(PaperModule):
                 given = pictures if self.task == "edit" else enlarged(pictures)
                 changed, _ = self.drawn(given, wanted)
                 part = {"frames": self.stored(pictures), "changed": self.stored(changed), "row": rows + row}
-                part |= {
-                    name: (self.features(x) * wanted).sum(1) for name, x in (("before", given), ("after", changed))
-                }
+                part |= {name: (self.seen(x)[0] * wanted).sum(1) for name, x in (("before", given), ("after", changed))}
                 part["token_ids"] = self.guide.texts_of(batch)[0]
                 parts.append(part | ({"labels": batch["labels"]} if "labels" in batch else {}))
                 rows += len(pictures)
