@@ -130,10 +130,8 @@ class Manipulation(PaperModule):
         side = encoder["pool"]
         self.encoder = ResNet(**{name: value for name, value in encoder.items() if name != "pool"})
         codes, style_dim = self.generator.codes, self.generator.style_dim
-        self.pool, self.to_codes = (
-            nn.AdaptiveAvgPool2d(side),
-            nn.Linear(side**2 * self.encoder.channels[-1], codes * style_dim),
-        )
+        self.pool = nn.AdaptiveAvgPool2d(side)
+        self.to_codes = nn.Linear(side**2 * self.encoder.channels[-1], codes * style_dim)
         self.mapper = Mapper(codes, style_dim, self.guide.network.transformer.v_proj.out_features, hidden)
         self.task, self.reads_text, self.text_weight = task, reads_text, text_weight
         self.look_weight, self.keep_weight, self.move_weight = look_weight, keep_weight, move_weight
@@ -252,7 +250,7 @@ class Manipulation(PaperModule):
         """Pixels of normalised pictures."""
         own = self.guide.preprocess
         pixels = own.pixel_scale * (pictures * own.std + own.mean)
-        return pixels.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return pixels.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def forward(self, video: Shaped[Tensor, "videos 3 frames height width"]) -> Pictures:
         """What the generator draws of the middle frames of stored videos, unmoved."""

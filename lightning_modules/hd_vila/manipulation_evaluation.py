@@ -29,7 +29,7 @@ def evaluate(
     `pattern_percent`, whether the changed picture has the pattern that the text names, and `pattern_before_percent`,
     the same of the picture as it was. `nearer_percent`: whether HD-VILA finds it nearer to the text than before.
     `kept_error`: mean difference to the picture as it was in grey levels, of means over 4 x 4 pixels, and
-    `other_error`, that between pictures of different clips. `psnr` in dB, against the picture as it was. Also
+    `other_error`, that between pictures of different clips. `psnr` in dB, at most 100, against the picture as it was. Also
     `parameters`, and `judge_percent`: how often the rule is right on real frames.
 
     Args:
@@ -62,11 +62,11 @@ def measured(arrays: Mapping[str, np.ndarray], motions: int) -> dict[str, float]
         "judge_percent": patterns(frames) == look % 3,
     }
     coarse, after = _coarse(frames), _coarse(changed)
-    error = ((changed.astype(np.float64) - frames) ** 2).mean()
+    error = max(1e-10, (((changed.astype(np.float64) - frames) / 255) ** 2).mean())
     return {name: 100 * float(right.mean()) for name, right in found.items()} | {
         "kept_error": float(np.abs(after - coarse)[rows].mean()),
         "other_error": float(np.abs(np.roll(coarse, 1, 0) - coarse).mean()),
-        "psnr": float(10 * np.log10(255**2 / error)),
+        "psnr": float(-10 * np.log10(error)),
     }
 
 
