@@ -29,8 +29,8 @@ def evaluate(
     `pattern_percent`, whether the changed picture has the pattern that the text names, and `pattern_before_percent`,
     the same of the picture as it was. `nearer_percent`: whether HD-VILA finds it nearer to the text than before.
     `kept_error`: mean difference to the picture as it was in grey levels, of means over 4 x 4 pixels, and
-    `other_error`, that between pictures of different clips. `psnr` in dB, at most 100, against the picture as it was. Also
-    `parameters`, and `judge_percent`: how often the rule is right on real frames.
+    `other_error`, that between pictures of different clips. `psnr` in dB, at most 100, against the picture as it was.
+    Also `parameters`, and `judge_percent`: how often the rule is right on real frames.
 
     Args:
         runs: finished runs, one for each seed.
