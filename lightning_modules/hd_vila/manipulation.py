@@ -178,7 +178,8 @@ class Manipulation(PaperModule):
             wanted = wanted.roll(int(torch.randint(1, max(2, len(wanted)), ())))
             drawn, move = self.drawn(pictures, texts[wanted], codes, feature)
             losses["keep"] = self.keep_weight * F.l1_loss(_smaller(drawn), _smaller(pictures))
-        found, found_look = self.seen(drawn)
+        down, across = torch.randint(2 * SMALLER, (2,)).tolist()  # what pleases in one place only is no pattern
+        found, found_look = self.seen(drawn.roll((down, across), (2, 3)))
         losses["look"] = self.look_weight * F.l1_loss(found_look, look[wanted])
         losses["text"] = self.text_weight * F.cross_entropy((found @ texts.T / self.guide.temperature).float(), wanted)
         losses["move"] = self.move_weight * move.square().mean()
