@@ -45,10 +45,10 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "evaluate": {"movinet-causal": {}},
     },
     "hd_vila": {
-        "pretrain": {"hd_vila": {"pretrain.epochs": 1}},
-        "pretrain_from": {},
+        "pretrain": {"hd_vila": {"pretrain.epochs": 1}, "hd_vila-high": {"pretrain.epochs": 1}},
+        "pretrain_from": {"hd_vila-manipulation": {"pretrain.epochs": 1}},
         "finetune": {},
-        "evaluate": {"hd_vila": {}},
+        "evaluate": {"hd_vila": {}, "hd_vila-manipulation": {}},
     },
     "magvit": {
         "pretrain": {"magvit-2d": {"pretrain.epochs": 1}},

@@ -47,10 +47,21 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch i height width"]) -> Float[Tensor, "batch o h w"]:
         """The activated sum of both ways."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(self.bn3(self.conv3(y)) + shortcut)
+        y = F.relu(convolved(x, self.conv1, self.bn1))
+        y = F.relu(convolved(y, self.conv2, self.bn2))
+        shortcut = x if self.downsample is None else convolved(x, *self.downsample)
+        return F.relu(convolved(y, self.conv3, self.bn3) + shortcut)
+
+
+def convolved(
+    x: Float[Tensor, "batch i height width"], conv: nn.Conv2d, norm: nn.Module
+) -> Float[Tensor, "batch o h w"]:
+    """A map after a convolution and its norm; one with fixed statistics scales the weights and needs no map itself."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        return norm(conv(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
 class ResNet(nn.Module):
@@ -104,7 +115,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """The map of each stage, (batch channels h w), each smaller by `reduction[stage + 1]`."""
-        x, maps = self.maxpool(F.relu(self.bn1(self.conv1(images)))), []
+        x, maps = self.maxpool(F.relu(convolved(images, self.conv1, self.bn1))), []
         for stage in range(self.depth):
             x = getattr(self, f"layer{stage + 1}")(x)
             maps.append(x)

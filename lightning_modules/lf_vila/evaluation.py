@@ -6,13 +6,16 @@ Reads stored predictions only, without torch. Read `evaluate` first, then `align
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.metrics.answers import accuracy
-from lightning_modules.metrics.retrieval import blind_ceiling, retrieval
-from lightning_modules.runs import Evaluation, Figure, Run, Series
+from lightning_modules.metrics.retrieval import blind_ceiling, ranks, retrieval
+from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 
 Metrics = dict[str, float]
+BAR, LARGER = 24, 2  # pixels of the highest bar under a clip; times that frames are larger on the page
+BEST, OTHER = (34, 119, 187), (190, 205, 215)
 
 
 def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evaluation:
@@ -29,7 +32,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
     if not runs:
         raise ValueError("there is no trained model to evaluate: `make repro` trains it.")
     metrics: dict[int, Metrics] = {}
-    figures = [_memory(runs[0])]
+    figures, galleries = [_memory(runs[0])], []
     for run in runs:
         stored = run.predictions()
         found = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
@@ -42,7 +45,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
         metrics.setdefault(run.seed, {}).update(named)
         if run is runs[0] and "clips" in found and found["clips"].shape == found["sentences"].shape:
             figures.insert(0, _over_time(found))
-    return Evaluation(metrics=metrics, figures=figures)
+            galleries += [moments(found)] if "shown" in found else []
+    return Evaluation(metrics=metrics, figures=figures, galleries=galleries)
 
 
 def costs(run: Run) -> Metrics:
@@ -61,11 +65,14 @@ def aligned(predictions: Mapping[str, np.ndarray]) -> Metrics:
     sentence its own clip; the mean of both. `right_events_percent`: whether the first paragraph that a video finds has
     its events, in whatever order. `right_order_percent`: of the paragraphs with its events, whether its own comes
     first; `blind_order_percent` is what a model can reach that is blind to order. `in_order_percent`: whether a video
-    is nearer to its paragraph than to the same sentences in another order.
+    is nearer to its paragraph than to the same sentences in another order. Recall is given at 50, too, as the paper
+    does for ActivityNet.
     """
     video, text = predictions["video"], predictions["text"]
-    similarity = text @ video.T
+    similarity, own = text @ video.T, np.arange(len(text))
     found = retrieval(similarity)
+    for direction, scores in (("text_to_video", similarity), ("video_to_text", similarity.T)):
+        found[f"{direction}/recall_at_50_percent"] = 100 * float((ranks(scores, own, own) <= 50).mean())
     if predictions["clips"].shape[1] == predictions["sentences"].shape[1]:
         found["alignment_percent"] = 100 * alignment(local_similarity(predictions))
     if "group" in predictions:
@@ -128,6 +135,40 @@ def _over_time(predictions: Mapping[str, np.ndarray]) -> Figure:
             )
         ],
     )
+
+
+def moments(predictions: Mapping[str, np.ndarray]) -> Gallery:
+    """Where the sentences of the first videos are found in them."""
+    tokenizer, rows = tokenizer_called("world"), []
+    similarities = local_similarity(
+        {name: predictions[name][: len(predictions["shown"])] for name in ("clips", "sentences")}
+    )
+    for frames, said, similarity in zip(predictions["shown"], predictions["said"], similarities, strict=True):
+        for time, (sentence, values) in enumerate(zip(tokenizer.decode(said), similarity.T, strict=True)):
+            alt = f"the frames of a video; the highest bar is under clip {values.argmax() + 1} of {len(values)}"
+            sentence = [(sentence, bool(values.argmax() == time))]
+            rows.append(
+                [Exhibit("sentence", text=sentence), Exhibit("video", Picture.of(time_line(frames, values), alt))]
+            )
+    caption = (
+        "A sentence and the video that it was said of; under each clip a bar as high as the clip is similar to the "
+        "sentence, the highest in blue. Green: that is where it was said. Test rows of one seed, in order."
+    )
+    return Gallery("moments", "The moment of a sentence", caption, rows)
+
+
+def time_line(
+    frames: UInt8[np.ndarray, "frames height width 3"], similarity: Float[np.ndarray, " clips"]
+) -> UInt8[np.ndarray, "tall wide 3"]:
+    """Frames in a row, and under each clip a bar: no bar for a cosine of -1, and the highest for 1."""
+    strip = np.concatenate(list(frames.repeat(LARGER, 1).repeat(LARGER, 2)), 1)
+    below = np.full((BAR + 2, strip.shape[1], 3), 255, np.uint8)
+    width = strip.shape[1] // len(similarity)
+    for clip, value in enumerate(similarity):
+        high = round(BAR * (1 + float(value)) / 2)
+        color = BEST if clip == similarity.argmax() else OTHER
+        below[len(below) - high :, clip * width + 1 : (clip + 1) * width - 1] = color
+    return np.concatenate([strip, below])
 
 
 def _memory(run: Run) -> Figure:

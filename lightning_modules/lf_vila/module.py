@@ -63,6 +63,7 @@ VIDEO_ONLY = ("video", "frames", "size", "pool")  # arguments of `VideoClassifie
 UNDECAYED = ("bias", "LayerNorm.weight", "pos_embed", "relative_position_bias_table")  # official code: optimizer.py
 LAST_SHARE = 0.01  # of the rate, at the end of the linear schedule (official code: lr_scheduler.py)
 LENGTHS = (8, 16, 32, 64)  # frames at which attention is counted
+SHOWN = 3  # videos that are kept with the predictions, to be looked at
 
 
 class LFVILARecipe(AnyRecipe):
@@ -320,7 +321,9 @@ class LFVILA(PaperModule):
         `align`: unit features `video` and `text` (rows dim), `clips` and `sentences` (rows times dim), and `permuted`,
         those of the same sentences in another order, where the data has them. `fuse`: see `matches`: `own`, `other`
         (videos of another half of the batch) and `permuted`. `answer`, `classify`: `logits`. `choose`: `logits`, and
-        `frames`, logits of the second class for each frame. Also `labels`, `frame_labels` and `group` of the data.
+        `frames`, logits of the second class for each frame. Also `labels`, `frame_labels` and `group` of the data; of
+        drawn videos, which have groups, the pixels of the first as `shown` (videos frames height width 3), with the
+        `said` ids of their paragraphs.
         """
         self.to(device).eval()
         found = defaultdict(list)
@@ -328,6 +331,9 @@ class LFVILA(PaperModule):
             for batch in data.evaluation_batches(split):
                 batch = {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
                 kept = {name: batch[name] for name in ("labels", "frame_labels", "group") if name in batch}
+                if self.task == "align" and "group" in batch and f"shown/{split}" not in found:
+                    shown = rearrange(batch["video"][:SHOWN], "b c t h w -> b t h w c").contiguous()
+                    found[f"shown/{split}"], found[f"said/{split}"] = [shown.cpu()], [batch["token_ids"][:SHOWN].cpu()]
                 for name, x in {**getattr(self, f"_predict_{self.task}")(batch), **kept}.items():
                     found[f"{name}/{split}"].append(x.cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}

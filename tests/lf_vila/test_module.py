@@ -10,7 +10,7 @@ from einops import rearrange
 from lightning_modules import settings
 from lightning_modules.datasets.world import views
 from lightning_modules.lf_vila.clips import EventBatches, EventClips
-from lightning_modules.lf_vila.evaluation import aligned, answered, matched
+from lightning_modules.lf_vila.evaluation import aligned, answered, matched, moments, time_line
 from lightning_modules.lf_vila.losses import (
     IGNORED,
     Draw,
@@ -395,6 +395,36 @@ def test_metrics_of_stage_one():
     assert found["blind_order_percent"] == 50
     assert found["in_order_percent"] == 75
     assert aligned({**stored, "sentences": clips})["alignment_percent"] == 100
+
+
+def test_recall_at_fifty():
+    """Paragraph 0 is nearer to 50 other videos than to its own, paragraph 1 to 49."""
+    text = np.eye(60, dtype=np.float32)
+    text[0, 1:51], text[1, 2:51] = 2, 2
+    clips = np.zeros((60, 2, 1), np.float32)
+    found = aligned({"video": np.eye(60, dtype=np.float32), "text": text, "clips": clips, "sentences": clips})
+    assert found["text_to_video/recall_at_50_percent"] == pytest.approx(100 * 59 / 60)
+
+
+def test_moments_are_shown_under_the_clips(tiny, folder):
+    module, data = build(tiny), events(folder)
+    module.check_data(data)
+    stored = {
+        name.removesuffix("/test"): x.numpy() for name, x in module.predictions(data, torch.device("cpu")).items()
+    }
+    assert stored["shown"].shape == (3, 8, 24, 24, 3) and stored["said"].shape == (3, 4, 5)
+    video = next(data.evaluation_batches("test"))["video"][:3].numpy()
+    np.testing.assert_array_equal(stored["shown"], np.moveaxis(video, 1, -1))
+    gallery = moments(stored)
+    assert len(gallery.rows) == 3 * 4
+    best = (stored["clips"][:3] @ stored["sentences"][:3].swapaxes(1, 2)).argmax(1).ravel()
+    for row, (sentence, _) in enumerate(gallery.rows):
+        ((text, right),) = sentence.text
+        assert text.startswith("the ") and right == (best[row] == row % 4)
+    frames = np.zeros((8, 24, 24, 3), np.uint8)
+    strip = time_line(frames, np.array([-1.0, 0.0, 1.0, -1.0]))
+    tall = (strip[48:] != 255).any(2).sum(0).reshape(4, -1).max(1)
+    assert strip.shape[1] == 2 * 8 * 24 and tall.tolist() == [0, 12, 24, 0]
 
 
 def test_metrics_of_stage_two_and_answers():
