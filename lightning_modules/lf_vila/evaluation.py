@@ -172,13 +172,13 @@ def time_line(
 
 
 def _memory(run: Run) -> Figure:
-    elements = run.facts["attention_elements"]
+    elements = sorted((int(frames), counted) for frames, counted in run.facts["attention_elements"].items())
     return Figure(
         id="attention",
         title="Attention against the length of the video",
         caption="Scores of all heads in one block of the level with most of them, for one video; counted.",
         x_label="frames",
         y_label="thousands of scores",
-        series=[Series("windows", "line", [float(n) for n in elements], [n / 1e3 for n in elements.values()])],
+        series=[Series("windows", "line", [float(n) for n, _ in elements], [n / 1e3 for _, n in elements])],
         x_scale="log",
     )
