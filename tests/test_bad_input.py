@@ -34,6 +34,7 @@ from lightning_modules.files import ROOT
 from lightning_modules.tracking import records
 from stages import arms, composing, evaluate, plan, prepare, pretrain, sources
 from tests.reference.pools import write_run
+from tests.test_stopping import Training
 
 SYSTEM = "conf/system/committees/tiny.yaml"
 PLAN = "plans/tiny/committees/params.yaml"
@@ -263,6 +264,17 @@ def test_a_training_that_diverges_names_arm_and_seed_and_stores_nothing(project,
     with pytest.raises(ValueError, match=rf"seed 0 of committees-digits \(pretrain\): .*{told}.*The training diverged"):
         run_all()
     write(project, {})
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "probe"])
+def test_a_fine_tuning_that_diverges_names_arm_seed_and_stage_too(tmp_path, prepared, monkeypatch, protocol):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(training, "ROOT", prepared("world_graded").parent)
+    arm = Training(tmp_path, prepared("world_graded"), "maskalign")
+    arm.overrides = arm.overrides | {f"downstream.{protocol}.lr": 1e30, "downstream.finetune.epochs": 1}
+    with pytest.raises(ValueError, match=rf"^seed 3 of arm \({protocol}\): \S+ is (nan|inf) at step \d.*diverged"):
+        arm.train("out", seeds=[3])
+    assert not (tmp_path / "out" / protocol).exists()
 
 
 def test_damaged_weights_are_refused_by_digest(tmp_path):

@@ -1,5 +1,6 @@
 """Machines as users have them: other systems, containers, login nodes of clusters."""
 
+import ast
 import getpass
 import logging
 import multiprocessing
@@ -73,6 +74,35 @@ def test_data_is_loaded_without_workers_where_shared_memory_is_short(monkeypatch
     with caplog.at_level(logging.WARNING):
         assert processes.loader_workers(1, 100 if free < 1000 else 10**6) == workers
     assert ("data is loaded without workers" in caplog.text) == (workers == 0)
+
+
+def sources(value, assigned):
+    """What a value comes from: called functions, and constants."""
+    if isinstance(value, ast.Name):
+        return sources(assigned[value.id], assigned)
+    if isinstance(value, ast.IfExp):
+        return sources(value.body, assigned) | sources(value.orelse, assigned)
+    return {ast.unparse(value.func if isinstance(value, ast.Call) else value)}
+
+
+def test_every_loader_asks_how_many_workers_this_machine_can_have():
+    """A number that is written down, or cores alone, would hang where shared memory is short."""
+    asked = {}
+    for path in (ROOT / "lightning_modules").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        assigned = {
+            target.id: node.value
+            for node in nodes
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        given = [node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "num_workers"]
+        assert path.read_text().count("num_workers") == len(given), f"{path}: not only as an argument"
+        if given:
+            asked[path.name] = set().union(*(sources(value, assigned) for value in given))
+    assert {"streamed.py", "video_file_texts.py"} <= set(asked)
+    assert all({"loader_workers"} <= found <= {"loader_workers", "0"} for found in asked.values()), asked
 
 
 @pytest.mark.parametrize(("devices", "ours"), [(1, True), (-1, True), ("auto", False)])

@@ -6,21 +6,25 @@ import math
 import multiprocessing
 import os
 import random
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Trainer, seed_everything
 
-from lightning_modules import history, settings, training
-from lightning_modules.base import AnyRecipe
-from lightning_modules.files import sha256
+from lightning_modules import history, settings, training, watching
+from lightning_modules.base import AnyRecipe, PaperModule
+from lightning_modules.files import ROOT, sha256
 from lightning_modules.history import History
 from lightning_modules.runs import find_runs
 from lightning_modules.tracking import records
 from lightning_modules.validation import check_watched, judged, untouched, validated
+from lightning_modules.watching import FETCH, STEP, Stopwatch, Watch
 from stages.composing import compose
 from tests.conftest import free_port
 from tests.test_contract import CHOSEN, PLAN, composed, instantiate_seeded
@@ -219,6 +223,41 @@ def test_what_is_logged_of_a_step_is_its_rate_and_the_norm_of_its_gradient(prepa
     assert not [name for row in rows.values() for name in row if name.startswith("machine/")]
 
 
+def test_the_stopwatch_counts_waiting_and_steps_and_nothing_else(monkeypatch):
+    clock = SimpleNamespace(now=7.0)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    stopwatch = Stopwatch()
+    for name, seconds in ((FETCH, 2.0), (STEP, 3.0), ("validation", 50.0), (FETCH, 0.5), (STEP, 0.25)):
+        with stopwatch.profile(name):
+            clock.now += seconds
+    assert stopwatch.seconds == {FETCH: 2.5, STEP: 3.25}
+
+
+def test_each_point_measures_the_steps_since_the_last_one(monkeypatch):
+    """Every fifth step, of a training that goes on from its third. A step is two batches of 8 rows, that is 16 rows."""
+    monkeypatch.setattr(watching, "peak_memory", lambda: 300 * 2**20)
+    record, stopwatch, module = Noted(), Stopwatch(), Mock(spec=PaperModule, device=torch.device("cpu"))
+    stopwatch.seconds = {FETCH: 1000.0, STEP: 1000.0}  # before the training
+    trainer = Mock(spec=Trainer, global_step=3, log_every_n_steps=5, datamodule=SimpleNamespace(batch_size=16))
+    watch = Watch(record, stopwatch)
+    watch.on_train_start(trainer, module)
+    for step in range(4, 17):
+        for done in (step - 1, step):  # the first of two accumulated batches takes no step
+            stopwatch.seconds[FETCH] += 0.5
+            stopwatch.seconds[STEP] += step
+            trainer.global_step = done
+            watch.on_train_batch_end(trainer, module, None, None, 0)
+    waited, worked = {4: 2, 9: 5, 14: 5}, {4: 18, 9: 80, 14: 130}  # twice 4 and 5; twice 6 to 10; twice 11 to 15
+    assert record.points == {
+        step: {
+            "machine/samples_per_second": pytest.approx(16 * count / (waited[step] + worked[step])),
+            "machine/data_share": pytest.approx(waited[step] / (waited[step] + worked[step])),
+            "machine/peak_memory_mib": 300,
+        }
+        for step, count in ((4, 2), (9, 5), (14, 5))
+    }
+
+
 # --- averages and milestones ------------------------------------------------------------------------------------------
 
 
@@ -407,11 +446,10 @@ def test_each_system_that_trains_says_whether_it_is_validated():
                 check_watched(recipe, block["data"]["splits"], f"{system}/{preset}.yaml: {name}")
 
 
-NOTHING_TO_WATCH = {
-    "clip_vip",
-    "movinet",
-    "hd_vila",
-    "lf_vila",
-    "magvit",
-    "magvit_tokenizer",
-}  # their data sets have no rows beside train and test
+def test_the_readme_names_the_systems_that_are_not_watched():
+    (told,) = re.findall(r"`validate_every` is `null` in the systems (.*?), and in", (ROOT / "README.md").read_text())
+    assert set(re.findall(r"`(\w+)`", told)) == NOTHING_TO_WATCH
+
+
+# Their data sets have no rows beside those that are trained on and those that are judged.
+NOTHING_TO_WATCH = {"clip_vip", "movinet", "hd_vila", "lf_vila", "magvit", "magvit_tokenizer"}

@@ -1,6 +1,7 @@
 """The search for a MoViNet: its window and its reward, the same networks under a seed, as many for both samplers."""
 
 import json
+import sys
 from random import Random
 
 import optuna
@@ -14,6 +15,7 @@ from lightning_modules.movinet.search import ArchitectureSearch, Retraining
 from lightning_modules.settings import bind
 from lightning_modules.sweeps import studies
 from lightning_modules.sweeps.search import Finished, Outcome
+from stages import study as command
 from stages.composing import compose
 from stages.page import figures
 from stages.plan import PlanError, load_plan
@@ -314,6 +316,19 @@ def test_of_equal_rewards_the_cheaper_network_is_the_best_and_what_is_infeasible
     assert search.best(trials)["tpe"].number == 2
     nothing = search.report([], "actions", {})
     assert "no trial is complete" in json.loads(nothing.files["study.json"])["statement"] and nothing.figures == []
+
+
+def test_the_command_with_one_trial_of_each_sampler_ends_well(make, tmp_path, monkeypatch, capsys):
+    search = scored(make(**SMALL, startup=4, fresh_seeds=[5]))
+    search.recipe["epochs"] = 1  # of the networks that are trained again
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(command, "search_of", lambda *_: search)
+    monkeypatch.setattr(sys, "argv", "study movinet --setting architecture --trials 1 --workers 1".split())
+    command.main()
+    said = capsys.readouterr().out
+    assert said.count("1 trials asked, 1 complete, 0 pruned, 0 lost") == 2 and "3 trials asked, 3 complete" in said
+    study = json.loads((tmp_path / ".scratch/sweeps/movinet-architecture/study.json").read_text())
+    assert set(study["networks"]) == {"tpe", "random", "arm"} and len(study["trials"]) == 5
 
 
 # Arms that a search may take

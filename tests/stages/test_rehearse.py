@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_modules import rehearsal
 from lightning_modules.datasets import storage
@@ -153,6 +154,96 @@ def test_a_wrong_option_is_one_line(monkeypatch, options, told):
     with pytest.raises(SystemExit, match="error") as ended:
         run_stage(rehearse.main)
     assert ended.value.code == told
+
+
+class Tried(inside.Rehearsing):
+    """A rehearsal at full size, whose trainings are not run: a step takes half a second, if its rows fit."""
+
+    def __init__(self, folder, gpus, fit):
+        super().__init__(inside.Request("paper", ["maskalign"], str(folder), True, None, gpus))
+        self.folder, self.fit, self.tried = folder, fit, []
+        self.whole["imagenet"] = self.cards["imagenet"] = {"train": 1_281_167, "val": 50_000}
+        self.rows = {stage: [] for stage in STAGES} | {"pretrain": [self.plan.pretrain["maskalign"]]}
+        self.write_plans()
+
+    def process(self, name, *arguments):
+        return call.found_by(name, arguments)
+
+    def stage(self, name, arm, rows=0):
+        """What a training of the copy finds with the batch that its plan says."""
+        plan = yaml.safe_load((self.folder / "plans/paper/maskalign/params.yaml").read_text())
+        self.tried.append(plan[name][arm]["overrides"].get("data.batch_size", 1024))
+        if self.tried[-1] > self.fit:
+            return {"error": "no memory left: CUDA out of memory", "out_of_memory": True}
+        return {"found": {"seconds": 9.0, "memory": 7 * 10**10, "trainings": [{"seconds_per_step": 0.5}]}}
+
+
+@pytest.fixture
+def tried(tmp_path, monkeypatch):
+    """`tried(trainer, gpus, fit)` rehearses MaskAlign where so many rows fit; gives the rehearsal and its entry."""
+    monkeypatch.setattr(inside, "ROOT", tmp_path)  # the copy of the project
+    for name in ("conf/trainer", "data/runs/paper", *(f"plans/paper/{stem}" for stem in PLAN.papers)):
+        (tmp_path / name).mkdir(parents=True)
+
+    def tried(trainer, gpus, fit):
+        monkeypatch.setenv("REPRISE_TRAINER", trainer)
+        made = Tried(tmp_path, gpus, fit)
+        made.train("pretrain", made.rows["pretrain"][0])
+        [entry] = made.entries
+        return made, entry
+
+    return tried
+
+
+def test_the_largest_cut_of_a_batch_that_fits_is_found_and_named(tried):
+    made, entry = tried("gpu", 1, fit=256)
+    assert made.tried == [1024, 512, 256] and entry.state == "ran"
+    assert entry.notes == [
+        "memory suffices for 256 of 1024 rows at a time: set accumulate to 4 in conf/trainer/gpu.yaml, or lower the "
+        "precision there"
+    ]
+    assert entry.steps_per_second == 1 / (4 * 0.5), "four parts are a step"
+    assert entry.hours == entry.gpu_hours == pytest.approx(200 * 1251 * 4 * 0.5 * entry.seeds / 3600)
+
+
+def test_what_does_not_even_fit_by_the_row_fails_with_the_way_out(tried):
+    made, entry = tried("gpu", 1, fit=0)
+    assert made.tried == [2**power for power in range(10, -1, -1)]
+    assert (entry.state, entry.hours, entry.gpu_hours) == ("failed", None, None)
+    assert entry.notes[0] == "no memory left: CUDA out of memory"
+    assert entry.notes[1].startswith("it does not fit, not even a row at a time: lower the precision in conf/trainer/")
+
+
+@pytest.mark.parametrize(("fit", "rows", "parts"), [(512, [512], 1), (300, [512, 256], 2)])
+def test_of_two_devices_each_has_half_of_the_rows_and_both_are_paid_for(tried, tmp_path, fit, rows, parts):
+    made, entry = tried("ddp", 2, fit=fit)
+    assert made.tried == rows
+    assert bool(entry.notes) == (parts > 1) and all("256 of 512 rows at a time" in note for note in entry.notes)
+    assert entry.hours == pytest.approx(200 * 1251 * parts * 0.5 * entry.seeds / 3600)
+    assert entry.gpu_hours == 2 * entry.hours
+    trainer = yaml.safe_load((tmp_path / "conf/trainer/ddp.yaml").read_text())
+    assert (trainer["devices"], trainer["strategy"]) == (1, "auto"), "it runs on one of them"
+
+
+def test_data_that_the_user_has_prepared_is_taken_and_cut(tmp_path, monkeypatch, prepared):
+    monkeypatch.setattr(rehearsal, "current", None)
+    monkeypatch.setattr(inside.Rehearsing, "process", lambda self, name, *given: call.found_by(name, given))
+    theirs, ours = tmp_path / "theirs", tmp_path / "copy"
+    for folder in (theirs / "data/datasets/digits", ours):
+        folder.mkdir(parents=True)
+    (theirs / "data/datasets/digits/tiny").symlink_to(prepared("digits"))
+    (ours / "conf").symlink_to(ROOT / "conf")
+    monkeypatch.setattr(inside, "ROOT", ours)
+    made = inside.Rehearsing(inside.Request("tiny", ["committees"], str(theirs), False, None, 0))
+    made.prepare("digits")
+    [entry] = made.entries
+    assert (entry.data, entry.state, entry.notes) == ("yours, prepared", "ran", [])
+    whole, few = made.whole["digits"], made.cards["digits"]
+    assert whole == storage.card(prepared("digits"))["splits"] and whole.keys() == few.keys()
+    for split, rows in few.items():
+        labels = storage.read(ours / "data/datasets/digits/tiny", split)["label"]
+        assert 0 < rows < whole[split]
+        assert labels.tolist() == storage.read(prepared("digits"), split)["label"][:rows].tolist()
 
 
 @pytest.mark.parametrize("stem", PLAN.papers)

@@ -1,6 +1,7 @@
 """The runner: order, slots, DVC's books, seeds side by side, and every way in which a run can go wrong."""
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -196,6 +197,28 @@ def test_dvc_by_hand_keeps_away_from_a_stage_that_runs_and_the_other_way_round(r
     assert by_hand.wait() == 0 and runner.done == set("abcd")
     assert any(line.startswith("a waits: ") and "dvc" in line for line in said)
     assert ran.count("a") == 1
+
+
+def test_where_nothing_can_be_locked_dvcs_links_are_used(run, tmp_path, monkeypatch):
+    """`core.hardlink_lock`, DVC's own way out for file systems without `flock`."""
+
+    def without(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    project(tmp_path, DIAMOND)
+    with (tmp_path / ".dvc/config").open("a") as config:
+        config.write("    hardlink_lock = true\n")
+    runner, ran = run(slots=["", ""])
+    assert runner.done == set("abcd") and not runner.failed and sorted(ran) == list("abcd")
+    assert "up to date" in dvc(tmp_path, "status")
+    (tmp_path / "source").write_text("2\n")
+    books = Bookkeeper(tmp_path)
+    assert books.begin("a") == "run"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        dvc(tmp_path, "repro", "-s", "a")  # by hand, with the same kind of lock
+    assert "make repro: a" in caught.value.stderr
+    books.close()
 
 
 # Seeds side by side

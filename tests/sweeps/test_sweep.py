@@ -22,6 +22,7 @@ from lightning_modules.files import ROOT
 from lightning_modules.metrics import classification
 from lightning_modules.sweeps import batches, studies
 from lightning_modules.sweeps.search import KINDS, TITLES, CachedSearch, Finished, Gain, Outcome, best_within, state
+from stages import study as command
 from stages import sweep, ui
 from stages.composing import compose
 from stages.page import figures
@@ -510,6 +511,18 @@ def test_the_split_is_told_with_the_best_big_and_the_best_small_members(splittin
 
 
 # Command lines
+
+
+def test_the_command_with_one_trial_that_trains_ends_well(splitting, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(command, "search_of", lambda *_: splitting())
+    line = "study committees-digits --setting training --trials 1 --workers 1"
+    monkeypatch.setattr(sys, "argv", line.split())
+    command.main()
+    assert capsys.readouterr().out.startswith("1 trials asked, 1 complete, 0 pruned, 0 lost")
+    study = json.loads((tmp_path / ".scratch/sweeps/committees-digits-training/study.json").read_text())
+    [trial] = study["trials"]
+    assert f"validation accuracy for {trial['training_share']:.0%}" in study["statement"]
 
 
 def test_the_dashboards_port_and_study_are_checked(tmp_path, monkeypatch):

@@ -11,7 +11,17 @@ from lightning_modules.datasets.video.drawn import encode, numbers
 from lightning_modules.datasets.video.files import BrokenVideo, evenly, read_frames, resized
 from lightning_modules.datasets.video.showing import read_shown, scaled
 from tests.datasets.conftest import REALDATA
-from tests.datasets.video.test_files import cut, damaged, every, sound_only
+from tests.datasets.video.test_files import (
+    TURNS,
+    bright_corners,
+    cut,
+    damaged,
+    every,
+    sound_only,
+    thinned,
+    turned,
+    with_cover,
+)
 
 
 def as_it_is(picture):
@@ -53,11 +63,30 @@ def test_an_animated_gif_is_a_video(tmp_path):
     assert shown.seconds == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("rate", [None, 10.0])
+def test_frames_dropped_in_an_avi_are_no_damage_and_keep_their_times(tmp_path, rate):
+    shown = read_shown(thinned(tmp_path / "clip.avi"), every, as_it_is, rate=rate)
+    assert numbers(shown.frames) == list(range(12))
+    assert np.allclose(shown.times, np.arange(12) / 10, atol=2e-3) and shown.seconds == pytest.approx(1.2, abs=0.01)
+
+
+@pytest.mark.parametrize("seeking", [True, False])
+@pytest.mark.parametrize(("turn", "corner"), TURNS)
+def test_a_rotated_video_is_turned_upright(tmp_path, monkeypatch, turn, corner, seeking):
+    if not seeking:
+        monkeypatch.setattr(files, "timetable", lambda container: ([], [], 1))
+    [found] = read_shown(turned(tmp_path / "clip.mp4", turn), every, as_it_is).frames
+    assert found.shape == ((32, 48, 3) if turn == (-1, 0, 0, -1) else (48, 32, 3))
+    assert bright_corners(found) == [corner]
+
+
 @pytest.mark.parametrize("make", [
     lambda folder: cut(encode(folder / "clip.mp4", 40), 0.5),
     lambda folder: cut(encode(folder / "clip.mp4", 40, movflags="faststart"), 0.6),
     lambda folder: damaged(encode(folder / "clip.mp4", 40, movflags="faststart")),
     lambda folder: cut(encode(folder / "clip.avi", 60), 0.6),
+    lambda folder: cut(encode(folder / "clip.webm", 60, codec="libvpx"), 0.6),
+    lambda folder: with_cover(folder / "song.mp3"),
     lambda folder: sound_only(folder / "song.mp4"),
     lambda folder: folder / "missing.mp4",
 ])  # fmt: skip
