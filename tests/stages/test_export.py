@@ -30,9 +30,23 @@ REFUSED = {
     "small_ensembles": "no class for a pool of small networks of the family",
     "unified_t2i_i2t": "without its heads for image codes, codebook and image decoder",
     **dict.fromkeys(
-        ("image_side", "magvit", "magvit_tokenizer", "movinet", "hd_vila", "lf_vila"),
+        (
+            "image_side",
+            "movinet",
+            "hd_vila",
+            "hd_vila_manipulation",
+            "lf_vila",
+            "magvit",
+            "magvit_tokenizer",
+            "magvit2",
+            "magvit2_actions",
+            "magvit2_ar",
+            "magvit2_codebook",
+            "magvit2_tokenizer",
+            "magvit2_vocabulary",
+        ),
         NONE_KNOWN,
-    ),
+    ),  # fmt: skip
 }
 
 
