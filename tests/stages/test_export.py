@@ -46,7 +46,7 @@ REFUSED = {
             "magvit2_vocabulary",
         ),
         NONE_KNOWN,
-    ),  # fmt: skip
+    ),
 }
 
 
