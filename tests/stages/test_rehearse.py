@@ -33,6 +33,7 @@ def files(stem: str) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a paper has up to thirty stages here
 @pytest.mark.parametrize("stem", PLAN.papers)
 def test_every_paper_can_be_rehearsed_without_data_gpu_and_network(stem):
     before = files(stem)
