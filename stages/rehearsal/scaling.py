@@ -84,10 +84,12 @@ def changes(
     """
     batch = batch or (None if whole else BATCH)
     found: Changes = {}
-    for name, value in leaves(system):
+    settings = dict(leaves(system))
+    for name, value in settings.items():
         block, _, rest = _block(name)
         last = name.rpartition(".")[2]
-        if block == "model" and not whole and _narrowed(last, value):
+        counted = last == "codebook_size" and settings.get(f"{name.removesuffix(last)}embedding_dim", value) is None
+        if block == "model" and not whole and _narrowed(last, value) and not counted:  # tokens of bits have no codebook
             found[name] = value // NARROW
         if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
             found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]

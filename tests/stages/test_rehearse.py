@@ -279,6 +279,12 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert "model.network.feature_dim" not in changed
     assert changed["model.network.codebook_size"] == changed["model.images.codebook_size"] == 625
 
+    bits = compose("paper", system="magvit2")["system"]
+    changed = scaling.changes(bits, {}, whole=False)
+    assert changed["model.network.hidden_size"] == 64 and "model.tokenizer.codebook_size" not in changed
+    codes = compose("paper", system="magvit")["system"]
+    assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
+
 
 @pytest.mark.parametrize("arm", load_plan("tiny").pretrain)
 def test_the_rows_that_are_prepared_suffice_for_two_steps_of_a_training(arm):
