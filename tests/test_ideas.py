@@ -79,22 +79,6 @@ def test_the_section_is_right_by_the_letter(project):
     assert tracked(project) == (set(), set())
 
 
-@pytest.mark.slow
-def test_an_idea_of_one_seed_is_trained_judged_and_shown(fresh, tmp_path):
-    """The section at the smallest size; its commands by the letter are above."""
-    copy = fresh.clone(tmp_path / "one")
-    copy.edit("params.yaml", seeds=[0])
-    for name in ("committees", "smoothing"):
-        small = {f"{block}.{key}": value for block, values in SMALL.items() for key, value in values.items()}
-        copy.edit(f"conf/system/{name}/tiny.yaml", **small | {"pretrain.epochs": 1})
-    copy.edit("plans/tiny/committees/params.yaml", **{"pretrain.committees-digits.overrides.pretrain.epochs": 1})
-    copy.python("-m", "stages.repro", "--paper", "smoothing")
-    (row,) = json.loads((copy.folder / "results/tiny/smoothing/claims.json").read_text())
-    assert (row["paper"], row["id"], row["n"], row["verdict"]) == ("smoothing", "single", 1, "undecided")
-    arms = json.loads((copy.folder / "results/tiny/smoothing/metrics.json").read_text())
-    assert set(arms) == {"smoothing", "smoothing-paper"} and arms["smoothing"] != arms["smoothing-paper"]
-
-
 MISTAKES = {
     "no such arm": (
         IDEA, lambda idea: idea["claims"][0]["value"].update(arm="smoothed"),
