@@ -1,4 +1,4 @@
-"""Answers about a user's videos: as few bits, what comes back from these, and what a generator makes of parts."""
+"""Answers about a user's videos: as few bits, what comes back from these, what a generator makes of parts, actions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,9 @@ import torch
 
 from lightning_modules.files import read_array
 from lightning_modules.magvit2.compression import WORD
+from lightning_modules.magvit2.understanding import ActionClassifier
 from lightning_modules.metrics.video import psnr
+from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens import predictor
 from lightning_modules.video_tokens.predictor import clip_of, shown
 
@@ -42,6 +44,37 @@ class Continuer(predictor.Continuer):
                 **shown(video),
             }
         yield from super().answer(path, top)
+
+
+class Recogniser(Predictor):
+    """Says what happens in a video, and whether it runs forward.
+
+    Args:
+        module: a trained classifier.
+        record: not needed.
+    """
+
+    def __init__(self, module: ActionClassifier, record: dict | None = None):
+        self.module = module.eval()
+
+    def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
+        """The most probable actions: `class`, its number in the data set; `direction`; `probability`.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        module = self.module
+        with torch.inference_mode():
+            video = clip_of(Path(path), module.tokenizer) * module.pixel_scale
+            found = module(video)[0].softmax(0).topk(min(top, 2 * module.classes))
+        for rank, (chance, action) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True), 1):
+            direction = "backward" if action >= module.classes else "forward"
+            yield {
+                "rank": rank,
+                "class": action % module.classes,
+                "direction": direction,
+                "probability": round(chance, 6),
+            }
 
 
 def _words(path: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_modules.layers.published import load_strictly
 from lightning_modules.magvit2.causal import AdaptiveNorm, CausalBlock, CausalConv, FrameNorm, Grow, Memory
 from lightning_modules.magvit2.lookup_free import LookupFree
 from lightning_modules.settings import Count
@@ -275,7 +276,7 @@ class CausalTokenizer(VideoTokenizer):
                 f"the weights of the tokenizer named by `from` do not fit, first {name}: give both the same width, "
                 "multipliers, blocks and quantiser."
             )
-        self.load_state_dict(found)
+        load_strictly(self, found, "the inflated tokenizer")
 
 
 def _blocks(depth: int, inputs: int, outputs: int, count: int, **norms: int) -> nn.ModuleList:

@@ -95,6 +95,7 @@ class ActionClassifier(PaperModule):
     """
 
     recipe_form = TokensRecipe
+    predictor = "lightning_modules.magvit2.predictor.Recogniser"
 
     def __init__(
         self,

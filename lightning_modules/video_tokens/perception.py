@@ -78,7 +78,7 @@ class Judge(nn.Module):
     """A small classifier of clips, whose features `fvd_world` compares; it has no part in any other training.
 
     It is shown clips as they are and in reverse, and names the class and which of the two it is: so its features tell
-    how things move, and not only how they look.
+    how things move, and not only how they look. No unit can die: constant features would judge nothing.
 
     Args:
         classes: of the labels.
@@ -89,8 +89,8 @@ class Judge(nn.Module):
     def __init__(self, classes: int, *, width: int = 16, features: int = 16):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv3d(3, width, (3, 4, 4), stride=2, padding=1), nn.ReLU(),
-            nn.Conv3d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv3d(3, width, (3, 4, 4), stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv3d(width, 2 * width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
             nn.AdaptiveAvgPool3d((1, 2, 2)), nn.Flatten(), nn.Linear(8 * width, features),
         )  # fmt: skip
         self.head = nn.Linear(features, 2 * classes)
@@ -104,4 +104,4 @@ class Judge(nn.Module):
         """Cross-entropy of the class and of the direction of time, every second clip being shown in reverse."""
         back = torch.arange(len(video), device=video.device) % 2
         shown = torch.where(back.view(-1, 1, 1, 1, 1) == 1, video.flip(2), video)
-        return F.cross_entropy(self.head(F.relu(self(shown))), labels + self.classes * back)
+        return F.cross_entropy(self.head(F.leaky_relu(self(shown), 0.2)), labels + self.classes * back)

@@ -8,6 +8,7 @@ from torch import nn
 from lightning_modules.magvit.tokenizer import Tokenizer
 from lightning_modules.video_tokens.adversarial import discriminator_loss, generator_loss, lecam, r1_penalty
 from lightning_modules.video_tokens.discriminator import Discriminator
+from lightning_modules.video_tokens.perception import Judge
 from lightning_modules.video_tokens.quantiser import VectorQuantiser
 from lightning_modules.video_tokens.tokenizer import inflated
 
@@ -186,3 +187,13 @@ def test_files_of_the_official_code_are_read_or_refused(tmp_path):
     for name in ("no.npz", "absent.npz"):
         with pytest.raises(ValueError, match=r"cannot be read as an .npz file of Flax parameters"):
             read_flax(tmp_path / name)
+
+
+def test_no_unit_of_the_judge_dies():
+    judge = Judge(4)
+    with torch.no_grad():
+        for layer in judge.layers:
+            if isinstance(layer, torch.nn.Conv3d):
+                layer.bias.fill_(-100.0)
+        features = judge(torch.rand(3, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert (features[0] != features[1]).any() and (features[1] != features[2]).any()

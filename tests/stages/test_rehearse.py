@@ -282,6 +282,8 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     bits = compose("paper", system="magvit2")["system"]
     changed = scaling.changes(bits, {}, whole=False)
     assert changed["model.network.hidden_size"] == 64 and "model.tokenizer.codebook_size" not in changed
+    assert changed["model.network.attention_dropout"] == 0.0
+    assert "model.network.attention_dropout" not in scaling.changes(bits, {}, whole=True)
     codes = compose("paper", system="magvit")["system"]
     assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
 

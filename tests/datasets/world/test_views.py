@@ -97,10 +97,11 @@ def test_what_is_written_is_what_was_drawn_with_a_card_and_a_sheet(tmp_path):
         assert values.dtype == drawn[name].dtype
 
 
-@pytest.mark.parametrize("preset", ["tiny", "paper"])
-@pytest.mark.parametrize("view", OPTIONS)
-def test_configurations_are_taken(tmp_path, view, preset):
-    config = yaml.safe_load((ROOT / f"conf/dataset/world_{view}/{preset}.yaml").read_text())
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "conf/dataset").glob("world_*/*.yaml")), ids=lambda f: f"{f.parent.name}-{f.stem}"
+)
+def test_configurations_are_taken(tmp_path, file):
+    config = yaml.safe_load(file.read_text())
     assert config.pop("_target_") == "lightning_modules.datasets.world.views.prepare"
     views.prepare(tmp_path / "set", **config | {"sizes": dict.fromkeys(config["sizes"], 1), "workers": 1})
     assert list(storage.card(tmp_path / "set")["splits"])[:3] == ["train", "val", "test"]
