@@ -4,8 +4,8 @@ The paper gives the tokens of a clip to a ViViT as its input, in place of pixels
 they differ in how a place of the grid becomes a vector: `tokens`, the sum of the vectors of a token's sub-tokens, or
 `pixels`, a linear layer of all pixels that the token stands for.
 
-An action is what a clip shows and whether it runs forward or backward, so that neither a single frame nor its colours
-tell it: half of the clips are reversed.
+With `reverse` an action is what a clip shows and whether it runs forward or backward, so that neither a single frame
+nor its colours tell it: half of the clips are reversed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +83,8 @@ class ActionClassifier(PaperModule):
         tokenizer: arguments of `CausalTokenizer`, as in the arm named by `from`; of pixels, for its grid alone.
         source: what the transformer is shown, `tokens` or `pixels`.
         bits: of a token's sub-tokens, in all the logarithm of the vocabulary.
-        num_classes: of the labels; there are twice as many actions.
+        num_classes: of the labels.
+        reverse: whether half of the clips are reversed, which makes twice as many actions; not the paper's.
         layers: of the transformer.
         hidden_size: of the transformer.
         heads: of the transformer.
@@ -104,6 +105,7 @@ class ActionClassifier(PaperModule):
         source: Literal["tokens", "pixels"] = "tokens",
         bits: Annotated[list[Count], Field(min_length=1)],
         num_classes: Count,
+        reverse: bool = False,
         layers: Count = 12,
         hidden_size: Count = 768,
         heads: Count = 12,
@@ -118,14 +120,14 @@ class ActionClassifier(PaperModule):
             )
         time, height, width = self.tokenizer.grid
         self.tokens = time * height * width
-        self.source, self.classes, self.pixel_scale = source, num_classes, pixel_scale
+        self.source, self.classes, self.reverse, self.pixel_scale = source, num_classes, reverse, pixel_scale
         if source == "tokens":
             self.embed = SubTokens(bits, hidden_size)
         else:
             self.embed = Tubelets(self.tokenizer.time, self.tokenizer.space, hidden_size)
         self.positions = nn.Parameter(torch.empty(self.tokens, hidden_size).normal_(std=DEVIATION))
         self.layers = nn.ModuleList(Block(hidden_size, heads) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, 2 * num_classes)
+        self.norm, self.head = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, (1 + reverse) * num_classes)
         self.kept = Kept(self.tokens) if keep_tokens else None
 
     def check_data(self, data: ClipData) -> None:
@@ -152,8 +154,10 @@ class ActionClassifier(PaperModule):
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
-        """Cross-entropy of the actions, half of the clips being reversed."""
-        back = torch.rand(batch["labels"].shape, device=batch["labels"].device) < 0.5
+        """Cross-entropy of the actions."""
+        back = torch.zeros_like(batch["labels"])
+        if self.reverse:
+            back = (torch.rand(back.shape, device=back.device) < 0.5).to(back)
         logits = self.logits(batch["video"], back, batch.get("rows"))
         loss = F.cross_entropy(logits, self.actions(batch["labels"], back))
         self.log_terms({"pretrain/loss": loss})
@@ -193,10 +197,10 @@ class ActionClassifier(PaperModule):
         return self.kept.once("clips", rows, compute)
 
     def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Loss and accuracy, every second clip being reversed."""
+        """Loss and accuracy; of clips that are reversed, every second one."""
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            back = every_second(batch["labels"])
+            back = every_second(batch["labels"]) * self.reverse
             logits, actions = self.logits(batch["video"], back), self.actions(batch["labels"], back)
             return {"loss": F.cross_entropy(logits, actions), "accuracy": (logits.argmax(1) == actions).float().mean()}
 
@@ -209,13 +213,13 @@ class ActionClassifier(PaperModule):
 
     @torch.no_grad()
     def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
-        """Logits and actions of the split that is judged: each clip once forward and once reversed."""
+        """Logits and actions of the split that is judged; where clips are reversed, each once so and once so."""
         self.to(device).eval()
         logits, actions = [], []
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
                 video, labels = batch["video"].to(device), batch["labels"].to(device)
-                for back in (torch.zeros_like(labels), torch.ones_like(labels)):
+                for back in (torch.zeros_like(labels), torch.ones_like(labels))[: 1 + self.reverse]:
                     logits.append(self.logits(video, back).cpu())
                     actions.append(self.actions(labels, back).cpu())
         return {"logits": torch.cat(logits), "actions": torch.cat(actions)}

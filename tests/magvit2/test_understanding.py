@@ -12,7 +12,7 @@ from tests.magvit2.test_generator import TOKENIZER, batch
 
 def classifier(**options):
     torch.manual_seed(0)
-    options = {"bits": [1, 3], "num_classes": 3, "layers": 1, "hidden_size": 8, "heads": 2, **options}
+    options = {"bits": [1, 3], "num_classes": 3, "reverse": True, "layers": 1, "hidden_size": 8, "heads": 2, **options}
     return ActionClassifier(tokenizer=TOKENIZER, **options)
 
 
