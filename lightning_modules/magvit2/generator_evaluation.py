@@ -118,8 +118,8 @@ def rate_distortion(arrays: Mapping[str, np.ndarray], pixels: int, dataset: str)
 def evaluate_classifier(runs: Sequence[Run], dataset: str) -> Evaluation:
     """How well actions are recognised.
 
-    Metrics: `accuracy_percent`; where clips are reversed `class_percent` and `direction_percent`, of the class alone and
-    of forward or backward alone; `nll`; `parameters`.
+    Metrics: `accuracy_percent`; where clips are reversed `class_percent` and `direction_percent`, of the class and of
+    forward or backward alone; `nll`; `parameters`.
 
     Args:
         runs: finished runs of `ActionClassifier`, one for each seed.

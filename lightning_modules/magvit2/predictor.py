@@ -58,7 +58,7 @@ class Recogniser(Predictor):
         self.module = module.eval()
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
-        """The most probable actions: `class`, its number in the data set; `direction` where it was learnt; `probability`.
+        """The most probable actions: `class`, its number in the data set, `direction` if it was learnt, `probability`.
 
         Raises:
             ValueError: the file cannot be read.
