@@ -143,3 +143,24 @@ def evaluate_classifier(runs: Sequence[Run], dataset: str) -> Evaluation:
             found["direction_percent"] = 100 * float((chosen // classes == actions // classes).mean())
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     return Evaluation(metrics=metrics)
+
+
+def evaluate_targets(runs: Sequence[Run], dataset: str) -> Evaluation:
+    """How well hidden places are predicted: `loss`, of tokens in nats, of pixels the mean squared error; `parameters`.
+
+    Args:
+        runs: finished runs of `TargetPredictor`, one for each seed.
+        dataset: first part of every metric's name.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    shared.some_run(runs)
+    metrics = {
+        run.seed: {
+            f"{dataset}/loss": float(run.predictions()["losses"].mean()),
+            f"{dataset}/parameters": float(run.facts["parameters"]),
+        }
+        for run in runs
+    }
+    return Evaluation(metrics=metrics)
