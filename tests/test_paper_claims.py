@@ -87,7 +87,19 @@ def magvit(model, draw, published):
     return facts, arrays
 
 
-STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit}
+def magvit2(model, draw, published):
+    """The same of MAGVIT-v2's; and of classifiers."""
+    if "source" in model:
+        logits, actions = draw.normal(size=(ROWS, model["num_classes"])), np.zeros(ROWS, np.int64)
+        return {"classes": model["num_classes"], "parameters": 3}, {"logits": logits, "actions": actions}
+    facts, arrays = magvit(model, draw, published)
+    if "judged_tasks" in model:
+        arrays |= {f"coded/{name}": draw.uniform(1, 2, ROWS) for name in ("bits", "fixed", "written", "psnr", "ssim")}
+        arrays["coded/again"] = np.ones(ROWS, bool)
+    return facts | {"tokens": 4, "head_parameters": 5}, arrays
+
+
+STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2}
 
 
 def evaluated(row, published):
@@ -125,7 +137,7 @@ def test_every_claim_gets_a_verdict_from_three_seeds(stem, tmp_path):
     assert rows and not {claim.id: row["reason"] for claim, row in rows if row["verdict"] == "not testable"}
 
 
-@pytest.mark.parametrize("stem", ["magvit"])
+@pytest.mark.parametrize("stem", ["magvit", "magvit2"])
 def test_without_the_published_networks_their_claims_are_not_testable_and_the_others_are_judged(stem, tmp_path):
     rows, evaluations = judged(tmp_path, stem, published=False)
     asking = {claim.id for claim, _ in rows if claim.value.metric.rpartition("/")[2] in SEEN_BY}
