@@ -11,7 +11,7 @@ rounding error of the last bit, on another machine or in another order of additi
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from lightning_modules.metrics import classification
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 OUTPUTS = ("running", "last", "weighted")
 LARGEST_GRID = 20_000_000
+KEPT = 256  # sequences whose operating points are kept: neighbouring budgets look at the same ones
 
 View = tuple[str, str]
 """A member at an input resolution: (name, resolution)."""
@@ -86,6 +87,7 @@ class StageTable:
         self._confident: dict[tuple[View, ...], np.ndarray] = {}
         self._correct: dict[tuple[View, ...], np.ndarray] = {}
         self.deferral, self._unsure = cache(self._deferral), cache(self._less_confident)
+        self.points = lru_cache(KEPT)(self._points)
 
     def output(self, prefix: Sequence[View]) -> Float[np.ndarray, "samples classes"]:
         """What the cascade answers after the models of `prefix`: logits or log probabilities, float64."""
@@ -125,8 +127,11 @@ class StageTable:
         correct = [self.correct(views[: k + 1]) for k in range(len(views))]
         return np.array(confident).reshape(len(views) - 1, len(self.labels)), np.array(correct)
 
+    def deferrals(self, views: tuple[View, ...], count: int) -> "list[Deferral]":
+        """Who is deferred by the first model, by the first two and so on, with the edges of `threshold_edges`."""
+        return [self.deferral(views[:k], count) for k in range(1, len(views))]
+
     def _deferral(self, prefix: tuple[View, ...], count: int) -> "Deferral":
-        """Who is deferred by all models of `prefix`, with the edges of `threshold_edges`."""
         confident, earlier = self.stage(prefix)[0], prefix[:-1]
         edges = _quantiles(confident[self._unsure(earlier)], count)
         return defer(self.deferral(earlier, count) if earlier else None, confident, edges)
@@ -136,6 +141,18 @@ class StageTable:
         if not prefix:
             return np.arange(len(self.labels))
         return _less_confident_half(self.stage(prefix)[0], self._unsure(prefix[:-1]))
+
+    def _points(self, views: tuple[View, ...], macs: tuple[int, ...], count: int) -> "Grid":
+        """See `operating_points`."""
+        confident, correct = self.stages(views)
+        if len(views) == 1:
+            return Grid(correct.mean(axis=1), np.array([float(macs[0])]), np.zeros(1), ())
+        if len(views) == 2:
+            *found, thresholds = every_threshold(confident[0], correct, macs)
+            return Grid(*found, (thresholds[:, 0],))
+        deferrals = self.deferrals(views, count)
+        found = [_accuracy(deferrals, correct), *_costs(deferrals, macs)]
+        return Grid(*(values.ravel() for values in found), deferrals[-1].edges)
 
 
 class Points(NamedTuple):
@@ -479,16 +496,9 @@ def operating_points(
     Raises:
         ValueError: `edges` says nothing of this number of stages.
     """
-    confident, correct = table.stages(views)
-    costs = [macs[view] for view in views]
-    if len(views) == 1:
-        return Grid(correct.mean(axis=1), np.array([float(costs[0])]), np.zeros(1), ())
-    if len(views) == 2:
-        *found, thresholds = every_threshold(confident[0], correct, costs)
-        return Grid(*found, (thresholds[:, 0],))
-    deferrals = _deferrals(table, views, edges)
-    found = [_accuracy(deferrals, correct), *_costs(deferrals, costs)]
-    return Grid(*(values.ravel() for values in found), deferrals[-1].edges)
+    if len(views) > 2 and len(views) not in edges:
+        raise ValueError(f"edges {dict(edges)} names no number of thresholds for {len(views)} stages.")
+    return table.points(views, tuple(macs[view] for view in views), edges.get(len(views), 0))
 
 
 def _accuracy_on(
@@ -501,13 +511,7 @@ def _accuracy_on(
         return correct.mean(axis=1)
     if len(views) == 2:
         return every_threshold(confident[0], correct, (0, 0)).accuracy
-    return _accuracy(_deferrals(table, views, edges), correct).ravel()
-
-
-def _deferrals(table: StageTable, views: tuple[View, ...], edges: Mapping[int, int]) -> list[Deferral]:
-    if len(views) not in edges:
-        raise ValueError(f"edges {dict(edges)} names no number of thresholds for {len(views)} stages.")
-    return [table.deferral(views[:k], edges[len(views)]) for k in range(1, len(views))]
+    return _accuracy(table.deferrals(views, edges[len(views)]), correct).ravel()
 
 
 def max_accuracy(
