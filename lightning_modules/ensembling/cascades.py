@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lightning_modules.ensembling.pools import Member, pareto_front
-from lightning_modules.metrics import classification
+from lightning_modules.metrics.classification import log_softmax
 
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 OUTPUTS = ("running", "last", "weighted")
@@ -87,17 +87,17 @@ class StageTable:
         self._confident: dict[tuple[View, ...], np.ndarray] = {}
         self._correct: dict[tuple[View, ...], np.ndarray] = {}
         self.deferral, self._unsure = cache(self._deferral), cache(self._less_confident)
+        self.cuts = cache(lambda first: cuts(self.stage(first)[0]))
         self.points = lru_cache(KEPT)(self._points)
 
     def output(self, prefix: Sequence[View]) -> Float[np.ndarray, "samples classes"]:
         """What the cascade answers after the models of `prefix`: logits or log probabilities, float64."""
         views = prefix[-1:] if self.mode == "last" else prefix
-        share = [1.0 if self.weights is None else self.weights[view] for view in views]
         total = np.zeros(self.scores[views[0]].shape)
-        for view, weight in zip(views, share, strict=True):
-            scores = self.scores[view].astype(np.float64)
-            total += weight * (scores if self.average == "logits" else np.exp(classification.log_softmax(scores)))
-        mean = total / sum(share)
+        for view in views:
+            scores = self.scores[view] if self.average == "logits" else np.exp(log_softmax(self.scores[view]))
+            total += scores if self.weights is None else self.weights[view] * scores.astype(np.float64)
+        mean = total / (len(views) if self.weights is None else sum(self.weights[view] for view in views))
         return mean if self.average == "logits" else np.log(np.maximum(mean, 1e-300))
 
     def stage(self, prefix: Sequence[View]) -> tuple[Float[np.ndarray, " samples"], Bool[np.ndarray, " samples"]]:
@@ -144,11 +144,11 @@ class StageTable:
 
     def _points(self, views: tuple[View, ...], macs: tuple[int, ...], count: int) -> "Grid":
         """See `operating_points`."""
-        confident, correct = self.stages(views)
+        correct = self.stages(views)[1]
         if len(views) == 1:
             return Grid(correct.mean(axis=1), np.array([float(macs[0])]), np.zeros(1), ())
         if len(views) == 2:
-            *found, thresholds = every_threshold(confident[0], correct, macs)
+            *found, thresholds = _every_cut(self.cuts(views[:1]), correct, macs)
             return Grid(*found, (thresholds[:, 0],))
         deferrals = self.deferrals(views, count)
         found = [_accuracy(deferrals, correct), *_costs(deferrals, macs)]
@@ -188,27 +188,42 @@ class Grid(NamedTuple):
         return Points(self.accuracy[points], self.macs[points], self.macs_error[points], thresholds)
 
 
+class Cuts(NamedTuple):
+    """Where one threshold can part the samples: positions inside a tie of confidences cannot be reached."""
+
+    order: Int[np.ndarray, " samples"]  # from sure to unsure
+    leaving: Int[np.ndarray, " cuts"]  # how many are above the threshold
+    thresholds: Float[np.ndarray, " cuts"]
+
+
+def cuts(confident: Float[np.ndarray, " samples"]) -> Cuts:
+    """All cuts, from +inf, where no one leaves, to -inf, where all do."""
+    order = np.argsort(-confident, kind="stable")
+    ordered = confident[order]
+    leaving = np.concatenate([[0], np.flatnonzero(ordered[:-1] > ordered[1:]) + 1, [len(order)]])
+    between = _half_way(ordered[leaving[1:-1]], ordered[leaving[1:-1] - 1])
+    return Cuts(order, leaving, np.concatenate([[np.inf], between, [-np.inf]]))
+
+
 def every_threshold(
     confident: Float[np.ndarray, " samples"], correct: Bool[np.ndarray, "2 samples"], macs: Sequence[int]
 ) -> Points:
     """Every distinct operating point of a two-model cascade, in one sort.
 
     With samples sorted from sure to unsure, leaving the first p at stage 1 has accuracy (correct_1 among the first p +
-    correct_2 among the rest) / N and costs c_1 + c_2 (N - p) / N. Positions inside a tie cannot be reached and are
-    left out.
+    correct_2 among the rest) / N and costs c_1 + c_2 (N - p) / N.
     """
-    samples = len(confident)
-    order = np.argsort(-confident, kind="stable")
-    ordered = confident[order]
-    first = np.concatenate([[0], np.cumsum(correct[0][order])])
-    second = np.concatenate([[0], np.cumsum(correct[1][order])])
-    leaving = np.concatenate([[0], np.flatnonzero(ordered[:-1] > ordered[1:]) + 1, [samples]])
-    between = _half_way(ordered[leaving[1:-1]], ordered[leaving[1:-1] - 1])
-    thresholds = np.concatenate([[np.inf], between, [-np.inf]])
-    accuracy = (first[leaving] + second[-1] - second[leaving]) / samples
-    deferred = (samples - leaving) / samples
+    return _every_cut(cuts(confident), correct, macs)
+
+
+def _every_cut(cuts: Cuts, correct: Bool[np.ndarray, "2 samples"], macs: Sequence[int]) -> Points:
+    samples = len(cuts.order)
+    first = np.concatenate([[0], np.cumsum(correct[0][cuts.order])])
+    second = np.concatenate([[0], np.cumsum(correct[1][cuts.order])])
+    accuracy = (first[cuts.leaving] + second[-1] - second[cuts.leaving]) / samples
+    deferred = (samples - cuts.leaving) / samples
     error = macs[1] * np.sqrt(deferred * (1 - deferred) / samples)
-    return Points(accuracy, macs[0] + macs[1] * deferred, error, thresholds[:, None])
+    return Points(accuracy, macs[0] + macs[1] * deferred, error, cuts.thresholds[:, None])
 
 
 def threshold_edges(
@@ -505,12 +520,11 @@ def _accuracy_on(
     counted: Bool[np.ndarray, " samples"], table: StageTable, views: tuple[View, ...], edges: Mapping[int, int]
 ) -> Float[np.ndarray, " points"]:
     """Accuracy of all operating points of a sequence if right answers count on some samples alone."""
-    confident, correct = table.stages(views)
-    correct = correct & counted
+    correct = table.stages(views)[1] & counted
     if len(views) == 1:
         return correct.mean(axis=1)
     if len(views) == 2:
-        return every_threshold(confident[0], correct, (0, 0)).accuracy
+        return _every_cut(table.cuts(views[:1]), correct, (0, 0)).accuracy
     return _accuracy(table.deferrals(views, edges[len(views)]), correct).ravel()
 
 
