@@ -192,7 +192,7 @@ class Cuts(NamedTuple):
     """Where one threshold can part the samples: positions inside a tie of confidences cannot be reached."""
 
     order: Int[np.ndarray, " samples"]  # from sure to unsure
-    leaving: Int[np.ndarray, " cuts"]  # how many are above the threshold
+    leaving: Int[np.ndarray, " cuts"]  # how many are at or above the threshold
     thresholds: Float[np.ndarray, " cuts"]
 
 
