@@ -94,8 +94,8 @@ def magvit2(model, draw, published):
         return {"classes": model["num_classes"], "parameters": 3}, {"logits": logits, "actions": actions}
     facts, arrays = magvit(model, draw, published)
     if "judged_tasks" in model:
-        arrays |= {f"coded/{name}": draw.uniform(1, 2, ROWS) for name in ("bits", "fixed", "written", "psnr", "ssim")}
-        arrays["coded/again"] = np.ones(ROWS, bool)
+        arrays |= {f"coded/{name}": draw.uniform(1, 2, ROWS) for name in ("bits", "written", "psnr", "ssim")}
+        arrays |= {"coded/fixed": np.full(ROWS, 3.0), "coded/again": np.ones(ROWS, bool)}
     return facts | {"tokens": 4, "head_parameters": 5}, arrays
 
 
