@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.magvit2 import predictor as answering
 from lightning_modules.magvit2.generator_evaluation import at_rate, coding, evaluate_classifier, evaluate_targets
 from lightning_modules.magvit2.understanding import ActionClassifier, SubTokens, TargetPredictor, Tubelets
 from lightning_modules.runs import Run
@@ -145,6 +146,18 @@ def test_a_classifier_begins_with_what_has_predicted_tokens():
         classifier().start_from(start.export())  # it reads tokens
     found = evaluate_targets([Finished({"parameters": 7}, {"losses": np.array([1.0, 2.0])})], "x")
     assert found.metrics == {0: {"x/loss": 1.5, "x/parameters": 7.0}}
+
+
+@pytest.mark.parametrize("reverse", [True, False])
+def test_the_actions_in_a_video_are_named(reverse, monkeypatch):
+    built, video = classifier(reverse=reverse).eval(), batch()["video"][:1]
+    monkeypatch.setattr(answering, "clip_of", lambda path, tokenizer: video / 255)
+    chances = built(video)[0].softmax(0).tolist()
+    lines = list(answering.Recogniser(built).answer("mine.mp4", top=9))
+    assert [line["probability"] for line in lines] == pytest.approx(sorted(chances, reverse=True), abs=1e-6)
+    best = int(np.argmax(chances))
+    direction = {"direction": "backward" if best >= 3 else "forward"} if reverse else {}
+    assert lines[0] == {"rank": 1, "class": best % 3, **direction, "probability": lines[0]["probability"]}
 
 
 def test_accuracy_is_that_of_actions_and_of_their_two_halves():
