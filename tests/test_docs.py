@@ -58,9 +58,9 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
     },
     "magvit2": {
         "pretrain": {"magvit2-tokenizer": {"pretrain.epochs": 1}},
-        "pretrain_from": {"magvit2": {"pretrain.epochs": 1}},
+        "pretrain_from": {"magvit2": {"pretrain.epochs": 1}, "magvit2-actions": {"pretrain.epochs": 1}},
         "finetune": {},
-        "evaluate": {"magvit2-tokenizer": {}, "magvit2": {}},
+        "evaluate": {"magvit2-tokenizer": {}, "magvit2": {}, "magvit2-actions": {}},
     },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},

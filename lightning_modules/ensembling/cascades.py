@@ -11,17 +11,19 @@ rounding error of the last bit, on another machine or in another order of additi
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lightning_modules.ensembling.pools import Member, pareto_front
-from lightning_modules.metrics import classification
+from lightning_modules.metrics.classification import log_softmax
 
 CONFIDENCES = ("max_probability", "logit_gap", "probability_gap", "negative_entropy")
 OUTPUTS = ("running", "last", "weighted")
 LARGEST_GRID = 20_000_000
+KEPT = 256  # sequences whose operating points are kept: neighbouring budgets look at the same ones
 
 View = tuple[str, str]
 """A member at an input resolution: (name, resolution)."""
@@ -56,11 +58,12 @@ def confidence(scores: Float[np.ndarray, "samples classes"], kind: str) -> Float
 
 
 class StageTable:
-    """Confidence and correctness of every prefix of every sequence, each computed once.
+    """Confidence and correctness of every prefix of every sequence, and whom it defers, each computed once.
 
-    The running average after k models depends on which models ran and not on their order, so results are kept by the
-    sorted prefix. `average` is `logits` or `probabilities`; `output` is `running` (the paper's average of all models so
-    far), `last` (the newest model alone) or `weighted` (running, with `weights` per view).
+    The running average after k models depends on which models ran and not on their order, so it is kept by the sorted
+    prefix. Who is deferred depends on the order, and sequences with the same beginning share it. `average` is `logits`
+    or `probabilities`; `output` is `running` (the paper's average of all models so far), `last` (the newest model
+    alone) or `weighted` (running, with `weights` per view).
     """
 
     def __init__(
@@ -81,41 +84,75 @@ class StageTable:
             raise ValueError(f"weights go with output 'weighted' and with no other (output is {output!r}).")
         self.scores, self.labels, self.confidence_kind = scores, labels, confidence
         self.average, self.mode, self.weights = average, output, weights
-        self._stages: dict[tuple[View, ...], tuple[np.ndarray, np.ndarray]] = {}
-        self._edges: dict[tuple[tuple[View, ...], int], list[np.ndarray]] = {}
+        self._confident: dict[tuple[View, ...], np.ndarray] = {}
+        self._correct: dict[tuple[View, ...], np.ndarray] = {}
+        self.deferral, self._unsure = cache(self._deferral), cache(self._less_confident)
+        self.cuts = cache(lambda first: cuts(self.stage(first)[0]))
+        self.points = lru_cache(KEPT)(self._points)
 
     def output(self, prefix: Sequence[View]) -> Float[np.ndarray, "samples classes"]:
         """What the cascade answers after the models of `prefix`: logits or log probabilities, float64."""
         views = prefix[-1:] if self.mode == "last" else prefix
-        share = [1.0 if self.weights is None else self.weights[view] for view in views]
         total = np.zeros(self.scores[views[0]].shape)
-        for view, weight in zip(views, share, strict=True):
-            scores = self.scores[view].astype(np.float64)
-            total += weight * (scores if self.average == "logits" else np.exp(classification.log_softmax(scores)))
-        mean = total / sum(share)
+        for view in views:
+            scores = self.scores[view] if self.average == "logits" else np.exp(log_softmax(self.scores[view]))
+            total += scores if self.weights is None else self.weights[view] * scores.astype(np.float64)
+        mean = total / (len(views) if self.weights is None else sum(self.weights[view] for view in views))
         return mean if self.average == "logits" else np.log(np.maximum(mean, 1e-300))
 
     def stage(self, prefix: Sequence[View]) -> tuple[Float[np.ndarray, " samples"], Bool[np.ndarray, " samples"]]:
         """Confidence and correctness after the models of `prefix`."""
-        key = tuple(prefix[-1:]) if self.mode == "last" else tuple(sorted(prefix))
-        if key not in self._stages:
+        key = self._key(prefix)
+        if key not in self._confident:
             output = self.output(key)
-            self._stages[key] = confidence(output, self.confidence_kind), output.argmax(axis=-1) == self.labels
-        return self._stages[key]
+            self._confident[key] = confidence(output, self.confidence_kind)
+            self._correct[key] = output.argmax(axis=-1) == self.labels
+        return self._confident[key], self._correct[key]
+
+    def correct(self, prefix: Sequence[View]) -> Bool[np.ndarray, " samples"]:
+        """Correctness after the models of `prefix`, without the confidence, which the last stage does not need."""
+        key = self._key(prefix)
+        if key not in self._correct:
+            self._correct[key] = self.output(key).argmax(axis=-1) == self.labels
+        return self._correct[key]
+
+    def _key(self, prefix: Sequence[View]) -> tuple[View, ...]:
+        return tuple(prefix[-1:]) if self.mode == "last" else tuple(sorted(prefix))
 
     def stages(
         self, views: Sequence[View]
     ) -> tuple[Float[np.ndarray, "thresholds samples"], Bool[np.ndarray, "stages samples"]]:
         """Confidence of every stage but the last, correctness of all stages."""
-        both = [self.stage(views[: k + 1]) for k in range(len(views))]
-        confident = np.array([c for c, _ in both[:-1]]).reshape(len(views) - 1, len(self.labels))
-        return confident, np.array([correct for _, correct in both])
+        confident = [self.stage(views[: k + 1])[0] for k in range(len(views) - 1)]
+        correct = [self.correct(views[: k + 1]) for k in range(len(views))]
+        return np.array(confident).reshape(len(views) - 1, len(self.labels)), np.array(correct)
 
-    def edges(self, views: tuple[View, ...], count: int) -> list[Float[np.ndarray, " edges"]]:
-        """See `threshold_edges`."""
-        if (views, count) not in self._edges:
-            self._edges[views, count] = threshold_edges(self.stages(views)[0], count)
-        return self._edges[views, count]
+    def deferrals(self, views: tuple[View, ...], count: int) -> "list[Deferral]":
+        """Who is deferred by the first model, by the first two and so on, with the edges of `threshold_edges`."""
+        return [self.deferral(views[:k], count) for k in range(1, len(views))]
+
+    def _deferral(self, prefix: tuple[View, ...], count: int) -> "Deferral":
+        confident, earlier = self.stage(prefix)[0], prefix[:-1]
+        edges = _quantiles(confident[self._unsure(earlier)], count)
+        return defer(self.deferral(earlier, count) if earlier else None, confident, edges)
+
+    def _less_confident(self, prefix: tuple[View, ...]) -> Int[np.ndarray, " _"]:
+        """The samples among which the stage after `prefix` takes its edges, see `threshold_edges`."""
+        if not prefix:
+            return np.arange(len(self.labels))
+        return _less_confident_half(self.stage(prefix)[0], self._unsure(prefix[:-1]))
+
+    def _points(self, views: tuple[View, ...], macs: tuple[int, ...], count: int) -> "Grid":
+        """See `operating_points`."""
+        correct = self.stages(views)[1]
+        if len(views) == 1:
+            return Grid(correct.mean(axis=1), np.array([float(macs[0])]), np.zeros(1), ())
+        if len(views) == 2:
+            *found, thresholds = _every_cut(self.cuts(views[:1]), correct, macs)
+            return Grid(*found, (thresholds[:, 0],))
+        deferrals = self.deferrals(views, count)
+        found = [_accuracy(deferrals, correct), *_costs(deferrals, macs)]
+        return Grid(*(values.ravel() for values in found), deferrals[-1].edges)
 
 
 class Points(NamedTuple):
@@ -130,27 +167,63 @@ class Points(NamedTuple):
     thresholds: np.ndarray
 
 
+class Grid(NamedTuple):
+    """All operating points of one sequence, as in `Points`; their thresholds are all combinations of the `edges`.
+
+    The order is that of `itertools.product(*edges)`. A search reads the thresholds of few points, so they are not
+    written out.
+    """
+
+    accuracy: np.ndarray
+    macs: np.ndarray
+    macs_error: np.ndarray
+    edges: tuple[np.ndarray, ...]
+
+    def at(self, points: Int[np.ndarray, " _"]) -> Points:
+        """Some of the points, with their thresholds."""
+        places = np.unravel_index(points, [len(edges) for edges in self.edges]) if self.edges else ()
+        thresholds = np.empty((len(points), len(self.edges)))
+        for stage, (edges, place) in enumerate(zip(self.edges, places, strict=True)):
+            thresholds[:, stage] = edges[place]
+        return Points(self.accuracy[points], self.macs[points], self.macs_error[points], thresholds)
+
+
+class Cuts(NamedTuple):
+    """Where one threshold can part the samples: positions inside a tie of confidences cannot be reached."""
+
+    order: Int[np.ndarray, " samples"]  # from sure to unsure
+    leaving: Int[np.ndarray, " cuts"]  # how many are at or above the threshold
+    thresholds: Float[np.ndarray, " cuts"]
+
+
+def cuts(confident: Float[np.ndarray, " samples"]) -> Cuts:
+    """All cuts, from +inf, where no one leaves, to -inf, where all do."""
+    order = np.argsort(-confident, kind="stable")
+    ordered = confident[order]
+    leaving = np.concatenate([[0], np.flatnonzero(ordered[:-1] > ordered[1:]) + 1, [len(order)]])
+    between = _half_way(ordered[leaving[1:-1]], ordered[leaving[1:-1] - 1])
+    return Cuts(order, leaving, np.concatenate([[np.inf], between, [-np.inf]]))
+
+
 def every_threshold(
     confident: Float[np.ndarray, " samples"], correct: Bool[np.ndarray, "2 samples"], macs: Sequence[int]
 ) -> Points:
     """Every distinct operating point of a two-model cascade, in one sort.
 
     With samples sorted from sure to unsure, leaving the first p at stage 1 has accuracy (correct_1 among the first p +
-    correct_2 among the rest) / N and costs c_1 + c_2 (N - p) / N. Positions inside a tie cannot be reached and are
-    left out.
+    correct_2 among the rest) / N and costs c_1 + c_2 (N - p) / N.
     """
-    samples = len(confident)
-    order = np.argsort(-confident, kind="stable")
-    ordered = confident[order]
-    first = np.concatenate([[0], np.cumsum(correct[0][order])])
-    second = np.concatenate([[0], np.cumsum(correct[1][order])])
-    leaving = np.concatenate([[0], np.flatnonzero(ordered[:-1] > ordered[1:]) + 1, [samples]])
-    between = _half_way(ordered[leaving[1:-1]], ordered[leaving[1:-1] - 1])
-    thresholds = np.concatenate([[np.inf], between, [-np.inf]])
-    accuracy = (first[leaving] + second[-1] - second[leaving]) / samples
-    deferred = (samples - leaving) / samples
+    return _every_cut(cuts(confident), correct, macs)
+
+
+def _every_cut(cuts: Cuts, correct: Bool[np.ndarray, "2 samples"], macs: Sequence[int]) -> Points:
+    samples = len(cuts.order)
+    first = np.concatenate([[0], np.cumsum(correct[0][cuts.order])])
+    second = np.concatenate([[0], np.cumsum(correct[1][cuts.order])])
+    accuracy = (first[cuts.leaving] + second[-1] - second[cuts.leaving]) / samples
+    deferred = (samples - cuts.leaving) / samples
     error = macs[1] * np.sqrt(deferred * (1 - deferred) / samples)
-    return Points(accuracy, macs[0] + macs[1] * deferred, error, thresholds[:, None])
+    return Points(accuracy, macs[0] + macs[1] * deferred, error, cuts.thresholds[:, None])
 
 
 def threshold_edges(
@@ -165,19 +238,69 @@ def threshold_edges(
     Raises:
         ValueError: `count` below 1.
     """
+    edges, unsure = [], np.arange(confident.shape[1])
+    for stage in confident:
+        edges.append(_quantiles(stage[unsure], count))
+        unsure = _less_confident_half(stage, unsure)
+    return edges
+
+
+def _quantiles(confident: Float[np.ndarray, " samples"], count: int) -> Float[np.ndarray, " edges"]:
     if count < 1:
         raise ValueError(f"count ({count}) must be at least 1 threshold per stage.")
-    edges, reaching = [], np.arange(confident.shape[1])
-    for stage in confident:
-        ordered = np.sort(stage[reaching])
-        ranks = ((np.arange(1, count + 1) / (count + 1)) ** 2 * len(ordered)).astype(np.int64)
-        ranks = np.unique(np.clip(ranks, 1, max(len(ordered) - 1, 1)))
-        ranks = ranks[ordered[ranks - 1] < ordered[np.minimum(ranks, len(ordered) - 1)]]
-        between = np.unique(_half_way(ordered[ranks - 1], ordered[ranks]))
-        edges.append(np.concatenate([[-np.inf], between, [np.inf]]))
-        half = max(1, len(reaching) // 2)
-        reaching = reaching[np.argpartition(stage[reaching], half - 1)[:half]]
-    return edges
+    ordered = np.sort(confident)
+    ranks = ((np.arange(1, count + 1) / (count + 1)) ** 2 * len(ordered)).astype(np.int64)
+    ranks = np.unique(np.clip(ranks, 1, max(len(ordered) - 1, 1)))
+    ranks = ranks[ordered[ranks - 1] < ordered[np.minimum(ranks, len(ordered) - 1)]]
+    between = np.unique(_half_way(ordered[ranks - 1], ordered[ranks]))
+    return np.concatenate([[-np.inf], between, [np.inf]])
+
+
+def _less_confident_half(confident: Float[np.ndarray, " samples"], among: Int[np.ndarray, " _"]) -> np.ndarray:
+    half = max(1, len(among) // 2)
+    return among[np.argpartition(confident[among], half - 1)[:half]]
+
+
+class Deferral(NamedTuple):
+    """The samples that the first stages of a sequence defer, for every vector of their thresholds at once.
+
+    Each sample lies in one cell of a histogram with an axis for each stage: its bin there is the number of edges at or
+    below its confidence, so the stage defers it at edge a iff bin <= a.
+    """
+
+    edges: tuple[np.ndarray, ...]
+    cell: Int[np.ndarray, " samples"]  # the bins of each sample, as one index
+    share: np.ndarray  # of all samples, of shape (len(edges[0]), len(edges[1]), ...)
+
+    def total(self, values: Float[np.ndarray, " samples"]) -> np.ndarray:
+        """Sum of a value over the samples that are deferred, of the shape of `share`."""
+        return _deferred(self.cell, self.edges, values)
+
+
+def defer(
+    earlier: Deferral | None, confident: Float[np.ndarray, " samples"], edges: Float[np.ndarray, " edges"]
+) -> Deferral:
+    """One more stage behind those of `earlier`.
+
+    Raises:
+        ValueError: the grid would not fit into memory.
+    """
+    cell, edges_so_far = bins(confident, edges), (edges,)
+    if earlier is not None:
+        cell, edges_so_far = earlier.cell * (len(edges) + 1) + cell, (*earlier.edges, edges)
+    if math.prod(len(each) + 1 for each in edges_so_far) > LARGEST_GRID:
+        sizes = " x ".join(str(len(each)) for each in edges_so_far)
+        raise ValueError(f"{sizes} threshold vectors exceed {LARGEST_GRID}: use fewer edges or stages.")
+    return Deferral(edges_so_far, cell, _deferred(cell, edges_so_far) / len(cell))
+
+
+def _deferred(cell: np.ndarray, edges: Sequence[np.ndarray], values: np.ndarray | None = None) -> np.ndarray:
+    """Sum of a value, or number, of the samples in the bins 0..a_j of every axis j, by prefix sums along each axis."""
+    shape = [len(each) + 1 for each in edges]
+    totals = np.bincount(cell, values, minlength=math.prod(shape)).reshape(shape)
+    for axis in range(len(shape)):
+        totals = totals.cumsum(axis=axis)
+    return totals[(slice(-1),) * len(shape)]
 
 
 def every_threshold_vector(
@@ -188,13 +311,8 @@ def every_threshold_vector(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Accuracy, average MACs and their standard error for every threshold vector of a sequence at once, exactly.
 
-    Each sample falls into one cell of a (stages - 1)-dimensional histogram: its bin at stage k is the number of edges
-    at or below its confidence, so it leaves at edge a iff bin > a. Prefix sums along each axis then count, for all
-    vectors (a_1, a_2, ...) together, who is deferred by the first stages and leaves at the next. Cost: O(stages *
-    samples + edges^(stages - 1)) instead of O(samples * edges^(stages - 1)).
-
-    The variance of a sample's MACs follows from the shares r_k that reach stage k: who reaches a stage has reached all
-    before it, so two stages covary by r_later (1 - r_earlier). No term is negative, and none is rounded away.
+    See `Deferral`, `_accuracy` and `_costs`. Cost: O(stages * samples + edges^(stages - 1)) instead of
+    O(samples * edges^(stages - 1)).
 
     Returns:
         Three arrays of shape (len(edges[0]), len(edges[1]), ...).
@@ -202,28 +320,39 @@ def every_threshold_vector(
     Raises:
         ValueError: the grid would not fit into memory.
     """
-    depth, samples = confident.shape
-    sizes = [len(e) for e in edges]
-    if math.prod(size + 1 for size in sizes) > LARGEST_GRID:
-        raise ValueError(
-            f"{' x '.join(map(str, sizes))} threshold vectors exceed {LARGEST_GRID}: use fewer edges or stages."
-        )
-    accuracy, cost = np.zeros([1] * depth), np.full([1] * depth, float(macs[0]))
-    variance, spared = np.zeros([1] * depth), np.zeros([1] * depth)
-    cell, shape = np.zeros(samples, dtype=np.int64), []
-    for k in range(depth):
-        shape.append(sizes[k] + 1)
-        cell = cell * shape[k] + bins(confident[k], edges[k])
-        right = _deferred(cell[correct[k]], shape)  # by the stages before k for a_k = all, and by k too
-        reach = _deferred(cell, shape)
-        leaving = right[..., -1:] - right[..., :-1]
-        accuracy = accuracy + _expand(leaving, depth)
-        share = _expand(reach[..., :-1], depth) / samples
-        cost = cost + macs[k + 1] * share
-        variance = variance + macs[k + 1] * share * (macs[k + 1] * (1 - share) + 2 * spared)
-        spared = spared + macs[k + 1] * (1 - share)  # mean MACs of the stages so far that are not spent
-    accuracy = accuracy + _deferred(cell[correct[depth]], shape)[..., :-1]
-    return accuracy / samples, np.broadcast_to(cost, sizes), np.sqrt(np.broadcast_to(variance, sizes) / samples)
+    deferrals: list[Deferral] = []
+    for stage in zip(confident, edges, strict=True):
+        deferrals.append(defer(deferrals[-1] if deferrals else None, *stage))
+    return _accuracy(deferrals, correct), *_costs(deferrals, macs)
+
+
+def _accuracy(deferrals: Sequence[Deferral], correct: Bool[np.ndarray, "stages samples"]) -> np.ndarray:
+    """Accuracy for every threshold vector.
+
+    If no one is deferred, the first model is right on sum(correct_1) samples. Each sample that stage k defers then
+    changes this number by correct_(k+1) - correct_k. All of these are whole numbers, so the sums are exact.
+    """
+    right = float(correct[0].sum())
+    for deferral, gain in zip(deferrals, correct[1:].astype(np.float64) - correct[:-1], strict=True):
+        right = right + _expand(deferral.total(gain), len(deferrals))
+    return right / correct.shape[1]
+
+
+def _costs(deferrals: Sequence[Deferral], macs: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Average MACs and their standard error for every threshold vector.
+
+    The variance of a sample's MACs follows from the shares r_k that reach stage k: who reaches a stage has reached all
+    before it, so two stages covary by r_later (1 - r_earlier). No term is negative, and none is rounded away.
+    """
+    samples = len(deferrals[0].cell)
+    cost, variance, spared = float(macs[0]), 0.0, 0.0
+    for deferral, own in zip(deferrals, macs[1:], strict=True):
+        share = _expand(deferral.share, len(deferrals))
+        spent, unspent = own * share, own * (1 - share)  # mean MACs of this stage
+        cost = cost + spent
+        variance = variance + spent * (unspent + 2 * spared)
+        spared = spared + unspent
+    return cost, np.sqrt(variance / samples)
 
 
 def bins(values: Float[np.ndarray, " samples"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " samples"]:
@@ -254,14 +383,6 @@ def _leading_bits(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
         bits = values.astype(np.float32).view(np.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 14
-
-
-def _deferred(cell: np.ndarray, shape: list[int]) -> np.ndarray:
-    """Number of samples in the bins 0..a_j of every axis j; the last axis keeps its last entry, "all of them"."""
-    counts = np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
-    for axis in range(len(shape)):
-        np.cumsum(counts, axis=axis, out=counts)
-    return counts[(slice(None, -1),) * (len(shape) - 1)]
 
 
 def _expand(array: np.ndarray, depth: int) -> np.ndarray:
@@ -371,18 +492,14 @@ def search(
     fronts: list[Front] = []
     for views in sorted(candidates, key=lambda views: (sum(macs[v] for v in views), views)):
         points = operating_points(table, views, macs, edges)
-        keep = pareto_front(points.macs, points.accuracy)
-        fronts.append(Front(views, sum(macs[view] for view in views), Points(*(values[keep] for values in points))))
+        kept = points.at(pareto_front(points.macs, points.accuracy))
+        fronts.append(Front(views, sum(macs[view] for view in views), kept))
     return fronts
 
 
 def operating_points(
-    table: StageTable,
-    views: tuple[View, ...],
-    macs: Mapping[View, int],
-    edges: Mapping[int, int],
-    counted: Bool[np.ndarray, " samples"] | None = None,
-) -> Points:
+    table: StageTable, views: tuple[View, ...], macs: Mapping[View, int], edges: Mapping[int, int]
+) -> Grid:
     """All operating points of a sequence: every threshold for two models, a grid of `edges[stages]` beyond.
 
     Args:
@@ -390,24 +507,25 @@ def operating_points(
         views: the sequence.
         macs: cost of each member.
         edges: candidate thresholds of each stage, by number of stages.
-        counted: the samples on which right answers count for the accuracy; all if None.
 
     Raises:
         ValueError: `edges` says nothing of this number of stages.
     """
-    confident, correct = table.stages(views)
-    correct = correct if counted is None else correct & counted
-    costs = [macs[view] for view in views]
-    if len(views) == 1:
-        return Points(correct.mean(axis=1), np.array([float(costs[0])]), np.zeros(1), np.zeros((1, 0)))
-    if len(views) == 2:
-        return every_threshold(confident[0], correct, costs)
-    if len(views) not in edges:
+    if len(views) > 2 and len(views) not in edges:
         raise ValueError(f"edges {dict(edges)} names no number of thresholds for {len(views)} stages.")
-    candidates = table.edges(views, edges[len(views)])
-    found = every_threshold_vector(confident, correct, costs, candidates)
-    thresholds = np.stack(np.meshgrid(*candidates, indexing="ij"), axis=-1)
-    return Points(*(values.ravel() for values in found), thresholds.reshape(-1, len(candidates)))
+    return table.points(views, tuple(macs[view] for view in views), edges.get(len(views), 0))
+
+
+def _accuracy_on(
+    counted: Bool[np.ndarray, " samples"], table: StageTable, views: tuple[View, ...], edges: Mapping[int, int]
+) -> Float[np.ndarray, " points"]:
+    """Accuracy of all operating points of a sequence if right answers count on some samples alone."""
+    correct = table.stages(views)[1] & counted
+    if len(views) == 1:
+        return correct.mean(axis=1)
+    if len(views) == 2:
+        return _every_cut(table.cuts(views[:1]), correct, (0, 0)).accuracy
+    return _accuracy(table.deferrals(views, edges[len(views)]), correct).ravel()
 
 
 def max_accuracy(
@@ -428,8 +546,8 @@ def max_accuracy(
     """
 
     def bound(front: Front) -> tuple[float, float] | None:
-        within = front.points.accuracy[front.points.macs <= budget]
-        return (-float(within[-1]), 0.0) if len(within) else None
+        within = front.points.macs.searchsorted(budget, side="right")
+        return (-float(front.points.accuracy[within - 1]), 0.0) if within else None
 
     def best(front: Front) -> tuple[tuple[float, float], Cascade] | None:
         points = operating_points(table, front.views, macs, edges)
@@ -458,12 +576,12 @@ def min_macs(
     aim = float(target.mean())
 
     def bound(front: Front) -> tuple[float, float] | None:
-        reaching = front.points.macs[front.points.accuracy >= aim]
-        return (float(reaching[0]), -1.0) if len(reaching) else None
+        first = front.points.accuracy.searchsorted(aim)
+        return (float(front.points.macs[first]), -1.0) if first < len(front.points.macs) else None
 
     def best(front: Front) -> tuple[tuple[float, float], Cascade] | None:
         points = operating_points(table, front.views, macs, edges)
-        both = operating_points(table, front.views, macs, edges, counted=target).accuracy
+        both = _accuracy_on(target, table, front.views, edges)
         lead = points.accuracy - aim
         variance = np.maximum(points.accuracy + aim - 2 * both - lead**2, 0.0)  # of right minus right, per sample
         allowed = np.flatnonzero(lead >= margin * np.sqrt(variance / len(target)))
@@ -490,13 +608,16 @@ def _best(
 
 
 def _first(
-    front: Front, points: Points, allowed: Int[np.ndarray, " _"], first: np.ndarray, second: np.ndarray
+    front: Front, points: Grid, allowed: Int[np.ndarray, " _"], first: np.ndarray, second: np.ndarray
 ) -> tuple[tuple[float, float], Cascade] | None:
     """The allowed point that is smallest by the first value, then by the second: both values, and its cascade."""
     if not len(allowed):
         return None
-    point = allowed[np.lexsort((second[allowed], first[allowed]))[0]]
-    return (float(first[point]), float(second[point])), _cascade(front.views, points.thresholds[point])
+    equal = allowed[first[allowed] == first[allowed].min()]
+    point = equal[second[equal].argmin()]
+    return (float(first[point]), float(second[point])), _cascade(
+        front.views, points.at(np.array([point])).thresholds[0]
+    )
 
 
 def _cascade(views: tuple[View, ...], thresholds: Float[np.ndarray, " _"]) -> Cascade:

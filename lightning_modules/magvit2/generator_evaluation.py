@@ -118,8 +118,8 @@ def rate_distortion(arrays: Mapping[str, np.ndarray], pixels: int, dataset: str)
 def evaluate_classifier(runs: Sequence[Run], dataset: str) -> Evaluation:
     """How well actions are recognised.
 
-    Metrics: `accuracy_percent`; `class_percent` and `direction_percent`, of the class alone and of forward or backward
-    alone; `nll`; `parameters`.
+    Metrics: `accuracy_percent`; where clips are reversed `class_percent` and `direction_percent`, of the class and of
+    forward or backward alone; `nll`; `parameters`.
 
     Args:
         runs: finished runs of `ActionClassifier`, one for each seed.
@@ -135,10 +135,32 @@ def evaluate_classifier(runs: Sequence[Run], dataset: str) -> Evaluation:
         chosen, actions = arrays["logits"].argmax(1), arrays["actions"]
         found = {
             "accuracy_percent": 100 * accuracy(arrays["logits"], actions),
-            "class_percent": 100 * float((chosen % classes == actions % classes).mean()),
-            "direction_percent": 100 * float((chosen // classes == actions // classes).mean()),
             "nll": negative_log_likelihood(arrays["logits"], actions),
             "parameters": float(run.facts["parameters"]),
         }
+        if arrays["logits"].shape[1] > classes:
+            found["class_percent"] = 100 * float((chosen % classes == actions % classes).mean())
+            found["direction_percent"] = 100 * float((chosen // classes == actions // classes).mean())
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
+    return Evaluation(metrics=metrics)
+
+
+def evaluate_targets(runs: Sequence[Run], dataset: str) -> Evaluation:
+    """How well hidden places are predicted: `loss`, of tokens in nats, of pixels the mean squared error; `parameters`.
+
+    Args:
+        runs: finished runs of `TargetPredictor`, one for each seed.
+        dataset: first part of every metric's name.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    shared.some_run(runs)
+    metrics = {
+        run.seed: {
+            f"{dataset}/loss": float(run.predictions()["losses"].mean()),
+            f"{dataset}/parameters": float(run.facts["parameters"]),
+        }
+        for run in runs
+    }
     return Evaluation(metrics=metrics)

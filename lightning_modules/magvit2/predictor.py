@@ -58,7 +58,7 @@ class Recogniser(Predictor):
         self.module = module.eval()
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
-        """The most probable actions: `class`, its number in the data set; `direction`; `probability`.
+        """The most probable actions: `class`, its number in the data set, `direction` if it was learnt, `probability`.
 
         Raises:
             ValueError: the file cannot be read.
@@ -66,15 +66,10 @@ class Recogniser(Predictor):
         module = self.module
         with torch.inference_mode():
             video = clip_of(Path(path), module.tokenizer) * module.pixel_scale
-            found = module(video)[0].softmax(0).topk(min(top, 2 * module.classes))
+            found = module(video)[0].softmax(0).topk(min(top, (1 + module.reverse) * module.classes))
         for rank, (chance, action) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True), 1):
-            direction = "backward" if action >= module.classes else "forward"
-            yield {
-                "rank": rank,
-                "class": action % module.classes,
-                "direction": direction,
-                "probability": round(chance, 6),
-            }
+            direction = {"direction": "backward" if action >= module.classes else "forward"} if module.reverse else {}
+            yield {"rank": rank, "class": action % module.classes, **direction, "probability": round(chance, 6)}
 
 
 def _words(path: Path) -> np.ndarray:

@@ -84,17 +84,19 @@ class Neighbours(Predictor):
 
     def _of_folder(self, folder: Path) -> tuple[list[str], Float[Tensor, "pictures dim"]]:
         names, parts, refused = [], [], []
-        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        for path in sorted(folder.iterdir()):
             try:
+                if path.is_dir():
+                    raise ValueError(f"{path} lies in a folder and is one itself: put its pictures into {folder}")
                 parts.append(torch.from_numpy(self.features(path)))
             except ValueError as error:
                 refused.append(str(error))
                 continue
             rows = len(parts[-1])
             names += [str(path)] if rows == 1 else [f"{path}: {row}" for row in range(rows)]
+        self.refused = refused
         if not parts:
             raise ValueError(f"{folder} holds no picture to compare with")
-        self.refused = refused
         return names, F.normalize(torch.cat(parts), dim=-1)
 
     @torch.inference_mode()

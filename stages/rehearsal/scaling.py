@@ -93,10 +93,8 @@ def changes(
             found[name] = value // NARROW
         if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
             found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
-        if (
-            block == "model" and not whole and last == "attention_dropout"
-        ):  # on a CPU it keeps the attention of all layers
-            found[name] = 0.0
+        if block == "model" and not whole and last == "attention_dropout":
+            found[name] = 0.0  # on a CPU it keeps the attention of all layers in memory
         if block == "data" and rest == "batch_size" and value:
             mine = -(-value // devices)
             mine = min(mine, batch or mine)

@@ -4,16 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.magvit2.generator_evaluation import at_rate, coding, evaluate_classifier
-from lightning_modules.magvit2.understanding import ActionClassifier, SubTokens, Tubelets
+from lightning_modules.magvit2 import predictor as answering
+from lightning_modules.magvit2.generator_evaluation import at_rate, coding, evaluate_classifier, evaluate_targets
+from lightning_modules.magvit2.understanding import ActionClassifier, SubTokens, TargetPredictor, Tubelets
 from lightning_modules.runs import Run
 from tests.magvit2.test_generator import TOKENIZER, batch
 
 
 def classifier(**options):
     torch.manual_seed(0)
-    options = {"bits": [1, 3], "num_classes": 3, "layers": 1, "hidden_size": 8, "heads": 2, **options}
+    options = {"bits": [1, 3], "num_classes": 3, "reverse": True, "layers": 1, "hidden_size": 8, "heads": 2, **options}
     return ActionClassifier(tokenizer=TOKENIZER, **options)
+
+
+def predictor(**options):
+    torch.manual_seed(0)
+    options = {"bits": [1, 3], "num_classes": 3, "layers": 1, "hidden_size": 8, "heads": 2, **options}
+    return TargetPredictor(tokenizer=TOKENIZER, **options)
 
 
 class Finished(Run):
@@ -84,6 +91,73 @@ def test_the_tokenizer_of_an_arm_is_taken_over_and_bits_must_be_those_of_a_token
         other.start_from({"tokenizer.x": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"bits \(\[2, 3\]\) make 32 tokens, but the tokenizer has 16"):
         classifier(bits=[2, 3])
+
+
+def test_clips_are_reversed_only_if_asked_for():
+    built, given = classifier(reverse=False).train(), batch()
+    assert not built.directions(given["labels"]).any() and built(given["video"]).shape == (4, 3)
+    assert classifier().directions(torch.zeros(99, dtype=torch.long)).float().mean() == pytest.approx(0.5, abs=0.2)
+
+
+def test_tokens_of_hidden_places_are_predicted_from_the_other_places():
+    """By hand: both sub-tokens' cross-entropies at hidden places; what a hidden place shows has no part in it."""
+    built, given = predictor().eval(), batch()
+    back, hidden = torch.zeros(4, dtype=torch.long), torch.zeros(4, 48, dtype=torch.bool)
+    hidden[:, [0, 5]] = True
+    loss = built.loss(given["video"], back, hidden)
+    vectors = built.embed(given["video"] / 255)
+    vectors[:, [0, 5]] = built.hidden
+    answers = built.head(built.read(vectors))[:, [0, 5]].flatten(0, 1)
+    tokens = built.tokenizer.encode(given["video"] / 255).flatten(1)[:, [0, 5]].flatten()
+    chances = answers[:, :2].log_softmax(1), answers[:, 2:].log_softmax(1)
+    picked = [chances[0][range(8), tokens % 2], chances[1][range(8), tokens // 2]]
+    torch.testing.assert_close(loss, -(picked[0] + picked[1]).mean())
+    with pytest.raises(ValueError, match=r"bits \(\[2, 3\]\) make 32 tokens"):
+        predictor(bits=[2, 3])
+
+
+def test_or_their_pixels():
+    built, given = predictor(targets="pixels").eval(), batch()
+    back, hidden = torch.tensor([0, 1, 0, 1]), torch.zeros(4, 48, dtype=torch.bool)
+    hidden[:, 7] = True
+    shown = torch.where(back.view(-1, 1, 1, 1, 1) > 0, given["video"].flip(2), given["video"]) / 255
+    vectors = built.embed(shown)
+    vectors[:, 7] = built.hidden
+    error = (built.head(built.read(vectors))[:, 7] - built.embed.pixels(shown)[:, 7]) ** 2
+    torch.testing.assert_close(built.loss(given["video"], back, hidden), error.mean())
+
+
+def test_three_in_four_places_are_hidden_and_only_the_transformer_is_trained():
+    built, given, seen = predictor().train(), batch(), []
+    loss = built.loss
+    built.loss = lambda video, back, hidden, rows: seen.append(hidden) or loss(video, back, hidden, rows)
+    built.training_step(given).backward()
+    assert seen[0].sum(1).tolist() == [36] * 4 and (seen[0][0] != seen[0][1]).any()
+    assert all(p.grad is None for p in built.tokenizer.parameters()) and built.hidden.grad.any()
+
+
+def test_a_classifier_begins_with_what_has_predicted_tokens():
+    built, start = classifier(source="pixels"), predictor()
+    head = built.head.weight.clone()
+    built.start_from({name: x + 1 for name, x in start.export().items()})
+    assert torch.equal(built.positions, start.positions + 1) and torch.equal(built.head.weight, head)
+    assert torch.equal(built.tokenizer.encoder.head.bias, start.tokenizer.encoder.head.bias + 1)
+    with pytest.raises(ValueError, match="the transformer of the arm in `from` is of another architecture"):
+        classifier().start_from(start.export())  # it reads tokens
+    found = evaluate_targets([Finished({"parameters": 7}, {"losses": np.array([1.0, 2.0])})], "x")
+    assert found.metrics == {0: {"x/loss": 1.5, "x/parameters": 7.0}}
+
+
+@pytest.mark.parametrize("reverse", [True, False])
+def test_the_actions_in_a_video_are_named(reverse, monkeypatch):
+    built, video = classifier(reverse=reverse).eval(), batch()["video"][:1]
+    monkeypatch.setattr(answering, "clip_of", lambda path, tokenizer: video / 255)
+    chances = built(video)[0].softmax(0).tolist()
+    lines = list(answering.Recogniser(built).answer("mine.mp4", top=9))
+    assert [line["probability"] for line in lines] == pytest.approx(sorted(chances, reverse=True), abs=1e-6)
+    best = int(np.argmax(chances))
+    direction = {"direction": "backward" if best >= 3 else "forward"} if reverse else {}
+    assert lines[0] == {"rank": 1, "class": best % 3, **direction, "probability": lines[0]["probability"]}
 
 
 def test_accuracy_is_that_of_actions_and_of_their_two_halves():

@@ -60,7 +60,7 @@ def run(monkeypatch, capsys, *arguments):
 
 
 def picture(path, seed, side=32):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
@@ -96,15 +96,22 @@ def test_of_a_folder_to_compare_with_the_good_files_are_used_and_the_others_name
     for name, seed in (("mine.png", 0), ("others/same.png", 0), ("others/b.png", 1)):
         picture(tmp_path / name, seed)
     (tmp_path / "others/cut.png").write_bytes((tmp_path / "mine.png").read_bytes()[:99])
+    picture(tmp_path / "others/nested/c.png", 2)
     lines, errors, failed = run(monkeypatch, capsys, folder, tmp_path / "mine.png", "--among", tmp_path / "others")
     assert [line["neighbour"] for line in lines[1:]] == [str(tmp_path / f"others/{name}.png") for name in ("same", "b")]
     assert lines[1]["similarity"] == pytest.approx(1, abs=1e-5) and lines[0]["features"].endswith("see --out")
-    assert len(errors) == 1 and "cut.png cannot be read as a picture" in errors[0]
-    assert failed == "1 files could not be compared with, see above"
+    assert len(errors) == 2 and "cut.png cannot be read as a picture" in errors[0]
+    assert errors[1].startswith(f"left out: {tmp_path}/others/nested lies in a folder and is one itself")
+    assert failed == "2 files could not be compared with, see above"
+    picture(tmp_path / "outer/inner/c.png", 2)
     (tmp_path / "none").mkdir()
-    for among, message in (("none", "holds no picture"), ("mine.png", "expected a folder of pictures")):
+    for among, *messages in (
+        ("none", "holds no picture"),
+        ("outer", "holds no picture", "inner lies in a folder"),
+        ("mine.png", "expected a folder of pictures"),
+    ):
         _, errors, failed = run(monkeypatch, capsys, folder, tmp_path / "mine.png", "--among", tmp_path / among)
-        assert message in " ".join([*errors, failed])
+        assert all(message in " ".join([*errors, failed]) for message in messages)
 
 
 def test_the_generator_describes_pictures_and_draws_captions(results, tmp_path, monkeypatch, capsys):
@@ -161,10 +168,11 @@ def test_what_cannot_answer_says_why(results, tmp_path):
 
 @pytest.mark.parametrize("arm", PLAN.evaluate)
 def test_every_arm_of_the_plan_names_what_answers(arm):
-    """By its model's class, or because its evaluation writes files; a ladder of quantisers has no answer to give."""
+    """By its model's class, or because its evaluation writes files; some have no answer to give."""
     record = predictor_of(PLAN, PLAN.row("evaluate", arm), Evaluation({}))
     name = predictors.located(record["model"]["_target_"]).predictor
     if not name:
-        assert PLAN.evaluate[arm].system in ("clip_vip", "magvit2_vocabulary")  # the former exports a retriever
+        # the first exports a retriever
+        assert PLAN.evaluate[arm].system in ("clip_vip", "magvit2_vocabulary", "magvit2_targets")
     else:
         assert issubclass(predictors.located(name), predictors.Predictor)

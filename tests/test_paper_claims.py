@@ -1,0 +1,152 @@
+"""Claims of the preset `paper` read metrics that the evaluations write, from predictions as trained arms store them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lightning_modules import settings
+from lightning_modules.files import ROOT
+from lightning_modules.lf_vila.module import LENGTHS
+from lightning_modules.metrics.claims import load_facts
+from lightning_modules.metrics.video_published import NOT_COMPUTED
+from lightning_modules.movinet.module import MEMORY_AT
+from lightning_modules.runs import Run
+from lightning_modules.video_tokens.tasks import TASKS
+from stages.claims import judge
+from stages.composing import compose
+from stages.evaluate import write_evaluation
+from stages.plan import load_plan
+
+PLAN = load_plan("paper")
+ROWS, SEEDS = 6, (0, 1, 2)
+SEEN_BY = {"fvd": "i3d", "inception_score": "c3d"}
+
+
+class Stored(Run):
+    """A run whose files are given."""
+
+    facts = None
+
+    def __init__(self, facts, arrays, seed, name=""):
+        self.__dict__.update(facts=facts, arrays=arrays, seed=seed, name=name)
+
+    def predictions(self):
+        return self.arrays
+
+
+def system_of(row):
+    return compose("paper", system=row.system, overrides=row.overrides, stage="evaluate", resolve=False)["system"]
+
+
+def movinet(model, draw, published):
+    """What an arm of MoViNet stores: its facts and its predictions."""
+    classes, targets, causal = model["num_classes"], model["targets"], model["causal"]
+    labels = {"one": np.zeros(ROWS, np.int64), "many": draw.integers(0, 2, (ROWS, classes))}
+    arrays = {"logits/test": draw.normal(size=(ROWS, model["members"], classes))}
+    arrays["labels/test"] = np.zeros((ROWS, 2), np.int64) if isinstance(targets, list) else labels[targets]
+    if causal:
+        arrays["each_frame/test"] = draw.normal(size=(ROWS, 3, classes))
+        arrays["streamed/test"] = arrays["each_frame/test"][:2] + 1e-4
+    facts = {"macs_per_clip": 10, "parameters": 3, "causal": causal, "stride": model["stride"]}
+    facts["peak_bytes"] = {str(frames): 100 for frames in MEMORY_AT}
+    return facts | ({"targets": targets} if isinstance(targets, list) else {}), arrays
+
+
+def lf_vila(model, draw, published):
+    """The same of LF-VILA."""
+    facts = {"task": model["task"], "macs_per_video": 10, "parameters": 3}
+    facts["attention_elements"] = {str(frames): frames for frames in LENGTHS}
+    if model["task"] != "align":
+        return facts, {"logits/test": draw.normal(size=(ROWS, 2)), "labels/test": np.zeros(ROWS, np.int64)}
+    shapes = {"video": (ROWS, 4), "text": (ROWS, 4), "clips": (ROWS, 2, 4), "sentences": (ROWS, 2, 4)}
+    return facts, {f"{name}/test": draw.normal(size=shape) for name, shape in shapes.items()}
+
+
+def magvit(model, draw, published):
+    """The same of MAGVIT's tokenizers and generators; `published`: with what I3D and C3D see."""
+
+    def seen(*names):
+        return {name: draw.normal(size=(ROWS, 2)) for name in names if published}
+
+    def numbers(*names):
+        return {name: draw.uniform(1, 2, ROWS) for name in names}
+
+    facts = {"vocabulary": 8, "grid": [1, 2, 2], "pixels": 64, "passes": 12, "parameters": 3}
+    arrays = {"shown/real": np.zeros((1, 2, 4, 4, 3), np.uint8)} | seen("i3d/real", "c3d/real")
+    if "judged_tasks" not in model:
+        arrays |= numbers("psnr", "ssim", "mse") | seen("i3d/drawn", "c3d/drawn")
+        return facts, arrays | {"tokens": np.zeros((ROWS, 1, 2, 2), np.int64), "shown/drawn": arrays["shown/real"]}
+    for task in model["judged_tasks"]:
+        arrays |= numbers(*(f"{task}/{name}" for name in ("psnr", "mse", "ceiling", "copied")))
+        arrays |= {f"{task}/right": draw.random((ROWS, 4)) < 0.5, f"shown/{task}/made": arrays["shown/real"]}
+        if TASKS[task].condition is not None:
+            arrays |= dict.fromkeys((f"{task}/where", f"{task}/differ"), np.ones((ROWS, 4), bool))
+        arrays |= seen(f"{task}/i3d", f"{task}/c3d")
+    return facts, arrays
+
+
+def magvit2(model, draw, published):
+    """The same of MAGVIT-v2's; and of classifiers."""
+    if "source" in model:
+        logits, actions = draw.normal(size=(ROWS, model["num_classes"])), np.zeros(ROWS, np.int64)
+        return {"classes": model["num_classes"], "parameters": 3}, {"logits": logits, "actions": actions}
+    facts, arrays = magvit(model, draw, published)
+    if "judged_tasks" in model:
+        arrays |= {f"coded/{name}": draw.uniform(1, 2, ROWS) for name in ("bits", "written", "psnr", "ssim")}
+        arrays |= {"coded/fixed": np.full(ROWS, 3.0), "coded/again": np.ones(ROWS, bool)}
+    return facts | {"tokens": 4, "head_parameters": 5}, arrays
+
+
+STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2}
+
+
+def evaluated(row, published):
+    """The evaluation of a row of the plan, with three seeds of each arm that it reads."""
+    if row.stage == "pretrain":
+        models = {"": system_of(PLAN.pretrain[row.runs])["model"]}
+    else:
+        compared = [each for each in PLAN.finetune.values() if each.comparison == row.runs]
+        models = {f"{each.start}/finetune": system_of(each)["downstream"]["finetune"]["model"] for each in compared}
+    draw = np.random.default_rng(0)
+    runs = [
+        Stored(*STORED[row.paper](model, draw, published), n, name) for name, model in models.items() for n in SEEDS
+    ]
+    return settings.bind(system_of(row)["evaluate"], row.arm)(runs, row.dataset)
+
+
+def judged(folder, stem, published=True):
+    """The paper's claims of the preset `paper`, each with its row as the stage `claims` writes it; the evaluations."""
+    facts = ROOT / "lightning_modules" / stem / "facts.yaml"
+    (folder / "lightning_modules" / stem).mkdir(parents=True)
+    shutil.copy(facts, folder / "lightning_modules" / stem)
+    claims = {claim.id: claim for claim in load_facts(facts).claims if "paper" in claim.presets}
+    arms = dict.fromkeys(arm for claim in claims.values() for arm in claim.arms)
+    evaluations = {arm: evaluated(PLAN.evaluate[arm], published) for arm in arms}
+    for arm, evaluation in evaluations.items():
+        write_evaluation(folder / "data/results/paper" / stem / arm, evaluation)
+    judge(PLAN, stem, folder)
+    rows = json.loads((folder / "results/paper" / stem / "claims.json").read_text())
+    return [(claims[row["id"]], row) for row in rows if row["id"] in claims], evaluations
+
+
+@pytest.mark.parametrize("stem", STORED)
+def test_every_claim_gets_a_verdict_from_three_seeds(stem, tmp_path):
+    rows, _ = judged(tmp_path, stem)
+    assert rows and not {claim.id: row["reason"] for claim, row in rows if row["verdict"] == "not testable"}
+
+
+@pytest.mark.parametrize("stem", ["magvit", "magvit2"])
+def test_without_the_published_networks_their_claims_are_not_testable_and_the_others_are_judged(stem, tmp_path):
+    rows, evaluations = judged(tmp_path, stem, published=False)
+    asking = {claim.id for claim, _ in rows if claim.value.metric.rpartition("/")[2] in SEEN_BY}
+    assert {claim.id for claim, row in rows if row["verdict"] == "not testable"} == asking
+    assert len(asking) < len(rows)
+    for claim, row in rows:
+        if claim.id in asking:
+            arm, metric = claim.value.arm, claim.value.metric
+            name = metric.rpartition("/")[2]
+            assert row["reason"] == f"arm {arm} has no metric {metric} for seeds 0, 1, 2"
+            assert f"(model.published.{SEEN_BY[name]}" in claim.note
+            assert evaluations[arm].not_computed[name] == NOT_COMPUTED[name]
