@@ -447,7 +447,8 @@ def test_each_system_that_trains_says_whether_it_is_validated():
 
 
 def test_the_readme_names_the_systems_that_are_not_watched():
-    (told,) = re.findall(r"`validate_every` is `null` in the systems (.*?), and in", (ROOT / "README.md").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    (told,) = re.findall(r"`validate_every` is `null` in the systems (.*?), and in", readme)
     assert set(re.findall(r"`(\w+)`", told)) == NOTHING_TO_WATCH
 
 
