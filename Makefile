@@ -110,4 +110,4 @@ lock:  ## write requirements.lock from pyproject.toml
 	@sed -i -e '/^#/d' -e 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
 
 clean:  ## remove the pipeline's outputs, checkpoints, logs and trained seeds (not DVC's cache, MLflow's runs or downloads)
-	rm -rf data/sources data/datasets data/runs data/results data/report .scratch/training .scratch/seeds .scratch/logs
+	rm -rf data/sources data/datasets data/runs data/curves data/results data/report .scratch/training .scratch/seeds .scratch/logs

@@ -152,11 +152,6 @@ def _texts(tree: object) -> Iterator[str]:
             yield from _texts(value)
 
 
-def train_arm(config: dict, *, stage: str, out: Path, **options: object) -> None:
-    """Train an arm in one stage, see `train_stages`: the outputs of a seed are in `out/seed-<seed>/`."""
-    train_stages({stage: config}, out=out, folders={stage: out}, **options)
-
-
 def train_stages(
     configs: Mapping[str, dict],
     *,
@@ -165,7 +160,7 @@ def train_stages(
     folders: Mapping[str, Path],
     only: str | None = None,
     **job: object,
-) -> None:
+) -> bool:
     """Train each seed of an arm that the seed store has not, in each stage, and put their outputs into `out`.
 
     Where the work is forced (`processes.is_forced`), what the store has is trained again and replaced. A checkpoint
@@ -178,6 +173,9 @@ def train_stages(
         folders: `out`, or folders in it: those of each stage, for its `seed-<seed>/`.
         only: train this seed alone, as given on the command line, and leave its outputs in the store.
         job: the other fields of `Job`.
+
+    Returns:
+        Whether this process has written `out`: one that trains a single seed, or is not the first one, has not.
 
     Raises:
         ValueError: `only` is none of `seeds`, or a setting does not hold.
@@ -194,11 +192,12 @@ def train_stages(
         for stage in jobs:
             each_job(partial(obtain_seed, store=store, force=is_forced()), stage, stage[0].config["trainer"])
         if only is not None or not first:
-            return
+            return False
         with replace_folder(out) as folder:
             for each in (each for stage in jobs for each in stage):
                 store.copy(each.fingerprint, folder / each.out.relative_to(out) / f"seed-{each.seed}")
     store.trim()  # not before a stage has its outputs: seeds that are trained side by side wait there for the last one
+    return True
 
 
 def each_job(work: Callable[[Job, int], None], jobs: list[Job], trainer: dict) -> None:

@@ -103,7 +103,10 @@ def _composed(stamp: int, group: str, choice: str, overrides: dict | None, resol
     tree = deepcopy(_trees[stamp, group, choice])
     if overrides:
         places = {name: (parent, key) for name, parent, key in _leaves(tree)}
+        blocks = {name: (parent, key) for name, parent, key in _leaves(tree, inner=True)}
         for name, parent, leaf in _leaves(overrides):
+            if name in blocks and parent[leaf] is None:  # such as `validate_every: null`
+                places[name] = blocks[name]
             if name not in places or name.rpartition(".")[2].startswith("_"):
                 raise PlanError(
                     f"overrides: {name!r} is no setting of conf/{group}/{choice}.yaml, which must have what an arm "
@@ -158,13 +161,14 @@ def _blocks(group: str, tree: object, further: str | None, where: str) -> None:
             )
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, dict, Any]]:
-    """Dotted name of each value, the mapping that holds it, and its key there."""
+def _leaves(tree: dict, prefix: str = "", *, inner: bool = False) -> Iterator[tuple[str, dict, Any]]:
+    """Dotted name of each value, or of each mapping among them (`inner`), the mapping that holds it, its key there."""
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
+        is_block = isinstance(value, dict) and bool(value)
+        if is_block == inner:
             yield f"{prefix}{key}", tree, key
+        if is_block:
+            yield from _leaves(value, f"{prefix}{key}.", inner=inner)
 
 
 def downstream(system: str, preset: str) -> list[str]:

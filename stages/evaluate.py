@@ -6,7 +6,6 @@ from pathlib import Path
 from lightning_modules import settings
 from lightning_modules.files import ROOT, digest, replace_folder, write_json
 from lightning_modules.runs import Evaluation, Run, find_runs
-from lightning_modules.tasks.comparison import training_losses
 from lightning_modules.tracking import records
 from stages.arms import prefixed, record_evaluation
 from stages.command import run_stage, stage_arguments
@@ -69,8 +68,6 @@ def main() -> None:
     where = f"conf/system/{row.system}/{plan.preset}.yaml (or the arm's overrides): evaluate"
     runs = runs_of(plan, row, folder)
     evaluation = settings.bind(config, where)(runs, row.dataset)
-    if row.stage == "pretrain":
-        evaluation.figures += training_losses(runs)
     with replace_folder(ROOT / "data/results" / plan.preset / row.paper / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
         write_json(out / "predictor.json", predictor_of(plan, row, evaluation))

@@ -5,14 +5,14 @@ With `--seed N`, train only this seed, with every protocol, into the seed store,
 """
 
 from lightning_modules.files import ROOT
-from stages.arms import record_training
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose, trainer_name
 from stages.plan import load_plan
+from stages.training import train
 
 
 def main() -> None:
-    """Compose the configuration, then call `training.train_stages` with every protocol."""
+    """Compose the configuration, then train with every protocol."""
     arguments = stage_arguments("arm", "--seed")
     plan = load_plan(arguments.preset)
     row = plan.row("finetune", arguments.arm)
@@ -24,31 +24,12 @@ def main() -> None:
         overrides=row.overrides,
         stage="finetune",
     )
-
-    from lightning_modules import training  # imports torch and Lightning: only after the plan was checked
-
-    runs = ROOT / "data/runs" / plan.preset
-    out, configs = runs / row.comparison / "finetune" / row.start, {}
+    out, configs = ROOT / "data/runs" / plan.preset / row.comparison / "finetune" / row.start, {}
     for protocol, recipe in config["system"]["downstream"].items():
         system = {"model": recipe.pop("model"), "data": recipe.pop("data"), protocol: recipe}
         configs[protocol] = {"system": system, "trainer": config["trainer"]}
-    training.train_stages(
-        configs,
-        arm=row.arm,
-        paper=row.paper,
-        system=row.system,
-        preset=plan.preset,
-        seeds=plan.seeds_of(row),
-        only=arguments.seed,
-        dataset=ROOT / "data/datasets" / row.dataset / plan.preset,
-        sources=ROOT / "data/sources" / plan.preset / f"finetune.{row.system}.json",
-        start=runs / row.start / "pretrain",
-        out=out,
-        folders={protocol: out / protocol for protocol in configs},
-    )
-    if arguments.seed is None:
-        for protocol in configs:
-            record_training(plan, row, out / protocol)
+    folders = {protocol: out / protocol for protocol in configs}
+    train(plan, row, configs, stage="finetune", out=out, folders=folders, only=arguments.seed)
 
 
 if __name__ == "__main__":

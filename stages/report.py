@@ -1,4 +1,4 @@
-"""Write the page: data/results/<preset>/ -> data/report/<preset>/.
+"""Write the page: data/{results,curves}/<preset>/ -> data/report/<preset>/.
 
 Writes index.html, plots/figures.csv, and beside them machine.js, which DVC does not track. A paper without results here
 is shown with the committed verdicts in results/<preset>/<paper>/claims.json.
@@ -17,7 +17,7 @@ from lightning_modules.tracking import records
 from stages import page
 from stages.command import add_preset, run_stage
 from stages.composing import downstream
-from stages.page import figures, machine
+from stages.page import curves, figures, machine
 from stages.plan import Plan, Row, load_plan
 
 
@@ -136,6 +136,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         page.show(read_papers(plan, root, unavailable, options.paper), page_of(plan))
         return
     papers = read_papers(plan, root, unavailable)
+    for paper in papers:
+        paper.trainings = curves.read(root / "data/curves" / plan.preset, plan, paper.trained)
     write(root / page_of(plan).parent, papers, plan.preset, unavailable)
     for paper in papers:
         for arm in paper.arms:

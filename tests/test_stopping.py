@@ -12,6 +12,7 @@ import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -175,6 +176,26 @@ def test_signals_are_noted_for_a_while_and_a_second_ctrl_c_stops_at_once(monkeyp
     assert stopped.value.code == GO_ON_LATER
     assert processes.asked == [signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
     assert {number: signal.getsignal(number) for number in STOPPING} == before
+
+
+def test_within_an_epoch_no_more_is_lost_than_checkpoint_seconds_and_a_step(monkeypatch, tmp_path):
+    """Steps of 4 seconds, one of 25: a checkpoint before the first batch of a step that begins 10 seconds or later."""
+    clock, written = [0.0], []
+    monkeypatch.setattr("lightning_modules.checkpoints.time.monotonic", lambda: clock[0])
+    callback = ResumeCheckpoint(tmp_path, seconds=10.0)
+    trainer = Mock(spec=Trainer, global_step=0, accumulate_grad_batches=2, world_size=1, is_global_zero=True)
+
+    def save(path):
+        path.write_text(str(clock[0]))
+        written.append((trainer.global_step, clock[0]))
+
+    trainer.save_checkpoint = save
+    for batch in range(24):
+        callback.on_train_batch_start(trainer, Mock(spec=PaperModule), None, batch)
+        clock[0] += 25.0 if batch == 12 else 2.0
+        trainer.global_step += batch % 2
+    assert written == [(3, 12.0), (6, 24.0), (7, 51.0), (10, 63.0)]
+    assert len(list(tmp_path.glob("last-*.ckpt"))) == 1
 
 
 def test_what_loads_data_is_ended_by_its_parent_alone():

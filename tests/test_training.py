@@ -140,12 +140,12 @@ class Arm:
         config = compose("tiny", system="committees", trainer="cpu", overrides=SMALL | (overrides or {}))
         config["trainer"] |= {"workers": 1, "log_every_n_steps": 1, "checkpoint_seconds": 0.0, **changes}
         self.trained.clear()
-        training.train_arm(
-            config,
+        training.train_stages(
+            {"pretrain": config},
             seeds=list(seeds),
             out=self.root / out,
+            folders={"pretrain": self.root / out},
             only=only,
-            stage="pretrain",
             arm="arm",
             paper="paper",
             system="committees",

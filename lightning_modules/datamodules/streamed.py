@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_modules.datamodules.labelled import centre_square, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
-from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits
-from lightning_modules.datasets.streaming import RowGroups, WindowBatches
+from lightning_modules.datasets.splits import AUGMENTATION, Part, check_splits, draw_splits
+from lightning_modules.datasets.streaming import RowGroups, WindowBatches, hold_out
 from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count
 
@@ -32,12 +32,13 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class StreamedImages(LightningDataModule):
-    """Whole stored splits for one network, read by the row group.
+    """Stored splits for one network, read by the row group.
 
     Args:
         folder: a prepared data set with integer labels, its images encoded.
-        seed: with the epoch, decides order and crops.
-        splits: the source of each split (train, val, test); `rows` must be null, sources are taken whole.
+        seed: decides the rows of the splits and, with the epoch, order and crops.
+        splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits` and
+            `datasets.streaming.hold_out`.
         batch_size: rows of one optimiser step, over all processes and accumulated batches, see `labelled.portion`.
         image_size: side of the pictures that the network gets, in pixels.
         crop_scale: least and greatest share of the area that a training picture is cut to (aspect 3/4 to 4/3), see
@@ -66,13 +67,9 @@ class StreamedImages(LightningDataModule):
     ):
         super().__init__()
         check_splits(splits, batch_size)
-        if few := [name for name, part in splits.items() if part["rows"] is not None]:
-            raise ValueError(
-                f"splits.{few[0]}.rows must be null: streamed sources are taken whole. Use LabelledImages."
-            )
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise ValueError(f"crop_scale ({crop_scale}) must be two shares of the area, above 0 and at most 1.")
-        self.folder, self.seed, self.rows = folder, seed, splits
+        self.folder, self.seed, self.splits = folder, seed, splits
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.image_size, self.centre_share = image_size, centre_share
         self.crop_scale, self.crop_overhang = tuple(crop_scale), crop_overhang
@@ -89,6 +86,15 @@ class StreamedImages(LightningDataModule):
             raise ValueError(f"the images in {self.folder} are stored raw, all of one size: use LabelledImages.")
         return self.image_size, self.image_size, 3
 
+    @cached_property
+    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
+        """The source and the row numbers of each split."""
+        ends = {part["source"]: self._groups(part["source"]).ends for part in self.splits.values()}
+        counts = {source: int(of[-1]) for source, of in ends.items()}
+        return draw_splits(
+            counts, self.splits, self.seed, lambda source, sizes: hold_out(ends[source], sizes, self.seed)
+        )
+
     @property
     def num_classes(self) -> int:
         """Number of classes of the data set."""
@@ -100,15 +106,11 @@ class StreamedImages(LightningDataModule):
         Raises:
             ValueError: there is no split to train on, or the batch cannot be cut into equal parts.
         """
-        if "train" not in self.rows:
-            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        groups, mine = self._groups("train"), portion(self)
-        batches = EpochBatches(
-            groups.ends,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            portion=mine,
-        )
+        if "train" not in self.splits:
+            raise ValueError(f"there is no split 'train' in data.splits ({list(self.splits)}), so epochs must be 0.")
+        source, rows = self.rows["train"]
+        groups, mine = self._groups(source), portion(self)
+        batches = EpochBatches(groups.ends, batch_size=self.batch_size, seed=self.seed, portion=mine, rows=rows)
         workers = loader_workers(mine.processes, mine.rows(self.batch_size) * math.prod(self.image_shape))
         crops = RandomCrops(groups, self.seed, self.image_size, self.crop_scale, self.crop_overhang)
         return DataLoader(
@@ -122,15 +124,16 @@ class StreamedImages(LightningDataModule):
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows."""
-        groups = self._groups(split)
-        for start in range(0, len(groups), self.evaluation_batch_size):
-            columns = groups[np.arange(start, min(start + self.evaluation_batch_size, len(groups)))]
+        source, rows = self.rows[split]
+        groups = self._groups(source)
+        for start in range(0, len(rows), self.evaluation_batch_size):
+            columns = groups[rows[start : start + self.evaluation_batch_size]]
             pictures = (decode(image) for image in columns["image"])
             images = [centre_square(picture, self.image_size, self.centre_share) for picture in pictures]
             yield batch(images, columns["label"])
 
-    def _groups(self, split: str) -> RowGroups:
-        return RowGroups(self.folder, self.rows[split]["source"], ["image", "label"])
+    def _groups(self, source: str) -> RowGroups:
+        return RowGroups(self.folder, source, ["image", "label"])
 
 
 class EpochBatches(WindowBatches):

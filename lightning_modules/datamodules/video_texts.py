@@ -1,6 +1,6 @@
 """Resident clips with sentences from several sources of language, as batches for one network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +25,7 @@ from lightning_modules.datasets.splits import (
     check_splits,
     draw_splits,
     permutation,
+    split_indices,
 )
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.settings import Count
@@ -95,13 +96,13 @@ class VideoTexts(LightningDataModule):
     @cached_property
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:
         """Stored split and row numbers of each split."""
-        drawn = draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)
-        if self.num_classes is None:
-            return drawn
-        return {
-            name: (stored, rows if self.splits[name]["rows"] is None else self._evenly(stored, rows))
-            for name, (stored, rows) in drawn.items()
-        }
+        counts = storage.card(self.folder)["splits"]
+
+        def draw(stored: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+            drawn = split_indices(counts[stored], sizes, self.seed)
+            return drawn if self.num_classes is None else {name: self._evenly(stored, x) for name, x in drawn.items()}
+
+        return draw_splits(counts, self.splits, self.seed, draw)
 
     @cached_property
     def stored(self) -> dict[str, dict[str, np.ndarray]]:

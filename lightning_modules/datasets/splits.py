@@ -3,7 +3,7 @@
 Only raw Philox words are drawn: numpy promises their stream, while `Generator.permutation` may change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +11,12 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.settings import STRICT, Count
 
+Draw = Callable[[str, Mapping[str, int]], dict[str, np.ndarray]]  # source, rows of each split -> their numbers
 SPLITS, ORDER, AUGMENTATION = range(3)  # purposes: no two of them share random words
 
 
 class Part(TypedDict):
-    """Where a split comes from, and how many of its rows it takes; null for all of them."""
+    """Where a split comes from, and how many of its rows it takes; null for all that other splits leave of it."""
 
     __pydantic_config__ = STRICT
     source: str
@@ -57,32 +58,49 @@ def split_indices(n: int, sizes: Mapping[str, int], seed: int) -> dict[str, np.n
     if needed > n:
         raise ValueError(f"the splits {dict(sizes)} need {needed} rows, but the source has {n}: make them smaller.")
     order = permutation(n, seed, SPLITS)
-    ends = np.cumsum(list(sizes.values()))
+    return cut(order, sizes)
+
+
+def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The first rows of an order for the first split, the next for the next."""
+    ends = np.cumsum(list(sizes.values()), dtype=int)
     return {name: order[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
-def draw_splits(rows: Mapping[str, int], plan: Mapping[str, Mapping], seed: int) -> dict[str, tuple[str, np.ndarray]]:
+def draw_splits(
+    rows: Mapping[str, int], plan: Mapping[str, Mapping], seed: int, draw: Draw | None = None
+) -> dict[str, tuple[str, np.ndarray]]:
     """The source and the rows of each split, as a recipe plans them.
 
     Args:
         rows: rows of each stored source, for example `{"train": 60000, "test": 10000}`.
-        seed: decides which rows, see `split_indices`.
-        plan: for each split its `source` and the number of `rows`, or null for the whole source in stored order.
+        plan: for each split its `source` and the number of `rows`; null for what the other splits leave of the source,
+            in stored order, which is the whole source where it has no other split.
+        seed: decides which rows.
+        draw: gives the row numbers of splits with a number of rows, of the named source; see `split_indices`.
 
     Raises:
-        ValueError: a source is not stored, is too small, or is both taken whole and shared between splits.
+        ValueError: a source is not stored or is too small, or two splits want what is left of it.
     """
+    draw = draw or (lambda source, sizes: split_indices(rows[source], sizes, seed))
     drawn = {}
     for source in dict.fromkeys(part["source"] for part in plan.values()):
         if source not in rows:
             raise ValueError(f"split source {source!r} is not stored; the data set has {', '.join(rows)}.")
         sizes = {name: part["rows"] for name, part in plan.items() if part["source"] == source}
-        if None in sizes.values() and len(sizes) > 1:
+        rest = [name for name, size in sizes.items() if size is None]
+        if len(rest) > 1:
             raise ValueError(
-                f"{', '.join(sizes)} share the source {source!r}, so each needs a number of rows; got null."
+                f"{', '.join(rest)} share the source {source!r}, and rows is null in each: give all but one a number."
             )
-        whole = None in sizes.values()
-        indices = dict.fromkeys(sizes, np.arange(rows[source])) if whole else split_indices(rows[source], sizes, seed)
+        indices = draw(source, {name: size for name, size in sizes.items() if size is not None})
+        for name in rest:
+            indices[name] = np.setdiff1d(np.arange(rows[source]), np.concatenate([[], *indices.values()]))
+            if not len(indices[name]):
+                raise ValueError(
+                    f"the splits {sizes} leave no row of {source!r}, which has {rows[source]}, to {name}: make the "
+                    "others smaller."
+                )
         drawn |= {name: (source, index) for name, index in indices.items()}
     return {name: drawn[name] for name in plan}
 

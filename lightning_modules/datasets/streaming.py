@@ -5,7 +5,7 @@ epoch from two integers, and the number of workers changes nothing.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import to_numpy
-from lightning_modules.datasets.splits import ORDER, WHOLE, Portion, permutation
+from lightning_modules.datasets.splits import ORDER, SPLITS, WHOLE, Portion, cut, permutation, random_words
 
 WINDOW = 8  # row groups that are shuffled together
+HELD = 16  # rows of a row group that are held out together
 
 
 class RowGroups:
@@ -96,14 +97,26 @@ class WindowBatches:
         batch_size: rows of a step, over all processes and accumulated batches.
         seed: with the epoch, decides the order.
         portion: what this process takes of each step.
+        rows: the numbers of those that are trained on; all by default.
 
     Raises:
         ValueError: there are too few rows for a single step, or it cannot be cut into equal parts.
     """
 
-    def __init__(self, ends: np.ndarray, *, batch_size: int, seed: int, portion: Portion = WHOLE):
+    def __init__(
+        self,
+        ends: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        portion: Portion = WHOLE,
+        rows: np.ndarray | None = None,
+    ):
         self.ends, self.batch_size, self.seed, self.portion = np.asarray(ends), batch_size, seed, portion
-        self.places, self.epoch, self.begun = portion.places(int(self.ends[-1]), batch_size), 0, (0, 0)
+        self.taken = np.full(self.ends[-1], rows is None)
+        if rows is not None:
+            self.taken[rows] = True
+        self.places, self.epoch, self.begun = portion.places(int(self.taken.sum()), batch_size), 0, (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration is about."""
@@ -130,4 +143,35 @@ class WindowBatches:
             rows = [np.arange(starts[group], self.ends[group]) for group in groups[first : first + WINDOW]]
             rows = np.concatenate(rows)
             windows.append(rows[permutation(len(rows), self.seed, ORDER, copy=number, epoch=self.epoch)])
-        return np.concatenate(windows)
+        order = np.concatenate(windows)
+        return order[self.taken[order]]
+
+
+def hold_out(ends: np.ndarray, sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Disjoint rows of each split, as `splits.split_indices` draws them, but few row groups have to be read for them.
+
+    `HELD` rows are taken of a row group, then of the next, in a random order; of all groups again if that is not
+    enough. So a source that is sorted by its classes loses few rows of each.
+
+    Args:
+        ends: where each row group ends: `RowGroups.ends`.
+        sizes: rows of each split.
+        seed: decides the order of the groups, and which rows.
+
+    Returns:
+        The numbers of the rows in ascending order.
+
+    Raises:
+        ValueError: the splits together need more rows than there are.
+    """
+    if (needed := sum(sizes.values())) > ends[-1]:
+        raise ValueError(
+            f"the splits {dict(sizes)} need {needed} rows, but the source has {ends[-1]}: make them smaller."
+        )
+    counts = np.diff(ends, prepend=0)
+    group = np.repeat(np.arange(len(ends)), counts)
+    shuffled = np.lexsort((random_words(len(group), seed, SPLITS, copy=1), group))  # within each group
+    place = np.arange(len(group)) - np.repeat(ends - counts, counts)
+    turn = np.argsort(permutation(len(ends), seed, SPLITS))[group]
+    order = shuffled[np.lexsort((place, turn, place // HELD))]
+    return {name: np.sort(rows) for name, rows in cut(order, sizes).items()}

@@ -7,9 +7,8 @@ from jaxtyping import Float, Int
 
 from lightning_modules.metrics.answers import accuracy, accuracy_of_choice, similarity_to_options
 from lightning_modules.metrics.retrieval import retrieval
-from lightning_modules.runs import Evaluation, Figure, Run
+from lightning_modules.runs import Evaluation, Run
 from lightning_modules.settings import Count
-from lightning_modules.tasks.comparison import fine_tuning_losses
 
 NOT_MASKED = -1
 
@@ -41,7 +40,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
         arm, _, protocol = run.name.partition("/")
         first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
         metrics.setdefault(run.seed, {}).update({f"{first}/{name}{last}": value for name, value in found.items()})
-    return Evaluation(metrics=metrics, figures=_losses(runs, dataset))
+    return Evaluation(metrics=metrics)
 
 
 def measured(arrays: Mapping[str, np.ndarray], motions: int | None) -> dict[str, float]:
@@ -86,11 +85,3 @@ def _words(words: Int[np.ndarray, "rows length"], found: Int[np.ndarray, "rows l
         f"words{how}/top1_percent": 100 * float(right[masked].mean()),
         f"telling{how}/top1_percent": 100 * float(right[telling].mean()),
     }
-
-
-def _losses(runs: Sequence[Run], dataset: str) -> list[Figure]:
-    series = fine_tuning_losses([run for run in runs if run.name])
-    if not series:
-        return []
-    caption = "Mean over seeds of the loss on training batches: both directions of InfoNCE, added."
-    return [Figure("loss", f"Loss while fine-tuning ({dataset})", caption, "step", "loss, nats", series)]

@@ -38,6 +38,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import AnyRecipe, Decay, Momentum, PaperModule
 from lightning_modules.datamodules.annotated_videos import LongVideos
+from lightning_modules.datasets.video.annotation_files import OUTSIDE
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.lf_vila.clips import EventClips
@@ -246,7 +247,8 @@ class LFVILA(PaperModule):
 
     def _answer(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         logits = self.answers(batch)
-        return {"answer": F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)}
+        smoothing = self.label_smoothing
+        return {"answer": F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing, ignore_index=OUTSIDE)}
 
     def _choose(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         scores, frames = self.choices(batch)

@@ -131,10 +131,12 @@ def one_way_nce_with(logits: Float[Tensor, "rows rows"], negatives: Float[Tensor
 def gather(features: Float[Tensor, "rows dim"]) -> Float[Tensor, "all_rows dim"]:
     """The rows of all processes in order of their ranks, with gradient; the same rows where there is one process.
 
+    Without gradients they are the same rows, too: in a validation every process has all of them.
     Every process computes the whole loss, so each row gets its gradient once from each; DDP's mean over processes makes
     that the gradient of one process with the whole batch.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+    if alone or not torch.is_grad_enabled():
         return features
     return _Gather.apply(features)
 

@@ -76,7 +76,7 @@ class VocabularyLadder(PaperModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """The sum over tokenizers of the pixels' mean squared difference and the quantiser's terms."""
         losses = self.losses(batch)
-        self.log_terms({f"pretrain/{name}": loss for name, loss in losses.items()})
+        self.log_terms({f"pretrain/{name}/loss": loss for name, loss in losses.items()})
         return sum(losses.values())
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
@@ -95,7 +95,7 @@ class VocabularyLadder(PaperModule):
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             video = self.read(batch["images"])
-            return {f"mse/{name}": F.mse_loss(each(video)[0], video) for name, each in self.tokenizers.items()}
+            return {f"{name}/mse": F.mse_loss(each(video)[0], video) for name, each in self.tokenizers.items()}
 
         return mean_over(batches, measure)
 

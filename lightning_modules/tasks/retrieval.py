@@ -14,7 +14,7 @@ from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.metrics.retrieval import blind_ceiling, dual_softmax, ranks, retrieval
 from lightning_modules.runs import Evaluation, Figure, Run, Series
 from lightning_modules.settings import Count
-from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
+from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, over_arms
 
 FIRST = "text_to_video/recall_at_1_percent"
 BACK = "video_to_text/recall_at_1_percent"
@@ -68,7 +68,6 @@ def evaluate(
             _recalls(metrics, dataset, arms, protocols),
             _dual_softmax(metrics, dataset, arms),
             _costs(metrics, dataset, arms),
-            _losses(runs, dataset),
         ],
         files={} if export is None else exported(runs, export, tokenizer),
         predictor="" if export is None else "lightning_modules.clip_vip.retriever.Retriever.load",
@@ -207,15 +206,4 @@ def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) ->
         x_label="MMACs per video",
         y_label="video-to-text R@1, %",
         series=series,
-    )
-
-
-def _losses(runs: Sequence[Run], dataset: str) -> Figure:
-    return Figure(
-        id="loss",
-        title=f"Loss while fine-tuning ({dataset})",
-        caption="Mean over seeds of the loss on training batches: both directions of InfoNCE, added.",
-        x_label="step",
-        y_label="loss, nats",
-        series=fine_tuning_losses(runs),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.metrics import classification
 from lightning_modules.runs import Evaluation, Figure, Run
-from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, fine_tuning_losses, over_arms
+from lightning_modules.tasks.comparison import Metrics, arms_of, check_rows, over_arms
 
 PROTOCOLS = {"finetune": "fine-tuned", "probe": "linear probe"}
 
@@ -37,7 +37,7 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     arms = arms_of(runs)
     return Evaluation(
         metrics=dict(metrics),
-        figures=[_accuracies(metrics, dataset, arms), _costs(metrics, dataset, arms), _losses(runs, dataset)],
+        figures=[_accuracies(metrics, dataset, arms), _costs(metrics, dataset, arms)],
     )
 
 
@@ -82,15 +82,4 @@ def _costs(metrics: Mapping[int, Metrics], dataset: str, arms: Sequence[str]) ->
             for arm, macs in cost.items()
             if macs is not None
         ],
-    )
-
-
-def _losses(runs: Sequence[Run], dataset: str) -> Figure:
-    return Figure(
-        id="loss",
-        title=f"Loss while fine-tuning ({dataset})",
-        caption="Mean over seeds of the loss on training batches, from equal labels.",
-        x_label="step",
-        y_label="cross-entropy, nats",
-        series=fine_tuning_losses(runs),
     )

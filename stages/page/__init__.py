@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, Idea, chance
 from lightning_modules.runs import Figure, Gallery
-from stages.page import figures
+from stages.page import curves, figures
 from stages.page.moving import still
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Paper:
     rows: list[dict[str, Any]]
     arms: list[Arm]
     sweeps: list[Arm] = field(default_factory=list)
+    trainings: list[curves.Trainings] = field(default_factory=list)
 
     @property
     def own(self) -> bool:
@@ -69,9 +70,13 @@ class Paper:
     @property
     def runs(self) -> list[tuple[str, str]]:
         """(stage, arm) of everything that was computed for this paper, each once."""
-        trained = [pair for arm in self.arms for pair in arm.trained]
         measured = [("evaluate", arm.name) for arm in self.arms] + [("sweep", arm.name) for arm in self.sweeps]
-        return list(dict.fromkeys(trained + measured))
+        return self.trained + measured
+
+    @property
+    def trained(self) -> list[tuple[str, str]]:
+        """(stage, arm) of every training that was read, each once."""
+        return list(dict.fromkeys(pair for arm in self.arms for pair in arm.trained))
 
     def note(self, row: Mapping[str, Any]) -> str | None:
         """What the facts file adds to a claim."""
@@ -128,10 +133,10 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         scale=interval_scale,
         points=figures.points,
-        numbers=figures.numbers,
         drawing=lambda figure, prefix, first: Markup(
             figures.svg(figure, prefix, figures.LARGE if first else figures.SMALL)
         ),
+        curves=lambda panel, names: Markup(curves.svg(panel, names)),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )

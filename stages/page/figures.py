@@ -107,18 +107,11 @@ def points(series: Series) -> list[tuple[float, float, float | None, float | Non
     return list(zip(series.x, series.y, series.low or nothing, series.high or nothing, strict=True))
 
 
-def numbers(figure: Figure) -> list[int]:
-    """Which colour each series has, from 0: its place, but for a dashed `a, validation`, which is drawn like `a`."""
-    names = [series.name for series in figure.series]
-    drawn_like = [series.name.partition(",")[0] if series.kind == "dashed" else series.name for series in figure.series]
-    return [names.index(like) if like in names else place for place, like in enumerate(drawn_like)]
-
-
 def _draw(figure: Figure, ink: str, colours: tuple[str, ...], size: tuple[float, float]) -> Canvas:
     canvas = Canvas(figsize=size, layout="constrained")
     axes = canvas.add_subplot()
     bars = [series for series in figure.series if series.kind == "bars"]
-    for number, series in zip(numbers(figure), figure.series, strict=True):
+    for number, series in enumerate(figure.series):
         colour = colours[number % len(colours)]
         if series.kind == "bars":
             _bars(axes, series, colour, ink, place=bars.index(series), of=len(bars))

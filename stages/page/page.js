@@ -30,3 +30,18 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   gallery.querySelector("ol").before(button);
   show();
 }
+
+// Names above the curves of trainings single out their own curves, as many as are chosen.
+for (const trainings of document.querySelectorAll(".trainings")) {
+  const names = [...trainings.querySelectorAll("button[data-curve]")];
+  const isChosen = (name) => name.getAttribute("aria-pressed") === "true";
+  for (const name of names) {
+    name.addEventListener("click", () => {
+      name.setAttribute("aria-pressed", String(!isChosen(name)));
+      const chosen = names.filter(isChosen).map((each) => each.dataset.curve);
+      for (const curve of trainings.querySelectorAll("g[data-curve]")) {
+        curve.classList.toggle("faint", chosen.length > 0 && !chosen.includes(curve.dataset.curve));
+      }
+    });
+  }
+}

@@ -134,7 +134,9 @@ def _fewer_rows(data: Mapping[str, Any], rows: Mapping[str, int]) -> Changes:
         count, there = part.get("rows"), rows.get(part.get("source"))
         if count is None or there is None:
             continue
-        asked = sum(each["rows"] for each in parts.values() if each.get("source") == part["source"] and each["rows"])
+        beside = [each["rows"] for each in parts.values() if each.get("source") == part["source"]]
+        there = there // 2 if None in beside else there  # null is for the rest, which must not be empty
+        asked = sum(filter(None, beside))
         if asked > there:
             found[f"splits.{name}.rows"] = max(1, count * there // asked)
     for name, block in data.items():
@@ -152,7 +154,7 @@ def needed_rows(system: Mapping[str, Any], *, whole: bool) -> int:
         batch = batch if whole else min(batch, BATCH)
         parts = data.get("splits", {})
         train = parts.get("train", {})
-        beside = [part["rows"] or 0 for part in parts.values() if part["source"] == train.get("source")]
-        share = train["rows"] / sum(beside) if train.get("rows") else 1.0
+        beside = [part["rows"] for part in parts.values() if part["source"] == train.get("source")]
+        share = train["rows"] / sum(filter(None, beside)) if train.get("rows") else 0.5 if any(beside) else 1.0
         found = max(found, math.ceil(2 * batch / share))
     return found

@@ -23,6 +23,7 @@ from lightning_modules.datasets.video import corpora
 from lightning_modules.files import replace_folder
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.processes import peak_memory
+from lightning_modules.validation import Validation
 from stages.command import run_stage
 from stages.composing import compose
 from stages.plan import Row
@@ -32,7 +33,10 @@ Found = dict[str, Any]
 
 
 class Steps(Callback):
-    """Ends each training after `STEPS` optimiser steps, and says how long the last one took."""
+    """Ends each training after `STEPS` optimiser steps, and says how long the last one took.
+
+    Then it validates once, where the recipe says that a run does it, so that mistakes there are found, too.
+    """
 
     def __init__(self):
         self.found: list[Found] = []
@@ -50,6 +54,9 @@ class Steps(Callback):
         self.times.append(time.perf_counter())
         if len(self.times) > STEPS:
             trainer.should_stop = True
+            for callback in trainer.callbacks:
+                if isinstance(callback, Validation) and callback.every:
+                    callback.act(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was measured."""

@@ -278,7 +278,9 @@ def test_an_index_of_captions_gives_one_of_them(home):
     assert seen == {*WORDS} and module.task == "captions"
     with pytest.raises(ValueError, match="videos of split 'train' have several sentences"):
         list(module.evaluation_batches("train"))
-    test = data(home, "captions", source="caption", sentences=None, splits={"test": {"source": "test", "rows": None}})
+    splits = {"test": {"source": "test", "rows": None}, "val": {"source": "train", "rows": 3}}
+    test = data(home, "captions", source="caption", sentences=None, splits=splits)
+    assert len(next(test.evaluation_batches("val"))["video"]) == 3, "with the first caption"
     found = next(iter(test.evaluation_batches("test")))
     assert words(test, found["token_ids"]) == [WORDS[n % 4] for n in range(5)]
 

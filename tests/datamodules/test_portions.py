@@ -27,7 +27,9 @@ from tests.unified_t2i_i2t import test_evaluation as captioned
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
 annotated, actions, to_generate = annotated_videos.home, clip_files.home, video_clips.home
 DRAWN = {"train": {"source": "train", "rows": 40}}
-WAYS = ["one network", "copies", "streamed", "captioned", "clips", "clips by class", "files", "long videos", "runs",
+PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "rows": 6}}
+WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
+        "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
         "videos to generate"]  # fmt: skip
 
@@ -46,6 +48,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "one network": lambda: LabelledImages(**labelled),
         "copies": lambda: LabelledImages(**labelled, copies=2),
         "streamed": lambda: streamed.data(pictures, batch_size=8),
+        "streamed in part": lambda: streamed.data(pictures, batch_size=8, splits=PART),
         "captioned": lambda: captioned.data(scenes),
         "clips": lambda: video_texts.data(clips, splits=DRAWN),
         "clips by class": lambda: video_texts.data(clips, splits=DRAWN, batches="classes"),

@@ -244,8 +244,10 @@ def test_too_many_broken_videos_end_the_work(home, broken):
 def test_what_cannot_be_used_is_refused(home):
     with pytest.raises(ValueError, match=r"13 of 13 videos of split 'train' have no subtitle, the first is video0.mp4"):
         data(home, sources=["caption", "subtitle"]).train_dataloader()
-    with pytest.raises(ValueError, match=r"videos of split 'val' have several sentences"):
-        next(data(home, splits={"val": {"source": "train", "rows": 4}}).evaluation_batches("val"))
+    splits = {name: {"source": "train", "rows": 4} for name in ("val", "test")}
+    with pytest.raises(ValueError, match=r"videos of split 'test' have several sentences"):
+        next(data(home, splits=splits).evaluation_batches("test"))
+    assert len(next(data(home, splits=splits).evaluation_batches("val"))["video"]) == 4, "with the first sentence"
     with pytest.raises(ValueError, match="there is no split 'train'"):
         data(home, splits={"test": {"source": "test", "rows": None}}).train_dataloader()
     with pytest.raises(DataUnavailable, match=f"(?s)toy: videos could not be had.*{MIRROR_VARIABLE}"):

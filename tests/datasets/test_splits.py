@@ -49,6 +49,16 @@ def test_impossible_plans_are_refused():
         split_indices(10, {"train": 8, "val": 4}, seed=0)
     with pytest.raises(ValueError, match="'extra' is not stored"):
         draw_splits({"train": 10}, {"val": {"source": "extra", "rows": 1}}, seed=0)
-    both = {"train": {"source": "all", "rows": None}, "val": {"source": "all", "rows": 3}}
-    with pytest.raises(ValueError, match="each needs a number of rows"):
+    both = {"train": {"source": "all", "rows": None}, "val": {"source": "all", "rows": None}}
+    with pytest.raises(ValueError, match="train, val share the source 'all', and rows is null in each"):
         draw_splits({"all": 10}, both, seed=0)
+    with pytest.raises(ValueError, match="leave no row of 'all', which has 10, to train: make the others smaller"):
+        draw_splits({"all": 10}, {**both, "val": {"source": "all", "rows": 10}}, seed=0)
+
+
+def test_null_is_what_the_other_splits_leave():
+    plan = {name: {"source": "all", "rows": rows} for name, rows in (("train", None), ("val", 3), ("test", 2))}
+    drawn = {name: rows.tolist() for name, (_, rows) in draw_splits({"all": 10}, plan, seed=0).items()}
+    assert drawn["train"] == sorted(set(range(10)) - {*drawn["val"], *drawn["test"]}) and len(drawn["train"]) == 5
+    alone = draw_splits({"all": 10}, {name: plan[name] for name in ("val", "test")}, seed=0)
+    assert all(alone[name][1].tolist() == drawn[name] for name in alone), "the others do not depend on it"

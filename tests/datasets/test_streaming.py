@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.splits import Portion
-from lightning_modules.datasets.streaming import WINDOW, RowGroups, WindowBatches
+from lightning_modules.datasets.streaming import HELD, WINDOW, RowGroups, WindowBatches, hold_out
 
 ROWS, GROUP, SHAPE = 1000, 32, (4, 4, 3)
 
@@ -111,3 +111,23 @@ def test_unknown_splits_and_columns_are_refused(folder):
         RowGroups(folder, "val")
     with pytest.raises(ValueError, match="columns label are not in"):
         RowGroups(folder, "train", ["label", "id"])
+
+
+def test_rows_that_are_held_out_lie_in_few_groups_and_are_not_trained_on(groups):
+    held = hold_out(groups.ends, {"val": 64, "test": 30}, seed=3)
+    assert [len(rows) for rows in held.values()] == [64, 30] and not set(held["val"]) & set(held["test"])
+    groups_of = {name: np.searchsorted(groups.ends, rows, side="right") for name, rows in held.items()}
+    counts = np.unique(groups_of["val"], return_counts=True)[1]
+    assert counts.max() == HELD and len(counts) <= 5  # of 33, of which one has 8 rows
+    assert all((np.diff(rows) > 0).all() for rows in held.values())
+    assert hold_out(groups.ends, {"val": 64}, seed=3)["val"].tolist() == held["val"].tolist()
+    assert hold_out(groups.ends, {"val": 64}, seed=4)["val"].tolist() != held["val"].tolist()
+    most = hold_out(groups.ends, {"val": 990}, seed=3)["val"]  # more than HELD of each group
+    assert len(set(most)) == 990 and most.max() < ROWS
+
+    rest = np.setdiff1d(np.arange(ROWS), np.concatenate([*held.values()]))
+    left, whole = batches(groups, rows=rest), batches(groups)
+    assert len(left) == len(rest) // 24
+    assert left.order().tolist() == [row for row in whole.order() if row in set(rest)]
+    with pytest.raises(ValueError, match="need 1001 rows, but the source has 1000"):
+        hold_out(groups.ends, {"val": ROWS + 1}, seed=0)

@@ -5,7 +5,7 @@ import torch
 
 from lightning_modules.hd_vila.network import HdVilaNetwork, ResNet, TimeSformer
 from lightning_modules.layers.bert import make_bert, masked_word_loss
-from lightning_modules.losses.contrastive import info_nce
+from lightning_modules.losses.contrastive import gather, info_nce
 from tests.hd_vila.reference import FACTS, GRADIENTS, SIZES, built, inputs
 
 
@@ -114,3 +114,14 @@ def test_an_unknown_option_is_named(option):
 def test_an_odd_number_of_layers_has_no_halves():
     with torch.device("meta"), pytest.raises(ValueError, match="bert has 3 layers, which are no two halves"):
         HdVilaNetwork(make_bert(sizes={**SIZES, "num_hidden_layers": 3}), resnet={}, timesformer={})
+
+
+def test_in_a_validation_no_process_reads_the_rows_of_others(monkeypatch):
+    """Each has all of them: gathered, every row would be there several times, and the loss would be another one."""
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("lightning_modules.losses.contrastive._Gather.apply", lambda x: torch.cat([x, x]))
+    rows = torch.randn(3, 4)
+    with torch.no_grad():
+        assert gather(rows) is rows
+    assert len(gather(rows)) == 6

@@ -285,6 +285,11 @@ def test_questions_choices_and_classes_are_answered(tiny, folder):
     batch["labels"] = torch.tensor([0, 4, 2, 1])
     module = build(tiny, task="answer", answers=5)
     assert module.answers(batch).shape == (4, 5) and module.training_step(batch).isfinite()
+    strange = batch | {"labels": torch.tensor([-1, 4, 2, 1])}  # the first answer cannot be given, and does not count
+    with torch.no_grad():
+        others = {name: x[1:] for name, x in batch.items()}
+        losses = [module.eval().validate(events(folder), [rows])["loss"] for rows in (strange, others)]
+    torch.testing.assert_close(*losses)
     module = build(tiny, task="classify", answers=5)
     assert module(batch["video"]).shape == (4, 5) and module.training_step(batch).isfinite()
     for name in ("token_ids", "attention_mask"):

@@ -174,6 +174,15 @@ def test_overrides_win_over_the_file_and_change_no_other_row():
     assert compose("tiny", system="committees")["system"]["model"]["copies"] != 3
 
 
+def test_null_takes_the_place_of_several_settings_and_nothing_else_does():
+    recipe = compose("tiny", system="maskalign", overrides={"pretrain": {"validate_every": None}})["system"]["pretrain"]
+    assert recipe["validate_every"] is None
+    assert compose("tiny", system="maskalign")["system"]["pretrain"]["validate_every"] == {"epochs": 1}
+    for overrides in ({"pretrain.validate_every": 3}, {"pretrain.keep_every": None}, {"pretrain._target_": None}):
+        with pytest.raises(PlanError, match=r"is no setting of conf/system/maskalign/tiny.yaml"):
+            compose("tiny", system="maskalign", overrides=overrides)
+
+
 def test_shared_settings_come_first_then_those_of_the_file_then_the_arm(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.setattr(composing, "ROOT", tmp_path)

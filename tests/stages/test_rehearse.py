@@ -14,12 +14,13 @@ import yaml
 
 from lightning_modules import rehearsal
 from lightning_modules.datasets import storage
+from lightning_modules.datasets.splits import draw_splits
 from lightning_modules.datasets.video import corpora
 from lightning_modules.files import ROOT
 from stages import rehearse
 from stages.command import run_stage
 from stages.composing import compose
-from stages.plan import Row, load_plan
+from stages.plan import PRESETS, Row, load_plan
 from stages.rehearsal import call, inside, scaling, table, work
 
 PLAN = load_plan("paper")
@@ -268,7 +269,8 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     changed = scaling.changes(system, {"train": 24, "val": 24}, whole=False)
     assert changed["model.student.dim"] == 48 and "model.student.depth" not in changed
     assert changed["data.batch_size"] == changed["downstream.probe.data.batch_size"] == scaling.BATCH
-    assert scaling.changes(system, {"train": 24, "val": 24}, whole=True) == {}
+    held = {f"downstream.{name}.data.splits.val.rows": 12 for name in ("finetune", "probe")}  # as many are left
+    assert scaling.changes(system, {"train": 24, "val": 24}, whole=True) == held
     assert scaling.changes(system, {}, whole=True, batch=512)["downstream.probe.data.batch_size"] == 512
     committees = compose("paper", system="committees")["system"]
     changed = scaling.changes(committees, {"val": 24}, whole=True)
@@ -288,15 +290,21 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
 
 
-@pytest.mark.parametrize("arm", load_plan("tiny").pretrain)
-def test_the_rows_that_are_prepared_suffice_for_two_steps_of_a_training(arm):
-    row = load_plan("tiny").pretrain[arm]
-    system = compose("tiny", system=row.system, overrides=row.overrides)["system"]
+@pytest.mark.parametrize(("preset", "arm"), [(preset, arm) for preset in PRESETS for arm in load_plan(preset).pretrain])
+def test_the_rows_that_are_prepared_suffice_for_two_steps_of_a_training(preset, arm):
+    row = load_plan(preset).pretrain[arm]
+    system = compose(preset, system=row.system, overrides=row.overrides)["system"]
+    if "train" not in system["data"]["splits"]:
+        return
     for whole in (True, False):
         rows = scaling.needed_rows(system, whole=whole)
         there = dict.fromkeys((part["source"] for part in system["data"]["splits"].values()), rows)
         changed = scaling.changes(system, there, whole=whole)
-        count = changed.get("data.splits.train.rows", rows)
+        parts = {
+            name: part | {"rows": changed.get(f"data.splits.{name}.rows", part["rows"])}
+            for name, part in system["data"]["splits"].items()
+        }
+        count = len(draw_splits(there, parts, 0)["train"][1])
         assert count >= 2 * min(system["data"]["batch_size"], 10**9 if whole else scaling.BATCH)
 
 

@@ -33,8 +33,6 @@ FIGURE = {
          "high": [91.0, 96.0], "labels": ["h8", "h64"]},
         {"name": "limit", "kind": "dashed", "x": [500.0, 9000.0], "y": [96.0, 96.0], "low": None, "high": None,
          "labels": None},
-        {"name": "single, validation", "kind": "dashed", "x": [500.0, 9000.0], "y": [91.0, 94.0], "low": None,
-         "high": None, "labels": None},
     ],
 }  # fmt: skip
 
@@ -488,25 +486,30 @@ def test_every_kind_of_series_is_drawn_in_colours_of_the_page(kind, scale):
     assert not re.search(r"(fill|stroke): #", picture)
 
 
-def test_a_curve_of_validation_has_the_colour_of_the_training():
-    kinds = {"a": "line", "a, validation": "dashed", "b": "line", "b, validation": "dashed", "limit": "dashed"}
-    both = drawn()
-    both.series = [Series(name, kind, [1.0, 2.0], [3.0, 4.0]) for name, kind in kinds.items()]
-    (axes,) = figures._draw(both, "black", ("red", "green", "blue", "cyan", "brown"), figures.SMALL).axes
-    assert [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()] == [
-        ("red", "-"),
-        ("red", "--"),
-        ("blue", "-"),
-        ("blue", "--"),
-        ("brown", "--"),
-    ]
-
-
 def test_the_legend_has_the_colours_of_the_curves(project):
     folder, _ = page_of(project)
     legend = re.search(r'<ul class="legend".*?</ul>', (folder / "index.html").read_text(), re.DOTALL)[0]
     said = re.findall(r'var\(--series-(\d)\)" class="(\w+)".*?</svg> (.*?)</li>', legend)
-    assert said == [("1", "line", "single"), ("2", "dashed", "limit"), ("1", "dashed", "single, validation")]
+    assert said == [("1", "line", "single"), ("2", "dashed", "limit")]
+
+
+def test_the_page_shows_what_the_trainings_of_a_paper_have_logged(project):
+    folder = project / "data/curves/tiny/pretrain"
+    for arm, losses in {"alpha-digits": (2, 1), "beta-digits": (4, 3)}.items():
+        for seed in (0, 1):
+            rows = "step,lr,pretrain/loss,pretrain/<script>alert & co,validation/accuracy\n"
+            rows += f"0,0.1,{losses[0]},1,\n10,,{losses[1]},2,0.{seed}\n"
+            (folder / arm / f"seed-{seed}").mkdir(parents=True)
+            (folder / arm / f"seed-{seed}/history.csv").write_text(rows)
+    _, _, reader = made(project)
+    text = " ".join("".join(reader.text).split())
+    assert text.count("Trainings Lines are losses on training batches") == 2  # of two papers
+    assert "alpha on digits 2 seeds alpha-digits loss" in text and "accuracy (val)" in text
+    assert "1 further loss of training batches" in text
+    assert "lossalpha-digits1– accuracyalpha-digits–0.05" in text, "the last values, in training and on val"
+    buttons = [attributes for tag, attributes in reader.tags if tag == "button"]
+    assert [(each["data-curve"], each["aria-pressed"]) for each in buttons] == [("0", "false")] * 2
+    assert sum(tag == "script" for tag, _ in reader.tags) == 2, "what a column is called is escaped"
 
 
 def test_a_share_ends_at_0_and_100_and_a_difference_does_not():

@@ -8,7 +8,6 @@ from safetensors.numpy import save_file
 
 from lightning_modules.files import sha256
 from lightning_modules.runs import find_runs
-from lightning_modules.tasks.comparison import training_losses
 from lightning_modules.tasks.transfer import evaluate
 
 LABELS = np.arange(8) % 4
@@ -49,49 +48,10 @@ def test_accuracy_and_cost_of_each_arm(folder):
 
 
 def test_figures_show_every_arm_with_its_interval(folder):
-    accuracy, cost, loss = evaluate(find_runs(folder), "digits").figures
+    accuracy, cost = evaluate(find_runs(folder), "digits").figures
     assert [series.labels for series in accuracy.series] == [["new", "scratch"]] * 2
     assert accuracy.series[0].y == [100 * 5.5 / 8, 25] and accuracy.series[0].low[0] < 100 * 5 / 8
     assert [(series.name, series.x) for series in cost.series] == [("new", [3.0])]
-    assert [(series.name, series.x, series.y) for series in loss.series] == [
-        ("new", [0, 20], [2.0, 5.5]),
-        ("scratch", [0, 20], [2.0, 2.0]),
-    ]
-
-
-def test_curves_of_validation_are_drawn_with_those_of_training(folder):
-    history = "step,finetune/loss,validation/loss\n0,2.0,\n10,,1.5\n20,1.0,1.25\n"
-    for seed in (0, 1):
-        (folder / f"new/finetune/seed-{seed}/history.csv").write_text(history)
-    series = evaluate(find_runs(folder), "digits").figures[-1].series
-    assert [(each.name, each.kind) for each in series] == [
-        ("new", "line"),
-        ("new, validation", "dashed"),
-        ("scratch", "line"),
-    ]
-    assert (series[1].x, series[1].y) == ([10, 20], [1.5, 1.25])
-
-
-def test_the_losses_of_a_pool_are_shown_as_their_mean(folder):
-    runs = [run for run in find_runs(folder) if run.name == "new/probe"]
-    for members in (3, 4):
-        names = [f"{stage}/m{k}/loss" for stage in ("pretrain", "validation") for k in range(members)]
-        for run in runs:
-            rows = [["step", *names, "validation/m0#0/accuracy"], [0, *[2] * members, *[""] * (members + 1)]]
-            rows.append([5, *range(members), *range(1, members + 1), 0.5])
-            text = "\n".join(",".join(map(str, row)) for row in rows)
-            (run.folder / "history.csv").write_text(f"{text}\n")
-        (figure,) = training_losses(runs)
-        shown = {series.name: (series.kind, series.x, series.y) for series in figure.series}
-        if members == 3:
-            assert len(shown) == 6 and shown["m2/loss, validation"] == ("dashed", [5], [3.0])
-        else:
-            assert shown == {
-                "mean of 4": ("line", [0, 5], [2, 1.5]),
-                "mean of 4, validation": ("dashed", [5], [2.5]),
-            }
-    (runs[0].folder / "history.csv").write_text("step,lr\n0,0.1\n")
-    assert training_losses(runs) == [] == training_losses([])
 
 
 def test_arms_judged_on_different_rows_are_refused(folder):
