@@ -1,27 +1,42 @@
-"""MAGVIT-v2: the entropy term of 2^18 codes in closed form against the softmax over all of them.
+"""MAGVIT-v2: the entropy term of 2^18 codes in closed form against the softmax over all of them; a training step.
 
-Both give the same number and gradient. The softmax has a row for each latent and a column for each code, as in the open
-re-implementations.
+Both terms give the same number and gradient. The softmax has a row for each latent and a column for each code, as in
+the open re-implementations.
+
+A step is encoder, quantiser, decoder and their gradients, without discriminator and perceptual loss. SEED_VOKEN names a
+clone of github.com/TencentARC/SEED-Voken; without it, its row is left out. It has the same weights as ours, and both
+must give the same loss before anything is timed.
 """
 
+import importlib
+import os
+import sys
 import time
+from collections.abc import Callable
+from statistics import median
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lightning_modules.magvit2.lookup_free import LookupFree
+from lightning_modules.magvit2.tokenizer import CausalTokenizer
+from lightning_modules.magvit2.weights import load_seed_voken
 
 LATENTS = {"a quarter of an image (64)": 64, "an image (256)": 256, "a clip (1,280)": 1280}
 SOFTMAX_UP_TO = 256  # more does not fit a small machine's memory
 BITS = 18
 TEMPERATURE = 0.1
 FLOAT = 4  # bytes
+FRAMES, SIZE = 17, 64  # of the clip of a training step
+NETWORK = {"width": 32, "multipliers": (1, 2, 2, 4), "blocks": 2}  # SEED-Voken's is 128 wide and has 4 blocks
+REPEATS = 3
 
 
 def main() -> list[dict]:
-    """Rows of each number of latents; CPU time of one thread, forwards and backwards."""
+    """Rows of each number of latents, and of a training step; CPU time of one thread, forwards and backwards."""
     torch.set_num_threads(1)
-    return [row for what, count in LATENTS.items() for row in _rows(what, count)]
+    return [*(row for what, count in LATENTS.items() for row in _rows(what, count)), *_step_rows()]
 
 
 def by_softmax(z: Tensor) -> Tensor:
@@ -57,6 +72,92 @@ def _rows(what: str, count: int) -> list[dict]:
         }
         for name, (value, seconds, largest) in found.items()
     ]
+
+
+def _step_rows() -> list[dict]:
+    """A step with the paper's norms, and with SEED-Voken's beside its own code."""
+    torch.manual_seed(0)
+    video = 2 * torch.rand(1, 3, FRAMES, SIZE, SIZE) - 1
+    pooled, theirs = _pair(video)
+    ways = {"norms of single frames": _step(_ours(), video), "norms over all frames": _step(pooled, video)}
+    if theirs is not None:
+        ways["SEED-Voken"] = _step(theirs, video)
+    seconds = _in_turns(ways)
+    return [
+        {
+            "what": f"a step with a clip of {FRAMES} frames of {SIZE} pixels, 2^{BITS} codes: {name}",
+            "ms of CPU": 1000 * value,
+            "times norms over all frames": value / seconds["norms over all frames"],
+            "target": "1.5" if name == "SEED-Voken" else None,
+        }
+        for name, value in seconds.items()
+    ]
+
+
+def _ours(**options: bool) -> CausalTokenizer:
+    quantiser = {"commitment": 0.25, "entropy": 0.1, "eps": 1e-5}
+    return CausalTokenizer(frames=FRAMES, size=SIZE, quantiser=quantiser, **NETWORK, **options)
+
+
+def _pair(video: Tensor) -> tuple[CausalTokenizer, nn.Module | None]:
+    """Ours with SEED-Voken's norms and, if it is there, its own network with the same weights."""
+    ours = _ours(pooled_norm=True, drop_second=True)
+    folder = os.environ.get("SEED_VOKEN")
+    if not folder:
+        return ours, None
+    theirs = _SeedVoken(folder)
+    load_seed_voken(ours, theirs.state_dict(), averages=False)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.loss(video), _loss(ours, video), atol=0, rtol=1e-3)  # a softmax of float32
+    return ours, theirs
+
+
+class _SeedVoken(nn.Module):
+    """Its encoder, quantiser and decoder."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        sys.path.insert(0, folder)
+        video, quantiser = (
+            importlib.import_module(f"src.Open_MAGVIT2.modules.{name}")
+            for name in ("diffusionmodules.improved_video_model", "vqvae.lookup_free_quantize")
+        )
+        sys.path.remove(folder)
+        options = {
+            "ch": NETWORK["width"], "ch_mult": NETWORK["multipliers"], "num_res_blocks": NETWORK["blocks"],
+            "in_channels": 3, "out_ch": 3, "z_channels": BITS, "resolution": SIZE,
+        }  # fmt: skip
+        self.encoder, self.decoder = video.Encoder(**options), video.Decoder(**options)
+        self.quantiser = quantiser.LFQ(dim=BITS, codebook_size=2**BITS)
+
+    def loss(self, video: Tensor) -> Tensor:
+        (latents, entropy, _), parts = self.quantiser(self.encoder(video), return_loss_breakdown=True)
+        return F.mse_loss(self.decoder(latents), video) + 0.1 * entropy + 0.25 * parts.commitment
+
+
+def _loss(tokenizer: CausalTokenizer, video: Tensor) -> Tensor:
+    quantised = tokenizer.quantiser(tokenizer.encoder(video))
+    return F.mse_loss(tokenizer.decoder(quantised.latents), video) + sum(quantised.terms.values())
+
+
+def _step(network: nn.Module, video: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        network.zero_grad()
+        (network.loss(video) if isinstance(network, _SeedVoken) else _loss(network, video)).backward()
+
+    return step
+
+
+def _in_turns(calls: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Median CPU seconds of each call, taken in turns so that a busy machine is busy for all."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(REPEATS + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if turn:
+                times[name].append(time.process_time() - start)
+    return {name: median(values) for name, values in times.items()}
 
 
 def _measured(way, z: Tensor) -> tuple[float, float, int]:

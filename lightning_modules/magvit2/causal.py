@@ -15,6 +15,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_modules.video_tokens.network import groups_of
+
 EPS = 1e-6
 Memory = dict[nn.Module, Tensor]  # the last frames that a layer has seen, of a clip that comes in parts
 
@@ -57,20 +59,14 @@ class CausalConv(nn.Conv3d):
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group norm of each frame, or pooled over all frames; where there are fewer channels than groups, each is one.
+    """Group norm of each frame, or pooled over all frames, see `groups_of`.
 
     Raises:
         ValueError: the channels cannot be divided.
     """
 
     def __init__(self, groups: int, channels: int, *, pooled: bool = False, affine: bool = True):
-        groups = min(groups, channels)
-        if channels % groups:
-            raise ValueError(
-                f"{channels} channels cannot be divided into {groups} groups: make width times each of multipliers a "
-                "multiple of norm_groups."
-            )
-        super().__init__(groups, channels, eps=EPS, affine=affine)
+        super().__init__(groups_of(channels, groups), channels, eps=EPS, affine=affine)
         self.pooled = pooled
 
     def forward(self, x: Float[Tensor, "batch channels t h w"]) -> Float[Tensor, "batch channels t h w"]:

@@ -41,14 +41,29 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
         found["head_parameters"] = float(run.facts["head_parameters"])
         own = {f"{dataset}/{name}": value for name, value in found.items()}
         metrics[run.seed] = base.metrics[run.seed] | own
-    curve = rate_distortion(runs[0].predictions(), runs[0].facts["pixels"], dataset)
-    missing = {} if curve else {"hevc": "too few clips are judged", "av1": "too few clips are judged"}
     return replace(
         base,
         metrics=metrics,
-        figures=[*curve, *base.figures],
-        not_computed=base.not_computed | NOT_MEASURED | missing,
+        figures=[*rate_distortion(runs[0].predictions(), runs[0].facts["pixels"], dataset), *base.figures],
+        not_computed=base.not_computed | NOT_MEASURED | out_of_reach(runs),
     )
+
+
+def out_of_reach(runs: Sequence[Run]) -> dict[str, str]:
+    """Which codecs have no numbers at the tokens' rate with every seed, and why."""
+    found = {}
+    for codec in NAMES:
+        for run in runs:
+            arrays, pixels = run.predictions(), run.facts["pixels"]
+            rates = arrays.get(f"codecs/{codec}/bits_per_pixel")
+            if rates is None:
+                found[codec] = "too few clips are judged"
+            elif at_rate(arrays, codec, "psnr", rate := beside(arrays, pixels)["rate"]) is None:
+                found[codec] = (
+                    f"at its {len(rates)} qualities it takes {rates.min():.4f} to {rates.max():.4f} bits per pixel, "
+                    f"while tokens take {rate:.4f} (seed {run.seed})"
+                )
+    return found
 
 
 def coding(arrays: Mapping[str, np.ndarray], pixels: int, tokens: int) -> dict[str, float]:

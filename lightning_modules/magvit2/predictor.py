@@ -63,12 +63,12 @@ class Recogniser(Predictor):
         Raises:
             ValueError: the file cannot be read.
         """
-        module = self.module
+        module, reader = self.module, self.module.reader
         with torch.inference_mode():
-            video = clip_of(Path(path), module.tokenizer) * module.pixel_scale
-            found = module(video)[0].softmax(0).topk(min(top, (1 + module.reverse) * module.classes))
+            video = clip_of(Path(path), reader.tokenizer) * reader.pixel_scale
+            found = module(video)[0].softmax(0).topk(min(top, (1 + reader.reverse) * module.classes))
         for rank, (chance, action) in enumerate(zip(found.values.tolist(), found.indices.tolist(), strict=True), 1):
-            direction = {"direction": "backward" if action >= module.classes else "forward"} if module.reverse else {}
+            direction = {"direction": "backward" if action >= module.classes else "forward"} if reader.reverse else {}
             yield {"rank": rank, "class": action % module.classes, **direction, "probability": round(chance, 6)}
 
 

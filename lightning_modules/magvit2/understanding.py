@@ -24,7 +24,7 @@ from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Block
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.metrics.compute import count_parameters
-from lightning_modules.settings import Count, Positive, Share
+from lightning_modules.settings import Count, Positive, Share, bind
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import FOLLOWED
@@ -83,14 +83,13 @@ class Tubelets(nn.Module):
         return rearrange(video, "b x (t n) (h r) (w c) -> b (t h w) (x n r c)", **axes)
 
 
-class ClipReader(PaperModule):
-    """The transformer that reads clips, its head, and the frozen tokenizer that gives it their tokens.
+class ClipReader(nn.Module):
+    """The transformer that reads clips, and the frozen tokenizer that gives it their tokens.
 
     Args:
         tokenizer: arguments of `CausalTokenizer`, as in the arm named by `from`; of pixels, for its grid alone.
         source: what the transformer is shown, `tokens` or `pixels`.
         bits: of a token's sub-tokens, in all the logarithm of the vocabulary.
-        num_classes: of the labels.
         reverse: whether half of the clips are reversed, which makes twice as many actions; not the paper's.
         layers: of the transformer.
         hidden_size: of the transformer.
@@ -102,15 +101,12 @@ class ClipReader(PaperModule):
         ValueError: the bits are not those of a token.
     """
 
-    recipe_form = TokensRecipe
-
     def __init__(
         self,
         *,
         tokenizer: dict,
-        source: Source = "tokens",
+        source: Source,
         bits: Annotated[list[Count], Field(min_length=1)],
-        num_classes: Count,
         reverse: bool = False,
         layers: Count = 12,
         hidden_size: Count = 768,
@@ -125,37 +121,16 @@ class ClipReader(PaperModule):
                 f"bits ({bits}) make {2 ** sum(bits)} tokens, but the tokenizer has {self.tokenizer.vocabulary}."
             )
         time, height, width = self.tokenizer.grid
-        self.tokens = time * height * width
-        self.source, self.classes, self.reverse, self.pixel_scale = source, num_classes, reverse, pixel_scale
+        self.tokens, self.dim, self.factors = time * height * width, hidden_size, [2**n for n in bits]
+        self.source, self.reverse, self.pixel_scale = source, reverse, pixel_scale
         if source == "tokens":
             self.embed = SubTokens(bits, hidden_size)
         else:
             self.embed = Tubelets(self.tokenizer.time, self.tokenizer.space, hidden_size)
         self.positions = nn.Parameter(torch.empty(self.tokens, hidden_size).normal_(std=DEVIATION))
         self.layers = nn.ModuleList(Block(hidden_size, heads) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, (1 + reverse) * num_classes)
+        self.norm = nn.LayerNorm(hidden_size)
         self.kept = Kept(self.tokens) if keep_tokens else None
-
-    def check_data(self, data: ClipData) -> None:
-        """Refuse clips that the tokenizer was not built for, or unknown classes.
-
-        Raises:
-            ValueError: see above.
-        """
-        check_clips(data, self.tokenizer, self.classes)
-
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the tokenizer of a trained arm; of one that predicted tokens or pixels, the transformer, too.
-
-        Raises:
-            ValueError: the tokenizer or the transformer is of another architecture.
-        """
-        if "hidden" in weights:
-            own = {name: x for name, x in weights.items() if not name.startswith("head.")}
-            load_strictly(self, own, "the transformer of the arm in `from`", unused=["hidden"], new=["head.*"])
-            return
-        own = {name.removeprefix("tokenizer."): x for name, x in weights.items() if name.startswith("tokenizer.")}
-        load_strictly(self.tokenizer, own, "the tokenizer of the arm in `from`", unused=FOLLOWED)
 
     def train(self, mode: bool = True) -> "ClipReader":
         """The tokenizer is never trained."""
@@ -163,23 +138,27 @@ class ClipReader(PaperModule):
         self.tokenizer.eval()
         return self
 
+    def forward(self, vectors: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """What the transformer makes of the vectors of all places."""
+        x = vectors + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
     def directions(self, labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Which clips are reversed, by chance."""
         back = torch.zeros_like(labels)
         return (torch.rand(back.shape, device=back.device) < 0.5).to(back) if self.reverse else back
+
+    def every_second(self, labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Which clips are reversed where nothing is drawn: every second one."""
+        return torch.arange(len(labels), device=labels.device) % 2 * self.reverse
 
     def shown(
         self, video: Shaped[Tensor, "batch 3 frames h w"], back: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch 3 frames h w"]:
         """Stored clips as pixels from 0 to 1, some of them reversed."""
         return torch.where(back.view(-1, 1, 1, 1, 1) > 0, video.flip(2), video) / self.pixel_scale
-
-    def read(self, vectors: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """What the transformer makes of the vectors of all places."""
-        x = vectors + self.positions
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
 
     @torch.no_grad()
     def tokens_of(
@@ -188,25 +167,69 @@ class ClipReader(PaperModule):
         rows: Int[Tensor, " batch"] | None,
         back: Int[Tensor, " batch"],
     ) -> Int[Tensor, "batch tokens"]:
-        """The tokens of clips, kept while training.
+        """The tokens of clips; while training those of both directions are kept from the first time on.
 
         Args:
             video: pixels from 0 to 1.
             rows: the clips' numbers, where they are kept.
             back: which of them are reversed.
         """
-
-        def compute() -> Tensor:
-            return self.tokenizer.encode(video).flatten(1)
-
         if self.kept is None or rows is None or not self.training:
-            return compute()
-        return self.kept.once("clips", 2 * rows + back, compute)
+            return self.encoded(video)
+        reversed_ = back.view(-1, 1) > 0
+        forward = torch.where(reversed_.view(-1, 1, 1, 1, 1), video.flip(2), video)
+        kept = self.kept.once("forward", rows, lambda: self.encoded(forward))
+        if not self.reverse:
+            return kept
+        return torch.where(reversed_, self.kept.once("backward", rows, lambda: self.encoded(forward.flip(2))), kept)
+
+    def encoded(self, video: Float[Tensor, "batch 3 frames h w"]) -> Int[Tensor, "batch tokens"]:
+        """Tokens in one row: time, height, width."""
+        return self.tokenizer.encode(video).flatten(1)
+
+
+class Reading(PaperModule):
+    """A `ClipReader`; a class adds a head to it.
+
+    Args:
+        reader: arguments of `ClipReader`, but for `source`.
+        source: what the transformer is shown.
+    """
+
+    recipe_form = TokensRecipe
+    classes: int | None = None
+
+    def __init__(self, reader: dict, source: Source):
+        super().__init__()
+        named = {"_target_": f"{__name__}.ClipReader", **reader}
+        self.reader: ClipReader = bind(named, "model.reader", source=source)()
+
+    def check_data(self, data: ClipData) -> None:
+        """Refuse clips that the tokenizer was not built for, or unknown classes.
+
+        Raises:
+            ValueError: see above.
+        """
+        check_clips(data, self.reader.tokenizer, self.classes)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the tokenizer of a trained arm; of one that predicted tokens or pixels, the transformer, too.
+
+        Raises:
+            ValueError: the tokenizer or the transformer is of another architecture.
+        """
+        before = "reader." if any(name.startswith("reader.") for name in weights) else "tokenizer."
+        own = {name.removeprefix(before): x for name, x in weights.items() if name.startswith(before)}
+        if before == "reader.":
+            load_strictly(self.reader, own, "the transformer of the arm in `from`")
+        else:
+            load_strictly(self.reader.tokenizer, own, "the tokenizer of the arm in `from`", unused=FOLLOWED)
 
     def facts(self) -> dict:
         """Sizes."""
-        trained = count_parameters(self) - count_parameters(self.tokenizer)
-        return {"parameters": trained, "tokens": self.tokens, "source": self.source, "classes": self.classes}
+        trained = count_parameters(self) - count_parameters(self.reader.tokenizer)
+        found = {"parameters": trained, "tokens": self.reader.tokens, "source": self.reader.source}
+        return found | ({} if self.classes is None else {"classes": self.classes})
 
     def parameter_groups(self) -> list[dict]:
         """Kernels of linear layers are decayed."""
@@ -219,17 +242,28 @@ class ClipReader(PaperModule):
 
     def compiled_parts(self) -> Iterable[nn.Module]:
         """The layers."""
-        return self.layers
+        return self.reader.layers
 
 
-class ActionClassifier(ClipReader):
-    """A classifier of actions; see `ClipReader` for its arguments."""
+class ActionClassifier(Reading):
+    """A classifier of actions.
+
+    Args:
+        reader: arguments of `ClipReader`, but for `source`.
+        source: what it reads.
+        num_classes: of the labels.
+    """
 
     predictor = "lightning_modules.magvit2.predictor.Recogniser"
 
+    def __init__(self, *, reader: dict, source: Source = "tokens", num_classes: Count):
+        super().__init__(reader, source)
+        self.classes = num_classes
+        self.head = nn.Linear(self.reader.dim, (1 + self.reader.reverse) * num_classes)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of the actions."""
-        back = self.directions(batch["labels"])
+        back = self.reader.directions(batch["labels"])
         logits = self.logits(batch["video"], back, batch.get("rows"))
         loss = F.cross_entropy(logits, self.actions(batch["labels"], back))
         self.log_terms({"pretrain/loss": loss})
@@ -249,16 +283,16 @@ class ActionClassifier(ClipReader):
             back: which of them are reversed.
             rows: their numbers, where tokens may be kept.
         """
-        shown = self.shown(video, back)
-        if self.source == "tokens":
-            shown = self.tokens_of(shown, rows, back)
-        return self.head(self.read(self.embed(shown)).mean(1))
+        shown = self.reader.shown(video, back)
+        if self.reader.source == "tokens":
+            shown = self.reader.tokens_of(shown, rows, back)
+        return self.head(self.reader(self.reader.embed(shown)).mean(1))
 
     def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Loss and accuracy; of clips that are reversed, every second one."""
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            back = every_second(batch["labels"]) * self.reverse
+            back = self.reader.every_second(batch["labels"])
             logits, actions = self.logits(batch["video"], back), self.actions(batch["labels"], back)
             return {"loss": F.cross_entropy(logits, actions), "accuracy": (logits.argmax(1) == actions).float().mean()}
 
@@ -277,99 +311,100 @@ class ActionClassifier(ClipReader):
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
                 video, labels = batch["video"].to(device), batch["labels"].to(device)
-                for back in (torch.zeros_like(labels), torch.ones_like(labels))[: 1 + self.reverse]:
+                for back in (torch.zeros_like(labels), torch.ones_like(labels))[: 1 + self.reader.reverse]:
                     logits.append(self.logits(video, back).cpu())
                     actions.append(self.actions(labels, back).cpu())
         return {"logits": torch.cat(logits), "actions": torch.cat(actions)}
 
 
-class TargetPredictor(ClipReader):
+class TargetPredictor(Reading):
     """Places of a clip are hidden, and predicted from the pixels of the others: what a classifier can begin with.
 
     Args:
-        tokenizer: see `ClipReader` for this and the others.
+        reader: arguments of `ClipReader`, but for `source`.
         targets: what is predicted of a hidden place, its token or its pixels.
         hidden_share: of the places; the paper's is not known.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: dict,
-        targets: Source = "tokens",
-        hidden_share: Share = 0.75,
-        bits: Annotated[list[Count], Field(min_length=1)],
-        num_classes: Count,
-        reverse: bool = False,
-        layers: Count = 12,
-        hidden_size: Count = 768,
-        heads: Count = 12,
-        keep_tokens: bool = False,
-        pixel_scale: Positive = 255.0,
-    ):
-        super().__init__(
-            tokenizer=tokenizer, source="pixels", bits=bits, num_classes=num_classes, reverse=reverse, layers=layers,
-            hidden_size=hidden_size, heads=heads, keep_tokens=keep_tokens, pixel_scale=pixel_scale,
-        )  # fmt: skip
-        self.targets, self.factors = targets, [2**n for n in bits]
-        self.head = nn.Linear(hidden_size, sum(self.factors) if targets == "tokens" else self.embed.linear.in_features)
-        self.hidden = nn.Parameter(torch.empty(hidden_size).normal_(std=DEVIATION))
-        self.count = max(1, round(hidden_share * self.tokens))
+    def __init__(self, *, reader: dict, targets: Source = "tokens", hidden_share: Share = 0.75):
+        super().__init__(reader, "pixels")
+        self.targets, self.count = targets, max(1, round(hidden_share * self.reader.tokens))
+        answers = sum(self.reader.factors) if targets == "tokens" else self.reader.embed.linear.in_features
+        self.head = nn.Linear(self.reader.dim, answers)
+        self.hidden = nn.Parameter(torch.empty(self.reader.dim).normal_(std=DEVIATION))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """The loss at hidden places."""
-        back = self.directions(batch["labels"])
-        order = torch.rand(len(back), self.tokens, device=back.device).argsort(1)
-        loss = self.loss(batch["video"], back, order < self.count, batch.get("rows"))
+        back = self.reader.directions(batch["labels"])
+        order = torch.rand(len(back), self.reader.tokens, device=back.device).argsort(1)
+        loss = self.losses(batch["video"], back, order < self.count, batch.get("rows")).mean()
         self.log_terms({"pretrain/loss": loss})
         return loss
 
-    def loss(
+    def losses(
         self,
         video: Shaped[Tensor, "batch 3 frames h w"],
         back: Int[Tensor, " batch"],
         hidden: Bool[Tensor, "batch tokens"],
         rows: Tensor | None = None,
-    ) -> Float[Tensor, ""]:
-        """Of hidden places, the cross-entropy of their tokens in nats, or the squared error of their pixels."""
-        shown = self.shown(video, back)
-        vectors = torch.where(hidden[..., None], self.hidden, self.embed(shown))
-        answers = self.head(self.read(vectors)[hidden])
+    ) -> Float[Tensor, " batch"]:
+        """Of the hidden places of each clip, their tokens' cross-entropy in nats, or their pixels' squared error.
+
+        Args:
+            video: stored pixels.
+            back: which clips are reversed.
+            hidden: which places are, equally many of each clip.
+            rows: the clips' numbers, where tokens may be kept.
+        """
+        shown = self.reader.shown(video, back)
+        vectors = torch.where(hidden[..., None], self.hidden, self.reader.embed(shown))
+        answers = self.head(self.reader(vectors)[hidden])
         if self.targets == "pixels":
-            return F.mse_loss(answers, self.embed.pixels(shown)[hidden])
-        tokens, loss = self.tokens_of(shown, rows, back)[hidden], 0
-        for part in answers.split(self.factors, 1):
-            loss, tokens = loss + F.cross_entropy(part, tokens % part.shape[1]), tokens // part.shape[1]
-        return loss
+            each = (answers - self.reader.embed.pixels(shown)[hidden]).square().mean(1)
+        else:
+            each = surprise(answers, self.reader.tokens_of(shown, rows, back)[hidden], self.reader.factors)
+        return each.view(len(video), -1).mean(1)
 
     def validate(self, data: ClipData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The loss where every place but each fourth is hidden; of clips that are reversed, every second one."""
-        return mean_over(batches, lambda batch: {"loss": self.judged_loss(batch["video"], batch["labels"])})
+        return mean_over(batches, lambda batch: {"loss": self.judged_losses(batch["video"], batch["labels"]).mean()})
 
-    def judged_loss(
+    def judged_losses(
         self, video: Shaped[Tensor, "batch 3 frames h w"], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, ""]:
-        """Without chance, see `validate`."""
-        hidden = (torch.arange(self.tokens, device=video.device) % 4 > 0).expand(len(labels), -1)
-        return self.loss(video, every_second(labels) * self.reverse, hidden)
+    ) -> Float[Tensor, " batch"]:
+        """Those of clips without chance, see `validate`."""
+        hidden = (torch.arange(self.reader.tokens, device=video.device) % 4 > 0).expand(len(labels), -1)
+        return self.losses(video, self.reader.every_second(labels), hidden)
 
     @torch.no_grad()
     def forward(self, video: Shaped[Tensor, "batch 3 frames h w"]) -> Float[Tensor, "batch dim"]:
         """The features of stored clips, the mean over places."""
         back = torch.zeros(len(video), dtype=torch.long, device=video.device)
-        return self.read(self.embed(self.shown(video, back))).mean(1)
+        return self.reader(self.reader.embed(self.reader.shown(video, back))).mean(1)
 
     @torch.no_grad()
     def predictions(self, data: ClipData, device: torch.device) -> dict[str, Tensor]:
-        """The `losses` of the batches that are judged, hidden as in `validate`."""
+        """The `losses` of the clips that are judged, hidden as in `validate`."""
         self.to(device).eval()
         losses = []
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
-                losses.append(self.judged_loss(batch["video"].to(device), batch["labels"].to(device)).cpu())
-        return {"losses": torch.stack(losses)}
+                losses.append(self.judged_losses(batch["video"].to(device), batch["labels"].to(device)).cpu())
+        return {"losses": torch.cat(losses)}
 
 
-def every_second(labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-    """1 for every second clip."""
-    return torch.arange(len(labels), device=labels.device) % 2
+def surprise(
+    answers: Float[Tensor, "places _"], tokens: Int[Tensor, " places"], factors: Sequence[int]
+) -> Float[Tensor, " places"]:
+    """Cross-entropy of tokens in nats, the sum over their sub-tokens.
+
+    Args:
+        answers: logits of all sub-tokens, side by side.
+        tokens: the truth.
+        factors: how many values each sub-token has, the least significant first.
+    """
+    found = 0
+    for part in answers.split(list(factors), 1):
+        found = found + F.cross_entropy(part, tokens % part.shape[1], reduction="none")
+        tokens = tokens // part.shape[1]
+    return found

@@ -18,6 +18,7 @@ from lightning_modules.video_tokens.playing import playing
 
 PERCENT = 100
 PUBLISHED = ("i3d", "c3d", "lpips")
+MEANS = ("mse", "psnr", "fvd")  # over tasks
 
 
 def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evaluation:
@@ -66,7 +67,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     condition as it was filled up; `ceiling_psnr`, that of the clip through the tokenizer; `right_percent`, tokens that
     are the truth's, of tasks with a condition also `condition/right_percent` and `rest/right_percent`;
     `differ_percent`, tokens of the condition that are not those of the clip; `fvd_world`, and what `published` gives.
-    Over all judged tasks `mean_mse` and `mean_psnr`. `passes`: how often the network runs for a clip. `parameters`.
+    Over all judged tasks `mean_mse`, `mean_psnr`, and `mean_fvd` where each of them has an FVD. `passes`: how often the
+    network runs for a clip. `parameters`.
 
     Args:
         runs: finished runs of a generator, one for each seed.
@@ -83,8 +85,9 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
         tasks = [name.removesuffix("/right") for name in arrays if name.endswith("/right")]
         for task in tasks:
             found |= {f"{task}/{name}": value for name, value in _scores(arrays, task).items()}
-        found["mean_mse"] = float(np.mean([found[f"{task}/mse"] for task in tasks]))
-        found["mean_psnr"] = float(np.mean([found[f"{task}/psnr"] for task in tasks]))
+        for name in MEANS:
+            if all(f"{task}/{name}" in found for task in tasks):
+                found[f"mean_{name}"] = float(np.mean([found[f"{task}/{name}"] for task in tasks]))
         found |= {name: float(run.facts[name]) for name in ("passes", "parameters")}
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first = runs[0].predictions()

@@ -10,7 +10,7 @@ from lightning_modules.magvit.tokenizer_training import MagvitTokenizer
 from lightning_modules.metrics.video import fvd_world, masked_mse, psnr, ssim
 from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.runs import Run
-from lightning_modules.video_tokens import generator
+from lightning_modules.video_tokens import evaluation, generator
 from lightning_modules.video_tokens import training as tokens_training
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.video_tokens.evaluation import evaluate
@@ -215,6 +215,19 @@ def test_the_evaluation_says_how_near_each_task_is_to_the_truth():
     assert "here/cg/differ_percent" not in metrics and {g.id for g in found.galleries} == {"task-fp", "task-cg"}
     with pytest.raises(ValueError, match="there is no trained arm"):
         evaluate([], "here")
+
+
+def test_the_fvd_of_all_tasks_is_there_if_each_of_them_has_one(monkeypatch):
+    scores = {
+        task: {"mse": 0.1, "psnr": 10.0, "ceiling_psnr": 20.0, "fvd": fvd} for task, fvd in (("fp", 30.0), ("cg", 50.0))
+    }
+    monkeypatch.setattr(evaluation, "_scores", lambda arrays, task: scores[task])
+    right = np.ones((2, 3), bool)
+    run = FakeRun({"passes": 12, "parameters": 3}, {"fp/right": right, "cg/right": right, "shown/real": np.empty(0)})
+    found = evaluate([run], "here")
+    assert found.metrics[0]["here/mean_fvd"] == 40 and "fvd" not in found.not_computed
+    del scores["cg"]["fvd"]
+    assert "here/mean_fvd" not in evaluate([run], "here").metrics[0]
 
 
 def test_files_become_tokens_and_videos_again(tmp_path):

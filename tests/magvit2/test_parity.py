@@ -3,6 +3,11 @@
 Revision b9a17ea; image tokenizers with levels as those for 256 and 128 pixels, and the video tokenizer, all 32 channels
 wide, with one block a level and 10 bits. The loss is the squared error, 0.1 of its entropy loss and 0.25 of the
 commitment. Both ran in float64: with 0.01 as temperature, a softmax over codes in float32 is right to 1e-4 only.
+
+The losses of its adversarial training (`video_vqperceptual.py`, without LPIPS) were run with a convolution of one layer
+in place of the discriminator. A logit of each patch, not of each clip, comes out of SEED-Voken's discriminators: the
+generator's loss is that of a clip's mean logit, the hinge and LeCam are means over single logits, and the hinge has a
+factor of 1/2. Ours have one logit for each clip, no such factor, and LeCam of the mean logit, as MAGVIT's.
 """
 
 import pytest
@@ -12,7 +17,9 @@ import torch.nn.functional as F
 from lightning_modules.magvit2.lookup_free import LookupFree, entropy, mean_chances, sample_entropy
 from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.weights import load_seed_voken
-from tests.magvit2.seed_voken import summed, wave, weights
+from lightning_modules.video_tokens.adversarial import discriminator_loss, generator_loss, lecam
+from lightning_modules.video_tokens.training import annealed
+from tests.magvit2.seed_voken import formula, summed, wave, weights
 
 CLOSE = 1e-5  # relative
 CASES = {
@@ -72,6 +79,44 @@ def test_latents_tokens_pictures_losses_and_gradients_are_those_of_seed_voken(na
     }  # fmt: skip
     found |= {n: summed(p.grad) for n, p in tokenizer.named_parameters() if n in expected}
     assert found == pytest.approx(expected, rel=CLOSE)
+
+
+def judged():
+    """Real clips, drawn clips, and a discriminator of one layer, in float64."""
+    real, fake = (wave(2, 3, 5, 8, 8, shift=shift).double() for shift in (0.0, 0.4))
+    discriminator = torch.nn.Conv3d(3, 1, 3, padding=1).double()
+    for name, parameter in discriminator.named_parameters():
+        parameter.data.copy_(formula(name, tuple(parameter.shape)))
+    return real, (0.9 * fake).requires_grad_(), discriminator
+
+
+def test_what_the_generator_minimises_is_seed_vokens_loss():
+    """At step 500, with an entropy loss of -0.7, a commitment of 0.3, `codebook_enlarge_ratio` 2 and 2,000 steps."""
+    real, fake, discriminator = judged()
+    fooled = generator_loss(discriminator(fake).flatten(1).mean(1))
+    loss = F.l1_loss(fake, real) + 0.3 * fooled + annealed(500, 1.0 + 2, 2000) * 0.1 * -0.7 + 0.25 * 0.3
+    loss.backward()
+    assert fooled.item() == pytest.approx(0.6448900964864636, rel=CLOSE)
+    assert loss.item() == pytest.approx(0.34174403622831306, rel=CLOSE)
+    assert summed(fake.grad) == pytest.approx(-0.047051313880711286, rel=CLOSE)
+
+
+def test_what_the_discriminator_minimises_is_seed_vokens_loss():
+    """LeCam's averages were 0.05 and -0.1, and the logits of the step are part of them there before they are used."""
+    real, fake, discriminator = judged()
+    logits = discriminator(real), discriminator(fake.detach())
+    averages = [0.999 * old + 0.001 * x.detach().mean() for old, x in zip((0.05, -0.1), logits, strict=True)]
+    hinge = discriminator_loss(*(x.flatten() for x in logits), "hinge") / 2
+    single = [lecam(*pair, *averages) for pair in zip(*(x.flatten() for x in logits), strict=True)]
+    loss = hinge + 0.05 * torch.stack(single).mean()
+    loss.backward()
+    assert hinge.item() == pytest.approx(1.0222621233125349, rel=CLOSE)
+    assert loss.item() == pytest.approx(1.0562889986959676, rel=CLOSE)
+    assert summed(discriminator.weight.grad) == pytest.approx(-0.42946487217191187, rel=CLOSE)
+    clips = [x.flatten(1).mean(1) for x in logits]
+    assert discriminator_loss(*clips).item() == pytest.approx(1.388936225736505, rel=CLOSE)  # its `non_saturate`
+    means = [x.mean() for x in logits]
+    assert lecam(*means, *averages).item() == pytest.approx(0.03934624540124625, rel=CLOSE)  # ours: far smaller
 
 
 def test_the_order_of_bits_is_that_of_each_re_implementation():

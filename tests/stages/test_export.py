@@ -42,6 +42,7 @@ REFUSED = {
             "magvit2_actions",
             "magvit2_ar",
             "magvit2_codebook",
+            "magvit2_image",
             "magvit2_targets",
             "magvit2_tokenizer",
             "magvit2_vocabulary",

@@ -1,4 +1,4 @@
-"""Encoder and decoder of MAGVIT's tokenizers: residual convolutions over space, or over space and time.
+"""An encoder and a decoder of pictures and clips: residual convolutions over space, or over space and time.
 
 One code for both: in the 2D networks every kernel is one frame deep, and each frame is read as a clip of its own.
 Official: videogvt/models/enc_dec_2dcnn.py and enc_dec_3dcnn.py.
@@ -32,7 +32,16 @@ class ResBlock(nn.Module):
 
 
 def norm(groups: int, channels: int) -> nn.GroupNorm:
-    """Group norm over all frames of a clip; where there are fewer channels than groups, each is one.
+    """Group norm over all frames of a clip, see `groups_of`.
+
+    Raises:
+        ValueError: the channels cannot be divided.
+    """
+    return nn.GroupNorm(groups_of(channels, groups), channels, eps=NORM_EPS)
+
+
+def groups_of(channels: int, groups: int) -> int:
+    """How many groups of channels are normalised; where there are fewer channels than groups, each is one.
 
     Raises:
         ValueError: the channels cannot be divided.
@@ -43,13 +52,21 @@ def norm(groups: int, channels: int) -> nn.GroupNorm:
             f"{channels} channels cannot be divided into {groups} groups: make width times each of multipliers a "
             "multiple of norm_groups."
         )
-    return nn.GroupNorm(groups, channels, eps=NORM_EPS)
+    return groups
 
 
 class Encoder(nn.Module):
     """Pixels to latents; averaged over 2 x 2 pixels after each level but the last, and over 2 frames where said.
 
-    Args: see `Tokenizer`.
+    Args:
+        depth: of every kernel, in frames; 1 where each frame is read alone.
+        width: channels of the first level.
+        multipliers: channels of each level in units of `width`.
+        blocks: residual blocks of a level.
+        halve_time: for each level but the last, whether the number of frames is halved after it.
+        embedding_dim: of a latent.
+        groups: of every group norm.
+        padding: at the borders of a frame.
     """
 
     def __init__(
@@ -89,7 +106,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to pixels: the encoder in reverse, with nearest neighbours and a convolution to grow.
 
-    Args: see `Tokenizer`.
+    Args: see `Encoder`.
     """
 
     def __init__(
