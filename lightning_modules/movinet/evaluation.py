@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from lightning_modules.datasets.world.views import ACTIONS
 from lightning_modules.ensembling.pools import RULES, combine, over_seeds, seed_series
 from lightning_modules.metrics.actions import joint_accuracy, mean_average_precision, top_accuracy
 from lightning_modules.metrics.classification import accuracy, negative_log_likelihood
-from lightning_modules.runs import Evaluation, Figure, Run, Series
+from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Run, Series
+from lightning_modules.video_tokens.playing import playing
+
+NAMES = {"world_actions": ACTIONS}  # of the classes of a data set
+TOLD = 4  # answers about a clip of the page while it runs
 
 
 def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evaluation:
@@ -60,7 +65,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, pairs: bool = True) -> Evalua
         found |= {f"peak_bytes@{frames}": size for frames, size in run.facts["peak_bytes"].items()}
         metrics[run.seed] = {f"{dataset}/{name}": float(value) for name, value in found.items()}
     figures = [_memory(runs[0]), *_over_time(curves), *_ensemble(metrics, dataset)]
-    return Evaluation(metrics=metrics, figures=figures)
+    return Evaluation(metrics=metrics, figures=figures, galleries=_clips(runs[0], NAMES.get(dataset)))
 
 
 def _scores(
@@ -76,6 +81,31 @@ def _scores(
     return {"action/top1_percent": 100 * both} | {
         f"{name}/top1_percent": 100 * share for (name, _), share in zip(targets, each, strict=True)
     }
+
+
+def _clips(run: Run, names: Sequence[str] | None) -> list[Gallery]:
+    """The first test clips and the answers about them; of a stream also those that it gave meanwhile."""
+    arrays = run.predictions()
+    labels = arrays["labels/test"]
+    if "shown/test" not in arrays or labels.ndim > 1:
+        return []
+
+    def told(row: int, answer: int) -> tuple[str, bool]:
+        return names[answer] if names else f"class {answer}", bool(answer == labels[row])
+
+    rows = []
+    for row, clip in enumerate(arrays["shown/test"]):
+        exhibits = [playing(told(row, int(labels[row]))[0], clip)]
+        if "each_frame/test" in arrays:
+            answers, meanwhile = arrays["each_frame/test"][row].argmax(1), []
+            for read in sorted({len(answers) * part // TOLD for part in range(1, TOLD + 1)} - {0}):
+                frame = 1 + (read - 1) * run.facts["stride"]
+                meanwhile += [(f" frame {frame}: ", None), told(row, int(answers[read - 1]))]
+            exhibits.append(Exhibit("while it runs", text=meanwhile))
+        answer = int(arrays["logits/test"][row].mean(0).argmax())
+        rows.append([*exhibits, Exhibit("at its end", text=[told(row, answer)])])
+    caption = "Test clips of one seed. Answers of a stream while a clip runs are those of its first member."
+    return [Gallery("clips", "Clips, and what is said of them", caption, rows)]
 
 
 def _memory(run: Run) -> Figure:

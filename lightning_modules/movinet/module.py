@@ -25,7 +25,7 @@ from typing import Annotated, Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -42,6 +42,7 @@ from lightning_modules.validation import judged, mean_over
 
 MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
+SHOWN, SHOWN_FRAMES = 6, 16  # clips of the page, and most frames of each
 Target = Annotated[list[str | Count], Field(min_length=2, max_length=2)]  # name, number of classes
 Targets = Literal["one", "many"] | list[Target]
 
@@ -206,7 +207,8 @@ class MoViNets(PaperModule):
         """Of the split that is judged: `logits` (rows members classes) and `labels`.
 
         Of a causal network also `each_frame`, the first member's logits after every frame that it reads (rows frames
-        classes), and `streamed`, the same of the first rows read frame by frame.
+        classes), and `streamed`, the same of the first rows read frame by frame. Of the first test clips also `shown`,
+        uint8 (clips frames height width 3).
         """
         self.to(device).eval()
         parts = defaultdict(list)
@@ -215,12 +217,19 @@ class MoViNets(PaperModule):
                 video = batch["video"].to(device)
                 parts[f"logits/{split}"].append(self.member_logits(video).transpose(0, 1).float().cpu())
                 parts[f"labels/{split}"].append(batch["labels"])
+                if split == "test" and "shown/test" not in parts:
+                    parts["shown/test"].append(self._shown(batch["video"][:SHOWN]))
                 if self.networks[0].causal:
                     clips = self.read(video, 0)
                     parts[f"each_frame/{split}"].append(self.networks[0].each_frame(clips).float().cpu())
                     if f"streamed/{split}" not in parts:
                         parts[f"streamed/{split}"].append(self._streamed(clips[:STREAMED]).float().cpu())
         return {key: torch.cat(part) for key, part in parts.items()}
+
+    def _shown(self, clips: Tensor) -> UInt8[Tensor, "clips frames height width 3"]:
+        few = torch.linspace(0, clips.shape[2] - 1, min(clips.shape[2], SHOWN_FRAMES)).round().long()
+        pixels = (255 / self.pixel_scale * clips[:, :, few].cpu()).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 4, 1).contiguous()
 
     def _streamed(self, clips: Tensor) -> Float[Tensor, "batch frames classes"]:
         state, answers = None, []

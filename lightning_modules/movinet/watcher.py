@@ -13,13 +13,11 @@ from jaxtyping import UInt8
 
 from lightning_modules.datasets.video.files import evenly, read_frames, resized
 from lightning_modules.datasets.video.sequences import central_square, in_the_middle
-from lightning_modules.datasets.world.views import ACTIONS
 from lightning_modules.movinet.decoding import Show, read_clip
+from lightning_modules.movinet.evaluation import NAMES
 from lightning_modules.movinet.live import running_frames
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.predictors import Predictor
-
-NAMES = {"world_actions": ACTIONS}  # of the classes of a data set
 
 
 class Watcher(Predictor):

@@ -67,3 +67,19 @@ def test_one_network_is_no_ensemble():
     evaluation = evaluate([run_of(LOGITS[:, :1])], "x")
     assert not any("vote" in name or "member/" in name for name in evaluation.metrics[0])
     assert "ensemble" not in [figure.id for figure in evaluation.figures]
+
+
+def test_clips_are_shown_with_what_is_said_of_them():
+    run = run_of(LOGITS)
+    assert not evaluate([run], "x").galleries, "nothing was kept to be shown"
+    run.arrays["shown/test"] = np.random.default_rng(0).integers(256, size=(2, 12, 8, 8, 3)).astype(np.uint8)
+    (gallery,) = evaluate([run], "world_actions").galleries
+    assert [exhibit.label for exhibit in gallery.rows[0]] == ["left", "at its end"]
+    assert [row[-1].text for row in gallery.rows] == [[("right", False)], [("right", True)]]
+    run.arrays["each_frame/test"] = np.eye(2, dtype=np.float32)[[[0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 1]]]
+    run.arrays["streamed/test"], run.facts["stride"] = run.arrays["each_frame/test"], 2
+    first = evaluate([run], "x").galleries[0].rows[0]
+    assert [exhibit.label for exhibit in first] == ["class 0", "while it runs", "at its end"]
+    numbers, answers = first[1].text[::2], first[1].text[1::2]
+    assert [text for text, _ in numbers] == [" frame 1: ", " frame 5: ", " frame 7: ", " frame 11: "]
+    assert answers == [("class 0", True)] * 3 + [("class 1", False)]
