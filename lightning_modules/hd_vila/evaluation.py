@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.metrics.answers import accuracy, accuracy_of_choice, similarity_to_options
 from lightning_modules.metrics.retrieval import retrieval
-from lightning_modules.runs import Evaluation, Run
+from lightning_modules.runs import Evaluation, Exhibit, Gallery, Picture, Run
 from lightning_modules.settings import Count
 
 NOT_MASKED = -1
+LARGER = 3  # times that frames are larger on the page
 
 
 def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None, split: str = "test") -> Evaluation:
@@ -30,6 +32,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
         split: rows that are judged.
     """
     metrics: dict[int, dict[str, float]] = {}
+    galleries = []
     for run in runs:
         stored = run.predictions()
         arrays = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
@@ -40,7 +43,9 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
         arm, _, protocol = run.name.partition("/")
         first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
         metrics.setdefault(run.seed, {}).update({f"{first}/{name}{last}": value for name, value in found.items()})
-    return Evaluation(metrics=metrics)
+        if run is runs[0] and "shown" in arrays and not protocol:
+            galleries.append(examples(arrays))
+    return Evaluation(metrics=metrics, galleries=galleries)
 
 
 def measured(arrays: Mapping[str, np.ndarray], motions: int | None) -> dict[str, float]:
@@ -85,3 +90,33 @@ def _words(words: Int[np.ndarray, "rows length"], found: Int[np.ndarray, "rows l
         f"words{how}/top1_percent": 100 * float(right[masked].mean()),
         f"telling{how}/top1_percent": 100 * float(right[telling].mean()),
     }
+
+
+def examples(arrays: Mapping[str, np.ndarray]) -> Gallery:
+    """The first drawn videos as they were read, with the sentences or words that were found for them."""
+    tokenizer, rows = tokenizer_called("world"), []
+    for place, frames in enumerate(arrays["shown"]):
+        strip = np.concatenate(list(frames), 1).repeat(LARGER, 0).repeat(LARGER, 1)
+        row = [Exhibit("read", Picture.of(strip, f"{len(frames)} frames of a clip, as the network reads them"))]
+        if "words" in arrays:
+            named = {"words": "found", "words, with another clip": "found_apart"}
+            own = arrays["words"][place]
+            row += [Exhibit(name, text=_told(tokenizer, own, arrays[key][place])) for name, key in named.items()]
+        else:
+            best = int((arrays["texts"] @ arrays["videos"][place]).argmax())
+            (sentence,) = tokenizer.decode(arrays["sentences"][[best]])
+            row.append(Exhibit("sentence", text=[(sentence, bool(best == arrays["belongs"][place]))]))
+        rows.append(row)
+    caption = "Clips as they are read, middle frames sharp. "
+    if "words" in arrays:
+        return Gallery("words", "Masked words", caption + "Each word was found with itself masked. Test rows.", rows)
+    return Gallery("sentences", "Sentences of clips", caption + "The sentence that comes first. Test rows.", rows)
+
+
+def _told(
+    tokenizer: TextTokenizer, words: Int[np.ndarray, " length"], found: Int[np.ndarray, " length"]
+) -> list[tuple[str, bool | None]]:
+    """Words that were found, each right or wrong, with spaces between."""
+    masked = np.flatnonzero(words != NOT_MASKED)
+    said = tokenizer.decode(found[masked][:, None])
+    return [(f"{word} ", bool(words[place] == found[place])) for word, place in zip(said, masked, strict=True)]

@@ -28,9 +28,13 @@ def evaluate(
     Metrics, over rows whose text asks for another pattern than the picture has (all rows where it asks for its own):
     `pattern_percent`, whether the changed picture has the pattern that the text names, and `pattern_before_percent`,
     the same of the picture as it was. `nearer_percent`: whether HD-VILA finds it nearer to the text than before.
-    `kept_error`: mean difference to the picture as it was in grey levels, of means over 4 x 4 pixels, and
-    `other_error`, that between pictures of different clips. `psnr` in dB, at most 100, against the picture as it was.
-    Also `parameters`, and `judge_percent`: how often the rule is right on real frames.
+    `kept_error`: mean difference to the picture as it was in grey levels, of means over 4 x 4 pixels.
+
+    Over all rows: `follows_percent`, whether the changed picture has the pattern that its text names, and
+    `follows_by_chance_percent`, the same if the texts were dealt out anew. Pictures that have one pattern, or none, or
+    are as they were, do no better than that. `other_error`: as `kept_error`, between pictures of different clips.
+    `psnr` in dB, at most 100, against the picture as it was. Also `parameters`, and `judge_percent`: how often the rule
+    is right on real frames.
 
     Args:
         runs: finished runs, one for each seed.
@@ -54,16 +58,19 @@ def measured(arrays: Mapping[str, np.ndarray], motions: int) -> dict[str, float]
     """All that is said of one run, by what it predicted."""
     frames, changed = arrays["frames"], arrays["changed"]
     look = arrays["labels"] // motions
-    wanted, rows = look[arrays["row"]] % 3, _asked(arrays, motions)
+    wanted, rows, drawn = look[arrays["row"]] % 3, _asked(arrays, motions), patterns(changed)
+    by_chance = sum((drawn == pattern).mean() * (wanted == pattern).mean() for pattern in range(3))
     found = {
-        "pattern_percent": patterns(changed)[rows] == wanted[rows],
+        "pattern_percent": drawn[rows] == wanted[rows],
         "pattern_before_percent": patterns(frames)[rows] == wanted[rows],
         "nearer_percent": (arrays["after"] > arrays["before"])[rows],
         "judge_percent": patterns(frames) == look % 3,
+        "follows_percent": drawn == wanted,
     }
     coarse, after = _coarse(frames), _coarse(changed)
     error = max(1e-10, (((changed.astype(np.float64) - frames) / 255) ** 2).mean())
     return {name: 100 * float(right.mean()) for name, right in found.items()} | {
+        "follows_by_chance_percent": 100 * float(by_chance),
         "kept_error": float(np.abs(after - coarse)[rows].mean()),
         "other_error": float(np.abs(np.roll(coarse, 1, 0) - coarse).mean()),
         "psnr": float(-10 * np.log10(error)),

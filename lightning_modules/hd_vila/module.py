@@ -30,7 +30,7 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -58,6 +58,7 @@ READ = {  # tasks of prepared data that each task of the network reads
     "answers": ("answers",),
     "choice": ("options",),
 }
+SHOWN = 6  # videos that are kept with the predictions, to be looked at
 UNDECAYED = ("bias", "LayerNorm.weight", "embed")  # parts of official names; gains of other norms are decayed
 MILESTONE_FACTOR = 0.5
 
@@ -371,20 +372,24 @@ class HdVila(PaperModule):
         `labels` are the data's, where it has any. Words: `words`, the ids of the texts, and `found` and `found_apart`,
         the ids that are most likely at each place if it alone is masked, given the own video and given another one;
         -1 at places that cannot be masked. Answers: those given, as `answers`. Choice: `scores` of the candidates; of
-        features, those of the candidates as `options` (videos options dim). All of these with `labels`.
+        features, those of the candidates as `options` (videos options dim). All of these with `labels`. Of videos in
+        one size also the first, as `shown` (see there), and of features the ids of the texts, `sentences`.
         """
         self.to(device).eval()
         found = {}
         for split in judged(data.rows):
             read = {"contrast": self._judge_features, "words": self._judge_words}.get(self.task, self._judge_answers)
-            parts = [
-                read({name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)})
-                for batch in data.evaluation_batches(split)
-            ]
+            parts = []
+            for batch in data.evaluation_batches(split):
+                if "video" in batch and not parts:
+                    found[f"shown/{split}"] = self.shown(batch["video"][:SHOWN])
+                parts.append(read({name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}))
             columns = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
             if "token_ids" in columns:
                 token_ids, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
                 mask = token_ids != data.tokenizer.pad_id
+                if f"shown/{split}" in found:
+                    columns["sentences"] = token_ids
                 columns["texts"] = torch.cat(
                     [
                         self.encode_texts(x.to(device), m.to(device)).cpu()
@@ -393,6 +398,18 @@ class HdVila(PaperModule):
                 )
             found |= {f"{name}/{split}": x for name, x in columns.items()}
         return found
+
+    def shown(
+        self, video: UInt8[Tensor, "videos 3 frames height width"]
+    ) -> UInt8[Tensor, "videos seen height width 3"]:
+        """Stored videos in one size as they are read: middle frames sharp, the others as means over 4 x 4 pixels."""
+        frames = video.transpose(1, 2)
+        seen = _smaller(frames.float()).repeat_interleave(SMALLER, -1).repeat_interleave(SMALLER, -2)
+        seen, middles = seen.round().to(torch.uint8), slice(self.frames // 2, None, self.frames)
+        if self.network.streams != "low":
+            seen[:, middles] = frames[:, middles]
+        seen = seen[:, middles] if self.network.streams == "high" else seen
+        return seen.permute(0, 1, 3, 4, 2).contiguous()
 
     def _judge_features(self, batch: Batch) -> dict[str, Tensor]:
         token_ids, mask = self.texts_of(batch)

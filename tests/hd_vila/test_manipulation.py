@@ -134,6 +134,14 @@ def test_what_is_measured_of_perfect_and_of_unchanged_pictures():
     assert unchanged["psnr"] == pytest.approx(20 * np.log10(255 / 4))
     own = measured({**arrays, "changed": frames, "row": np.arange(3)}, 4)
     assert own["pattern_percent"] == 100
+    third = pytest.approx(100 / 3)
+    for drawn, follows, by_chance in (
+        (frames[[1, 2, 0]], 100, third),
+        (frames[[0, 0, 0]], third, third),  # one pattern, whatever the text
+        (np.zeros_like(frames), 0, 0),
+    ):
+        found = measured({**arrays, "changed": drawn}, 4)
+        assert (found["follows_percent"], found["follows_by_chance_percent"]) == (follows, by_chance)
 
 
 def test_the_editor_changes_files(folder, tmp_path):  # noqa: F811

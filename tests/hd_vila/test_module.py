@@ -6,7 +6,7 @@ import torch
 
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.world import views
-from lightning_modules.hd_vila.evaluation import measured
+from lightning_modules.hd_vila.evaluation import examples, measured
 from lightning_modules.hd_vila.module import HdVila
 from tests.hd_vila.reference import SIZES
 
@@ -128,12 +128,45 @@ def test_what_is_predicted_says_what_belongs_together(folder):
         "labels/test": (24,),
         "belongs/test": (24,),
         "texts/test": (12, 32),
+        "sentences/test": (12, 8),
+        "shown/test": (6, 3, 32, 32, 3),
     }
     pairs = torch.stack([found["belongs/test"], found["labels/test"]], 1).unique(dim=0)
     assert len(pairs) == 12  # one text for each label
     words = module(task="words", tokenizer="world").predictions(data(folder), torch.device("cpu"))
     assert (words["words/test"] == -1).sum(1).tolist() == [2] * 24  # start and end
     assert ((words["found/test"] == -1) == (words["words/test"] == -1)).all()
+
+
+@pytest.mark.parametrize(("streams", "frames", "sharp"), [("hybrid", 3, [1]), ("high", 1, [0]), ("low", 3, [])])
+def test_clips_are_shown_as_they_are_read(streams, frames, sharp):
+    clips = torch.randint(0, 256, (2, 3, frames, 32, 32), dtype=torch.uint8)
+    seen = module(streams=streams, frames=frames).shown(clips)
+    assert seen.shape == (2, frames, 32, 32, 3)
+    for place, frame in enumerate(seen.permute(1, 0, 4, 2, 3)):
+        if place in sharp:
+            assert torch.equal(frame, clips[:, :, place])
+            continue
+        means = clips[:, :, place].float().unflatten(2, (8, 4)).unflatten(4, (8, 4)).mean((3, 5)).round()
+        assert torch.equal(frame[..., ::4, ::4].float(), means)
+        assert torch.equal(frame, frame[..., ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
+
+
+def test_examples_mark_what_is_right(folder):
+    def stored(**options):
+        found = module(**options).predictions(data(folder), torch.device("cpu"))
+        return {name.removesuffix("/test"): x.numpy() for name, x in found.items()}
+
+    features = stored()
+    own = features["texts"][features["belongs"]]
+    gallery = examples({**features, "videos": own})
+    assert [len(row) for row in gallery.rows] == [2] * 6
+    assert all(row[1].text[0][1] for row in gallery.rows)
+    assert not any(row[1].text[0][1] for row in examples({**features, "videos": -own}).rows)
+    words = stored(task="words", tokenizer="world")
+    _, right, apart = examples({**words, "found": words["words"]}).rows[0]
+    assert [piece for piece, _ in right.text][:2] == ["a ", "red "] and all(fits for _, fits in right.text)
+    assert len(apart.text) == len(right.text) == 6
 
 
 def test_metrics_tell_looks_from_motion():
