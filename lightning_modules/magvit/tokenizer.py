@@ -7,9 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_modules.video_tokens.network import Decoder, Encoder
 from lightning_modules.settings import Count
 from lightning_modules.video_tokens.convolution import Padding, lecun_normal_
+from lightning_modules.video_tokens.network import Decoder, Encoder
 from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
 from lightning_modules.video_tokens.tokenizer import VideoTokenizer
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
-from lightning_modules.video_tokens.network import Decoder, Encoder
 from lightning_modules.magvit.tokenizer import Tokenizer
 from lightning_modules.video_tokens.discriminator import Discriminator
+from lightning_modules.video_tokens.network import Decoder, Encoder
 from lightning_modules.video_tokens.transformer import Bert
 
 
