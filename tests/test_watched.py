@@ -455,5 +455,5 @@ def test_the_readme_names_the_systems_that_are_not_watched():
 # Their data sets have no rows beside those that are trained on and those that are judged.
 NOTHING_TO_WATCH = {
     "clip_vip", "movinet", "hd_vila", "hd_vila_manipulation", "lf_vila", "magvit", "magvit_tokenizer", "magvit2",
-    "magvit2_actions", "magvit2_ar", "magvit2_codebook", "magvit2_targets", "magvit2_tokenizer",
+    "magvit2_actions", "magvit2_ar", "magvit2_codebook", "magvit2_targets", "magvit2_tokenizer", "spae", "spae_video",
 }  # fmt: skip
