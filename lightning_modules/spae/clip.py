@@ -25,7 +25,7 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import NonNegative, Positive
 from lightning_modules.spae import lexicon
 from lightning_modules.spae.language import make_language
-from lightning_modules.spae.semantic import picture_features, template_ids, text_features, word_features
+from lightning_modules.spae.semantic import Preprocess, picture_features, template_ids, text_features, word_features
 from lightning_modules.spae.templates import TEMPLATES, Templates
 from lightning_modules.spae.words import chosen_words
 from lightning_modules.validation import judged, mean_over
@@ -93,7 +93,7 @@ class SpaeClip(Carrier):
         *,
         language: dict,
         clip: dict,
-        preprocess: dict,
+        preprocess: Preprocess,
         leave_out: list[str],
         templates: Templates = "world",
         words: NonNegative = 1.0,

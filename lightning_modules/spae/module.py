@@ -37,9 +37,9 @@ from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Sha
 from lightning_modules.spae.clip import Carrier, clip_tokenizer, said
 from lightning_modules.spae.language import make_language
 from lightning_modules.spae.pyramid import Spelt
-from lightning_modules.spae.semantic import Fitting, dynamic, guidance, relative
+from lightning_modules.spae.semantic import Fitting, Preprocess, dynamic, guidance, relative
 from lightning_modules.spae.templates import TEMPLATES, Templates
-from lightning_modules.spae.tokenizer import SpaeTokenizer, from_language
+from lightning_modules.spae.tokenizer import SpaeTokenizer, TokenizerSettings, from_language
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.adversarial import Game
 from lightning_modules.video_tokens.clips import ClipData
@@ -87,9 +87,9 @@ class Spae(Carrier, TokenizerTraining):
         self,
         *,
         language: dict,
-        tokenizer: dict,
+        tokenizer: TokenizerSettings,
         clip: dict,
-        preprocess: dict,
+        preprocess: Preprocess,
         semantic: Guidance,
         discriminator: dict,
         prefixes: Literal["random", "all"] = "random",
@@ -338,10 +338,6 @@ class Spae(Carrier, TokenizerTraining):
             "pixels": self.tokenizer.frames * self.tokenizer.size**2,
         }
 
-    def parameter_groups(self) -> list[nn.Parameter]:
-        """All parts have one rate."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
 
 def check_guidance(semantic: Guidance, layers: int) -> None:
     """Refuse a semantic loss for layers that there are not.
@@ -365,9 +361,10 @@ def percentiles(
     similarity: Float[Tensor, "batch words"], words: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch tokens"]:
     """The share of all other words that are less similar; half of those that are as similar. By chance 0.5."""
-    own = similarity.gather(1, words)[..., None]
-    less = (similarity[:, None] < own).sum(-1) + ((similarity[:, None] == own).sum(-1) - 1) / 2
-    return less / max(1, similarity.shape[1] - 1)
+    own, ranked = similarity.gather(1, words), similarity.sort(dim=1).values
+    less = torch.searchsorted(ranked, own)
+    alike = torch.searchsorted(ranked, own, right=True) - less - 1
+    return (less + alike / 2) / max(1, similarity.shape[1] - 1)
 
 
 def labels(batch: Mapping[str, Tensor]) -> dict[str, Int[Tensor, " batch"]]:

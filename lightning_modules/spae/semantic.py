@@ -4,19 +4,32 @@ Read `Fitting.similarity` and `semantic_loss` first.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 from transformers import CLIPModel
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.layers.teacher import Frozen
+from lightning_modules.settings import STRICT
 from lightning_modules.spae.words import WordTable
 
 TEXTS = 1024  # read at a time
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Preprocess(TypedDict):
+    """Of CLIP's pixels from 0 to 1, per channel."""
+
+    __pydantic_config__ = STRICT
+    mean: Channels
+    std: Channels
 
 
 class Fitting(Frozen):
@@ -131,9 +144,11 @@ def semantic_loss(
     The gradient is that of the latents alone; each picture has a candidate, since its best word is one.
     """
     words = table.embeddings.detach()
-    logits = 2 * asked @ words.T - words.square().sum(1)  # the latent's own square is the same for all words
+    squares = words.square().sum(1)
+    logits = 2 * asked @ words.T - squares  # the latent's own square is the same for all words
     shares = candidates / candidates.sum(1, keepdim=True)
-    return -(logits.log_softmax(-1) * shares[:, None]).sum(-1).mean()
+    right = 2 * (asked * (shares @ words)[:, None]).sum(-1) - (shares @ squares)[:, None]
+    return (logits.logsumexp(-1) - right).mean()
 
 
 def guidance(

@@ -33,6 +33,28 @@ class TableSettings(TypedDict):
     leave_out: NotRequired[list[str]]
 
 
+class TokenizerSettings(TypedDict):
+    """The arguments of `SpaeTokenizer` that `conf/` gives; the language model decides the others."""
+
+    __pydantic_config__ = STRICT
+    frames: Count
+    size: Count
+    dims: Literal[2, 3]
+    width: Count
+    multipliers: list[Count]
+    blocks: Count
+    halve_time: list[bool]
+    embedding_dim: Count
+    projection: bool
+    norm_groups: Count
+    padding: Padding
+    layers: Annotated[list[Layer], Field(min_length=1)]
+    quantisation: Quantisation
+    positions: Positions
+    empty: Empty
+    table: TableSettings
+
+
 class SpaeTokenizer(VideoTokenizer):
     """Encoder, pyramid of words and decoder.
 
