@@ -3,7 +3,7 @@
 Both data modules give `episodes(ways, shots)` and `pictures(count)`. Nothing is trained on them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -71,8 +71,7 @@ class SceneEpisodes(LightningDataModule):
         count: Count,
     ):
         super().__init__()
-        if set(splits) != {"test"}:
-            raise ValueError(f"splits has {list(splits)}, expected test alone: nothing is trained on the tasks.")
+        check_test_alone(splits)
         self.folder, self.seed, self.splits = folder, seed, splits
         self.attribute, self.labels, self.count = attribute, labels, count
 
@@ -146,13 +145,19 @@ class MiniImageNetEpisodes(LightningDataModule):
     Args:
         folder: a data set that `datasets.mini_imagenet` prepared.
         seed: part of the interface; the questions are the published ones.
+        splits: `test`, whose source has the pictures that others are written after.
         image_size: side of the pictures.
         count: first questions of each setting; null for all.
+
+    Raises:
+        ValueError: the splits are others.
     """
 
-    def __init__(self, *, folder: Path, seed: int, image_size: Count, count: Count | None):
+    def __init__(self, *, folder: Path, seed: int, splits: dict[str, Part], image_size: Count, count: Count | None):
         super().__init__()
-        self.folder, self.seed, self.image_size, self.count = folder, seed, image_size, count
+        check_test_alone(splits)
+        self.folder, self.seed, self.splits = folder, seed, splits
+        self.image_size, self.count = image_size, count
 
     def episodes(self, ways: int, shots: int) -> Iterator[PictureEpisode]:
         """The questions of a number of ways and shots."""
@@ -161,8 +166,8 @@ class MiniImageNetEpisodes(LightningDataModule):
             yield PictureEpisode(self._squares(shown), list(asked.names), asked.answer)
 
     def pictures(self, count: int) -> UInt8[Tensor, "pictures 3 size size"]:
-        """The first pictures of all questions."""
-        rows = RowGroups(self.folder, mini_imagenet.PICTURES, ["image"])
+        """The first pictures of the split."""
+        rows = RowGroups(self.folder, self.splits["test"]["source"], ["image"])
         stored = rows[np.arange(min(count, len(rows)))]["image"]
         return self._squares([decode(image) for image in stored])
 
@@ -172,6 +177,16 @@ class MiniImageNetEpisodes(LightningDataModule):
 
     def _squares(self, shown: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[Tensor, "pictures 3 size size"]:
         return torch.from_numpy(np.stack([centred(image, self.image_size) for image in shown]).transpose(0, 3, 1, 2))
+
+
+def check_test_alone(splits: Mapping[str, Part]) -> None:
+    """Refuse splits to train on.
+
+    Raises:
+        ValueError: there is another split than `test`, or none.
+    """
+    if set(splits) != {"test"}:
+        raise ValueError(f"splits has {list(splits)}, expected test alone: nothing is trained on the tasks.")
 
 
 def centred(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
