@@ -16,6 +16,7 @@ from functools import partial
 from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Natural = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -149,7 +150,8 @@ def _checked(
     checked = {}
     for name, value in values.items():
         try:
-            checked[name] = TypeAdapter(hints[name], config=STRICT).validate_python(value)
+            own = None if is_typeddict(hints[name]) else STRICT  # a TypedDict says it itself
+            checked[name] = TypeAdapter(hints[name], config=own).validate_python(value)
         except ValidationError as error:
             place = f"{where}: {name}" if where.endswith(".yaml") else f"{where}.{name}"
             raise ValueError(complaint(place, value, error.errors()[0])) from None

@@ -115,7 +115,7 @@ def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(system, b
 
 
 @pytest.mark.parametrize("system", CHOSEN)
-def test_what_a_network_exports_says_the_same_of_stored_pixels_once_another_took_it_over(system, build):
+def test_what_a_network_exports_says_the_same_of_stored_data_once_another_took_it_over(system, build):
     """So MLflow's model of a trained seed predicts: `load_export`, then `forward`."""
     module, data = build()
     batch = next(iter(data.train_dataloader()))
@@ -126,10 +126,11 @@ def test_what_a_network_exports_says_the_same_of_stored_pixels_once_another_took
         for parameter in other.parameters():
             parameter.add_(1.0)
     other.load_export(module.export())
-    images = batch["images"].flatten(0, -4)[:4] if "video" not in batch else batch["video"][:4]
+    name = next(name for name in ("video", "images", "token_ids") if name in batch)
+    stored = (batch[name].flatten(0, -4) if name == "images" else batch[name])[:4]
     with torch.inference_mode():
-        first, second = (each.eval()(images) for each in (module, other))
-    assert len(first) == len(images) and torch.equal(first, second)
+        first, second = (each.eval()(stored) for each in (module, other))
+    assert len(first) == len(stored) and torch.equal(first, second)
 
 
 class Draws(TorchFunctionMode):

@@ -62,6 +62,16 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"magvit2-tokenizer": {}, "magvit2": {}, "magvit2-actions": {}},
     },
+    "spae": {
+        "pretrain": {"spae-language": {"pretrain.epochs": 1}},
+        "pretrain_from": {
+            "spae-clip": {"pretrain.epochs": 1},
+            "spae": {"pretrain.epochs": 1},
+            "spae-in_context": {},
+        },
+        "finetune": {},
+        "evaluate": {"spae": {}, "spae-in_context": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},

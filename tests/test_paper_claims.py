@@ -1,5 +1,6 @@
 """Claims of the preset `paper` read metrics that the evaluations write, from predictions as trained arms store them."""
 
+import itertools
 import json
 import shutil
 
@@ -99,7 +100,27 @@ def magvit2(model, draw, published):
     return facts | {"tokens": 4, "head_parameters": 5}, arrays
 
 
-STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2}
+def spae(model, draw, published):
+    """The same of SPAE's tokenizers, and of a frozen language model that reads and writes their words."""
+    if "classifying" in model:
+        asked, arrays = model["classifying"], {}
+        for layers, ways, each in itertools.product(asked["layers"], asked["ways"], asked["settings"]):
+            setting = f"{ways}_way_{each['shots']}_shot_{each['repeats']}_repeats{'_induced' * each['induced']}"
+            for kind in ("masked", "overlap", "exact"):
+                arrays[f"few_shot/{layers}_layers/{setting}/{kind}"] = draw.random(ROWS) < 0.5
+        return {"tokens": [1, 4], "parameters": 3, "language_parameters": 5}, arrays
+    layers = model["tokenizer"]["layers"]
+    tokens = [layer**2 for layer in layers]
+    arrays = {f"words/{layer}": draw.integers(0, 9, (ROWS, count)) for layer, count in enumerate(tokens, start=1)}
+    for name in ("mse", "psnr", "ssim", "similarity", "fit"):
+        arrays[name] = draw.uniform(0.1, 0.9, (ROWS, len(tokens)))
+    arrays |= {"label/class": np.zeros(ROWS, np.int64), "spelled": np.full((9, 2), ord("a"), np.uint8)}
+    arrays |= {"shown/real": np.zeros((1, 1, 4, 4, 3), np.uint8)}
+    arrays |= {"shown/drawn": np.zeros((1, len(tokens), 1, 4, 4, 3), np.uint8)}
+    return {"tokens": tokens, "vocabulary": 9, "pixels": 64, "parameters": 3}, arrays
+
+
+STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae}
 
 
 def evaluated(row, published):

@@ -178,4 +178,5 @@ SPELLED: dict[str, Callable[[], TextTokenizer]] = {  # what a rehearsal takes wh
     "google-bert/bert-base-uncased": spelling_bert,
     "openai/clip-vit-base-patch16": spelling_clip,
     "openai/clip-vit-base-patch32": spelling_clip,
+    "openai/clip-vit-large-patch14": spelling_clip,
 }

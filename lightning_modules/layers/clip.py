@@ -9,9 +9,13 @@ from lightning_modules.layers.published import from_pretrained
 from lightning_modules.rehearsal import width
 from lightning_modules.settings import Count
 
-PUBLISHED = {  # what sets it apart from CLIPConfig's defaults, which are those of ViT-B/32
-    "openai/clip-vit-base-patch32": {"patch_size": 32},
-    "openai/clip-vit-base-patch16": {"patch_size": 16},
+# What sets the vision tower, the text tower and the features apart from CLIPConfig's defaults, which are ViT-B/32's.
+LARGE_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+LARGE_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+PUBLISHED: dict[str, tuple[dict, dict, int]] = {
+    "openai/clip-vit-base-patch32": ({"patch_size": 32}, {}, 512),
+    "openai/clip-vit-base-patch16": ({"patch_size": 16}, {}, 512),
+    "openai/clip-vit-large-patch14": ({"patch_size": 14, **LARGE_VISION}, LARGE_TEXT, 768),
 }
 
 
@@ -53,7 +57,8 @@ def make_clip(
 def _published_architecture(hub: str) -> CLIPModel:
     if hub not in PUBLISHED:
         raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED]}.")
-    config = CLIPConfig(vision_config=PUBLISHED[hub])
+    vision, text, features = PUBLISHED[hub]
+    config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=features)
     for part in (config.vision_config, config.text_config):
         part.hidden_size, part.intermediate_size = width(part.hidden_size), width(part.intermediate_size)
     config.projection_dim = width(config.projection_dim)

@@ -121,16 +121,26 @@ class TokenizerTraining(PaperModule):
         """All losses, each with its weight, all from one pass of the generator."""
         video = self.read(batch["video"])
         drawn, found = self.tokenizer(video)
-        terms = {"reconstruction": self.reconstruction * self.pixel_loss(drawn, video), **found.terms}
+        terms = self.generator_terms(video, drawn, found.terms)
+        terms |= self.discriminator_terms(video, drawn.detach())
+        if self.judge is not None:
+            terms["judge"] = self.judge.loss(video, batch["labels"])
+        return terms
+
+    def generator_terms(
+        self,
+        video: Float[Tensor, "batch 3 frames h w"],
+        drawn: Float[Tensor, "batch 3 frames h w"],
+        quantising: Mapping[str, Float[Tensor, ""]],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """What encoder, quantiser and decoder minimise: pixels, the quantiser's terms, looking real, and perception."""
+        terms = {"reconstruction": self.reconstruction * self.pixel_loss(drawn, video), **quantising}
         if "entropy" in terms:
             terms["entropy"] = terms["entropy"] * annealed(self.global_step, self.entropy_start, self.entropy_steps)
         with frozen(self.discriminator):
             terms["adversarial"] = self.adversarial * generator_loss(self.discriminator(drawn), self.game)
         if self.perception is not None:
             terms["perceptual"] = self.perceptual * self.perception(drawn, video)
-        terms |= self.discriminator_terms(video, drawn.detach())
-        if self.judge is not None:
-            terms["judge"] = self.judge.loss(video, batch["labels"])
         return terms
 
     def discriminator_terms(

@@ -13,6 +13,8 @@ from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.movinet.clips import LabelledClips
+from lightning_modules.spae.documents import Texts
+from lightning_modules.spae.language import make_language
 from lightning_modules.video_tokens.clips import Clips
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
@@ -31,7 +33,7 @@ PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "
 WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
-        "videos to generate"]  # fmt: skip
+        "videos to generate", "texts"]  # fmt: skip
 
 
 @pytest.fixture
@@ -62,7 +64,19 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "event clips": lambda: EventClips(folder=prepared("world_long_clips"), **resident | events),
         "clip files": lambda: clip_files.data(actions),
         "videos to generate": lambda: video_clips.data(to_generate),
+        "texts": lambda: texts(prepared("world_plain")),
     }
+
+
+def texts(folder):
+    """Texts for a language model that knows no word yet."""
+    few_shot = {"input_words": [1, 5], "ways": [2], "kept": 5, "in_common": 0.5, "induced": 0.5}
+    made = Texts(folder=folder, seed=1, splits={"train": {"source": "val", "rows": 40}}, steps=5, batch_size=8,
+                 evaluation_batch_size=8, length=48, shares={"captions": 0.25, "repetitions": 0.25},
+                 few_shot=few_shot)  # fmt: skip
+    sizes = {"hidden_size": 16, "layers": ["convolution", "attention"], "heads": 2, "mlp_dim": 16, "kernel": 4}
+    made.for_language(make_language(**sizes, positions=64))
+    return made
 
 
 def epoch(module, rank=0, processes=1, accumulated=1, done=None):
@@ -99,7 +113,9 @@ def test_two_processes_times_two_accumulated_batches_see_the_rows_of_one_once_ea
     assert together.keys() == expected.keys()
     for name, x in expected.items():
         assert torch.equal(together[name], x), name
-    seen = next(expected[name] for name in ("images", "video", "middle") if name in expected).transpose(0, axis)
+    seen = next(expected[name] for name in ("images", "video", "middle", "token_ids") if name in expected).transpose(
+        0, axis
+    )
     assert len(seen.flatten(1).unique(dim=0)) > len(seen) // 4  # the rows differ, or nothing would have been tested
 
 

@@ -173,6 +173,7 @@ def test_every_arm_of_the_plan_names_what_answers(arm):
     name = predictors.located(record["model"]["_target_"]).predictor
     if not name:
         # the first exports a retriever
-        assert PLAN.evaluate[arm].system in ("clip_vip", "magvit2_vocabulary", "magvit2_targets")
+        silent = ("clip_vip", "magvit2_vocabulary", "magvit2_targets", "spae_clip", "spae_language")
+        assert PLAN.evaluate[arm].system in silent
     else:
         assert issubclass(predictors.located(name), predictors.Predictor)

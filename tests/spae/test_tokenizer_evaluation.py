@@ -1,0 +1,111 @@
+"""Metrics of the tokenizer from stored predictions, with numbers that can be told by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lightning_modules.spae.tokenizer_evaluation import (
+    evaluate,
+    evaluate_clip,
+    few_of_each,
+    nearest_mean,
+    probed,
+    scores,
+)
+
+FACTS = {"tokens": [1, 4], "vocabulary": 4, "pixels": 64, "parameters": 7, "grid": [1, 2, 2]}
+
+
+def arrays(rows=12, **others):
+    """The first word is the class, the four others are always the same; the first two words of the table are said."""
+    classes = np.arange(rows) % 2
+    measures = {name: np.tile([[1.0, 2.0]], (rows, 1)) for name in ("mse", "psnr", "ssim", "similarity")}
+    return {
+        **measures,
+        "fit": np.tile([[0.9, 0.5]], (rows, 1)),
+        "words/1": classes[:, None],
+        "words/2": np.full((rows, 4), 3),
+        "said": np.tile([[True, True, False, False]], (rows, 1)),
+        "label/class": classes,
+        "spelled": np.array([list(word.encode().ljust(4, b"\0")) for word in ("red", "blue", "sea", "owl")], np.uint8),
+        "shown/real": np.zeros((rows, 1, 8, 8, 3), np.uint8),
+        "shown/drawn": np.zeros((rows, 2, 1, 8, 8, 3), np.uint8),
+        **others,
+    }
+
+
+def run(seed=0, **others):
+    given = arrays(**others)
+    return SimpleNamespace(seed=seed, facts=FACTS, predictions=lambda: given)
+
+
+def test_layers_are_judged_by_captions_and_clip_and_prefixes_by_what_they_draw():
+    found = scores(arrays(), FACTS)
+    assert found["layer_1/in_caption_percent"] == 100 and found["layer_2/in_caption_percent"] == 0
+    assert found["chance/in_caption_percent"] == 50 and found["layer_1/fit_percent"] == pytest.approx(90)
+    assert found["layer_1/words_used"] == 2 and found["layer_1/perplexity"] == pytest.approx(2)
+    assert found["prefix_1/mse"] == found["before_last/mse"] == 1 and found["mse"] == found["prefix_2/mse"] == 2
+    assert found["tokens"] == 5 and found["bits_per_pixel"] == pytest.approx(10 / 64)
+    assert found["last/fit_percent"] == pytest.approx(50)
+
+
+def test_the_probe_tells_classes_from_words_and_cannot_where_words_are_alike():
+    assert probed(arrays(), ["class"], 2)["prefix_1/probe_percent"] == 100
+    blind = probed(arrays(**{"words/1": np.zeros((12, 1), int)}), ["class"], 2)
+    assert blind["prefix_1/probe_percent"] == blind["chance/probe_percent"] == 50
+
+
+def test_the_probe_takes_several_labels_as_one_class():
+    found = probed(arrays(**{"label/size": np.arange(12) // 2 % 2}), ["class", "size"], 2)
+    assert found["chance/probe_percent"] == 25 and found["last/probe_percent"] == 50
+
+
+def test_the_probe_is_left_out_where_pictures_are_too_few_or_have_no_label():
+    assert few_of_each(np.array([0, 0, 1, 1]), 2) is None and few_of_each(np.zeros(9, int), 2) is None
+    assert few_of_each(np.array([0, 1, 0, 1, 0, 1]), 1).tolist() == [True, True] + [False] * 4
+    found = evaluate([run()], "world", shots=6, examples=1)
+    assert "world/last/probe_percent" not in found.metrics[0] and "probe_percent" in found.not_computed
+
+
+def test_all_classes_count_alike():
+    features, classes = np.array([[0.0], [1.0], [0.0], [0.1], [0.2], [0.0]]), np.array([0, 1, 0, 0, 0, 1])
+    given = np.array([True, True] + [False] * 4)
+    assert nearest_mean(features, classes, given) == 0.5
+
+
+def test_an_unknown_label_is_refused():
+    with pytest.raises(ValueError, match="probe names 'colour', but pictures are labelled with class"):
+        probed(arrays(), ["colour"], 2)
+
+
+def test_the_evaluation_has_metrics_of_each_seed_figures_and_a_gallery_of_words():
+    found = evaluate([run(0), run(1)], "world", shots=2, examples=2)
+    assert set(found.metrics) == {0, 1} and found.metrics[0]["world/layer_1/in_caption_percent"] == 100
+    assert [figure.id for figure in found.figures] == ["layers", "prefixes"]
+    picture, words, drawn, *_ = found.galleries[0].rows[1]
+    assert words.text == [("blue", True)] and picture.picture and drawn.picture and len(found.galleries[0].rows) == 2
+    assert not found.not_computed
+
+
+def test_without_captions_the_words_are_judged_by_clip_alone():
+    given = arrays()
+    del given["said"]
+    found = evaluate([SimpleNamespace(seed=0, facts=FACTS, predictions=lambda: given)], "video", shots=2, examples=1)
+    assert "video/layer_1/in_caption_percent" not in found.metrics[0]
+    assert set(found.not_computed) == {"in_caption_percent"}
+    assert found.galleries[0].rows[0][1].text == [("red", None)]
+
+
+def test_there_must_be_a_run():
+    for function in (evaluate, evaluate_clip):
+        with pytest.raises(ValueError, match="there is no trained arm to evaluate"):
+            function([], "world")
+
+
+def test_a_clip_is_judged_by_its_best_words():
+    given = {"best": np.array([1.0, 0.0]), "first": np.array([1.0, 0.5])}
+    clip = SimpleNamespace(seed=3, facts={"parameters": 5, "words": 9}, predictions=lambda: given)
+    assert evaluate_clip([clip], "world").metrics == {
+        3: {"world/best_percent": 50, "world/first_percent": 75, "world/parameters": 5, "world/words": 9}
+    }
