@@ -55,7 +55,7 @@ class Pyramid(nn.Module):
     """The layers of a grid, and what words they have for latents.
 
     Args:
-        table: the words.
+        table: the words; it is no part of this module.
         grid: of the latents: time, height and width.
         layers: the grid of each layer: time, height and width, or one number for a square of one picture.
         quantisation: `saq`, `rq` or `flat`, see above.
@@ -83,7 +83,8 @@ class Pyramid(nn.Module):
         super().__init__()
         if not layers:
             raise ValueError("layers is empty: name the grid of at least one layer, such as [1, 2, 4].")
-        self.table, self.grid, self.quantisation, self.empty = table, tuple(grid), quantisation, empty
+        object.__setattr__(self, "table", table)  # whoever owns both registers it: weights have one name
+        self.grid, self.quantisation, self.empty = tuple(grid), quantisation, empty
         self.sizes = [layer_size(layer) for layer in layers]
         self.places = layer_places(self.grid, self.sizes, "raster" if quantisation == "flat" else positions)
         self.tokens = [len(places) for places in self.places]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hydra.utils import instantiate
+from safetensors.torch import save_file
 
 from lightning_modules import settings
 from lightning_modules.spae.module import labels, percentiles, utf8
@@ -127,6 +128,11 @@ def test_a_trained_arm_hands_on_its_tokenizer_and_the_networks_that_it_carries()
     second.start_from(first.export())
     assert all(torch.equal(x, second.export()[name]) for name, x in first.export().items())
     assert {name.split(".")[0] for name in first.export()} >= {"tokenizer", "discriminator", "clip", "language"}
+
+
+def test_each_weight_is_exported_once(tmp_path):
+    for built in (started(), started(**{"tokenizer.table.source": "learned"})):
+        save_file(built.export(), tmp_path / "weights.safetensors")  # refuses tensors that share memory
 
 
 def test_a_tokenizer_of_clips_begins_with_one_of_pictures():
