@@ -148,8 +148,10 @@ class SpaeTokenizer(VideoTokenizer):
         z = self.spread(self.to_words(self.encoder(video)))
         return F.normalize(z, dim=1) if self.table.scaling == "unit" else z
 
-    def quantise(self, video: Float[Tensor, "batch 3 frames height width"], upto: int | None = None) -> Spelt:
-        """The words of clips, and the latents of the first `upto` layers."""
+    def quantise(
+        self, video: Float[Tensor, "batch 3 frames height width"], upto: int | Int[Tensor, " batch"] | None = None
+    ) -> Spelt:
+        """The words of clips, and the latents of the first `upto` layers, or of so many of each clip."""
         return self.pyramid.quantise(self.latents(video), upto)
 
     def draw(self, latents: Float[Tensor, "batch dim t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
@@ -213,9 +215,9 @@ class SpaeTokenizer(VideoTokenizer):
             )
 
     def forward(
-        self, video: Float[Tensor, "batch 3 frames height width"], upto: int | None = None
+        self, video: Float[Tensor, "batch 3 frames height width"], upto: int | Int[Tensor, " batch"] | None = None
     ) -> tuple[Float[Tensor, "batch 3 frames height width"], Spelt]:
-        """Clips as they are drawn again from the first `upto` layers, and their words."""
+        """Clips as they are drawn again from the first `upto` layers, or so many of each, and their words."""
         found = self.quantise(video, upto)
         return self.draw(found.latents), found
 
