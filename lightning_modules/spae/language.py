@@ -7,6 +7,7 @@ The small model is an LFM2: short convolutions beside attention, so that each pl
 its first weights see `begin_with_likeness`: on texts, they decide whether it learns in context within a minute.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -108,7 +109,7 @@ class Language(nn.Module):
                 first.setdefault(word.lower(), number)
         if not first:
             raise ValueError("the vocabulary of the language model has no whole word: name another model.")
-        return torch.tensor(list(first.values())), list(first)
+        return torch.tensor(list(first.values()), device="cpu"), list(first)  # ids, also where the model is only built
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end tokens."""
@@ -228,6 +229,8 @@ def _fresh(
 ) -> "PreTrainedModel":
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
+    # that a kernel for CUDA is not installed; on such short texts it would change nothing
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     kinds = {"convolution": "conv", "attention": "full_attention"}
     config = Lfm2Config(
         vocab_size=len(lexicon.TOKENS),
