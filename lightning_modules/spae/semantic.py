@@ -87,7 +87,9 @@ def picture_features(clip: CLIPModel, pictures: Float[Tensor, "batch 3 h w"]) ->
 
 def text_features(clip: CLIPModel, token_ids: Int[Tensor, "texts length"]) -> Float[Tensor, "texts dim"]:
     """Features of length 1 of texts, read at their end token, which has the highest id of all."""
-    states = clip.text_model(input_ids=token_ids).last_hidden_state
+    text = clip.text_model
+    states = text.encoder(inputs_embeds=text.embeddings(input_ids=token_ids), is_causal=True).last_hidden_state
+    states = text.final_layer_norm(states)
     ends = states[torch.arange(len(states), device=states.device), token_ids.argmax(1)]
     return F.normalize(clip.text_projection(ends), dim=-1)
 
