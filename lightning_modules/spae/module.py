@@ -16,6 +16,7 @@ a number of layers of its own, and half of them have all.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -139,7 +140,7 @@ class Spae(Carrier, TokenizerTraining):
         self.own_clip, self.given = not hub, False
         self.fitting = Fitting(
             network,
-            published_tokenizer(hub) if hub else clip_tokenizer(),
+            partial(published_tokenizer, hub) if hub else clip_tokenizer,
             templates=TEMPLATES[semantic["templates"]],
             **preprocess,
         )

@@ -32,7 +32,7 @@ def clip() -> CLIPModel:
 
 
 def fitting(network=None, templates=WORLD):
-    return Fitting(network or clip(), clip_tokenizer(), templates=templates, mean=[0.5] * 3, std=[0.5] * 3)
+    return Fitting(network or clip(), clip_tokenizer, templates=templates, mean=[0.5] * 3, std=[0.5] * 3)
 
 
 def table(words=6, dim=4):

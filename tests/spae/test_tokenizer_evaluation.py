@@ -9,8 +9,9 @@ from lightning_modules.runs import Run
 from lightning_modules.spae.tokenizer_evaluation import (
     evaluate,
     evaluate_clip,
-    few_of_each,
+    first_of_each,
     nearest_mean,
+    often,
     probed,
     scores,
 )
@@ -75,8 +76,9 @@ def test_the_probe_takes_several_labels_as_one_class():
 
 
 def test_the_probe_is_left_out_where_pictures_are_too_few_or_have_no_label():
-    assert few_of_each(np.array([0, 0, 1, 1]), 2) is None and few_of_each(np.zeros(9, int), 2) is None
-    assert few_of_each(np.array([0, 1, 0, 1, 0, 1]), 1).tolist() == [True, True] + [False] * 4
+    assert often(np.array([0, 1, 0, 1, 0, 2]), 1).tolist() == [0, 1, 2, 3, 4]
+    assert first_of_each(np.array([0, 1, 0, 1, 0, 1]), 1).tolist() == [True, True] + [False] * 4
+    assert probed(arrays(**{"label/class": np.zeros(12, int)}), ["class"], 2) == {}
     found = evaluate([run()], "world", shots=6, examples=1)
     assert "world/last/probe_percent" not in found.metrics[0] and "probe_percent" in found.not_computed
 
