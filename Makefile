@@ -6,7 +6,7 @@ PRESET ?= $(if $(filter rehearse,$(MAKECMDGOALS)),paper,tiny)
 PAPER ?=
 SEEDS ?=
 FORCE ?=
-MINUTES ?= 12
+MINUTES ?=
 JOBS ?=
 GPUS ?=
 LAUNCH ?=
@@ -65,11 +65,11 @@ page: setup  ## write the page from the results on this machine, or from the com
 test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one paper)
 	@$(BIN)/python -m pytest -n logical --dist worksteal $(PAPERS)
 
-test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes
-	@$(BIN)/python -m pytest -m slow -n logical --dist loadfile $(PAPERS)
+test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes (MINUTES=10: rehearse some papers only)
+	@$(BIN)/python -m pytest -m slow -n logical --dist loadgroup $(PAPERS) $(call option,--minutes,$(MINUTES))
 
 test-guides: setup  ## type what the guides of the papers and the README's section on ideas say (20 minutes; not in CI)
-	@$(BIN)/python -m pytest -m guides -n logical --dist loadfile
+	@$(BIN)/python -m pytest -m guides -n logical --dist loadgroup
 
 check: setup check-plan  ## check formatting, lint, declared dependencies, and the plan with every configuration
 	@$(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }
@@ -80,7 +80,7 @@ check-plan: setup
 	@$(BIN)/python -m stages.check --preset $(call quoted,$(PRESET))
 
 audit: setup  ## check that all committed locks belong to this code, and rerun a sample of the results (MINUTES=12)
-	@$(BIN)/python -m stages.audit --preset $(call quoted,$(PRESET)) --minutes $(call quoted,$(MINUTES))
+	@$(BIN)/python -m stages.audit --preset $(call quoted,$(PRESET)) $(call option,--minutes,$(MINUTES))
 
 release: setup  ## before you commit new locks: record what made them and how long it took, and update the README's table (PAPER=maskalign)
 	@$(BIN)/python -m stages.release --preset $(call quoted,$(PRESET)) $(PAPERS)

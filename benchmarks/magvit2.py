@@ -28,8 +28,8 @@ SOFTMAX_UP_TO = 256  # more does not fit a small machine's memory
 BITS = 18
 TEMPERATURE = 0.1
 FLOAT = 4  # bytes
-FRAMES, SIZE = 17, 64  # of the clip of a training step
-NETWORK = {"width": 32, "multipliers": (1, 2, 2, 4), "blocks": 2}  # SEED-Voken's is 128 wide and has 4 blocks
+FRAMES, SIZE = 9, 32  # of the clip of a training step
+NETWORK = {"width": 32, "multipliers": (1, 2, 2, 4), "blocks": 1}  # SEED-Voken's is 128 wide and has 4 blocks
 REPEATS = 3
 
 

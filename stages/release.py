@@ -2,7 +2,8 @@
 
 Run it right after `make repro FORCE=1`, on the same machine. It writes two files into `plans/<preset>/<paper>/`.
 `release.json` has the processor, the versions and the manifests of the code: an audit expects the same bytes on such a
-processor, and begins with papers whose code has changed since. `durations.json` has the seconds that each stage took,
+processor, and begins with papers whose code has changed since. It also has a digest of what a rehearsal of the preset
+`paper` reads, so that CI rehearses first what has changed since. `durations.json` has the seconds that each stage took,
 from which the time of a run is estimated.
 """
 
@@ -20,7 +21,8 @@ from stages.auditing import locks
 from stages.auditing.locks import Locked
 from stages.command import add_preset, run_stage
 from stages.doctor import need_repository
-from stages.plan import PlanError
+from stages.plan import PlanError, load_plan
+from stages.rehearsal import drawing
 from stages.runner import durations
 
 
@@ -36,7 +38,23 @@ def read(root: Path, preset: str, paper: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def release(root: Path, preset: str, took: Mapping[str, float], papers: Collection[str] = ()) -> list[str]:
+def rehearsals_changed(root: Path, digests: Mapping[str, str]) -> list[str]:
+    """The papers whose rehearsal reads something else than at their last release in the preset `tiny`.
+
+    Args:
+        root: the checkout.
+        digests: what `rehearsal.drawing.digests` gives.
+    """
+    return [paper for paper, digest in digests.items() if read(root, "tiny", paper).get("rehearsal") != digest]
+
+
+def release(
+    root: Path,
+    preset: str,
+    took: Mapping[str, float],
+    papers: Collection[str] = (),
+    rehearsals: Mapping[str, str] | None = None,
+) -> list[str]:
     """Write the records of papers, and return their stems.
 
     Args:
@@ -44,6 +62,7 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
         preset: which plans.
         took: seconds of each stage, by address.
         papers: stems, or all of the preset.
+        rehearsals: what `rehearsal.drawing.digests` gives, for the papers that can be rehearsed.
 
     Raises:
         PlanError: an unknown paper, or a lock that does not belong to this code, configuration and plan.
@@ -61,6 +80,8 @@ def release(root: Path, preset: str, took: Mapping[str, float], papers: Collecti
     for paper in papers:
         folder = root / "plans" / preset / paper
         record = {"made_by": made_by(), "kind": kind(), "manifests": manifests(stages, paper)}
+        if rehearsals and paper in rehearsals:
+            record["rehearsal"] = rehearsals[paper]
         write_json(folder / "release.json", record)
         mine = {address: took[address] for address, each in stages.items() if each.paper == paper and address in took}
         write_json(folder / durations.NAME, mine)
@@ -75,7 +96,8 @@ def main() -> None:
     arguments = parser.parse_args()
     need_repository()
     locks.make_manifests(ROOT, arguments.preset)
-    papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper)
+    rehearsals = drawing.digests(load_plan("paper"))
+    papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper, rehearsals)
     readme.main()
     print(
         f"released: {', '.join(papers)}. Now commit plans/{arguments.preset}, results/{arguments.preset} and README.md"

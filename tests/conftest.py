@@ -1,7 +1,8 @@
-"""What holds for every test: one thread, run records that stay on this disk, and `--paper`."""
+"""What holds for every test: one thread, run records that stay on this disk, `--paper` and `--minutes`."""
 
 import functools
 import importlib.util
+import math
 import os
 import shutil
 import socket
@@ -9,7 +10,9 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +22,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 ROOT = Path(__file__).parents[1]
+SAMPLED = pytest.StashKey[dict[str, Any] | None]()
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--paper", nargs="+", metavar="STEM", default=[],
         help="only the tests of these papers: their folders, and their cases of the tests that all papers share",
+    )  # fmt: skip
+    parser.addoption(
+        "--minutes", type=float, metavar="N",
+        help="of the tests that are marked `sampled`, only the cases of some papers: those that changed since their "
+        "last release, then others at random, which are expected to take so many minutes of one core",
     )  # fmt: skip
 
 
@@ -34,6 +43,49 @@ STEMS = sorted(path.parent.name for path in ROOT.glob("lightning_modules/*/facts
 def pytest_configure(config):
     if unknown := [stem for stem in config.getoption("paper") if stem not in STEMS]:
         raise pytest.UsageError(f"--paper: no paper {', '.join(unknown)}; there are {', '.join(STEMS)}")
+    minutes = config.getoption("minutes")
+    if minutes is not None and not 0 <= minutes < math.inf:
+        raise pytest.UsageError(f"--minutes is {minutes}, expected a number of minutes from 0 on, such as 10")
+    if hasattr(config, "workerinput"):
+        config.stash[SAMPLED] = config.workerinput["sampled"]
+    else:
+        try:
+            config.stash[SAMPLED] = None if minutes is None else sampled(minutes, config.getoption("paper"))
+        except ValueError as error:  # of the plan, or there is no repository
+            raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """The choice is made once, and told to each worker of pytest-xdist."""
+    node.workerinput["sampled"] = node.config.stash[SAMPLED]
+
+
+def pytest_sessionstart(session):
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and (found := session.config.stash[SAMPLED]):
+        terminal.write_line(found["told"])
+
+
+def sampled(minutes: float, papers: Sequence[str]) -> dict[str, Any]:
+    """The papers whose cases of the tests `sampled` are run, and the line that says so."""
+    from stages import release
+    from stages.auditing.checkout import head
+    from stages.doctor import need_repository
+    from stages.plan import load_plan
+    from stages.rehearsal import drawing
+
+    need_repository()
+    plan, commit = load_plan("paper"), head(ROOT)
+    papers = [paper for paper in plan.papers if paper in papers or not papers]
+    if not papers:
+        return {"papers": [], "told": "rehearsals: none, for these papers have no plan of the preset `paper`"}
+    changed = set(release.rehearsals_changed(ROOT, drawing.digests(plan))) & {*papers}
+    found, seconds = drawing.drawn(plan, papers, changed, commit, minutes)
+    left = sorted({*papers} - {*found})
+    told = f"rehearsals of commit {commit[:12]} in {minutes:g} minutes: {', '.join(found)} ({seconds:.0f} s expected); "
+    told += f"changed since the last release: {', '.join(sorted(changed)) or 'none'}; "
+    return {"papers": found, "told": f"{told}left out: {', '.join(left) or 'none'}"}
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -42,11 +94,21 @@ def pytest_ignore_collect(collection_path, config):
     return True if papers and path.parent == ROOT / "tests" and path.name in {*STEMS} - {*papers} else None
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    papers = config.getoption("paper")
+    papers, sample = config.getoption("paper"), config.stash[SAMPLED]
     kept = [item for item in items if not papers or set(papers) & papers_of(item)]
+    if sample:
+        kept = [
+            item for item in kept if not item.get_closest_marker("sampled") or papers_of(item) & {*sample["papers"]}
+        ]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+    for item in items:  # long tests that share a fixture: one worker takes them, if they are not marked otherwise
+        long = item.get_closest_marker("slow") or item.get_closest_marker("guides")
+        if long and not item.get_closest_marker("xdist_group"):
+            file = item.path.relative_to(ROOT).as_posix()
+            item.add_marker(pytest.mark.xdist_group("finished" if "finished" in item.fixturenames else file))
 
 
 def papers_of(item) -> set[str]:
@@ -83,23 +145,38 @@ def shared_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prepared(shared_folder):
-    """`prepared(name)` is the folder of a data set of the tiny preset, prepared once for all workers. Read only."""
+    """`prepared(name)` is the folder of a data set of the tiny preset, prepared once for all workers. Read only.
+
+    `storage.read` decodes and verifies a split of such a folder once for the tests of a worker that use it one after
+    another. Each gets a copy.
+    """
     from filelock import FileLock
     from hydra.utils import get_method
 
+    from lightning_modules.datasets import storage
     from stages.composing import compose
+
+    home, read = shared_folder / "prepared", storage.read
+    home.mkdir(exist_ok=True)
+    once = functools.lru_cache(maxsize=6)(read)  # splits
+
+    def copied(folder: Path, split: str):
+        if Path(folder).parent != home:
+            return read(folder, split)
+        return {name: x.copy() for name, x in once(folder, split).items()}
 
     @functools.cache
     def prepare(name: str) -> Path:
-        folder = shared_folder / "prepared" / name
-        folder.parent.mkdir(exist_ok=True)
+        folder = home / name
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 config = compose("tiny", dataset=name)["dataset"]
                 get_method(config.pop("_target_"))(folder, **config)
         return folder
 
-    return prepare
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(storage, "read", copied)
+        yield prepare
 
 
 @pytest.fixture(scope="session")

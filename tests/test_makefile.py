@@ -49,6 +49,7 @@ def test_a_url_with_a_password_is_one_word(folder, target, option):
     ("repro", "SEEDS", "--seeds"), ("repro", "PRESET", "--preset"), ("repro", "PAPER", "--paper"),
     ("page", "PRESET", "--preset"), ("audit", "MINUTES", "--minutes"), ("release", "PAPER", "--paper"),
     ("bench", "PAPER", "--paper"), ("test", "PAPER", "--paper"), ("test-slow", "PAPER", "--paper"),
+    ("test-slow", "MINUTES", "--minutes"),
     ("sweep", "STUDY", "--study"), ("sweep", "WORKERS", "--workers"), ("sweep", "TRIALS", "--trials"),
     ("sweep", "SETTING", "--setting"), ("sweep", "MACHINES", "--machines"), ("dashboard", "STUDY", "--study"),
     ("ui", "PORT", "--port"), ("check", "PRESET", "--preset"),

@@ -100,6 +100,8 @@ def build(request, prepared):
         if part == "drawing":
             module.reading_epochs, module.given_centroids = 0, True
         data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all")
+        if not part:
+            module.check_data(data)  # as before each training
         return module, data
 
     return build

@@ -109,7 +109,7 @@ class SpaeClip(Carrier):
                 "set it to that."
             )
         ids, spelt = self.language.network.whole_words()
-        _, self.words = chosen_words(ids, spelt, count=None, leave_out=leave_out)
+        _, self.words = chosen_words(ids.tolist(), spelt, count=None, leave_out=leave_out)
         self.weight, self.pixel_scale, self.templates = words, pixel_scale, TEMPLATES[templates]
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name])[:, None, None], persistent=False)

@@ -139,11 +139,12 @@ class Writer:
         framed = draws.shares(1)[0] < 0.5
         first_share = draws.one_of([0, 0, 25, 50]) / 100
         copies = 1 + length // len(words)
-        found, answers = [], []
+        found, answers, seen = [], [], np.zeros(len(words), bool)
         for copy in range(copies):
             changed = draws.shares(len(words)) < first_share * (1 - copy / copies)
             row = np.where(changed, self._any_words(draws, len(words)), words).tolist()
-            known = [copy > 0 and not each for each in changed]
+            known = (seen & ~changed).tolist()
+            seen |= ~changed
             found += self.prompts.pair(row[:cut], row[cut:]) if framed else row
             answers += self._framed(known[:cut], known[cut:]) if framed else known
         return found, answers

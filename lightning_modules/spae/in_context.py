@@ -115,7 +115,7 @@ class SpaeInContext(PaperModule):
         self.published = language.get("hub") is not None
         self._language = Frozen(model)
         self.tokenizer = SpaeTokenizer(**{**tokenizer, **from_language(model)}).requires_grad_(False)
-        if self.published:
+        if self.published and not model.embeddings.is_meta:
             self.tokenizer.table.fill(model.embeddings)
         self.prompts = Prompts(model, style)
         self.classifying, self.writing, self.texts, self.few_shot = classifying, writing, texts, few_shot

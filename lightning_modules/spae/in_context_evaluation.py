@@ -70,7 +70,9 @@ def learns(arrays: Arrays, needed: float | None) -> tuple[bool, str]:
     if needed is None:
         return True, ""
     low, high = text_interval(arrays, 2)
-    return low > PERCENT * needed, NOT_LEARNT.format(low=low, high=high, needed=PERCENT * needed)
+    if low > PERCENT * needed:
+        return True, ""
+    return False, NOT_LEARNT.format(low=low, high=high, needed=PERCENT * needed)
 
 
 def classified(arrays: Arrays, layers: int) -> dict[str, float]:

@@ -3,11 +3,11 @@
 Read `make_language` first: it gives any causal language model of `transformers` with its tokenizer, or a small one of
 our own, which `language_training.SpaeLanguage` trains on text alone.
 
-The small model is LFM2 (2511.23404): short convolutions beside attention. A transformer of two or three layers first
-has to find heads that look at the word before, and then those that copy what came after it; with the words before at
-hand in each place, this took a few hundred steps where a Llama of the same width had learnt nothing.
+The small model is an LFM2: short convolutions beside attention, so that each place has the words before it at hand. Of
+its first weights see `begin_with_likeness`: on texts, they decide whether it learns in context within a minute.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # takes seconds, and who calls has it
 
 Layer = Literal["convolution", "attention"]
 WORD = re.compile(r"[^\W\d_]{2,}")  # letters alone: no digits, no signs, no single letter
+SPREAD = 0.1  # standard deviation of fresh embeddings, about 1 over the root of their length
 SPACES = "\u0120\u2581"  # what byte pairs and SentencePiece write for a space before a word
 # Sizes of published models, so that their architecture can be built without their files: arguments of Qwen2Config.
 PUBLISHED = {
@@ -108,7 +109,7 @@ class Language(nn.Module):
                 first.setdefault(word.lower(), number)
         if not first:
             raise ValueError("the vocabulary of the language model has no whole word: name another model.")
-        return torch.tensor(list(first.values())), list(first)
+        return torch.tensor(list(first.values()), device="cpu"), list(first)  # ids, also where the model is only built
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end tokens."""
@@ -228,6 +229,8 @@ def _fresh(
 ) -> "PreTrainedModel":
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
+    # that a kernel for CUDA is not installed; on such short texts it would change nothing
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     kinds = {"convolution": "conv", "attention": "full_attention"}
     config = Lfm2Config(
         vocab_size=len(lexicon.TOKENS),
@@ -240,13 +243,48 @@ def _fresh(
         num_key_value_heads=heads,
         conv_L_cache=kernel,
         max_position_embeddings=positions,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        conv_bias=True,
+        initializer_range=SPREAD,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         pad_token_id=lexicon.TOKENS.index(lexicon.PAD),
         bos_token_id=lexicon.TOKENS.index(lexicon.START),
         eos_token_id=lexicon.TOKENS.index(lexicon.END),
         tie_word_embeddings=True,
     )
-    return Lfm2ForCausalLM(config)
+    model = Lfm2ForCausalLM(config)
+    begin_with_likeness(model)
+    return model
+
+
+@torch.no_grad()
+def begin_with_likeness(model: "PreTrainedModel") -> None:
+    """Fresh weights with which a place looks for places whose surroundings have the same words, and copies from there.
+
+    Trained attention is much like this: queries and keys are nearly the same map, and values are handed on (mimetic
+    initialisation, Trockman and Kolter, 2305.09828). A convolution begins as the sum of the last places, turned, so
+    that it is told apart from a place's own word. With small random weights instead, the same network at the same
+    rate guessed in all tasks on texts after 500 steps, where this one had 85 and 96 % right of two classes with equal
+    inputs (1 and 3 shots, seed 50); so did a Llama of two layers after 400.
+
+    Args:
+        model: an LFM2 whose heads have together the width of an embedding.
+    """
+    for layer in model.base_model.layers:
+        nn.init.normal_(layer.feed_forward.w2.weight, std=SPREAD / 5)
+        if not layer.is_attention_layer:
+            gates, turned = layer.conv.in_proj.weight.split([2 * model.config.hidden_size, model.config.hidden_size])
+            nn.init.normal_(gates, std=SPREAD / 5)
+            nn.init.orthogonal_(turned)
+            gates, turned = layer.conv.in_proj.bias.split([2 * model.config.hidden_size, model.config.hidden_size])
+            gates.fill_(1)  # open
+            layer.conv.conv.weight.fill_(layer.conv.conv_kernel_size**-0.5)
+            layer.conv.out_proj.weight.copy_(SPREAD * torch.eye(model.config.hidden_size))
+            continue
+        for name in ("q_proj", "k_proj", "v_proj"):
+            weight = getattr(layer.self_attn, name).weight
+            nn.init.normal_(weight, std=SPREAD / 5)
+            weight.add_(torch.eye(len(weight)))
+        layer.self_attn.out_proj.weight.copy_(SPREAD * torch.eye(model.config.hidden_size))
 
 
 def _published(hub: str) -> "PreTrainedModel":

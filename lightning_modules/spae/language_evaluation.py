@@ -60,8 +60,8 @@ def text_interval(arrays: Arrays, ways: int) -> tuple[float, float]:
     if not right:
         raise ValueError(f"no tasks on texts of {ways} ways are stored: name {ways} in texts.ways.")
     every = np.concatenate(right).astype(float)
-    half = 1.96 * every.std() / np.sqrt(len(every))
-    return PERCENT * (every.mean() - half), PERCENT * (every.mean() + half)
+    mean, half = float(every.mean()), 1.96 * float(every.std()) / len(every) ** 0.5
+    return PERCENT * (mean - half), PERCENT * (mean + half)
 
 
 def text_figures(metrics: Mapping[int, Mapping[str, float]], dataset: str) -> list[Figure]:

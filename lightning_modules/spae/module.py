@@ -2,7 +2,7 @@
 
 An autoencoder whose codebook is the frozen table of a language model's word embeddings. Few words at the top say what a
 picture shows, many at the bottom how it looks. Two losses make it so: the appearance loss of a VQGAN, on a number of
-layers that is drawn anew for each batch, so that any first layers can be decoded; and the semantic loss, which draws
+layers that is drawn anew for each picture, so that any first layers can be decoded; and the semantic loss, which draws
 what the upper layers ask for to the words that CLIP finds in the picture.
 
 Read `Spae.training_step` and `Spae.terms` first, then `pyramid.Pyramid.quantise` and `semantic.guidance`.
@@ -10,11 +10,13 @@ Read `Spae.training_step` and `Spae.terms` first, then `pyramid.Pyramid.quantise
 No code is published, and the paper's text was not at hand: formulas follow notes on its section 3. What these do not
 say is our choice: places that no layer has reached are decoded as their nearest neighbour; similarities are put on a
 scale from 0 to 1 for each picture before thresholds; the dynamic weight is the ratio of appearance to semantic loss,
-without gradient; the commitment of a prefix is a mean over the places that it has reached.
+without gradient; the commitment of a prefix is a mean over the places that it has reached; each picture of a batch has
+a number of layers of its own, and half of them have all.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -70,7 +72,8 @@ class Spae(Carrier, TokenizerTraining):
         semantic: `weight`; `dynamic`, whether the weight is in units of the appearance loss; `layers`, how many have
             the loss; `thresholds` of each of them; `templates` that words are put into.
         discriminator: `width`, `multipliers` and `blur` of `Discriminator`.
-        prefixes: `random` trains on a random number of first layers, `all` on all of them.
+        prefixes: `random` draws each clip from a random number of first layers, `all` from all of them.
+        whole: share of clips that are drawn from all layers even so.
         commitment: weight of the latents' distance to their words, beta.
         codebook: weight of the words' distance to their latents, for a learned table alone.
         reconstruction: see `TokenizerTraining`; likewise `pixels`, `adversarial`, `perceptual`, `perception`, `r1`,
@@ -93,6 +96,7 @@ class Spae(Carrier, TokenizerTraining):
         semantic: Guidance,
         discriminator: dict,
         prefixes: Literal["random", "all"] = "random",
+        whole: Share = 0.5,
         commitment: NonNegative = 0.25,
         codebook: NonNegative = 1.0,
         reconstruction: NonNegative = 1.0,
@@ -127,7 +131,7 @@ class Spae(Carrier, TokenizerTraining):
         )
         self.tokenizer: SpaeTokenizer
         check_guidance(semantic, len(self.tokenizer.pyramid.tokens))
-        self.semantic, self.prefixes = semantic, prefixes
+        self.semantic, self.prefixes, self.whole = semantic, prefixes, whole
         self.commitment, self.codebook = commitment, codebook
         self.language = None if language.get("hub") else Frozen(model)
         if self.language is None:
@@ -136,7 +140,7 @@ class Spae(Carrier, TokenizerTraining):
         self.own_clip, self.given = not hub, False
         self.fitting = Fitting(
             network,
-            published_tokenizer(hub) if hub else clip_tokenizer(),
+            partial(published_tokenizer, hub) if hub else clip_tokenizer,
             templates=TEMPLATES[semantic["templates"]],
             **preprocess,
         )
@@ -208,7 +212,7 @@ class Spae(Carrier, TokenizerTraining):
     def terms(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """All losses, each with its weight: of appearance, of meaning, and of the discriminator."""
         video = self.clips(batch)
-        drawn, found = self.tokenizer(video, self.drawn_layers())
+        drawn, found = self.tokenizer(video, self.drawn_layers(len(video)))
         terms = self.generator_terms(video, drawn, self.quantising(found))
         if self.semantic["weight"]:
             meaning = guidance(found.asked, self.table, self.fits(video), self.semantic["thresholds"])
@@ -216,10 +220,13 @@ class Spae(Carrier, TokenizerTraining):
             terms["semantic"] = self.semantic["weight"] * scale * meaning
         return terms | self.discriminator_terms(video, drawn.detach())
 
-    def drawn_layers(self) -> int:
-        """From how many layers a batch is drawn."""
-        layers = len(self.tokenizer.pyramid.tokens)
-        return int(torch.randint(1, layers + 1, ())) if self.training and self.prefixes == "random" else layers
+    def drawn_layers(self, clips: int) -> Int[Tensor, " clips"]:
+        """From how many layers each clip of a batch is drawn."""
+        layers = torch.full((clips,), len(self.tokenizer.pyramid.tokens))
+        if self.training and self.prefixes == "random":
+            some = torch.randint(1, len(self.tokenizer.pyramid.tokens) + 1, (clips,))
+            layers = torch.where(torch.rand(clips) < self.whole, layers, some)
+        return layers.to(self.device)
 
     def quantising(self, found: Spelt) -> dict[str, Float[Tensor, ""]]:
         """The commitment, and of a learned table its own term."""

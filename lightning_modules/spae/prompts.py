@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_modules import rehearsal
 from lightning_modules.spae.language import Language
 
 ROWS = 64  # prompts of one length that are read at a time
@@ -72,7 +73,8 @@ class Prompts:
         """
         found = self._words.get(label.lower())
         ids = self.language.encode(f" {label}".rstrip()) if found is None else [found]
-        if not ids or self.language.tokenizer.unk_token_id in ids:
+        known = self.language.tokenizer.unk_token_id not in ids or rehearsal.current is not None  # with other words
+        if not ids or not known:
             raise ValueError(
                 f"the label {label!r} is made of tokens {ids}, which do not spell it: name the class with words that "
                 "the "

@@ -38,9 +38,8 @@ class Spelt:
         asked: of each layer, the latents whose nearest words these are, with the gradient of the latents.
         prefixes: what is decoded of the first layers, for each number of layers from 1, without gradient to the
             latents; those of a learned table have its gradient.
-        latents: what is decoded of all or of some of the layers, with the gradient of the latents passed straight
+        latents: what is decoded of all layers, or of some first ones, with the gradient of the latents passed straight
             through.
-        layers: how many those are.
     """
 
     z: Float[Tensor, "batch dim t h w"]
@@ -48,14 +47,13 @@ class Spelt:
     asked: list[Float[Tensor, "batch _ dim"]]
     prefixes: list[Float[Tensor, "batch dim t h w"]]
     latents: Float[Tensor, "batch dim t h w"]
-    layers: int
 
 
 class Pyramid(nn.Module):
     """The layers of a grid, and what words they have for latents.
 
     Args:
-        table: the words.
+        table: the words; it is no part of this module.
         grid: of the latents: time, height and width.
         layers: the grid of each layer: time, height and width, or one number for a square of one picture.
         quantisation: `saq`, `rq` or `flat`, see above.
@@ -83,7 +81,8 @@ class Pyramid(nn.Module):
         super().__init__()
         if not layers:
             raise ValueError("layers is empty: name the grid of at least one layer, such as [1, 2, 4].")
-        self.table, self.grid, self.quantisation, self.empty = table, tuple(grid), quantisation, empty
+        object.__setattr__(self, "table", table)  # whoever owns both registers it: weights have one name
+        self.grid, self.quantisation, self.empty = tuple(grid), quantisation, empty
         self.sizes = [layer_size(layer) for layer in layers]
         self.places = layer_places(self.grid, self.sizes, "raster" if quantisation == "flat" else positions)
         self.tokens = [len(places) for places in self.places]
@@ -102,8 +101,8 @@ class Pyramid(nn.Module):
         """Number of tokens of each prefix."""
         return [sum(self.tokens[: layer + 1]) for layer in range(len(self.tokens))]
 
-    def quantise(self, z: Float[Tensor, "batch dim t h w"], upto: int | None = None) -> Spelt:
-        """The words of all layers, and the latents of the first `upto` of them, all by default.
+    def quantise(self, z: Float[Tensor, "batch dim t h w"], upto: int | Int[Tensor, " batch"] | None = None) -> Spelt:
+        """The words of all layers, and the latents of the first `upto` of them, all by default, or so many of each row.
 
         With e the words at a place so far and n their number, a layer asks for (n + 1) z - sum e (SAQ, which is z plus
         the sum of z - e), or for z - sum e (RQ).
@@ -116,7 +115,6 @@ class Pyramid(nn.Module):
                 f"latents have {z.shape[1]} channels and the grid {tuple(z.shape[2:])}, expected {self.table.dim} and "
                 f"{self.grid}: pictures must have the size that the tokenizer is for."
             )
-        upto = self._upto(upto)
         flat = rearrange(z, "b d t h w -> b (t h w) d")
         total, before = torch.zeros_like(flat), None
         words, asked, prefixes = [], [], []
@@ -129,9 +127,7 @@ class Pyramid(nn.Module):
             total = total.index_add(1, places, self.table.embed(words[-1]).to(total))
             before = self.visits[layer]
             prefixes.append(self._folded(self._decoded(total, layer)))
-        drawn = rearrange(prefixes[upto - 1], "b d t h w -> b (t h w) d")
-        own = flat + (drawn - flat).detach()
-        return Spelt(z, words, asked, prefixes, self._folded(self._spread(own, upto - 1)), upto)
+        return Spelt(z, words, asked, prefixes, self._chosen(flat, prefixes, upto))
 
     def latents(self, words: Sequence[Int[Tensor, "batch _"]], upto: int | None = None) -> Float[Tensor, "b dim t h w"]:
         """What is decoded of the first `upto` layers of words, all that are given by default.
@@ -166,6 +162,30 @@ class Pyramid(nn.Module):
     def _misses(self, z: Tensor, prefixes: Sequence[Tensor]) -> Float[Tensor, ""]:
         squares = [(z - prefix).square().mean(1).flatten(1) for prefix in prefixes]
         return sum(square[:, self.visits[layer] > 0].mean() for layer, square in enumerate(squares))
+
+    def _chosen(
+        self,
+        flat: Float[Tensor, "batch n dim"],
+        prefixes: Sequence[Float[Tensor, "batch dim t h w"]],
+        upto: int | Int[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "batch dim t h w"]:
+        """One prefix of all rows, or one of each, with the gradient of the latents."""
+        if not isinstance(upto, Tensor):
+            layer = self._upto(upto) - 1
+            return self._straight(flat, prefixes[layer], layer)
+        found = torch.zeros_like(prefixes[0])
+        for number in upto.unique().tolist():
+            layer = self._upto(number) - 1
+            rows = (upto == number).nonzero()[:, 0]
+            found = found.index_copy(0, rows, self._straight(flat[rows], prefixes[layer][rows], layer))
+        return found
+
+    def _straight(
+        self, flat: Float[Tensor, "batch n dim"], prefix: Float[Tensor, "batch dim t h w"], layer: int
+    ) -> Float[Tensor, "batch dim t h w"]:
+        """A prefix, with the gradient of the latents at the places that it has reached."""
+        drawn = rearrange(prefix, "b d t h w -> b (t h w) d")
+        return self._folded(self._spread(flat + (drawn - flat).detach(), layer))
 
     def _upto(self, upto: int | None) -> int:
         if upto is None:

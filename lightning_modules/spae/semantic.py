@@ -3,7 +3,7 @@
 Read `Fitting.similarity` and `semantic_loss` first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -37,7 +37,7 @@ class Fitting(Frozen):
 
     Args:
         clip: the network.
-        tokenizer: makes ids of sentences, for this network.
+        tokenizer: gives what makes ids of sentences for this network; called when words are read for the first time.
         templates: sentences with a place for a word.
         mean: of the pixels that CLIP was trained on, per channel, from 0 to 1.
         std: likewise.
@@ -46,7 +46,7 @@ class Fitting(Frozen):
     def __init__(
         self,
         clip: CLIPModel,
-        tokenizer: TextTokenizer,
+        tokenizer: Callable[[], TextTokenizer],
         *,
         templates: Sequence[str],
         mean: Sequence[float],
@@ -62,7 +62,7 @@ class Fitting(Frozen):
     def words(self, words: list[str]) -> Float[Tensor, "words dim"]:
         """Features of words, of length 1: the mean over all templates of features of length 1."""
         if self.known is None or self.known[0] != words or self.known[1].device != self.mean.device:
-            self.known = list(words), word_features(self.network, self.tokenizer, words, self.templates)
+            self.known = list(words), word_features(self.network, self.tokenizer(), words, self.templates)
         return self.known[1]
 
     @torch.no_grad()
@@ -87,7 +87,9 @@ def picture_features(clip: CLIPModel, pictures: Float[Tensor, "batch 3 h w"]) ->
 
 def text_features(clip: CLIPModel, token_ids: Int[Tensor, "texts length"]) -> Float[Tensor, "texts dim"]:
     """Features of length 1 of texts, read at their end token, which has the highest id of all."""
-    states = clip.text_model(input_ids=token_ids).last_hidden_state
+    text = clip.text_model
+    states = text.encoder(inputs_embeds=text.embeddings(input_ids=token_ids), is_causal=True).last_hidden_state
+    states = text.final_layer_norm(states)
     ends = states[torch.arange(len(states), device=states.device), token_ids.argmax(1)]
     return F.normalize(clip.text_projection(ends), dim=-1)
 

@@ -46,6 +46,7 @@ class TokenizerSettings(TypedDict):
     halve_time: list[bool]
     embedding_dim: Count
     projection: bool
+    spread: bool
     norm_groups: Count
     padding: Padding
     layers: Annotated[list[Layer], Field(min_length=1)]
@@ -72,6 +73,9 @@ class SpaeTokenizer(VideoTokenizer):
         embedding_dim: channels of the encoder's output and of the decoder's input.
         projection: whether linear maps lie between these channels and the words' vectors; without them both have one
             length.
+        spread: whether latents have mean 0 and variance 1 in each dimension, over a batch in training and by moving
+            averages
+            afterwards: as words of `standard` scaling do, so that many of them are near to some latent from the start.
         norm_groups: of every group norm.
         padding: beyond the border, see `convolution.conv`.
         layers: the grid of each layer, see `Pyramid`.
@@ -102,6 +106,7 @@ class SpaeTokenizer(VideoTokenizer):
         halve_time: Sequence[bool] = (False, False, False),
         embedding_dim: Count = 256,
         projection: bool = True,
+        spread: bool = True,
         norm_groups: Count = 32,
         padding: Padding = "zeros",
         layers: Sequence[Layer] = (1, 2, 4, 8, 16, 16),
@@ -126,6 +131,7 @@ class SpaeTokenizer(VideoTokenizer):
         self.to_words = nn.Conv3d(embedding_dim, word_dim, 1) if projection else nn.Identity()
         self.from_words = nn.Conv3d(word_dim, embedding_dim, 1) if projection else nn.Identity()
         lecun_normal_(self)
+        self.spread = nn.BatchNorm3d(word_dim, affine=False) if spread else nn.Identity()
         ids, words = chosen_words(ids, words, count=table.get("words"), leave_out=table.get("leave_out", ()))
         self.table = WordTable(words=words, ids=ids, dim=word_dim, source=table["source"], scaling=table["scaling"])
         self.quantiser = Pyramid(
@@ -137,20 +143,22 @@ class SpaeTokenizer(VideoTokenizer):
         """The quantiser."""
         return self.quantiser
 
-    def latents(self, video: Float[Tensor, "batch 3 frames h w"]) -> Float[Tensor, "batch dim t h w"]:
+    def latents(self, video: Float[Tensor, "batch 3 frames height width"]) -> Float[Tensor, "batch dim t h w"]:
         """What is to be said in words; of length 1 where the words are."""
-        z = self.to_words(self.encoder(video))
+        z = self.spread(self.to_words(self.encoder(video)))
         return F.normalize(z, dim=1) if self.table.scaling == "unit" else z
 
-    def quantise(self, video: Float[Tensor, "batch 3 frames h w"], upto: int | None = None) -> Spelt:
-        """The words of clips, and the latents of the first `upto` layers."""
+    def quantise(
+        self, video: Float[Tensor, "batch 3 frames height width"], upto: int | Int[Tensor, " batch"] | None = None
+    ) -> Spelt:
+        """The words of clips, and the latents of the first `upto` layers, or of so many of each clip."""
         return self.pyramid.quantise(self.latents(video), upto)
 
-    def draw(self, latents: Float[Tensor, "batch dim t h w"]) -> Float[Tensor, "batch 3 frames h w"]:
+    def draw(self, latents: Float[Tensor, "batch dim t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
         """Clips of words' vectors."""
         return self.decoder(self.from_words(latents))
 
-    def words_of(self, pictures: Float[Tensor, "batch 3 *frames h w"]) -> list[Int[Tensor, "batch _"]]:
+    def words_of(self, pictures: Float[Tensor, "batch 3 *frames height width"]) -> list[Int[Tensor, "batch _"]]:
         """The words of each layer, as indices of the table.
 
         Args:
@@ -165,7 +173,7 @@ class SpaeTokenizer(VideoTokenizer):
 
     def picture_of(
         self, words: Sequence[Int[Tensor, "batch _"]], upto: int | None = None
-    ) -> Float[Tensor, "batch 3 frames h w"]:
+    ) -> Float[Tensor, "batch 3 frames height width"]:
         """The clips (pictures: of one frame) of the first `upto` layers of words. Pixels are not held within 0 and 1.
 
         Raises:
@@ -173,7 +181,7 @@ class SpaeTokenizer(VideoTokenizer):
         """
         return self.draw(self.pyramid.latents(words, upto))
 
-    def encode(self, video: Float[Tensor, "batch 3 frames h w"]) -> Int[Tensor, "batch tokens"]:
+    def encode(self, video: Float[Tensor, "batch 3 frames height width"]) -> Int[Tensor, "batch tokens"]:
         """The words of all layers behind one another.
 
         Raises:
@@ -181,7 +189,7 @@ class SpaeTokenizer(VideoTokenizer):
         """
         return torch.cat(self.words_of(video), dim=1)
 
-    def decode(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 3 frames h w"]:
+    def decode(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch 3 frames height width"]:
         """The clips of the words of all layers, or of the first ones.
 
         Raises:
@@ -207,9 +215,9 @@ class SpaeTokenizer(VideoTokenizer):
             )
 
     def forward(
-        self, video: Float[Tensor, "batch 3 frames h w"], upto: int | None = None
-    ) -> tuple[Float[Tensor, "batch 3 frames h w"], Spelt]:
-        """Clips as they are drawn again from the first `upto` layers, and their words."""
+        self, video: Float[Tensor, "batch 3 frames height width"], upto: int | Int[Tensor, " batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch 3 frames height width"], Spelt]:
+        """Clips as they are drawn again from the first `upto` layers, or so many of each, and their words."""
         found = self.quantise(video, upto)
         return self.draw(found.latents), found
 
@@ -248,4 +256,4 @@ def from_language(language: nn.Module) -> dict[str, object]:
         language: with `whole_words` and `dim`, see `language.Language`.
     """
     ids, words = language.whole_words()
-    return {"ids": [int(number) for number in ids], "words": list(words), "word_dim": language.dim}
+    return {"ids": ids.tolist(), "words": words, "word_dim": language.dim}

@@ -18,7 +18,7 @@ from lightning_modules.video_tokens.playing import playing
 PERCENT = 100
 SHOWN_WORDS = 8  # of a layer, in the gallery
 NO_CAPTIONS = "the data have no captions"
-NO_LABELS = "the data have no labels, or fewer labelled pictures of each class than the probe is given and judged on"
+NO_LABELS = "the data have no labels, or too few labelled pictures of each class for the probe"
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -94,7 +94,7 @@ def measured(arrays: Arrays) -> list[str]:
 
 
 def probed(arrays: Arrays, names: Sequence[str], shots: int) -> dict[str, float]:
-    """What a probe tells from the words of each prefix; nothing where there are too few labelled pictures.
+    """What a probe tells from the words of each prefix, of classes with enough pictures; nothing of fewer than two.
 
     Raises:
         ValueError: a label is not stored.
@@ -105,27 +105,30 @@ def probed(arrays: Arrays, names: Sequence[str], shots: int) -> dict[str, float]
     if missing := [name for name in names if name not in there]:
         raise ValueError(f"evaluate.probe names {missing[0]!r}, but pictures are labelled with {', '.join(there)}.")
     classes = np.unique(np.stack([arrays[f"label/{name}"] for name in names]), axis=1, return_inverse=True)[1].ravel()
-    given = few_of_each(classes, shots)
-    if given is None:
+    rows = often(classes, shots)
+    classes = classes[rows]
+    if (number := len(np.unique(classes))) < 2:
         return {}
-    layers = sum(name.startswith("words/") for name in arrays)
+    found = {"chance/probe_percent": PERCENT / number}
+    given, layers = first_of_each(classes, shots), sum(name.startswith("words/") for name in arrays)
     counts = np.zeros((len(classes), len(arrays["spelled"])))
-    found = {"chance/probe_percent": PERCENT / len(np.unique(classes))}
     for layer in range(1, layers + 1):
-        words = arrays[f"words/{layer}"]
+        words = arrays[f"words/{layer}"][rows]
         np.add.at(counts, (np.arange(len(words))[:, None], words), 1 / words.shape[1])  # each layer counts alike
         found[f"prefix_{layer}/probe_percent"] = PERCENT * nearest_mean(counts, classes, given)
-    found["last/probe_percent"] = found[f"prefix_{layers}/probe_percent"]
-    return found
+    return {**found, "last/probe_percent": found[f"prefix_{layers}/probe_percent"]}
 
 
-def few_of_each(classes: Int[np.ndarray, " rows"], shots: int) -> Bool[np.ndarray, " rows"] | None:
-    """The first `shots` rows of each class; null unless each class has more, or where there is one class alone."""
-    numbers, counts = np.unique(classes, return_counts=True)
-    if counts.min() <= shots or len(numbers) < 2:
-        return None
+def often(classes: Int[np.ndarray, " rows"], shots: int) -> Int[np.ndarray, " some"]:
+    """The rows of classes that have more than `shots`."""
+    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[inverse] > shots)
+
+
+def first_of_each(classes: Int[np.ndarray, " rows"], shots: int) -> Bool[np.ndarray, " rows"]:
+    """The first `shots` rows of each class."""
     given = np.zeros(len(classes), bool)
-    for number in numbers:
+    for number in np.unique(classes):
         given[np.flatnonzero(classes == number)[:shots]] = True
     return given
 

@@ -71,12 +71,12 @@ class WordTable(nn.Module):
         return self.embeddings.shape[1]
 
     def fill(self, embeddings: Float[Tensor, "vocabulary dim"]) -> None:
-        """Take over a language model's input embeddings; the controls keep their own vectors.
+        """Take over a language model's input embeddings; the controls and a table of shapes keep theirs.
 
         Raises:
             ValueError: the vectors are of another length, or a word is beyond the vocabulary.
         """
-        if self.source != "language":
+        if self.source != "language" or self.embeddings.is_meta:
             return
         if embeddings.shape[1] != self.dim or int(self.ids.max()) >= len(embeddings):
             raise ValueError(

@@ -1,12 +1,22 @@
-"""Chooses the arms to run again: at random, papers that changed first, as many as fit into the time."""
+"""Chooses what is run again: at random, papers that changed first, as much as fits into the time.
+
+`stages.audit` chooses arms with it, and `stages.rehearsal.drawing` the papers that CI rehearses.
+"""
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from stages.auditing.locks import Locked
 
 UNKNOWN = 60.0  # expected seconds of a stage without a recorded duration
+
+
+def shuffled(names: Iterable[str], seed: str) -> list[str]:
+    """The names in a random order, which depends on nothing but the names and the seed."""
+    found = sorted(names)
+    random.Random(seed).shuffle(found)
+    return found
 
 
 def drawn(stages: Mapping[str, Locked], changed: Collection[str], seed: str) -> list[str]:
@@ -15,8 +25,7 @@ def drawn(stages: Mapping[str, Locked], changed: Collection[str], seed: str) -> 
     First one arm of each changed paper, then the other arms of these papers, then all others. The stages `claims` come
     last, because all arms of a paper must have run before.
     """
-    arms = sorted(address for address, stage in stages.items() if stage.kind in ("evaluate", "sweep"))
-    random.Random(seed).shuffle(arms)
+    arms = shuffled((address for address, stage in stages.items() if stage.kind in ("evaluate", "sweep")), seed)
     first = {stages[arm].paper: arm for arm in reversed(arms)}
     arms.sort(key=lambda arm: 2 if stages[arm].paper not in changed else int(arm != first[stages[arm].paper]))
     return arms + sorted(address for address, stage in stages.items() if stage.kind == "claims")
@@ -24,7 +33,7 @@ def drawn(stages: Mapping[str, Locked], changed: Collection[str], seed: str) -> 
 
 def chosen(
     order: Sequence[str],
-    stages: Mapping[str, Locked],
+    needs: Mapping[str, Collection[str]],
     durations: Mapping[str, float],
     done: Collection[str],
     seconds: float,
@@ -34,7 +43,7 @@ def chosen(
 
     Args:
         order: arms as they are drawn.
-        stages: all stages, by address.
+        needs: what has to run before an arm.
         durations: seconds of each stage.
         done: stages that have already run; they are not run again and cost nothing.
         seconds: the time available; an arm that needs more than the rest of it is skipped.
@@ -44,7 +53,7 @@ def chosen(
     planned: set[str] = set()
     spent = 0.0
     for arm in order:
-        todo = ({arm} | stages[arm].needs) - planned - set(done)
+        todo = {arm, *needs.get(arm, ())} - planned - set(done)
         cost = sum(durations.get(address, UNKNOWN) for address in todo)
         if arm not in done and spent < enough and spent + cost <= seconds:
             arms.append(arm)

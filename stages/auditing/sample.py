@@ -23,6 +23,7 @@ class Sample:
         self.folder, self.preset, self.stages = folder, preset, stages
         here, papers = made_by(), {stage.paper for stage in stages.values()}
         released = {paper: release.read(folder, preset, paper) for paper in papers}
+        self.needs = {address: stage.needs for address, stage in stages.items()}
         self.changed = sorted(
             paper for paper in papers if released[paper].get("manifests") != release.manifests(stages, paper)
         )
@@ -37,9 +38,9 @@ class Sample:
         order = drawing.drawn(self.stages, self.changed, head(self.folder))
         known = durations.load(self.folder, self.folder / ".scratch")
         left = 60 * minutes - (time.monotonic() - started)
-        arms, expected = drawing.chosen(order, self.stages, known, (), left, FIRST * left)
+        arms, expected = drawing.chosen(order, self.needs, known, (), left, FIRST * left)
         if not arms:
-            arms, expected = drawing.chosen(order[:1], self.stages, known, (), math.inf)
+            arms, expected = drawing.chosen(order[:1], self.needs, known, (), math.inf)
         while arms:
             print(f"running again: {', '.join(arms)}", flush=True)
             begun = time.monotonic()
@@ -47,7 +48,7 @@ class Sample:
             self.asked.update(arms, *(self.stages[arm].needs for arm in arms))
             now = time.monotonic()
             pace, left = (now - begun) / max(expected, 1.0), 60 * minutes - (now - started)
-            arms, expected = drawing.chosen(order, self.stages, known, self.asked, left / pace)
+            arms, expected = drawing.chosen(order, self.needs, known, self.asked, left / pace)
 
     def made(self) -> list[str]:
         """The stages that ran to their end."""

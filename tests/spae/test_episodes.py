@@ -9,6 +9,7 @@ from lightning_modules.spae import lexicon
 from lightning_modules.spae.episodes import NAMES, MiniImageNetEpisodes, SceneEpisodes
 
 TEST = {"test": {"source": "test", "rows": None}}
+ALL = {"test": {"source": "all", "rows": None}}
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_classes_that_there_are_not_are_refused(scenes):
 
 
 def test_data_without_the_attribute_are_refused(prepared):
-    data = SceneEpisodes(folder=prepared("digits"), seed=0, splits=TEST, attribute="color", labels="names", count=2)
+    data = SceneEpisodes(folder=prepared("digits"), seed=0, splits=ALL, attribute="color", labels="names", count=2)
     with pytest.raises(ValueError, match="expected raw pictures and 'color': name a data set of scenes"):
         next(data.episodes(2, 1))
 

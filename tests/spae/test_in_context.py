@@ -1,5 +1,7 @@
 """Prompts are ids, answers are held to the protocol, and what a frozen model writes is held against its context."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from lightning_modules.spae.documents import Draws, Texts, Writer, held_out_epis
 from lightning_modules.spae.episodes import PictureEpisode, centred
 from lightning_modules.spae.in_context import Task, check_asked, setting_name
 from lightning_modules.spae.in_context_evaluation import classified, learns, written
-from lightning_modules.spae.language import make_language
+from lightning_modules.spae.language import Language, make_language
 from lightning_modules.spae.language_evaluation import text_scores
 from lightning_modules.spae.prompts import Prompts, chances, continued, exact, masked
 
@@ -27,14 +29,12 @@ def prompts():
     return Prompts(language.eval())
 
 
-class Copier(nn.Module):
+class Copier(Language):
     """A model that says what followed the last earlier place with the same token: perfect at repetitions."""
 
     def __init__(self, real):
-        super().__init__()
-        self.tokenizer, self.embeddings, self.positions = real.tokenizer, real.embeddings.detach(), real.positions
-        self.whole_words, self.encode, self.decode, self.start = real.whole_words, real.encode, real.decode, []
-        self.check_length = real.check_length
+        nn.Module.__init__(self)
+        self.tokenizer, self._whole = real.tokenizer, real._whole
 
     def forward(self, token_ids, keep=0):
         logits = torch.zeros(len(token_ids), token_ids.shape[1], len(self.embeddings))
@@ -101,7 +101,7 @@ def test_labels_of_several_tokens_are_compared_by_their_whole_chance(copier):
     names = [[silk, red], [salt, moon], [salt, red]]
     assert masked(copier.language, [asked], [names]).tolist() == [1]
     found = chances(copier.language, asked, names)
-    assert found.sum().item() == pytest.approx(1) and found.argmax() == 1 and found[2] > found[0]
+    assert found.sum().item() == pytest.approx(1) and found.argmax() == 1 and found[1] > 100 * found[2]
 
 
 def test_of_one_token_chances_are_those_of_the_next_word(prompts):
@@ -199,8 +199,8 @@ def test_a_perfect_copier_solves_the_tasks_whose_inputs_are_equal(writer, copier
 
 def texts(prompts, **changes):
     settings = {
-        "folder": None, "seed": 3, "splits": {"train": {"source": "train", "rows": None}}, "steps": 4, "batch_size": 8,
-        "evaluation_batch_size": 8, "length": 48, "shares": {"captions": 0.25, "repetitions": 0.25},
+        "folder": Path(), "seed": 3, "splits": {"train": {"source": "train", "rows": None}}, "steps": 4,
+        "batch_size": 8, "evaluation_batch_size": 8, "length": 48, "shares": {"captions": 0.25, "repetitions": 0.25},
         "few_shot": FEW_SHOT,
     }  # fmt: skip
     found = Texts(**settings | changes)
@@ -225,14 +225,10 @@ def test_texts_refuse_shares_beyond_all_and_a_split_for_tests(prompts):
         texts(prompts, splits={"test": {"source": "test", "rows": None}})
 
 
-def test_labels_need_words_that_were_kept_out(prompts):
-    class Poor:
-        language = prompts.language
-        pieces = prompts.pieces
-
-    Poor.language = type("Model", (), {"whole_words": lambda _: (torch.tensor([7, 8]), ["red", "silk"])})()
+def test_labels_need_words_that_were_kept_out(prompts, monkeypatch):
+    monkeypatch.setattr(Language, "whole_words", lambda _: (torch.tensor([7, 8]), ["red", "silk"]))
     with pytest.raises(ValueError, match="1 of the words kept out of training"):
-        Writer(Poor, FEW_SHOT)
+        Writer(prompts, FEW_SHOT)
 
 
 def episode(names, answer):
@@ -278,13 +274,13 @@ def test_a_copier_writes_the_target_of_a_context_that_is_not_corrupted(copier):
 
 
 def test_the_vote_of_a_corrupted_context_is_better_than_its_last_pair(prompts):
-    targets = layers(4, 16)
+    targets = layers(4, 12)
     found = denoised(
         prompts, targets, targets, torch.arange(20, 200), shares=falling(0.5, 0.25, 6), context="own", seed=0
     )
     copied, voted = (agreement(found[name], targets).mean().item() for name in ("copied", "voted"))
-    assert copied == pytest.approx(0.75, abs=0.03) and voted > 0.9
-    assert {x.shape for x in found["denoised"]} == {(3, 4), (3, 16)}
+    assert copied == pytest.approx(0.75, abs=0.03) and voted > 0.85
+    assert {x.shape for x in found["denoised"]} == {(3, 4), (3, 12)}
 
 
 def test_a_context_of_others_never_shows_the_querys_own_picture():

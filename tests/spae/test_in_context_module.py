@@ -1,5 +1,7 @@
 """The arm that reads and writes pictures with a frozen language model, from its configuration to its metrics."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -93,14 +95,14 @@ def test_predictions_have_each_setting_that_fits_and_become_metrics(module, data
             return {name: x.numpy() for name, x in found.items()}
 
     asked = ["2_way_5_shot_5_repeats_induced"]
-    result = in_context_evaluation.evaluate([Finished(None, 0)], "world", layers=3, needed=None, asked=asked)
+    result = in_context_evaluation.evaluate([Finished(Path(), 0)], "world", layers=3, needed=None, asked=asked)
     assert {"world/2_way/mean_percent", "world/inpainting/copied/token_percent"} <= result.metrics[0].keys()
     assert result.not_computed[asked[0]] == in_context_evaluation.TOO_LONG
     assert result.galleries and {figure.id for figure in result.figures} == {"few_shot", "text"}
-    gated = in_context_evaluation.evaluate([Finished(None, 0)], "world", needed=0.99)
+    gated = in_context_evaluation.evaluate([Finished(Path(), 0)], "world", needed=0.99)
     assert "does not learn in context" in gated.not_computed["pictures"]
     assert not [name for name in gated.metrics[0] if "/text/" not in name]
-    texts = language_evaluation.evaluate([Finished(None, 0)], "world")
+    texts = language_evaluation.evaluate([Finished(Path(), 0)], "world")
     assert texts.metrics[0]["world/text/2_way/chance_percent"] == 50
 
 

@@ -93,6 +93,15 @@ def test_words_alone_give_the_latents_of_every_prefix(quantisation, positions, e
         assert torch.allclose(built.latents(found.words[:upto]), found.prefixes[upto - 1], atol=1e-6)
 
 
+def test_each_row_may_have_a_prefix_of_its_own():
+    built, z = pyramid(), latents().requires_grad_()
+    found = built.quantise(z, torch.tensor([4, 1, 2]))
+    for row, upto in enumerate((4, 1, 2)):
+        assert torch.allclose(found.latents[row], found.prefixes[upto - 1][row], atol=1e-5)
+    found.latents[1].sum().backward()
+    assert (z.grad != 0).any(1)[:, 0].nonzero().tolist() == [[1, 2, 2]]
+
+
 def test_flat_has_as_many_words_in_each_layer_and_visits_places_row_by_row():
     flat, tall = pyramid(quantisation="flat"), pyramid()
     assert flat.tokens == tall.tokens

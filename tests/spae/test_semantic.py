@@ -32,7 +32,7 @@ def clip() -> CLIPModel:
 
 
 def fitting(network=None, templates=WORLD):
-    return Fitting(network or clip(), clip_tokenizer(), templates=templates, mean=[0.5] * 3, std=[0.5] * 3)
+    return Fitting(network or clip(), clip_tokenizer, templates=templates, mean=[0.5] * 3, std=[0.5] * 3)
 
 
 def table(words=6, dim=4):
@@ -57,6 +57,14 @@ def test_a_text_is_read_at_its_end_so_padding_changes_nothing():
     network, tokenizer = clip(), clip_tokenizer()
     short, long = (torch.from_numpy(tokenizer(["a red circle"], length)[0]) for length in (5, 12))
     assert torch.allclose(text_features(network, short), text_features(network, long), atol=1e-5)
+
+
+def test_texts_have_the_features_that_transformers_gives_them():
+    network, tokenizer = clip().eval(), clip_tokenizer()
+    ids = torch.from_numpy(tokenizer(["a red circle", "small"], 8)[0])
+    network.text_model.eos_token_id = tokenizer.end_id
+    expected = F.normalize(network.text_projection(network.text_model(input_ids=ids).pooler_output), dim=-1)
+    assert torch.allclose(text_features(network, ids), expected, atol=1e-6)
 
 
 def test_similarities_are_cosines_and_those_of_a_clip_the_mean_over_its_frames():

@@ -1,15 +1,17 @@
 """Metrics of the tokenizer from stored predictions, with numbers that can be told by hand."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lightning_modules.runs import Run
 from lightning_modules.spae.tokenizer_evaluation import (
     evaluate,
     evaluate_clip,
-    few_of_each,
+    first_of_each,
     nearest_mean,
+    often,
     probed,
     scores,
 )
@@ -35,9 +37,21 @@ def arrays(rows=12, **others):
     }
 
 
+class Stored(Run):
+    """A run whose predictions and facts are given, not read."""
+
+    def predictions(self):
+        return self.__dict__["given"]
+
+
+def stored(given, facts=FACTS, seed=0):
+    run = Stored(Path("nowhere"), seed)
+    run.__dict__.update(given=given, facts=facts)
+    return run
+
+
 def run(seed=0, **others):
-    given = arrays(**others)
-    return SimpleNamespace(seed=seed, facts=FACTS, predictions=lambda: given)
+    return stored(arrays(**others), seed=seed)
 
 
 def test_layers_are_judged_by_captions_and_clip_and_prefixes_by_what_they_draw():
@@ -62,8 +76,9 @@ def test_the_probe_takes_several_labels_as_one_class():
 
 
 def test_the_probe_is_left_out_where_pictures_are_too_few_or_have_no_label():
-    assert few_of_each(np.array([0, 0, 1, 1]), 2) is None and few_of_each(np.zeros(9, int), 2) is None
-    assert few_of_each(np.array([0, 1, 0, 1, 0, 1]), 1).tolist() == [True, True] + [False] * 4
+    assert often(np.array([0, 1, 0, 1, 0, 2]), 1).tolist() == [0, 1, 2, 3, 4]
+    assert first_of_each(np.array([0, 1, 0, 1, 0, 1]), 1).tolist() == [True, True] + [False] * 4
+    assert probed(arrays(**{"label/class": np.zeros(12, int)}), ["class"], 2) == {}
     found = evaluate([run()], "world", shots=6, examples=1)
     assert "world/last/probe_percent" not in found.metrics[0] and "probe_percent" in found.not_computed
 
@@ -91,7 +106,7 @@ def test_the_evaluation_has_metrics_of_each_seed_figures_and_a_gallery_of_words(
 def test_without_captions_the_words_are_judged_by_clip_alone():
     given = arrays()
     del given["said"]
-    found = evaluate([SimpleNamespace(seed=0, facts=FACTS, predictions=lambda: given)], "video", shots=2, examples=1)
+    found = evaluate([stored(given)], "video", shots=2, examples=1)
     assert "video/layer_1/in_caption_percent" not in found.metrics[0]
     assert set(found.not_computed) == {"in_caption_percent"}
     assert found.galleries[0].rows[0][1].text == [("red", None)]
@@ -105,7 +120,7 @@ def test_there_must_be_a_run():
 
 def test_a_clip_is_judged_by_its_best_words():
     given = {"best": np.array([1.0, 0.0]), "first": np.array([1.0, 0.5])}
-    clip = SimpleNamespace(seed=3, facts={"parameters": 5, "words": 9}, predictions=lambda: given)
+    clip = stored(given, {"parameters": 5, "words": 9}, seed=3)
     assert evaluate_clip([clip], "world").metrics == {
         3: {"world/best_percent": 50, "world/first_percent": 75, "world/parameters": 5, "world/words": 9}
     }

@@ -175,14 +175,15 @@ def test_a_changed_paper_is_drawn_first_and_the_commit_decides_the_rest(stages):
 
 def test_arms_are_chosen_while_they_fit_and_what_they_share_counts_once(stages):
     order = drawing.drawn(stages, ["p"], "commit")
+    needs = {address: each.needs for address, each in stages.items()}
     durations = {address: 100.0 if each.kind == "pretrain" else 10.0 for address, each in stages.items()}
-    arms, seconds = drawing.chosen(order, stages, durations, (), 135)
+    arms, seconds = drawing.chosen(order, needs, durations, (), 135)
     assert arms == order[:3] and seconds == 130, "one start of 100 s, three arms of 10 s"
-    assert drawing.chosen(order, stages, durations, (), 109) == ([], 0)
-    assert drawing.chosen(order, stages, durations, (), 135, enough=105) == (order[:1], 110)
+    assert drawing.chosen(order, needs, durations, (), 109) == ([], 0)
+    assert drawing.chosen(order, needs, durations, (), 135, enough=105) == (order[:1], 110)
     done = {order[0], *stages[order[0]].needs}
-    assert drawing.chosen(order, stages, durations, done, 20) == (order[1:3], 20)
-    assert drawing.chosen(order[:1], stages, {}, (), 2 * drawing.UNKNOWN) == (order[:1], 2 * drawing.UNKNOWN)
+    assert drawing.chosen(order, needs, durations, done, 20) == (order[1:3], 20)
+    assert drawing.chosen(order[:1], needs, {}, (), 2 * drawing.UNKNOWN) == (order[:1], 2 * drawing.UNKNOWN)
 
 
 def metric(mean, low=None, high=None, n=3):
