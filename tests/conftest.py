@@ -94,7 +94,38 @@ def pytest_ignore_collect(collection_path, config):
     return True if papers and path.parent == ROOT / "tests" and path.name in {*STEMS} - {*papers} else None
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
+# Tests that share nothing with others of their file: any worker may take a case
+ALONE = (
+    "test_every_paper_can_be_rehearsed_without_data_gpu_and_network",
+    "test_what_a_guide_tells_a_user_to_type_works",
+)
+# Files whose tests use `finished`: one worker takes them all, and makes it once
+FINISHED = ("tests/stages/test_pages.py", "tests/test_audit.py", "tests/test_notebooks.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, the tests of a file go to one worker, but for `ALONE` and `FINISHED`.
+
+    The marks `xdist_group` would say this, but pytest-xdist 3.8 ignores them with pytest 9.2, without a word.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def group_of(nodeid: str) -> str:
+    """The tests with the same group go to one worker."""
+    file, _, name = nodeid.partition("::")
+    if name.partition("[")[0] in ALONE:
+        return nodeid
+    return "finished" if file in FINISHED else file
+
+
 def pytest_collection_modifyitems(config, items):
     papers, sample = config.getoption("paper"), config.stash[SAMPLED]
     kept = [item for item in items if not papers or set(papers) & papers_of(item)]
@@ -104,11 +135,6 @@ def pytest_collection_modifyitems(config, items):
         ]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
-    for item in items:  # long tests that share a fixture: one worker takes them, if they are not marked otherwise
-        long = item.get_closest_marker("slow") or item.get_closest_marker("guides")
-        if long and not item.get_closest_marker("xdist_group"):
-            file = item.path.relative_to(ROOT).as_posix()
-            item.add_marker(pytest.mark.xdist_group("finished" if "finished" in item.fixturenames else file))
 
 
 def papers_of(item) -> set[str]:

@@ -1,10 +1,12 @@
 """What `conftest.py` gives to all tests."""
 
+import re
 import shutil
 
 import pytest
 
 from lightning_modules.datasets import storage
+from tests.conftest import ALONE, FINISHED, ROOT, group_of
 
 
 def test_a_split_of_prepared_data_is_read_once_and_each_test_gets_a_copy(prepared):
@@ -22,3 +24,17 @@ def test_data_elsewhere_is_read_and_verified_each_time(prepared, tmp_path):
         shard.write_bytes(b"damaged")
     with pytest.raises(ValueError, match="all-0"):
         storage.read(copy, "all")
+
+
+def test_one_worker_takes_the_tests_of_a_file_or_of_a_fixture_and_any_the_cases_that_share_nothing():
+    for name in ALONE:
+        assert group_of(f"tests/a/test_b.py::{name}[x]") != group_of(f"tests/a/test_b.py::{name}[y]")
+    assert group_of("tests/a/test_b.py::test_c[x]") == group_of("tests/a/test_b.py::test_d") == "tests/a/test_b.py"
+    assert {group_of(f"{file}::test_c") for file in FINISHED} == {"finished"}
+
+
+def test_the_lists_of_such_tests_are_complete():
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert all(any(f"def {name}(" in text for text in texts.values()) for name in ALONE)
+    users = {file for file, text in texts.items() if re.search(r"def \w+\(([^)]*, )?finished[,)]", text)}
+    assert users == {*FINISHED}

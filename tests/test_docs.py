@@ -114,12 +114,7 @@ def small_rows(stem):
     return rows, [name for name in plan["datasets"] if name.startswith("world")]
 
 
-def alone(name: str):
-    """A project that any worker may take."""
-    return pytest.param(name, marks=pytest.mark.xdist_group(f"guide of {name}"))
-
-
-@pytest.fixture(scope="module", params=map(alone, [*SMALL, "digits"]))
+@pytest.fixture(scope="module", params=[*SMALL, "digits"])
 def project(request, tmp_path_factory):
     """A trained small project, its papers, and beside it the files that the guides speak of."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -34,15 +34,10 @@ def files(stem: str) -> set[str]:
     return {f"{path} {path.stat().st_mtime_ns}" for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
-def alone(stem: str):
-    """A case that any worker may take: a rehearsal shares nothing with the others."""
-    return pytest.param(stem, marks=pytest.mark.xdist_group(f"rehearsal of {stem}"))
-
-
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.timeout(1800)  # a paper has up to thirty stages here
-@pytest.mark.parametrize("stem", map(alone, PLAN.papers))
+@pytest.mark.parametrize("stem", PLAN.papers)
 def test_every_paper_can_be_rehearsed_without_data_gpu_and_network(stem):
     before = files(stem)
     environment = {name: value for name, value in os.environ.items() if name != "REPRISE_MIRROR"}

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -93,15 +92,11 @@ def test_a_paper_has_changed_if_its_last_release_had_another_digest_or_none(tmp_
 class Case:
     """A test of pytest, as far as it is looked at."""
 
-    def __init__(self, path: str, *marks: str, fixtures: Sequence[str] = (), **params: str):
-        self.path, self.callspec, self.marks = ROOT / "tests" / path, SimpleNamespace(params=params), [*marks]
-        self.fixturenames = fixtures
+    def __init__(self, path: str, *marks: str, **params: str):
+        self.path, self.callspec, self.marks = ROOT / "tests" / path, SimpleNamespace(params=params), marks
 
     def get_closest_marker(self, name):
         return name if name in self.marks else None
-
-    def add_marker(self, mark):
-        self.marks.append(f"{mark.name} {mark.args[0]}")
 
 
 def collected(cases, sample, papers=()):
@@ -114,21 +109,12 @@ def collected(cases, sample, papers=()):
 
 
 def test_minutes_leave_out_the_cases_of_papers_that_were_not_drawn():
-    sampled = [Case("stages/test_rehearse.py", "slow", "sampled", "xdist_group", stem=stem) for stem in PLAN.papers]
+    sampled = [Case("stages/test_rehearse.py", "slow", "sampled", stem=stem) for stem in PLAN.papers]
     other = [Case("magvit/test_module.py", "slow"), Case("stages/test_rehearse.py"), Case("test_x.py", stem="magvit2")]
     assert collected([*sampled, *other], None) == [*sampled, *other]
     kept = [case for case in sampled if case.callspec.params["stem"] in ("magvit", "committees")]
     assert collected([*sampled, *other], {"papers": ["magvit", "committees"]}) == [*kept, *other]
     assert collected([*sampled, *other], {"papers": ["committees"]}, ["magvit2"]) == other[2:]
-
-
-def test_slow_tests_that_share_a_fixture_go_to_one_worker_if_they_are_not_marked_otherwise():
-    slow, alone, quick = Case("a/test_b.py", "slow"), Case("a/test_b.py", "slow", "xdist_group"), Case("a/test_b.py")
-    both = [Case(f"test_{name}.py", "slow", fixtures=["tmp_path", "finished"]) for name in "xy"]
-    collected([slow, alone, quick, *both], None)
-    assert slow.marks == ["slow", "xdist_group tests/a/test_b.py"]
-    assert (alone.marks, quick.marks) == (["slow", "xdist_group"], [])
-    assert [case.marks for case in both] == 2 * [["slow", "xdist_group finished"]]
 
 
 def test_the_choice_is_told_and_belongs_to_the_commit(monkeypatch):
