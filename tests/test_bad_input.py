@@ -33,6 +33,7 @@ from lightning_modules.datasets import digits
 from lightning_modules.files import ROOT
 from lightning_modules.tracking import records
 from stages import arms, composing, evaluate, plan, prepare, pretrain, sources
+from stages import training as training_stages
 from tests.reference.pools import write_run
 from tests.test_stopping import Training
 
@@ -78,7 +79,7 @@ def project(tmp_path_factory):
     (root / PLAN).parent.mkdir(parents=True)
     (root / "data/sources/tiny/pretrain.committees.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plan, composing, prepare, pretrain, evaluate, arms, sources, training):
+        for module in (plan, composing, prepare, pretrain, evaluate, arms, sources, training, training_stages):
             patch.setattr(module, "ROOT", root)
         patch.setenv("DVC_ROOT", str(root))
         patch.setenv("REPRISE_WORKERS", "1")

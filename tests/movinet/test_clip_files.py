@@ -441,9 +441,10 @@ def test_arms_of_the_plan_can_be_built_and_fit_their_data(tmp_path, arm):
     (tmp_path / "files").mkdir()
     config |= actions.stand_in(tmp_path / "files", rows=3, **config).config
     settings.bind(config, "dataset")(tmp_path / "index")
+    block["data"]["splits"]["val"]["rows"] = 1
     found = settings.bind(block["data"], "data", folder=tmp_path / "index", seed=0)()
     made.check_data(found)
-    assert found.rows.keys() == {"train", "test"}
+    assert found.rows.keys() == {"train", "val", "test"}
 
 
 # The numbers
