@@ -188,7 +188,7 @@ def gallery(arrays: Arrays, examples: int) -> Gallery:
         for layer in range(1, layers + 1):
             own = arrays[f"words/{layer}"][row][:SHOWN_WORDS]
             right = arrays["said"][row][own].astype(bool).tolist() if "said" in arrays else [None] * len(own)
-            text = [(words[index], mark) for index, mark in zip(own, right, strict=True)]
+            text = [(f"{words[index]} ", mark) for index, mark in zip(own, right, strict=True)]
             exhibits.append(Exhibit(f"layer {layer}", text=text))
             exhibits.append(
                 shown(f"from {layer} layer{'s' if layer > 1 else ''}", arrays["shown/drawn"][row, layer - 1])
