@@ -99,7 +99,7 @@ def test_the_evaluation_has_metrics_of_each_seed_figures_and_a_gallery_of_words(
     assert set(found.metrics) == {0, 1} and found.metrics[0]["world/layer_1/in_caption_percent"] == 100
     assert [figure.id for figure in found.figures] == ["layers", "prefixes"]
     picture, words, drawn, *_ = found.galleries[0].rows[1]
-    assert words.text == [("blue", True)] and picture.picture and drawn.picture and len(found.galleries[0].rows) == 2
+    assert words.text == [("blue ", True)] and picture.picture and drawn.picture and len(found.galleries[0].rows) == 2
     assert not found.not_computed
 
 
@@ -109,7 +109,7 @@ def test_without_captions_the_words_are_judged_by_clip_alone():
     found = evaluate([stored(given)], "video", shots=2, examples=1)
     assert "video/layer_1/in_caption_percent" not in found.metrics[0]
     assert set(found.not_computed) == {"in_caption_percent"}
-    assert found.galleries[0].rows[0][1].text == [("red", None)]
+    assert found.galleries[0].rows[0][1].text == [("red ", None)]
 
 
 def test_there_must_be_a_run():
