@@ -15,6 +15,7 @@ NARROW = 16  # divides widths on a CPU; every width of a vision transformer is a
 NARROWED = re.compile(r"(\w+_)?(dim|width|hidden|bottleneck)|hidden_size|intermediate_size|codebook_size")
 OF_THE_DATA = ("feature_dim",)  # widths that a network cannot choose
 BATCH, EVALUATION_BATCH = 4, 8  # rows, on a CPU
+PICTURES = 2  # that a network writes one token after another, on a CPU
 TRIALS = {"trials": 6, "batch": 3}  # of a sweep: two for each kind of model
 
 Changes = dict[str, Any]
@@ -95,6 +96,8 @@ def changes(
             found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
         if block == "model" and not whole and last == "attention_dropout":
             found[name] = 0.0  # on a CPU it keeps the attention of all layers in memory
+        if block == "model" and not whole and last == "pictures":
+            found[name] = min(value, PICTURES)
         if block == "data" and rest == "batch_size" and value:
             mine = -(-value // devices)
             mine = min(mine, batch or mine)

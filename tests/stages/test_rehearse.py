@@ -289,6 +289,9 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert changed["model.network.hidden_size"] == 64 and "model.tokenizer.codebook_size" not in changed
     assert changed["model.network.attention_dropout"] == 0.0
     assert "model.network.attention_dropout" not in scaling.changes(bits, {}, whole=True)
+    written = {"model": {"writing": {"pictures": 256}}}
+    assert scaling.changes(written, {}, whole=False) == {"model.writing.pictures": 2}
+    assert scaling.changes(written, {}, whole=True) == {}
     codes = compose("paper", system="magvit")["system"]
     assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
 
