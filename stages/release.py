@@ -96,7 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     need_repository()
     locks.make_manifests(ROOT, arguments.preset)
-    rehearsals = drawing.digests(load_plan("paper"))
+    rehearsals = drawing.digests(load_plan("paper")) if any(ROOT.glob("plans/paper/*/params.yaml")) else {}
     papers = release(ROOT, arguments.preset, durations.load(ROOT, scratch()), arguments.paper, rehearsals)
     readme.main()
     print(
