@@ -61,9 +61,9 @@ def pad_as_tensorflow(x: Tensor, kernel: Kernel, stride: int) -> tuple[Tensor, t
 class Convolution(nn.Module):
     """A convolution of frames with padding `same` in space.
 
-    Within single frames it is one over images. Over time it is one over volumes or, if `flat`, over time with all
-    pixels as columns, with the same weights. For frames in channels-last order both views are free, and on a CPU such
-    convolutions are faster than those over volumes, most of all in the backward pass.
+    Within single pixels it is a matrix product, within single frames one over images. Over time it is one over volumes
+    or, if `flat`, over time with all pixels as columns, with the same weights. For frames in channels-last order these
+    views are free, and on a CPU they are faster than convolutions over volumes, most of all in the backward pass.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel, stride: int = 1, groups: int = 1, flat: bool = False):
@@ -74,6 +74,8 @@ class Convolution(nn.Module):
     def forward(self, x: Float[Tensor, "b i t h w"], pad_time: int = 0) -> Float[Tensor, "b o t2 h2 w2"]:
         """With `pad_time` frames of zeros at either end."""
         kernel = tuple(self.weight.shape[2:])
+        if kernel == (1, 1, 1) and self.stride == self.groups == 1:
+            return F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1)).permute(0, 4, 1, 2, 3)
         x, (up, left) = pad_as_tensorflow(x, kernel, self.stride)
         if kernel[0] == 1:
             images = rearrange(x, "b c t h w -> (b t) c h w")

@@ -21,7 +21,7 @@ from stages.page import figures
 from stages.plan import PlanError, load_plan
 from stages.study import row_of
 
-MACS = 2_547_392  # of the tiny arm
+MACS = 1_140_032  # of the tiny arm
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "actions"
     sizes = {"train": 48, "val": 20, "test": 20}
     views.prepare(
-        folder, view="actions", seed=0, sizes=sizes, image_size=24, options={"frames": 12, "zoom": 1.75}, workers=1
+        folder, view="actions", seed=0, sizes=sizes, image_size=16, options={"frames": 12, "zoom": 1.75}, workers=1
     )
     return folder
 
@@ -88,7 +88,7 @@ def run(folder, search, trials, name="study"):
 
 def macs(search, config):
     given = {name: search.model[name] for name in ("form", "causal", "squeeze", "num_classes")}
-    return cost(Architecture.parse(config["architecture"]), frames=12, size=24, **given).macs
+    return cost(Architecture.parse(config["architecture"]), frames=12, size=16, **given).macs
 
 
 # What is searched
@@ -97,7 +97,7 @@ def macs(search, config):
 def test_the_budget_is_what_the_arms_network_costs_with_all_its_members(make):
     assert make().budget == MACS
     twice = make(model={"members": 2, "stride": 2, "form": "3d"})
-    half = cost(twice.own, frames=6, size=24, num_classes=10).macs
+    half = cost(twice.own, frames=6, size=16, num_classes=10).macs
     assert twice.budget == 2 * half
 
 
@@ -209,7 +209,7 @@ def test_a_network_outside_the_window_that_a_user_enqueued_is_not_trained(make, 
     search.tune(study.study)
     study.study.enqueue_trial({f"block{i}/layers": 1 for i in range(3)} | {"project": 0.75, "block2/width": 0.75})
     trial = study.study.ask()
-    with pytest.raises(optuna.TrialPruned, match="lie outside the window around 2,547,392"):
+    with pytest.raises(optuna.TrialPruned, match="lie outside the window around 1,140,032"):
         search.suggest(trial)
     study.close()
 
