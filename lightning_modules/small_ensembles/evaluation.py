@@ -177,32 +177,37 @@ class Study:
         )
 
     def averages(self) -> Metrics:
-        """S5, diversity and the exact identity of the geometric mean, for all copies (at most K) of each architecture.
+        """S5, diversity and the exact identity of the geometric mean: means over the subsets of K copies.
 
         -log p(y) of the geometric mean p equals the mean of the members' -log p_i(y) minus the mean of KL(p || p_i):
         the gain in likelihood is exactly the members' divergence from their mean.
         """
+        found, errors = {}, []
         per_name: dict[str, Metrics] = {}
         for name, logits in self.logits.items():
-            chosen = logits[: self.largest]
-            row = {f"disagreement_percent@{name}": 100 * classification.disagreement(chosen.argmax(axis=-1))}
-            for rule in pools.RULES:
-                combined = pools.combine(chosen, rule)
-                row[f"top1_percent:{rule}"] = 100 * classification.accuracy(combined, self.labels)
-                row[f"nll_nats:{rule}"] = classification.negative_log_likelihood(combined, self.labels)
-            members = np.mean([classification.negative_log_likelihood(own, self.labels) for own in chosen])
-            divergence = mean_divergence(chosen)
-            row[f"mean_divergence_nats@{name}"] = divergence
-            row[f"nll_gain_nats@{name}"] = float(members) - row["nll_nats:logits"]
-            row["identity_error"] = abs(row[f"nll_gain_nats@{name}"] - divergence)
-            per_name[name] = row
-        found = {"geometric_mean/identity_error_nats": max(row["identity_error"] for row in per_name.values())}
+            chosen = pools.subsets(len(logits), self.largest, self.subsets)
+            rows = [self._averages(logits[list(copies)]) for copies in chosen]
+            errors += [abs(row["nll_gain_nats"] - row["mean_divergence_nats"]) for row in rows]
+            per_name[name] = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        found["geometric_mean/identity_error_nats"] = max(errors)
         for what, rule in (("geometric_mean", "logits"), ("arithmetic_mean", "probabilities"), ("vote", "vote")):
             for metric in ("top1_percent", "nll_nats"):
                 found[f"{what}/{metric}"] = float(np.mean([row[f"{metric}:{rule}"] for row in per_name.values()]))
-        for row in per_name.values():
-            found |= {f"diversity/{key}": value for key, value in row.items() if "@" in key}
+        for name, row in per_name.items():
+            found |= {f"diversity/{key}@{name}": value for key, value in row.items() if ":" not in key}
         return found
+
+    def _averages(self, logits: np.ndarray) -> Metrics:
+        """What each way of averaging gives for these copies, and how far apart they are."""
+        row = {"disagreement_percent": 100 * classification.disagreement(logits.argmax(axis=-1))}
+        for rule in pools.RULES:
+            combined = pools.combine(logits, rule)
+            row[f"top1_percent:{rule}"] = 100 * classification.accuracy(combined, self.labels)
+            row[f"nll_nats:{rule}"] = classification.negative_log_likelihood(combined, self.labels)
+        members = np.mean([classification.negative_log_likelihood(own, self.labels) for own in logits])
+        row["mean_divergence_nats"] = mean_divergence(logits)
+        row["nll_gain_nats"] = float(members) - row["nll_nats:logits"]
+        return row
 
 
 def mean_divergence(logits: np.ndarray) -> float:

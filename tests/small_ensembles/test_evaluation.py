@@ -100,6 +100,17 @@ def test_the_geometric_mean_s_likelihood_identity_is_exact(evaluation):
             assert metrics[f"made_up/diversity/nll_gain_nats@{name}"] > 0
 
 
+def test_ways_of_averaging_are_compared_on_all_subsets_of_copies(tmp_path):
+    study = study_of(write_run(tmp_path, copies=4), largest=3)
+    for what, rule in (("geometric_mean", "logits"), ("arithmetic_mean", "probabilities")):
+        each = [
+            classification.accuracy(pools.combine(logits[list(copies)], rule), study.labels)
+            for logits in study.logits.values()
+            for copies in itertools.combinations(range(4), 3)
+        ]
+        assert study.metrics()[f"{what}/top1_percent"] == pytest.approx(100 * np.mean(each))
+
+
 def test_mixed_pairs_are_compared_at_their_own_cost(tmp_path):
     run = write_run(tmp_path, widths=(4, 16), copies=2)
     study = study_of(run)

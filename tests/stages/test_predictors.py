@@ -138,10 +138,10 @@ def test_the_generator_describes_pictures_and_draws_captions(results, tmp_path, 
 
 
 def test_a_generator_of_one_task_refuses_the_other(results, tmp_path, monkeypatch, capsys):
-    folder, _ = results("unified-captions")
-    (tmp_path / "captions.txt").write_text("a large red circle\n")
-    _, errors, failed = run(monkeypatch, capsys, folder, tmp_path / "captions.txt")
-    assert "trained for xe_i2t, not to give pictures for captions" in errors[0] and failed
+    folder, _ = results("unified-drawing")
+    picture(tmp_path / "mine.png", 0)
+    _, errors, failed = run(monkeypatch, capsys, folder, tmp_path / "mine.png")
+    assert "trained for xe_t2i, not to give captions for pictures" in errors[0] and failed
 
 
 def test_a_pool_classifies_with_all_its_members(results, tmp_path, monkeypatch, capsys):
