@@ -76,7 +76,7 @@ class DrawnEpisodes(LightningDataModule):
         """Pictures as the tokenizer reads them."""
         return images
 
-    def taken(self, rows: np.ndarray | Sequence[int] | slice) -> UInt8[Tensor, "pictures 3 size size"]:
+    def taken(self, rows: Sequence[int] | slice) -> UInt8[Tensor, "pictures 3 size size"]:
         """Some pictures of the split."""
         images = self.shaped(self.columns["image"][rows])
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -113,7 +113,7 @@ class DrawnEpisodes(LightningDataModule):
 
     def names_of(self, draws: Draws, classes: np.ndarray) -> list[str]:
         """What the classes of a task are called in it."""
-        return [self.called(number) for number in classes]
+        return [self.called(int(number)) for number in classes]
 
     def pictures(self, count: int) -> UInt8[Tensor, "pictures 3 size size"]:
         """The first pictures of the split."""
@@ -121,7 +121,7 @@ class DrawnEpisodes(LightningDataModule):
 
     def named(self, count: int) -> list[str]:
         """The names of the classes of each of them."""
-        return [self.called(number) for number in self.columns["class"][:count]]
+        return [self.called(int(number)) for number in self.columns["class"][:count]]
 
 
 class SceneEpisodes(DrawnEpisodes):

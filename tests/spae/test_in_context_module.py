@@ -12,6 +12,7 @@ from lightning_modules.spae import in_context_evaluation, language_evaluation
 from stages.composing import compose
 
 SMALL = {
+    "model.classifying.layers": [1, 2, 3],
     "model.classifying.ways": [2],
     "model.classifying.settings": [
         {"shots": 1, "repeats": 0, "induced": False},
