@@ -1,7 +1,8 @@
 """Export a trained network as a folder of `transformers`: `python -m stages.export maskalign my-encoder`.
 
 The folder has the weights (safetensors), the configuration of the model, an image processor that prepares pictures as
-this project does, and a model card (README.md): paper, claims with their verdicts, data, commit, and how to load it.
+this project does (of a language model its tokenizer), and a model card (README.md): paper, claims with their verdicts,
+data, commit, and how to load it.
 The arm is one that is pre-trained, or one that is fine-tuned (then `--protocol` says how, and the first of its system's
 file is the default). Systems whose architecture `transformers` does not have are refused, with the reason.
 """
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from lightning_modules.layers.exported import Exported
 
 LONGEST = 30_000  # characters of the table of claims
+PICTURE = """from PIL import Image
+from transformers import AutoImageProcessor, {kind}
+
+processor = AutoImageProcessor.from_pretrained("{out}")
+model = {kind}.from_pretrained("{out}"{options})
+pixels = processor(Image.open("picture.png").convert("RGB"), return_tensors="pt")["pixel_values"]
+{usage}"""
+TEXT = """from transformers import AutoTokenizer, {kind}
+
+tokenizer = AutoTokenizer.from_pretrained("{out}")
+model = {kind}.from_pretrained("{out}"{options})
+token_ids = tokenizer("a red circle", add_special_tokens=False, return_tensors="pt")["input_ids"]
+{usage}"""
 
 
 def trained(plan: Plan, arm: str, protocol: str | None) -> tuple[Row, dict[str, Any], Path]:
@@ -95,6 +109,8 @@ def card(plan: Plan, row: Row, run: Run, exported: "Exported", out: Path) -> str
     )
     kind = type(exported.model).__name__
     options = "".join(f", {name}={value}" for name, value in exported.options.items())
+    reading = TEXT if hasattr(exported, "tokenizer") else PICTURE
+    code = reading.format(kind=kind, out=out, options=options, usage=exported.usage)
     source = (
         f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv}), {facts.venue}"
         if hasattr(facts, "venue")
@@ -118,13 +134,7 @@ Trained by Reprise, for a reproduction of {source}.
 | commit | {known.get("git.commit", "unknown")}{dirty} |
 
 ```python
-from PIL import Image
-from transformers import AutoImageProcessor, {kind}
-
-processor = AutoImageProcessor.from_pretrained("{out}")
-model = {kind}.from_pretrained("{out}"{options})
-pixels = processor(Image.open("picture.png").convert("RGB"), return_tensors="pt")["pixel_values"]
-{exported.usage}
+{code}
 ```
 
 What it computes is equal to what the project computes, to 1e-5.
@@ -154,7 +164,8 @@ def main() -> None:
         raise ValueError(f"{row.arm} ({type(module).__name__}) cannot be exported: {error}") from error
     with replace_folder(out) as temporary:
         exported.model.save_pretrained(temporary)
-        processor(exported, blocks["data"]).save_pretrained(temporary)
+        reads = exported.tokenizer if hasattr(exported, "tokenizer") else processor(exported, blocks["data"])
+        reads.save_pretrained(temporary)
         (temporary / "README.md").write_text(card(plan, row, run, exported, out), encoding="utf-8")
     print(f"{out}: a {type(exported.model).__name__} of transformers; README.md in it says how to load it")
 

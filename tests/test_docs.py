@@ -111,7 +111,8 @@ def small_rows(stem):
         for arm, overrides in arms.items():
             if overrides:
                 rows[stage][arm]["overrides"] = {**plan[stage][arm].get("overrides", {}), **overrides}
-    return rows, [name for name in plan["datasets"] if name.startswith("world")]
+    used = {row["dataset"] for arms in rows.values() for row in arms.values() if "dataset" in row}
+    return rows, sorted(name for name in {*plan["datasets"], *used} if name.startswith("world"))
 
 
 @pytest.fixture(scope="module", params=[*SMALL, "digits"])

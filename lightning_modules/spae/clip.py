@@ -5,6 +5,7 @@ others. Ours meets each word of the table in the templates that it is asked with
 words of its captions than to all others, and a word nearer to the pictures that it is said of.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -18,6 +19,7 @@ from lightning_modules.base import PaperModule
 from lightning_modules.datamodules.captioned import CaptionedImages
 from lightning_modules.datasets.tokenizers import END, PAD, START, UNKNOWN, TextTokenizer, world_tokenizer
 from lightning_modules.layers.clip import make_clip
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.losses.contrastive import info_nce
@@ -203,6 +205,14 @@ class SpaeClip(Carrier):
 
     def _judged(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, " batch"]]:
         return first_words(self.similarity(batch["images"]), self.said(batch["references"]))
+
+    def to_transformers(self) -> Exported:
+        """A CLIP with the same weights; its sentences are those of `clip_tokenizer`."""
+        clip = copy.deepcopy(self.clip)
+        clip.config.text_config.eos_token_id = 2  # `transformers` then reads a text out at its highest id, as we do
+        clip.text_model.eos_token_id = 2
+        usage = "found = model(pixel_values=pixels, input_ids=token_ids)  # found.image_embeds, found.text_embeds"
+        return Exported(clip.eval(), (self.mean.flatten().tolist(), self.std.flatten().tolist()), usage)
 
     def facts(self) -> dict:
         """Sizes, and the number of words."""

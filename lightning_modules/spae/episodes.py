@@ -1,6 +1,6 @@
-"""Few-shot tasks on pictures: from scenes of the captioned world, or the questions about mini-ImageNet.
+"""Few-shot tasks on pictures: from scenes of the captioned world, from digits, or the questions about mini-ImageNet.
 
-Both data modules give `episodes(ways, shots)` and `pictures(count)`. Nothing is trained on them.
+All data modules give `episodes(ways, shots)`, `pictures(count)` and `named(count)`. Nothing is trained on them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from lightning_modules.spae import lexicon
 from lightning_modules.spae.documents import Draws
 
 EPISODES = 103  # purpose of random words, beside those of `documents`
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NAMES = {"color": scenes.COLORS, "shape": scenes.SHAPES, "size": scenes.SIZES, "place": scenes.PLACES}
 
 
@@ -44,7 +45,86 @@ class PictureEpisode(NamedTuple):
         return list(dict.fromkeys(self.names))
 
 
-class SceneEpisodes(LightningDataModule):
+class DrawnEpisodes(LightningDataModule):
+    """Tasks drawn from the labelled pictures of a split.
+
+    Args:
+        folder: a prepared data set.
+        seed: decides rows and tasks.
+        splits: `test`, its source and number of rows, see `datasets.splits.draw_splits`.
+        count: tasks of each number of ways and shots.
+
+    Raises:
+        ValueError: the splits are others.
+    """
+
+    def __init__(self, *, folder: Path, seed: int, splits: dict[str, Part], count: Count):
+        super().__init__()
+        check_test_alone(splits)
+        self.folder, self.seed, self.splits, self.count = folder, seed, splits, count
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """The pictures of the split (`image`, rows h w channels, uint8), and the numbers of their classes (`class`)."""
+        raise NotImplementedError
+
+    def called(self, number: int) -> str:
+        """The name of a class."""
+        raise NotImplementedError
+
+    def shaped(self, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n size size 3"]:
+        """Pictures as the tokenizer reads them."""
+        return images
+
+    def taken(self, rows: Sequence[int] | slice) -> UInt8[Tensor, "pictures 3 size size"]:
+        """Some pictures of the split."""
+        images = self.shaped(self.columns["image"][rows])
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+    def episodes(self, ways: int, shots: int) -> Iterator[PictureEpisode]:
+        """The tasks of a number of ways and shots, the same each time.
+
+        Raises:
+            ValueError: there are fewer classes, or fewer pictures of them.
+        """
+        there, counts = np.unique(self.columns["class"], return_counts=True)
+        there = there[counts > shots]
+        if len(there) < ways:
+            raise ValueError(
+                f"{len(there)} classes have more than {shots} pictures each, expected {ways} at least: ask for fewer "
+                "ways or shots, or for more rows."
+            )
+        draws = Draws((self.seed, EPISODES), (ways, shots))
+        for _ in range(self.count):
+            yield self._episode(draws, draws.distinct(there, ways), shots)
+
+    def _episode(self, draws: Draws, classes: np.ndarray, shots: int) -> PictureEpisode:
+        asked = draws.between(0, len(classes) - 1)
+        drawn = [draws.distinct(np.flatnonzero(self.columns["class"] == each), shots + 1) for each in classes]
+        order = np.repeat(np.arange(len(classes)), shots)[draws.order(len(classes) * shots)]
+        taken = [0] * len(classes)
+        rows = []
+        for number in order:
+            rows.append(int(drawn[number][taken[number]]))
+            taken[number] += 1
+        rows.append(int(drawn[asked][shots]))
+        names = self.names_of(draws, classes)
+        return PictureEpisode(self.taken(rows), [names[number] for number in order], names[asked], rows)
+
+    def names_of(self, draws: Draws, classes: np.ndarray) -> list[str]:
+        """What the classes of a task are called in it."""
+        return [self.called(int(number)) for number in classes]
+
+    def pictures(self, count: int) -> UInt8[Tensor, "pictures 3 size size"]:
+        """The first pictures of the split."""
+        return self.taken(slice(count))
+
+    def named(self, count: int) -> list[str]:
+        """The names of the classes of each of them."""
+        return [self.called(int(number)) for number in self.columns["class"][:count]]
+
+
+class SceneEpisodes(DrawnEpisodes):
     """Tasks drawn from scenes of the captioned world: the class of a picture is an attribute of its first object.
 
     Args:
@@ -70,10 +150,8 @@ class SceneEpisodes(LightningDataModule):
         labels: Literal["names", "held_out"],
         count: Count,
     ):
-        super().__init__()
-        check_test_alone(splits)
-        self.folder, self.seed, self.splits = folder, seed, splits
-        self.attribute, self.labels, self.count = attribute, labels, count
+        super().__init__(folder=folder, seed=seed, splits=splits, count=count)
+        self.attribute, self.labels = attribute, labels
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -93,50 +171,59 @@ class SceneEpisodes(LightningDataModule):
         classes = stored[self.attribute][rows]
         return {"image": stored["image"][rows], "class": classes if classes.ndim == 1 else classes[:, 0]}
 
-    def episodes(self, ways: int, shots: int) -> Iterator[PictureEpisode]:
-        """The tasks of a number of ways and shots, the same each time.
+    def called(self, number: int) -> str:
+        """What the captions call a class."""
+        return NAMES[self.attribute][number]
 
-        Raises:
-            ValueError: there are fewer classes, or fewer pictures of them.
-        """
-        there, counts = np.unique(self.columns["class"], return_counts=True)
-        there = there[counts > shots]
-        if len(there) < ways:
-            raise ValueError(
-                f"{len(there)} values of {self.attribute} have more than {shots} pictures each, expected {ways} at "
-                "least: "
-                "ask for fewer ways or shots, or for more rows."
-            )
-        draws = Draws((self.seed, EPISODES), (ways, shots))
-        for _ in range(self.count):
-            yield self._episode(draws, draws.distinct(there, ways), shots)
-
-    def _episode(self, draws: Draws, classes: np.ndarray, shots: int) -> PictureEpisode:
-        asked = draws.between(0, len(classes) - 1)
-        drawn = [draws.distinct(np.flatnonzero(self.columns["class"] == each), shots + 1) for each in classes]
-        order = np.repeat(np.arange(len(classes)), shots)[draws.order(len(classes) * shots)]
-        taken = [0] * len(classes)
-        rows = []
-        for number in order:
-            rows.append(int(drawn[number][taken[number]]))
-            taken[number] += 1
-        rows.append(int(drawn[asked][shots]))
-        called = self._called(draws, classes)
-        images = torch.from_numpy(np.ascontiguousarray(self.columns["image"][rows].transpose(0, 3, 1, 2)))
-        return PictureEpisode(images, [called[number] for number in order], called[asked], rows)
-
-    def _called(self, draws: Draws, classes: np.ndarray) -> list[str]:
+    def names_of(self, draws: Draws, classes: np.ndarray) -> list[str]:
+        """The captions' names, or words that were kept out of training."""
         if self.labels == "names":
-            return [NAMES[self.attribute][number] for number in classes]
+            return super().names_of(draws, classes)
         return [str(word) for word in draws.distinct(np.array(lexicon.HELD_OUT), len(classes))]
 
-    def pictures(self, count: int) -> UInt8[Tensor, "pictures 3 size size"]:
-        """The first pictures of the split."""
-        return torch.from_numpy(np.ascontiguousarray(self.columns["image"][:count].transpose(0, 3, 1, 2)))
 
-    def named(self, count: int) -> list[str]:
-        """What the captions call the class of each of them."""
-        return [NAMES[self.attribute][number] for number in self.columns["class"][:count]]
+class DigitEpisodes(DrawnEpisodes):
+    """Tasks drawn from digits, whose names are those of the numbers: MNIST for a language model.
+
+    Args:
+        folder: a prepared data set with raw grey pictures and `label`, such as `datasets.mnist`.
+        seed: decides rows and tasks.
+        splits: `test`, its source and number of rows, see `datasets.splits.draw_splits`.
+        image_size: side that pictures are scaled to.
+        count: tasks of each number of ways and shots.
+
+    Raises:
+        ValueError: the splits are others, or the data set has no raw pictures with labels from 0 to 9.
+    """
+
+    def __init__(self, *, folder: Path, seed: int, splits: dict[str, Part], image_size: Count, count: Count):
+        super().__init__(folder=folder, seed=seed, splits=splits, count=count)
+        self.image_size = image_size
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The pictures of the split, and their digits.
+
+        Raises:
+            ValueError: see above.
+        """
+        source, rows = draw_splits(storage.card(self.folder)["splits"], self.splits, self.seed)["test"]
+        stored = storage.read(self.folder, source)
+        raw = "image" in stored and stored["image"].dtype == np.uint8
+        if not raw or "label" not in stored or int(stored["label"].max()) >= len(DIGITS):
+            raise ValueError(
+                f"{self.folder} has the columns {', '.join(stored)}, expected raw pictures and labels from 0 to 9: "
+                "name a data set of digits."
+            )
+        return {"image": stored["image"][rows], "class": stored["label"][rows]}
+
+    def called(self, number: int) -> str:
+        """The word for a digit."""
+        return DIGITS[number]
+
+    def shaped(self, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n size size 3"]:
+        """Pictures of the tokenizer's size; grey is red, green and blue alike."""
+        return np.stack([centred(np.broadcast_to(x, (*x.shape[:2], 3)), self.image_size) for x in images])
 
 
 class MiniImageNetEpisodes(LightningDataModule):

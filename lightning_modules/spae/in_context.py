@@ -9,10 +9,10 @@ whose inputs have most words in common with the query, `voted` and `copied` repe
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
@@ -24,15 +24,16 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, Count, Natural, Positive, Share
 from lightning_modules.spae.denoising import TASKS, Context, agreement, denoised, falling, from_names
 from lightning_modules.spae.documents import FewShot, Writer
-from lightning_modules.spae.episodes import MiniImageNetEpisodes, PictureEpisode, SceneEpisodes
+from lightning_modules.spae.episodes import DrawnEpisodes, MiniImageNetEpisodes, PictureEpisode
 from lightning_modules.spae.language import Language, make_language
 from lightning_modules.spae.language_training import TextTasks, text_tasks
-from lightning_modules.spae.prompts import Prompts, StyleName, chances, exact, masked
+from lightning_modules.spae.module import NO_CLASS, utf8
+from lightning_modules.spae.prompts import Prompts, StyleName, chances, exact, label_chances
 from lightning_modules.spae.tokenizer import SpaeTokenizer, TokenizerSettings, from_language
 from lightning_modules.video_tokens.training import TokensRecipe, stored
 
-Episodes = SceneEpisodes | MiniImageNetEpisodes
-TEXT_SEED = 0  # the tasks on texts are those of the language model's own arm
+Episodes = DrawnEpisodes | MiniImageNetEpisodes
+TEXT_SEEDS = 1000  # from which the seeds of tasks on texts count: none is that of tasks a model was validated with
 
 
 class Setting(TypedDict):
@@ -220,16 +221,19 @@ class SpaeInContext(PaperModule):
     def predictions(self, data: Episodes, device: torch.device) -> dict[str, Tensor]:
         """What the language model answers and writes.
 
-        `text/...`: see `language_training.text_tasks`.
+        `text/...`: see `language_training.text_tasks`; each seed has tasks of its own.
         `few_shot/<layers>_layers/<ways>_way_<shots>_shot_<repeats>_repeats`, with `_induced` where the labels are named
-        first: `/masked`, `/exact` and `/overlap`, bool (episodes,); a setting whose prompts are longer than the model's
-        positions is left out. `generation/<task>/` `denoised`, `copied` and `voted`: shares (pictures,) of right words;
-        `shown/<task>/` pictures. `named/right`: see `_from_names`.
+        first: `/masked`, `/exact` and `/overlap`, bool (episodes,), and `/right`, the chance of the right label among
+        all of the task; a setting whose prompts are longer than the model's positions is left out. `generation/<task>/`
+        `denoised`, `copied` and `voted`: shares (pictures,) of right words; `shown/<task>/` pictures.
+        `named/...`: see `_from_names`.
         """
         self.eval()
         found = {}
         if self.texts is not None:
-            found |= text_tasks(self.prompts, Writer(self.prompts, self.few_shot), self.texts, seed=TEXT_SEED)
+            found |= text_tasks(
+                self.prompts, Writer(self.prompts, self.few_shot), self.texts, seed=TEXT_SEEDS + data.seed
+            )
         for ways in self.classifying["ways"]:
             found |= self._classified(data, ways)
         return found | self._written(data) | self._from_names(data)
@@ -260,13 +264,14 @@ class SpaeInContext(PaperModule):
         rows = [kept[key] for key in episode.keys]
         return [torch.stack(layer) for layer in zip(*rows, strict=True)]
 
-    def _answered(self, tasks: Sequence["Task"], setting: Setting) -> dict[str, Bool[Tensor, " episodes"]]:
+    def _answered(self, tasks: Sequence["Task"], setting: Setting) -> dict[str, Shaped[Tensor, " episodes"]]:
         asked = [task.prompt(self.prompts, setting) for task in tasks]
         longest = max(map(len, asked)) + 1 + max(len(name) for task in tasks for name in task.names)
         if longest > self.language.positions:
             return {}
         answers = torch.tensor([task.answer for task in tasks])
-        found = {"masked": masked(self.language, asked, [task.names for task in tasks]) == answers}
+        likely = label_chances(self.language, asked, [task.names for task in tasks])
+        found = {"masked": likely.argmax(1) == answers, "right": likely.gather(1, answers[:, None])[:, 0]}
         found["overlap"] = torch.tensor([task.overlap() == task.answer for task in tasks])
         if self.classifying["free"]:
             found["exact"] = exact(self.prompts, asked, [task.labels[task.answer] for task in tasks])
@@ -299,7 +304,8 @@ class SpaeInContext(PaperModule):
     def _from_names(self, data: Episodes) -> dict[str, Tensor]:
         """Pictures that names ask for: whether what was written for a name has most words in common with its class.
 
-        `named/right`, bool (names,). The pictures of the context are not among those that are compared with.
+        `named/right`, bool (names,); `named/drawn`, uint8 (names h w 3), and `named/wanted`, the names as UTF-8 with
+        zeros behind. The pictures of the context are not among those that are compared with.
         """
         count = self.writing["named"]
         names = data.named(self.writing["pictures"] + count)
@@ -307,6 +313,8 @@ class SpaeInContext(PaperModule):
             return {}
         words = [each.cpu() for each in self.spelled(data.pictures(len(names)))[: self.writing["layers"]]]
         wanted = sorted(set(names[:count]) & set(names[count:]))
+        if not wanted:
+            return {}
         written = torch.cat(
             from_names(self.prompts, names[:count], [each[:count] for each in words], wanted,
                        self.tokenizer.table.ids.cpu()), 1,
@@ -314,7 +322,12 @@ class SpaeInContext(PaperModule):
         others, called = torch.cat(words, 1)[count:], names[count:]
         same = (written[:, None] == others[None]).double().mean(2)  # (wanted, others)
         of_class = torch.stack([same[:, [each == name for each in called]].mean(1) for name in wanted], 1)
-        return {"named/right": of_class.argmax(1) == torch.arange(len(wanted))}
+        drawn = self.drawn(written.split([len(each[0]) for each in words], dim=1)).clamp(0, 1)
+        return {
+            "named/right": of_class.argmax(1) == torch.arange(len(wanted)),
+            "named/drawn": stored(drawn)[:, 0].cpu(),
+            "named/wanted": utf8(wanted),
+        }
 
     def facts(self) -> dict:
         """Sizes, and the numbers of words of each layer."""
@@ -323,6 +336,14 @@ class SpaeInContext(PaperModule):
             "language_parameters": count_parameters(self.language),
             "tokens": list(self.tokenizer.pyramid.tokens),
         }
+
+    def to_transformers(self) -> NoReturn:
+        """Refused.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(NO_CLASS)
 
     def compiled_parts(self) -> Iterable[torch.nn.Module]:
         """Nothing is trained."""

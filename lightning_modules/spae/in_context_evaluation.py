@@ -11,7 +11,9 @@ from lightning_modules.spae.language_evaluation import text_figures, text_interv
 from lightning_modules.video_tokens.evaluation import some_run
 
 PERCENT = 100
-KINDS = {"masked": "mean_percent", "overlap": "overlap_percent", "exact": "exact_mean_percent"}
+KINDS = {
+    "masked": "mean_percent", "overlap": "overlap_percent", "exact": "exact_mean_percent", "right": "right_mean_percent"
+}  # fmt: skip
 WRITTEN = ("denoised", "copied", "voted")
 NOT_LEARNT = (
     "the language model does not learn in context on texts: {low:.1f} to {high:.1f} % right of two classes, and the "
@@ -27,9 +29,10 @@ def evaluate(
     """Right answers of few-shot classification, and right words of pictures that were written.
 
     Metrics, of the first `layers` layers of words: `<ways>_way_<shots>_shot_<repeats>_repeats[_induced]/` with
-    `masked_percent` (label-masked decoding), `exact_percent` (free decoding, exact match) and `overlap_percent` (the
-    class with most words in common); `<ways>_way/` with `mean_percent`, `exact_mean_percent` and `overlap_percent`,
-    their means over the settings; for each number of layers `<ways>_way/<l>_layers/mean_percent`.
+    `masked_percent` (label-masked decoding), `right_percent` (the chance of the right label in it), `exact_percent`
+    (free decoding, exact match) and `overlap_percent` (the class with most words in common); `<ways>_way/` with
+    `mean_percent`, `right_mean_percent`, `exact_mean_percent` and `overlap_percent`, their means over the settings;
+    for each number of layers `<ways>_way/<l>_layers/mean_percent`.
     `denoised/token_percent`, `copied/token_percent` and `voted/token_percent`, means over tasks, and the same of each
     task, `<task>/...`. `named/right_percent`. Those of tasks on texts: see `language_evaluation.evaluate`.
 
@@ -141,7 +144,25 @@ def by_layers(metrics: Mapping[int, Mapping[str, float]], dataset: str) -> list[
 
 
 def gallery(arrays: Arrays) -> list[Gallery]:
-    """Pictures that the language model wrote: condition, what it wrote, and the target as its words draw it."""
+    """Pictures that the language model wrote."""
+    return [*corrected(arrays), *from_names(arrays)]
+
+
+def from_names(arrays: Arrays) -> list[Gallery]:
+    """Pictures that it wrote for names, each with its name."""
+    if "named/drawn" not in arrays:
+        return []
+    names = [bytes(row).rstrip(b"\0").decode() for row in arrays["named/wanted"]]
+    rows = [
+        [Exhibit(name, Picture.of(picture, f"written for {name}"))]
+        for name, picture in zip(names, arrays["named/drawn"], strict=True)
+    ]
+    caption = "The context shows names and pictures in words; the model wrote the words of a picture for each name."
+    return [Gallery("names", "Pictures that a frozen language model wrote for names", caption, rows)]
+
+
+def corrected(arrays: Arrays) -> list[Gallery]:
+    """Progressive in-context denoising: condition, what it wrote, and the target as its words draw it."""
     rows = []
     for task in sorted({name.split("/")[1] for name in arrays if name.startswith("shown/")}):
         kinds = {"condition": task, "denoised": "written by the model", "target": "target, drawn from its words"}

@@ -65,6 +65,11 @@ class Language(nn.Module):
             )
 
     @property
+    def whole(self) -> "PreTrainedModel":
+        """The model with its head."""
+        return self._whole[0]
+
+    @property
     def embeddings(self) -> Float[Tensor, "vocabulary dim"]:
         """The input embeddings."""
         return self._whole[0].get_input_embeddings().weight

@@ -5,7 +5,8 @@ classes of texts apart whose words and labels never stood together in training, 
 """
 
 from collections.abc import Iterable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import PaperModule, decay_groups
+from lightning_modules.layers.exported import Exported
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, Count, NonNegative
 from lightning_modules.spae.documents import IGNORED, Texts, Writer, held_out_episodes
@@ -23,6 +25,9 @@ from lightning_modules.spae.language import make_language
 from lightning_modules.spae.prompts import Prompts, StyleName, continued, masked
 from lightning_modules.validation import mean_over
 from lightning_modules.video_tokens.training import TokensRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TASKS_SEED = 0  # the tasks are the same for every seed of a training
 
@@ -36,6 +41,18 @@ class TextTasks(TypedDict):
     shots: Annotated[list[Count], Field(min_length=1)]
     input_words: Count
     kept: Annotated[list[Count], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedLanguage(Exported):
+    """A language model of `transformers`, with its tokenizer; it reads no pictures.
+
+    Attributes:
+        tokenizer: of `transformers`.
+    """
+
+    statistics: tuple[tuple, tuple] = ((), ())
+    tokenizer: "PreTrainedTokenizerBase"
 
 
 class SpaeLanguage(PaperModule):
@@ -119,6 +136,18 @@ class SpaeLanguage(PaperModule):
         """Take over what `export` gave."""
         if not self.published:
             super().load_export(weights)
+
+    def to_transformers(self) -> ExportedLanguage:
+        """The language model and its tokenizer.
+
+        Raises:
+            ValueError: it is a published one, which was not trained here.
+        """
+        if self.published:
+            raise ValueError("its language model is a published one, as it is: load it by the name in language.hub")
+        return ExportedLanguage(
+            model=self.language.whole, usage="logits = model(token_ids).logits", tokenizer=self.language.tokenizer
+        )
 
     def facts(self) -> dict:
         """Size and vocabulary."""

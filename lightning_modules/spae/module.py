@@ -15,9 +15,9 @@ a number of layers of its own, and half of them have all.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from lightning_modules.layers.clip import make_clip
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.metrics.generation import has_fid, make_fid, make_inception_score
 from lightning_modules.metrics.video import psnr, ssim
 from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
@@ -47,6 +48,8 @@ from lightning_modules.video_tokens.adversarial import Game
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.tokenizer import Inflation, inflated
 from lightning_modules.video_tokens.training import SHOWN, Pixels, TokenizerTraining, check_clips, stored
+
+NO_CLASS = "transformers has no class for an autoencoder whose codebook is a pyramid of words"
 
 
 class Guidance(TypedDict):
@@ -287,26 +290,36 @@ class Spae(Carrier, TokenizerTraining):
         prefix (rows x layers); `similarity`, the cosine of CLIP with the layer's words, and `fit`, the share of the
         table that fits less (rows x layers); of captioned pictures `said`, which words stand in the captions (rows x
         words); what labels them (`label/<name>`); `spelled`, the table's words as UTF-8 with zeros behind; of the first
-        pictures `shown/real` (n frames h w 3) and `shown/drawn` (n layers frames h w 3), uint8.
+        pictures `shown/real` (n frames h w 3) and `shown/drawn` (n layers frames h w 3), uint8. Of pictures, where
+        networks of published measures may be used (`published`) and torch-fidelity is installed, `fid` and
+        `inception_score` (1 x layers).
         """
         self.to(device).eval()
         networks = PublishedNetworks(**self.published, device=device)
+        inception = None
+        if self.published and self.tokenizer.dims == 2 and has_fid():
+            inception = Inception(len(self.tokenizer.pyramid.tokens), device)
         parts = defaultdict(list)
         for split in judged(data.columns if isinstance(data, CaptionedImages) else data.rows):
             for batch in data.evaluation_batches(split):
                 batch = {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
-                for name, x in self._judged(batch, networks, shown="shown/real" not in parts).items():
+                for name, x in self._judged(batch, networks, inception, shown="shown/real" not in parts).items():
                     parts[name].append(x)
                 if isinstance(data, CaptionedImages):
                     parts["said"].append(self.said(data, batch["references"]))
         found = {name: torch.cat(part).cpu().contiguous() for name, part in parts.items()}
+        found |= inception.compute() if inception else {}
         return {**found, "spelled": utf8(self.table.words)}
 
-    def _judged(self, batch: dict[str, Tensor], networks: PublishedNetworks, *, shown: bool) -> dict[str, Tensor]:
+    def _judged(
+        self, batch: dict[str, Tensor], networks: PublishedNetworks, inception: "Inception | None", *, shown: bool
+    ) -> dict[str, Tensor]:
         video = self.clips(batch)
         words = self.tokenizer.words_of(video)
         similarity = self.fitting.similarity(video, self.table.words)
         drawn = [self.tokenizer.picture_of(words, layer + 1).clamp(0, 1) for layer in range(len(words))]
+        if inception:
+            inception.update(drawn, video)
         found = {f"words/{layer + 1}": own for layer, own in enumerate(words)}
         measures = {
             "mse": [(each - video).square().flatten(1).mean(1) for each in drawn],
@@ -333,6 +346,14 @@ class Spae(Carrier, TokenizerTraining):
         numbers = torch.tensor([unknown if number is None else number for number in ids], device=references.device)
         return said(references, numbers, unknown + 1)
 
+    def to_transformers(self) -> NoReturn:
+        """Refused.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(NO_CLASS)
+
     def facts(self) -> dict:
         """Sizes of the tokenizer."""
         pyramid = self.tokenizer.pyramid
@@ -344,6 +365,33 @@ class Spae(Carrier, TokenizerTraining):
             "grid": list(pyramid.grid),
             "pixels": self.tokenizer.frames * self.tokenizer.size**2,
         }
+
+
+class Inception:
+    """FID and the Inception Score of what each prefix draws.
+
+    Args:
+        prefixes: how many there are.
+        device: where the networks run.
+    """
+
+    def __init__(self, prefixes: int, device: torch.device):
+        self.fid = [make_fid().to(device) for _ in range(prefixes)]
+        self.score = [make_inception_score().to(device) for _ in range(prefixes)]
+
+    def update(self, drawn: Sequence[Float[Tensor, "batch 3 1 h w"]], truth: Float[Tensor, "batch 3 1 h w"]) -> None:
+        """Look at pictures as each prefix draws them, and as they are."""
+        real = (truth[:, :, 0] * 255).round().to(torch.uint8)
+        for fid, score, each in zip(self.fid, self.score, drawn, strict=True):
+            made = (each[:, :, 0] * 255).round().to(torch.uint8)
+            fid.update(real, real=True)
+            fid.update(made, real=False)
+            score.update(made)
+
+    def compute(self) -> dict[str, Float[Tensor, "1 prefixes"]]:
+        """Both, for each prefix."""
+        found = {"fid": [each.compute() for each in self.fid], "inception_score": [x.compute()[0] for x in self.score]}
+        return {name: torch.stack(values).cpu()[None] for name, values in found.items()}
 
 
 def check_guidance(semantic: Guidance, layers: int) -> None:

@@ -1,7 +1,7 @@
 """Prompts made of token ids, and what a frozen language model answers to them (section 3.6).
 
 A picture's words are ids of the model's vocabulary and stay that: joined to a text and cut again, they could come back
-as other pieces. Read `Prompts.few_shot`, then `masked` and `continued`.
+as other pieces. Read `Prompts.few_shot`, then `label_chances` and `continued`.
 
 The protocol is that of Frozen and LQAE: task induction names the labels first; of each class there are so many inner
 shots; repeats are further copies of all of them, one round after another. Where copies stand is our choice.
@@ -140,28 +140,40 @@ def by_length(prompts: Sequence[Sequence[int]], device: torch.device) -> Iterato
 
 
 @torch.no_grad()
-def masked(
+def label_chances(
     language: Language, prompts: Sequence[Sequence[int]], names: Sequence[Sequence[Sequence[int]]]
-) -> Int[Tensor, " prompts"]:
-    """Label-masked decoding: the place of the likeliest name among those of each prompt.
+) -> Float[Tensor, "prompts names"]:
+    """Label-masked decoding: how likely each name of a prompt is, compared with its others.
 
     Args:
         language: the model.
         prompts: ids.
-        names: for each prompt the ids of its names; of a name with several tokens the chances are multiplied.
+        names: for each prompt the ids of its names, as many for each; of a name with several tokens the chances are
+            multiplied.
 
     Raises:
-        ValueError: a prompt is empty, a name has no token, or both together are longer than the model's positions.
+        ValueError: a prompt is empty, has another number of names, a name has no token, or both together are longer
+            than the model's positions.
     """
-    found = torch.zeros(len(prompts), dtype=torch.long)
+    if len(counts := {len(each) for each in names}) > 1:
+        raise ValueError(f"prompts have {sorted(counts)} names: give each the same number.")
+    found = torch.zeros(len(prompts), counts.pop() if counts else 0)
     single = [number for number, each in enumerate(names) if all(len(name) == 1 for name in each)]
     for rows, token_ids in by_length([prompts[number] for number in single], language.embeddings.device):
-        logits = language(token_ids, keep=1)[:, -1].cpu()
-        for row, scores in zip(rows, logits, strict=True):
-            found[single[row]] = scores[[name[0] for name in names[single[row]]]].argmax()
+        logits = language(token_ids, keep=1)[:, -1].float().cpu()
+        places = [single[row] for row in rows]
+        asked = torch.tensor([[name[0] for name in names[place]] for place in places])
+        found[places] = logits.gather(1, asked).softmax(1)
     for number in sorted(set(range(len(prompts))) - set(single)):
-        found[number] = chances(language, prompts[number], names[number]).argmax()
+        found[number] = chances(language, prompts[number], names[number])
     return found
+
+
+def masked(
+    language: Language, prompts: Sequence[Sequence[int]], names: Sequence[Sequence[Sequence[int]]]
+) -> Int[Tensor, " prompts"]:
+    """The place of the likeliest name among those of each prompt, see `label_chances`; of equals the first."""
+    return label_chances(language, prompts, names).argmax(1)
 
 
 @torch.no_grad()

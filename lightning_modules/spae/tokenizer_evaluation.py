@@ -17,8 +17,15 @@ from lightning_modules.video_tokens.playing import playing
 
 PERCENT = 100
 SHOWN_WORDS = 8  # of a layer, in the gallery
+TURNS = 3  # in which a probe is given other pictures
 NO_CAPTIONS = "the data have no captions"
+NO_INCEPTION = (
+    "{name} needs the weights of an Inception network: of pictures it is computed where model.published is set and "
+    "torch-fidelity is installed, see CONTRIBUTING.md, Dependencies"
+)
+NO_LPIPS = "it needs the package lpips and its weights: where that is installed, set model.published.lpips to true"
 NO_LABELS = "the data have no labels, or too few labelled pictures of each class for the probe"
+INCEPTION = {"fid": "FID", "inception_score": "the Inception Score"}
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -29,17 +36,18 @@ def evaluate(
 
     Metrics of a layer, `layer_<l>/...` from 1: `in_caption_percent`, of its words; `fit_percent`, of the table that
     CLIP finds less similar to the picture (by chance 50); `similarity`, the cosine; `words_used`, `perplexity`. Of a
-    prefix, `prefix_<l>/...`: `mse`, `psnr`, `ssim`, `lpips` where it was asked for, `tokens`, `bits_per_pixel`,
-    `probe_percent`. Of all layers `mse`, `psnr`, `ssim`, `tokens`, `bits_per_pixel`, `parameters`; `before_last/mse` of
-    all but the last; `last/...` of the last layer's words and of the probe on all; `chance/in_caption_percent` and
-    `chance/probe_percent`.
+    prefix, `prefix_<l>/...`: `mse`, `psnr`, `ssim`, `lpips` where it was asked for, `fid` and `inception_score` where
+    their network is installed, `tokens`, `bits_per_pixel`, `probe_percent`. Of all layers the same without a prefix,
+    and `parameters`; `before_last/mse` of all but the last; `last/...` of the last layer's words and of the probe on
+    all; `chance/in_caption_percent` and `chance/probe_percent`.
 
     Args:
         runs: finished runs of `Spae`, one for each seed.
         dataset: first part of every metric's name.
         examples: pictures of the gallery.
         probe: labels that together are the class which a probe tells from words.
-        shots: labelled pictures of each class that the probe is given.
+        shots: labelled pictures of each class that the probe is given: others in up to three turns, whose shares of
+            right answers are averaged.
 
     Raises:
         ValueError: there is no run, or a label is not stored.
@@ -54,6 +62,9 @@ def evaluate(
     missing = {"in_caption_percent": NO_CAPTIONS} if "said" not in first else {}
     if f"{dataset}/last/probe_percent" not in there:
         missing["probe_percent"] = NO_LABELS
+    if "lpips" not in first:
+        missing["lpips"] = NO_LPIPS
+    missing |= {name: NO_INCEPTION.format(name=what) for name, what in INCEPTION.items() if name not in first}
     return Evaluation(
         metrics=metrics,
         figures=figures(metrics, dataset, runs[0].facts["tokens"]),
@@ -90,7 +101,7 @@ def scores(arrays: Arrays, facts: Mapping) -> dict[str, float]:
 
 def measured(arrays: Arrays) -> list[str]:
     """The measures of pictures that were stored."""
-    return [name for name in ("mse", "psnr", "ssim", "lpips") if name in arrays]
+    return [name for name in ("mse", "psnr", "ssim", "lpips", *INCEPTION) if name in arrays]
 
 
 def probed(arrays: Arrays, names: Sequence[str], shots: int) -> dict[str, float]:
@@ -110,12 +121,13 @@ def probed(arrays: Arrays, names: Sequence[str], shots: int) -> dict[str, float]
     if (number := len(np.unique(classes))) < 2:
         return {}
     found = {"chance/probe_percent": PERCENT / number}
-    given, layers = first_of_each(classes, shots), sum(name.startswith("words/") for name in arrays)
+    folds, layers = given_in_turn(classes, shots), sum(name.startswith("words/") for name in arrays)
     counts = np.zeros((len(classes), len(arrays["spelled"])))
     for layer in range(1, layers + 1):
         words = arrays[f"words/{layer}"][rows]
         np.add.at(counts, (np.arange(len(words))[:, None], words), 1 / words.shape[1])  # each layer counts alike
-        found[f"prefix_{layer}/probe_percent"] = PERCENT * nearest_mean(counts, classes, given)
+        right = [nearest_mean(counts, classes, given) for given in folds]
+        found[f"prefix_{layer}/probe_percent"] = PERCENT * float(np.mean(right))
     return {**found, "last/probe_percent": found[f"prefix_{layers}/probe_percent"]}
 
 
@@ -125,12 +137,14 @@ def often(classes: Int[np.ndarray, " rows"], shots: int) -> Int[np.ndarray, " so
     return np.flatnonzero(counts[inverse] > shots)
 
 
-def first_of_each(classes: Int[np.ndarray, " rows"], shots: int) -> Bool[np.ndarray, " rows"]:
-    """The first `shots` rows of each class."""
-    given = np.zeros(len(classes), bool)
+def given_in_turn(classes: Int[np.ndarray, " rows"], shots: int) -> list[Bool[np.ndarray, " rows"]]:
+    """Which rows a probe is given: the first `shots` of each class, then the next ones, while each class has them."""
+    places = np.zeros(len(classes), int)
     for number in np.unique(classes):
-        given[np.flatnonzero(classes == number)[:shots]] = True
-    return given
+        own = np.flatnonzero(classes == number)
+        places[own] = np.arange(len(own))
+    turns = int(np.unique(classes, return_counts=True)[1].min()) // shots
+    return [places // shots == turn for turn in range(max(1, min(TURNS, turns)))]
 
 
 def nearest_mean(

@@ -1,4 +1,4 @@
-"""Few-shot tasks on pictures: drawn from scenes, and read from the questions about mini-ImageNet."""
+"""Few-shot tasks on pictures: drawn from scenes and digits, and read from the questions about mini-ImageNet."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from lightning_modules.datasets import mini_imagenet
 from lightning_modules.spae import lexicon
-from lightning_modules.spae.episodes import NAMES, MiniImageNetEpisodes, SceneEpisodes
+from lightning_modules.spae.episodes import DIGITS, NAMES, DigitEpisodes, MiniImageNetEpisodes, SceneEpisodes
 
 TEST = {"test": {"source": "test", "rows": None}}
 ALL = {"test": {"source": "all", "rows": None}}
@@ -51,7 +51,7 @@ def test_classes_may_have_the_names_of_the_captions(scenes):
 
 
 def test_classes_that_there_are_not_are_refused(scenes):
-    with pytest.raises(ValueError, match="8 values of color have more than 1 pictures each, expected 9"):
+    with pytest.raises(ValueError, match="8 classes have more than 1 pictures each, expected 9"):
         next(scenes().episodes(9, 1))
     with pytest.raises(ValueError, match="expected test alone"):
         scenes(splits={"train": {"source": "train", "rows": None}})
@@ -61,6 +61,22 @@ def test_data_without_the_attribute_are_refused(prepared):
     data = SceneEpisodes(folder=prepared("digits"), seed=0, splits=ALL, attribute="color", labels="names", count=2)
     with pytest.raises(ValueError, match="expected raw pictures and 'color': name a data set of scenes"):
         next(data.episodes(2, 1))
+
+
+def test_digits_are_called_by_their_words_and_scaled_to_the_size_of_the_tokenizer(prepared):
+    data = DigitEpisodes(folder=prepared("digits"), seed=0, splits=ALL, image_size=32, count=3)
+    assert data.pictures(4).shape == (4, 3, 32, 32) and len(set(data.named(100))) == 10
+    for episode in data.episodes(2, 1):
+        digits = data.columns["class"][episode.keys]
+        assert [*episode.names, episode.answer] == [DIGITS[number] for number in digits]
+        grey = episode.pictures.float()
+        assert torch.equal(grey[:, 0], grey[:, 2]) and grey.std() > 0
+
+
+def test_data_without_digits_are_refused(prepared):
+    data = DigitEpisodes(folder=prepared("world_plain"), seed=0, splits=TEST, image_size=32, count=3)
+    with pytest.raises(ValueError, match="expected raw pictures and labels from 0 to 9: name a data set of digits"):
+        data.pictures(1)
 
 
 def test_questions_about_mini_imagenet_are_read_with_their_pictures(tmp_path):

@@ -356,12 +356,14 @@ def test_scores_are_means_over_episodes_and_settings():
         "few_shot/2_layers/2_way_3_shot_0_repeats_induced/masked": right[False],
         "few_shot/2_layers/2_way_1_shot_0_repeats/exact": right[False],
         "few_shot/1_layers/2_way_1_shot_0_repeats/masked": right[True],
+        "few_shot/2_layers/2_way_1_shot_0_repeats/right": np.array([0.25, 0.75, 0.5, 0.7], np.float32),
     }
     found = classified(arrays, 2)
     assert found["2_way_1_shot_0_repeats/masked_percent"] == 50
     assert found["2_way/mean_percent"] == found["2_way/2_layers/mean_percent"] == 37.5
     assert found["2_way/1_layers/mean_percent"] == 50 and found["2_way_1_shot_0_repeats/exact_percent"] == 25
     assert found["2_way/chance_percent"] == 50
+    assert found["2_way/right_mean_percent"] == found["2_way_1_shot_0_repeats/right_percent"] == pytest.approx(55)
     with pytest.raises(ValueError, match=r"layers is 3, but words of \[1, 2\] layers were read"):
         classified(arrays, 3)
 

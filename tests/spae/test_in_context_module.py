@@ -12,6 +12,7 @@ from lightning_modules.spae import in_context_evaluation, language_evaluation
 from stages.composing import compose
 
 SMALL = {
+    "model.classifying.layers": [1, 2, 3],
     "model.classifying.ways": [2],
     "model.classifying.settings": [
         {"shots": 1, "repeats": 0, "induced": False},
@@ -98,7 +99,9 @@ def test_predictions_have_each_setting_that_fits_and_become_metrics(module, data
     result = in_context_evaluation.evaluate([Finished(Path(), 0)], "world", layers=3, needed=None, asked=asked)
     assert {"world/2_way/mean_percent", "world/inpainting/copied/token_percent"} <= result.metrics[0].keys()
     assert result.not_computed[asked[0]] == in_context_evaluation.TOO_LONG
-    assert result.galleries and {figure.id for figure in result.figures} == {"few_shot", "text"}
+    assert [each.id for each in result.galleries] == ["written", "names"] and {
+        figure.id for figure in result.figures
+    } == {"few_shot", "text"}
     gated = in_context_evaluation.evaluate([Finished(Path(), 0)], "world", needed=0.99)
     assert "does not learn in context" in gated.not_computed["pictures"]
     assert not [name for name in gated.metrics[0] if "/text/" not in name]

@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from safetensors.torch import save_file
 
 from lightning_modules import settings
+from lightning_modules.spae import module as module_file
 from lightning_modules.spae.module import labels, percentiles, utf8
 from stages.composing import compose
 
@@ -227,3 +228,35 @@ def test_predictions_say_what_each_layer_is_worth(data):
     )
     assert found["said"].shape == (rows, len(built.table)) and 1 <= found["said"].sum(1).min()
     assert found["label/color"].shape == (rows,) and found["shown/drawn"].shape == (8, 5, 1, 32, 32, 3)
+
+
+class Shown:
+    """In the place of FID and of the Inception Score: the mean of the pictures that were made."""
+
+    def __init__(self, wrap):
+        self.wrap, self.made = wrap, []
+
+    def to(self, device):
+        return self
+
+    def update(self, pictures, *, real=False):
+        assert pictures.dtype == torch.uint8 and pictures.shape[1:] == (3, 32, 32)
+        self.made += [] if real else [pictures]
+
+    def compute(self):
+        return self.wrap(torch.cat(self.made).double().mean())
+
+
+def test_pictures_of_each_prefix_are_seen_by_published_networks_where_they_may_be_used(prepared, monkeypatch):
+    splits = {"train": {"source": "train", "rows": 16}, "test": {"source": "test", "rows": 16}}
+    block = composed()["data"] | {"splits": splits}
+    data = instantiate(block, folder=prepared("world_plain"), seed=0, _convert_="all")
+    built = started()
+    monkeypatch.setattr(module_file, "has_fid", lambda: True)
+    monkeypatch.setattr(module_file, "make_fid", lambda: Shown(lambda mean: mean))
+    monkeypatch.setattr(module_file, "make_inception_score", lambda: Shown(lambda mean: (2 * mean, None)))
+    assert "fid" not in built.predictions(data, torch.device("cpu"))
+    built.published = {"lpips": False}
+    found = built.predictions(data, torch.device("cpu"))
+    assert found["fid"].shape == (1, 5) and found["fid"].unique().numel() == 5
+    torch.testing.assert_close(found["inception_score"], 2 * found["fid"])

@@ -9,7 +9,7 @@ from lightning_modules.runs import Run
 from lightning_modules.spae.tokenizer_evaluation import (
     evaluate,
     evaluate_clip,
-    first_of_each,
+    given_in_turn,
     nearest_mean,
     often,
     probed,
@@ -77,10 +77,16 @@ def test_the_probe_takes_several_labels_as_one_class():
 
 def test_the_probe_is_left_out_where_pictures_are_too_few_or_have_no_label():
     assert often(np.array([0, 1, 0, 1, 0, 2]), 1).tolist() == [0, 1, 2, 3, 4]
-    assert first_of_each(np.array([0, 1, 0, 1, 0, 1]), 1).tolist() == [True, True] + [False] * 4
     assert probed(arrays(**{"label/class": np.zeros(12, int)}), ["class"], 2) == {}
     found = evaluate([run()], "world", shots=6, examples=1)
     assert "world/last/probe_percent" not in found.metrics[0] and "probe_percent" in found.not_computed
+
+
+def test_the_probe_is_given_others_in_turn_while_each_class_has_them():
+    turns = given_in_turn(np.array([0, 1, 0, 1, 0, 1, 0]), 1)
+    assert [np.flatnonzero(turn).tolist() for turn in turns] == [[0, 1], [2, 3], [4, 5]]
+    assert len(given_in_turn(np.array([0, 1, 0, 1, 0, 1]), 2)) == 1
+    assert len(given_in_turn(np.arange(40) % 2, 1)) == 3  # never more
 
 
 def test_all_classes_count_alike():
@@ -100,7 +106,17 @@ def test_the_evaluation_has_metrics_of_each_seed_figures_and_a_gallery_of_words(
     assert [figure.id for figure in found.figures] == ["layers", "prefixes"]
     picture, words, drawn, *_ = found.galleries[0].rows[1]
     assert words.text == [("blue ", True)] and picture.picture and drawn.picture and len(found.galleries[0].rows) == 2
+    assert set(found.not_computed) == {"lpips", "fid", "inception_score"}
+    assert "torch-fidelity is installed" in found.not_computed["fid"]
+
+
+def test_published_measures_of_prefixes_are_reported_where_they_were_stored():
+    given = arrays(fid=np.array([[9.0, 4.0]]), inception_score=np.array([[50.0, 130.0]]), lpips=np.full((12, 2), 0.1))
+    found = evaluate([stored(given)], "imagenet", shots=2, examples=1)
     assert not found.not_computed
+    metrics = found.metrics[0]
+    assert metrics["imagenet/prefix_1/fid"] == 9 and metrics["imagenet/fid"] == 4
+    assert metrics["imagenet/inception_score"] == 130 and metrics["imagenet/lpips"] == pytest.approx(0.1)
 
 
 def test_without_captions_the_words_are_judged_by_clip_alone():
@@ -108,7 +124,7 @@ def test_without_captions_the_words_are_judged_by_clip_alone():
     del given["said"]
     found = evaluate([stored(given)], "video", shots=2, examples=1)
     assert "video/layer_1/in_caption_percent" not in found.metrics[0]
-    assert set(found.not_computed) == {"in_caption_percent"}
+    assert set(found.not_computed) == {"in_caption_percent", "lpips", "fid", "inception_score"}
     assert found.galleries[0].rows[0][1].text == [("red ", None)]
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from lightning_modules.files import sha256, write_json
 from lightning_modules.predictors import centre_share
+from lightning_modules.spae.semantic import picture_features, text_features
 from stages import export
 from stages.composing import compose
 from stages.plan import load_plan
@@ -23,7 +24,7 @@ PLAN = load_plan("tiny")
 ROOT = Path(__file__).parents[2]
 STEMS = {path.parent.name for path in ROOT.glob("lightning_modules/*/facts.yaml")}
 SYSTEMS = {row.system: arm for arm, row in PLAN.pretrain.items() if row.paper in STEMS}
-EXPORTED = {"maskalign", "masked_autoencoder", "classifier", "clip_vip"}
+EXPORTED = {"maskalign", "masked_autoencoder", "classifier", "clip_vip", "spae_clip", "spae_language"}
 NONE_KNOWN = "no class of transformers is written down for it"
 REFUSED = {
     "committees": "no class for a pool of small networks of the family",
@@ -46,14 +47,10 @@ REFUSED = {
             "magvit2_targets",
             "magvit2_tokenizer",
             "magvit2_vocabulary",
-            "spae",
-            "spae_clip",
-            "spae_in_context",
-            "spae_language",
-            "spae_video",
         ),
         NONE_KNOWN,
     ),
+    **dict.fromkeys(("spae", "spae_in_context", "spae_video"), "whose codebook is a pyramid of words"),
 }
 
 
@@ -73,7 +70,7 @@ def differs(ours, theirs):
 def test_every_system_is_exported_or_says_why():
     assert sorted([*EXPORTED, *REFUSED]) == sorted(SYSTEMS)
     pretrained = {PLAN.pretrain[arm].system for arm, protocol, _ in VITS if protocol is None}
-    assert pretrained | {"clip_vip"} == EXPORTED, "what the tests below export"
+    assert pretrained | {"clip_vip", "spae_clip", "spae_language"} == EXPORTED, "what the tests below export"
 
 
 @pytest.mark.parametrize("system", REFUSED)
@@ -203,6 +200,34 @@ def test_a_clip_without_further_proxies_reads_frames_and_texts_as_the_model_does
 def test_a_clip_with_further_proxies_is_refused():
     with pytest.raises(ValueError, match="CLIPModel has no place for the 3 proxies beside CLS"):
         drawn(compose("tiny", system="clip_vip")["system"]["model"] | {"num_proxies": 4}).to_transformers()
+
+
+def test_a_clip_of_words_is_exported_with_the_tower_of_its_texts(project, tmp_path, monkeypatch):
+    module, out = project("spae-clip"), tmp_path / "out"
+    run(monkeypatch, "spae-clip", out)
+    model, stored = transformers.CLIPModel.from_pretrained(out).eval(), pictures(tmp_path, 32)
+    pixels = transformers.AutoImageProcessor.from_pretrained(out)(
+        [Image.open(tmp_path / f"{number}.png") for number in range(3)], return_tensors="pt"
+    )["pixel_values"]
+    token_ids = torch.from_numpy(module.tokenizer(["red", "a blue square", "there is a circle"], 16)[0])
+    with torch.inference_mode():
+        found = model(pixel_values=pixels, input_ids=token_ids)
+        assert (
+            differs(picture_features(module.clip, (stored / 255 - module.mean) / module.std), found.image_embeds) < 1e-5
+        )
+        assert differs(text_features(module.clip, token_ids), found.text_embeds) < 1e-5
+
+
+def test_a_language_model_is_exported_with_its_tokenizer(project, tmp_path, monkeypatch):
+    module, out = project("spae-language"), tmp_path / "out"
+    run(monkeypatch, "spae-language", out)
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    names = {}
+    with torch.inference_mode():
+        exec(code, names)
+        assert type(names["model"]) is transformers.Lfm2ForCausalLM
+        assert names["token_ids"].tolist() == [module.language.encode("a red circle")]
+        assert differs(module(names["token_ids"]), names["logits"]) < 1e-5
 
 
 def test_the_processor_cuts_pictures_as_evaluation_does(project, tmp_path):
