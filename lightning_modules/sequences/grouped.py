@@ -68,7 +68,9 @@ class Alternation:
 def two_phases(
     images: Mapping[str, float], videos: Mapping[str, float], *, turn: float = 0.25, first: float = 0.9
 ) -> list[Phase]:
-    """Images mostly at first, then videos (VideoPoet, section 3.4: 90 and 10 % for a quarter of the steps, then 10 and 90).
+    """Images mostly at first, then videos (VideoPoet, section 3.4: 90 % in a quarter of the steps, then 10 %).
+
+    Where there are tasks of one kind alone, these are all that is learnt.
 
     Args:
         images: weights of the tasks that write images, among one another.
@@ -78,8 +80,8 @@ def two_phases(
     """
 
     def mixed(share: float) -> dict[str, float]:
-        found = {name: share * weight / sum(images.values()) for name, weight in images.items()}
-        return found | {name: (1 - share) * weight / sum(videos.values()) for name, weight in videos.items()}
+        parts = [(images, share), (videos, 1 - share)] if images and videos else [(images or videos, 1.0)]
+        return {name: part * weight / sum(each.values()) for each, part in parts for name, weight in each.items()}
 
     late = Phase(1.0, mixed(1 - first))
     return [Phase(turn, mixed(first)), late] if turn else [late]

@@ -27,7 +27,8 @@ class Part(NamedTuple):
         kind: what it holds.
         name: of the special, or under which its tokens are given and found.
         length: places that it takes.
-        start: number of its first token within the whole clip or sound, where it holds a later part alone.
+        start: number of its first token within the whole clip, or of its first latent frame within the whole sound,
+            where it holds a later part alone.
         output: whether it is written and not given.
     """
 
@@ -63,14 +64,16 @@ class Layout:
         vocabulary: whose ids it is made of.
         parts: in order, those that are given before those that are written.
         visual_places: tokens of the longest clip; places of sounds are counted after these.
+        audio_frames: latent frames of the longest sound; 0 where each part with audio is a whole sound.
 
     Raises:
         ValueError: parts are out of order, empty, or named twice; nothing is written; text is not where it has to be;
             or a special or the audio is not in the vocabulary.
     """
 
-    def __init__(self, vocabulary: Vocabulary, parts: Sequence[Part], visual_places: int):
-        self.vocabulary, self.parts, self.visual_places = vocabulary, tuple(parts), visual_places
+    def __init__(self, vocabulary: Vocabulary, parts: Sequence[Part], visual_places: int, audio_frames: int = 0):
+        self.vocabulary, self.parts = vocabulary, tuple(parts)
+        self.visual_places, self.audio_frames = visual_places, audio_frames
         self.length = sum(part.length for part in parts)
         self.prefix = sum(part.length for part in parts if not part.output)
         self._check()
@@ -124,9 +127,13 @@ class Layout:
         """1 + the number of each visual token in its clip; of audio tokens likewise, after all those of clips."""
         found = torch.zeros(self.length, dtype=torch.long, device="cpu")
         for part, span in zip(self.parts, self.spans, strict=True):
-            if part.kind in ("visual", "audio"):
-                first = 1 + part.start + (self.visual_places if part.kind == "audio" else 0)
-                found[span] = torch.arange(first, first + part.length, device="cpu")
+            if part.kind == "visual":
+                found[span] = 1 + part.start + torch.arange(part.length, device="cpu")
+            elif part.kind == "audio":
+                frames = part.length // self.vocabulary.audio_levels
+                token = torch.arange(part.length, device="cpu")
+                first = token // frames * (self.audio_frames or frames)  # of the token's level
+                found[span] = 1 + self.visual_places + first + part.start + token % frames
         return found
 
     def span(self, name: str) -> slice:
@@ -205,6 +212,8 @@ def arrange(
     video: int = 0,
     video_start: int = 0,
     sound: int = 0,
+    sound_start: int = 0,
+    audio_frames: int = 0,
     ends: bool = True,
 ) -> Layout:
     """The layout of a task, with the parts `text`, `visual` and `audio` given, and `video` and `sound` written.
@@ -220,6 +229,8 @@ def arrange(
         video: visual tokens that are written.
         video_start: number of the first of them in the clip.
         sound: audio tokens that are written.
+        sound_start: number of the latent frame that they begin with.
+        audio_frames: latent frames of the longest sound; 0 where every sound is whole.
         ends: whether the written clip is closed; an image's is left open, so that it may go on as a video.
 
     Raises:
@@ -231,9 +242,9 @@ def arrange(
     parts += _enclosed("audio", "audio", audio, "boa_i", "eoa_i")
     parts += [Part("special", mark) for mark in marks]
     outputs = _enclosed("visual", "video", video, "bov_o", "eov_o", video_start)
-    outputs += _enclosed("audio", "sound", sound, "boa_o", "eoa_o")
+    outputs += _enclosed("audio", "sound", sound, "boa_o", "eoa_o", sound_start)
     outputs = [*outputs, Part("special", "eos")] if ends else outputs[:-1]
-    return Layout(vocabulary, [*parts, *(part._replace(output=True) for part in outputs)], visual_places)
+    return Layout(vocabulary, [*parts, *(part._replace(output=True) for part in outputs)], visual_places, audio_frames)
 
 
 def _enclosed(kind: Kind, name: str, length: int, before: str, after: str, start: int = 0) -> list[Part]:
