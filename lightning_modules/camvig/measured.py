@@ -20,8 +20,8 @@ def measured(
 
     With depths: `<clips>/shifts` (batch things later 2), see `measuring.shifts`, and `<clips>/own` (batch later 2), the
     shift of a thing that moves by itself; of what was asked for `asked/shifts` and `asked/path`; and of generated clips
-    with a path `made/path` (batch later 6), see `measuring.cameras`. Elsewhere `<clips>/turn_error` and `<clips>/direction_error` (batch later), in
-    degrees, NaN where nothing can be measured.
+    with a path `made/path` (batch later 6), see `measuring.cameras`. Elsewhere `<clips>/turn_error` and
+    `<clips>/direction_error` (batch later), in degrees, NaN where nothing can be measured.
 
     Args:
         clips: of several origins, by their names; `made` are those that were generated.
