@@ -21,14 +21,17 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     """How probable the truth is, and whether clips and sounds that are written fit what was given.
 
     Metrics: `<task>/nll` of each judged task, nats per token that it writes, and `mean_nll` over text to video, frame
-    prediction and inpainting. `t2v/motion_percent`, clips that go as the caption tells; the same of real clips and
-    through the tokenizer (`truth/...`, `ceiling/...`), and `t2v/motion_chance_percent`. `a2v/height_error_percent` and
-    `v2a/height_error_percent`, the distance between heights seen and heard, as a share of the frame, with
-    `.../control_height_error_percent` to another clip, and both of real clips. `chaining/boundary_mse` and
-    `chaining/speed_error_percent`, see `measuring.Measured.chained`, over clips with room to go on, with
-    `chaining/control_...` of segments written from nothing, and `chaining/clips`. `t2v/fvd` and `t2v/inception_score`, as
-    far as their networks are there. `positions` in thousands,
-    `padding_percent` and `parameters` of the training.
+    prediction and inpainting; `positions` in thousands and `padding_percent` of the training; `parameters`.
+
+    Where clips were written, `chaining/boundary_mse` and `chaining/speed_error_percent`, see `measuring`, over those
+    `chaining/clips` that have room to go on, and `chaining/control_...` of segments written from nothing. As far as
+    their networks are there, `t2v/fvd` and `t2v/inception_score`.
+
+    In the captioned world `t2v/motion_percent`, clips that go as the caption tells, the same of real clips and through
+    the tokenizer (`truth/...`, `ceiling/...`), and `t2v/motion_chance_percent`; `a2v/height_error_percent` and
+    `v2a/...`, the distance between heights seen and heard, as a share of the frame, with
+    `.../control_height_error_percent` to another clip, also of real clips (`truth/...`) and of the sound that is written
+    for a clip written from text (`t2v_v2a/...`).
 
     Args:
         runs: finished runs of `VideoPoet`, one for each seed.
@@ -75,7 +78,7 @@ def agreements(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
     found = {"t2v/motion_chance_percent": PERCENT / DIRECTIONS}
     for name in ("truth", "ceiling", "t2v"):
         found[f"{name}/motion_percent"] = PERCENT * float(arrays[f"{name}/right"].mean())
-    for name in ("truth", "a2v", "v2a"):
+    for name in ("truth", "a2v", "v2a", "t2v_v2a"):
         found[f"{name}/height_error_percent"] = PERCENT * float(arrays[f"{name}/height"].mean())
         found[f"{name}/control_height_error_percent"] = PERCENT * float(arrays[f"{name}/other_height"].mean())
     return found
@@ -83,6 +86,8 @@ def agreements(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 def chaining(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The metrics of clips that are continued, see `evaluate`; only their number where none can go on."""
+    if "chaining/step" not in arrays:
+        return {}
     room = arrays.get("chaining/room", np.ones(len(arrays["chaining/step"]), bool)).astype(bool)
     found = {"chaining/clips": float(room.sum())}
     if room.any():
@@ -111,7 +116,9 @@ def figure(metrics: Mapping[int, Mapping[str, float]], dataset: str) -> Figure:
 
 
 def galleries(arrays: Mapping[str, np.ndarray], examples: int) -> list[Gallery]:
-    """Clips as they are written, beside the truth."""
+    """Clips as they are written, beside the truth; none where no clip was written."""
+    if "shown/real" not in arrays:
+        return []
     shown = {
         "text": ("Video from text", {"t2v": "from its caption", "real": "the clip with this caption"}),
         "image": ("Video from an image", {"i2v": "from its first frame", "real": "truth"}),

@@ -33,6 +33,7 @@ class Measured:
         made: Mapping[str, Float[Tensor, "batch 3 frames h w"]],
         wave: Float[Tensor, "batch samples"],
         sound: Float[Tensor, "batch samples"],
+        chained: Float[Tensor, "batch samples"],
     ) -> dict[str, Tensor]:
         """Of each clip, whether the thing goes as told (`.../right`), and how well picture and sound agree.
 
@@ -44,13 +45,19 @@ class Measured:
             made: clips `again` (through the tokenizer), `t2v` and `a2v`.
             wave: the clips' sound.
             sound: that is written for them.
+            chained: that is written for the clips written from text, so that two tasks follow one another.
         """
         found = {
             "truth/right": direction(self.real) == labels,
             "ceiling/right": direction(self.centres(made["again"])) == labels,
             "t2v/right": direction(self.centres(made["t2v"])) == labels,
         }
-        pairs = {"truth": (wave, self.real), "a2v": (wave, self.centres(made["a2v"])), "v2a": (sound, self.real)}
+        pairs = {
+            "truth": (wave, self.real),
+            "a2v": (wave, self.centres(made["a2v"])),
+            "v2a": (sound, self.real),
+            "t2v_v2a": (chained, self.centres(made["t2v"])),
+        }
         for name, (told, seen) in pairs.items():
             heard = heights(told)
             found[f"{name}/height"] = disagreement(heard, seen[..., 1])

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video_networks import PublishedNetworks
@@ -28,7 +29,7 @@ from lightning_modules.sequences.grouped import Alternation, padded, two_phases
 from lightning_modules.sequences.layout import Batch, Layout, arrange
 from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
-from lightning_modules.settings import Count, NonNegative, Positive, Share, meant
+from lightning_modules.settings import Count, Natural, NonNegative, Positive, Share, meant
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
@@ -65,7 +66,7 @@ class VideoPoet(PaperModule):
         text_drop: share of the captions that are left out in training, for guidance.
         decoding: `temperature`, `top_k` and `guidance` of `PrefixLM.generate`; guidance by the text.
         judged_tasks: whose tokens' probabilities are judged.
-        judged_rows: clips that are written and measured.
+        judged_rows: clips that are written and measured; 0 for none.
         segments: that a clip is continued by, each as long as what frame prediction writes.
         keep_tokens: whether the tokens of a row are computed once and kept.
         published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
@@ -98,7 +99,7 @@ class VideoPoet(PaperModule):
         text_drop: Share = 0.1,
         decoding: dict[str, NonNegative] | None = None,
         judged_tasks: Annotated[list[str], Field(min_length=1)],
-        judged_rows: Count = 128,
+        judged_rows: Natural = 128,
         segments: Count = 2,
         keep_tokens: bool = False,
         published: dict | None = None,
@@ -435,12 +436,13 @@ class VideoPoet(PaperModule):
         made = {"again": self.drawn(self.encoded(video))}
         made |= {name: self.generate(name, batch, seed)["video"] for name in WRITTEN}
         sound = self.generate("v2a", batch, seed)["wave"]
+        chained = self.generate("v2a", {**batch, "video": made["t2v"] * self.pixel_scale}, seed)["wave"]
         longer = self.extended(made["again"], self.segments, seed)
         apart = torch.cat([made["again"], *self.unconditioned(len(video), seed)], 2)
         found = jumps(longer, apart, self.tokenizer.frames)
         if "height" in batch:  # the captioned world
             measured = Measured(video)
-            found |= measured.written(batch["labels"], made, wave, sound) | measured.chained(longer, apart)
+            found |= measured.written(batch["labels"], made, wave, sound, chained) | measured.chained(longer, apart)
         found |= {f"{kind}/real": seen for kind, seen in networks.seen(video).items()}
         found |= {f"t2v/{kind}": seen for kind, seen in networks.seen(made["t2v"]).items()}
         for name, values in found.items():
@@ -462,6 +464,17 @@ class VideoPoet(PaperModule):
         return [
             self.generate("unc", nothing, seed + number)["video"][:, :, -frames:] for number in range(self.segments)
         ]
+
+    def to_transformers(self) -> Exported:
+        """None: a LlamaForCausalLM reads ids alone.
+
+        Raises:
+            ValueError: always; the message says what can be had.
+        """
+        raise ValueError(
+            "LlamaForCausalLM knows neither places of a clip nor a prefix: `module.network.to_transformers()` gives "
+            "one that computes the same from `network.embed` and `network.mask`."
+        )
 
     def facts(self) -> dict:
         """Sizes."""
