@@ -19,10 +19,7 @@ from jaxtyping import Float, Integer, UInt8
 
 from lightning_modules.camvig.paths import rotation_matrix, rotation_vector
 
-SMALLEST, COARSEST = (
-    32,
-    8,
-)  # pixels a side for the optical flow: smaller frames are enlarged first; the top of the pyramid
+SMALLEST, COARSEST = 32, 8  # pixels a side: what smaller frames are enlarged to for the flow; of its pyramid's top
 ROUNDS, NEIGHBOURS, SPREAD = 5, 5, 1.1  # of Farneback's flow
 CORNERS, QUALITY, APART, LEAST = 400, 0.01, 5, 8  # corners to track, and how few still give an essential matrix
 STEPS, DAMPING = 3, 1e-3  # of the fit of a pose

@@ -2,8 +2,8 @@
 
 A pose is a matrix (rotation | translation) from world to camera, x right, y down, z forward, as in RealEstate10K. A
 path is relative to the first frame: for each later frame where the camera is (x, y, z), and how it is turned (axis
-times angle, in radians), both as the first camera sees it. So a truck to the right has a growing x, a pan to the right a
-growing turn about y.
+times angle, in radians), both as the first camera sees it. So a truck to the right has a growing x, a pan to the right
+a growing turn about y.
 
 How CamViG turns a path into tokens is not known beyond "audio-like". `Bins` is our own design: each of the six numbers
 is rounded to one of equally wide bins. `Residual` is nearer to audio: as many tokens, by residual vector quantisation

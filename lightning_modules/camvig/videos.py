@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, UInt8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,7 +27,7 @@ from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.datasets.video.posed import SECOND
 from lightning_modules.datasets.video.sequences import at_random, central_square
-from lightning_modules.datasets.video.showing import read_shown
+from lightning_modules.datasets.video.showing import Show, read_shown
 from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Positive, Share
 
@@ -241,7 +241,7 @@ def at_times(total: int, times: Int[np.ndarray, " frames"], rate: float) -> Int[
     return np.minimum(numbers, total - 1)
 
 
-def _measured(show, sizes: list, picture: Float[np.ndarray, "h w 3"]):
+def _measured(show: Show, sizes: list[np.ndarray], picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
     sizes.append(np.array(picture.shape[1::-1], np.float64))
     return show(picture)
 

@@ -132,8 +132,8 @@ def prepare(
                     )
             if told.get("rows") not in (None, listed) or not rows:
                 raise ValueError(
-                    f"split {split!r} has {listed} clips, {len(rows)} of them with videos and {frames} frames, expected "
-                    f"{told.get('rows') or 'some'}: complete the copy."
+                    f"split {split!r} has {listed} clips, {len(rows)} of them with videos and {frames} frames, "
+                    f"expected {told.get('rows') or 'some'}: complete the copy."
                 )
             table = pa.table(dict(zip(SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True)), SCHEMA)
             table = table.slice(0, rehearsal.left(0))

@@ -163,7 +163,8 @@ class CameraClips:
         Args:
             poses: of the cameras.
             depth: of the plane.
-            x: the thing's centre as the first camera sees it, FRAME to the side, (CHUNK, frames); likewise `y`.
+            x: the thing's centre as the first camera sees it, FRAME to the side, (CHUNK, frames).
+            y: likewise.
             shape: index to `scenes.SHAPES`, (CHUNK,).
         """
         size = self.image_size
