@@ -120,7 +120,24 @@ def spae(model, draw, published):
     return {"tokens": tokens, "vocabulary": 9, "pixels": 64, "parameters": 3}, arrays
 
 
-STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae}
+def videopoet(model, draw, published):
+    """The same of VideoPoet's language models and super-resolutions; of real clips no direction is known."""
+    arrays = {"shown/real": np.zeros((1, 2, 4, 4, 3), np.uint8)}
+    if "noise" in model:
+        for way in ("true", "corrupted", "redrawn", "ceiling", "stretched"):
+            arrays |= {f"{way}/{name}": draw.uniform(1, 2, ROWS) for name in ("nll", "right", "mse", "psnr", "ssim")}
+            arrays |= dict.fromkeys((f"shown/{way}", "shown/small"), arrays["shown/real"])
+        return {"scores": 2, "full_scores": 9, "parameters": 3, "head_parameters": 5}, arrays
+    arrays |= {f"{task}/nll": draw.uniform(1, 2, ROWS) for task in model["judged_tasks"]}
+    arrays |= {f"chaining/{name}": draw.uniform(1, 2, ROWS) for name in ("step", "control/step")}
+    arrays |= {f"shown/{name}": arrays["shown/real"] for name in ("t2v", "i2v", "a2v", "longer", "apart")}
+    padded = model["batches"] == "padded"
+    return {"parameters": 3}, arrays | {"positions": np.array([10, 5 if padded else 10])}
+
+
+STORED = {
+    "movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae, "videopoet": videopoet,
+}  # fmt: skip
 
 
 def evaluated(row, published):

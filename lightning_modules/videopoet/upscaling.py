@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import masked_mse, psnr, ssim
 from lightning_modules.predictors import Predictor
-from lightning_modules.settings import Count, NonNegative, Positive, Share
+from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
@@ -38,9 +38,20 @@ from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, stored
 from lightning_modules.videopoet.super_resolution import SuperResolution, halved, scores
 from lightning_modules.videopoet.text import make_text
 
-DECODING = {"steps": 24, "schedule": "cosine", "temperature": 4.5, "sampling_temperature": 1.0, "text": 4.0, "low": 1.0}
 HIDDEN = (1.0, 0.5)  # shares of the tokens that are hidden where it is measured how well they are predicted
 MEASURED = 0  # seed of what is drawn for it
+
+
+class Decoding(TypedDict):
+    """How large clips are drawn; all but the last three are those of `masking.decode`."""
+
+    __pydantic_config__ = STRICT
+    steps: Count
+    schedule: str
+    temperature: NonNegative
+    sampling_temperature: NonNegative  # that logits are divided by before a token is drawn; 0 for the most probable one
+    text: NonNegative  # scale of the guidance by text, 1 for none
+    low: NonNegative  # that by the small clip
 
 
 class Told(dict[str, Tensor]):
@@ -66,17 +77,14 @@ class Upscaler(PaperModule):
         parts: of the loss, see `masking.mask_tokens`.
         schedule: of the mask ratio in training.
         label_smoothing: share of the target that is spread over all codes.
-        decoding: `steps`, `schedule`, `temperature` of `masking.decode`; `sampling_temperature`, that logits are
-            divided by before a token is drawn, 0 for the most probable one; `text` and `low`, scales of the guidance by
-            each, 1 for none.
+        decoding: see `Decoding`.
         corrupted: share of the small clip's tokens that are replaced where mistakes are judged.
         judged_rows: clips that are enlarged and compared.
         keep_tokens: whether the tokens of a row are computed once and kept.
         pixel_scale: the stored value of white.
 
     Raises:
-        ValueError: the size is no multiple of that of two tokens, the sub-tokens do not make up a token, or a setting
-            of the decoding is unknown.
+        ValueError: the size is no multiple of that of two tokens, or the sub-tokens do not make up a token.
     """
 
     recipe_form = TokensRecipe
@@ -89,13 +97,13 @@ class Upscaler(PaperModule):
         size: Annotated[list[Count], Field(min_length=2, max_length=2)],
         text: dict,
         network: dict,
+        decoding: Decoding,
         noise: Share = 0.1,
         low_drop: Share = 0.1,
         text_drop: Share = 0.1,
         parts: Annotated[list[Part], Field(min_length=1)] = ("mask", "refine", "recons"),
         schedule: str = "cosine",
         label_smoothing: Share = 1e-4,
-        decoding: dict[str, NonNegative | str] | None = None,
         corrupted: Share = 0.1,
         judged_rows: Count = 256,
         keep_tokens: bool = False,
@@ -112,9 +120,7 @@ class Upscaler(PaperModule):
         self.low_tokens = self.tokens // 4
         self.noise, self.low_drop, self.text_drop = noise, low_drop, text_drop
         self.parts, self.schedule, self.label_smoothing = list(parts), schedule, label_smoothing
-        self.decoding = DECODING | (decoding or {})
-        if unknown := self.decoding.keys() - DECODING.keys():
-            raise ValueError(f"decoding has {sorted(unknown)[0]!r}, expected {', '.join(DECODING)}.")
+        self.decoding = decoding
         self.corrupted, self.judged_rows, self.pixel_scale = corrupted, judged_rows, pixel_scale
         self.kept = (Kept(self.tokens), Kept(self.low_tokens)) if keep_tokens else None
 
