@@ -131,6 +131,8 @@ def videopoet(model, draw, published):
     arrays |= {f"{task}/nll": draw.uniform(1, 2, ROWS) for task in model["judged_tasks"]}
     arrays |= {f"chaining/{name}": draw.uniform(1, 2, ROWS) for name in ("step", "control/step")}
     arrays |= {f"shown/{name}": arrays["shown/real"] for name in ("t2v", "i2v", "a2v", "longer", "apart")}
+    if published:
+        arrays |= {name: draw.normal(size=(ROWS, 2)) for name in ("i3d/real", "t2v/i3d", "t2v/c3d")}
     padded = model["batches"] == "padded"
     return {"parameters": 3}, arrays | {"positions": np.array([10, 5 if padded else 10])}
 
@@ -180,7 +182,7 @@ def kind(metric):
     return metric.rpartition("/")[2].removeprefix("mean_")
 
 
-@pytest.mark.parametrize("stem", ["magvit", "magvit2"])
+@pytest.mark.parametrize("stem", ["magvit", "magvit2", "videopoet"])
 def test_without_the_published_networks_their_claims_are_not_testable_and_the_others_are_judged(stem, tmp_path):
     rows, evaluations = judged(tmp_path, stem, published=False)
     asking = {claim.id for claim, _ in rows if kind(claim.value.metric) in SEEN_BY}
