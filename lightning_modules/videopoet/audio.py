@@ -91,6 +91,7 @@ class ResidualQuantiser(nn.Module):
             terms = {name: terms.get(name, 0.0) + term for name, term in found.terms.items()}
         return latents + (total - latents).detach(), torch.stack(codes, -1), terms
 
+    @torch.no_grad()
     def place(self, latents: Float[Tensor, "batch dim frames"]) -> None:
         """Put the codes of each level at what is left of latents that are drawn at random."""
         left = latents.transpose(1, 2).flatten(0, 1)
