@@ -67,10 +67,11 @@ def test_each_level_codes_what_those_before_it_leave_over():
     with torch.no_grad():
         for number, level in enumerate(quantiser.levels):
             level.codebook.mul_(0.5**number)
-    latents = torch.randn(2, 8, 5) * 0.2
+    latents = torch.randn(2, 8, 40) * 0.2
     quantiser.place(latents)
     codes = quantiser.nearest(latents)
-    errors = [float((quantiser.embed(codes[..., :level]) - latents).square().mean()) for level in (1, 2, 3)]
+    with torch.no_grad():
+        errors = [float((quantiser.embed(codes[..., :level]) - latents).square().mean()) for level in (1, 2, 3)]
     assert errors[0] > errors[1] > errors[2]
     left = latents.transpose(1, 2) - quantiser.levels[0].codes[codes[..., 0]]
     assert torch.equal(codes[..., 1], torch.cdist(left, quantiser.levels[1].codes).argmin(-1))
