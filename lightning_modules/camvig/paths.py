@@ -11,7 +11,7 @@ of a frame's six numbers.
 """
 
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,7 +37,7 @@ MOVES = {  # where the camera goes, and how it turns, in units of the reaches
 ORBITS = {"orbit left": -1, "orbit right": 1}  # round a point before the camera, which stays in the middle of the frame
 
 Poses = Float[np.ndarray, "*clips frames 3 4"]
-Path = Float[np.ndarray, "*clips frames 6"]
+Path = Float[np.ndarray, "*clips later 6"]
 
 
 def relative(poses: Poses) -> Poses:
@@ -123,17 +123,18 @@ def named_move(name: str, frames: int, *, translation: float, rotation: float, p
     return path
 
 
+@runtime_checkable
 class Encoding(Protocol):
     """Paths as tokens."""
 
     levels: int
     codes: int
 
-    def encode(self, path: Path) -> Int[np.ndarray, "*clips frames levels"]:
+    def encode(self, path: Path) -> Int[np.ndarray, "*clips later levels"]:
         """Tokens of each frame, 0 to `codes` - 1."""
         ...
 
-    def decode(self, tokens: Int[np.ndarray, "*clips frames levels"]) -> Path:
+    def decode(self, tokens: Int[np.ndarray, "*clips later levels"]) -> Path:
         """The path that the tokens stand for."""
         ...
 
@@ -158,12 +159,12 @@ class Bins:
         self.codes = codes
         self.reach = np.array([translation] * 3 + [rotation] * 3)
 
-    def encode(self, path: Path) -> Int[np.ndarray, "*clips frames 6"]:
+    def encode(self, path: Path) -> Int[np.ndarray, "*clips later 6"]:
         """See `Encoding`; the token of 0 is `codes` / 2."""
         half = self.codes // 2
         return np.clip(np.rint(path / self.reach * half) + half, 0, self.codes - 1).astype(np.int64)
 
-    def decode(self, tokens: Int[np.ndarray, "*clips frames 6"]) -> Path:
+    def decode(self, tokens: Int[np.ndarray, "*clips later 6"]) -> Path:
         """See `Encoding`."""
         half = self.codes // 2
         return (tokens - half) / half * self.reach
@@ -200,7 +201,7 @@ class Residual:
             found.append(centres)
         return np.stack(found)
 
-    def encode(self, path: Path) -> Int[np.ndarray, "*clips frames 6"]:
+    def encode(self, path: Path) -> Int[np.ndarray, "*clips later 6"]:
         """See `Encoding`."""
         left, found = (np.asarray(path) / self.reach).reshape(-1, DIM), []
         for centres in self.vectors:
@@ -208,7 +209,7 @@ class Residual:
             left = left - centres[found[-1]]
         return np.stack(found, -1).reshape(*np.shape(path)[:-1], self.levels)
 
-    def decode(self, tokens: Int[np.ndarray, "*clips frames 6"]) -> Path:
+    def decode(self, tokens: Int[np.ndarray, "*clips later 6"]) -> Path:
         """See `Encoding`."""
         return sum(centres[tokens[..., level]] for level, centres in enumerate(self.vectors)) * self.reach
 

@@ -2,7 +2,8 @@
 
 A far and a near thing, each cut out of a plane of its own depth, stand before a plain wall. The camera makes one of
 `MOVES`. A truck shifts the near thing further than the far one, a pan shifts both alike: this tells them apart. In
-clips that are `moving` the camera rests, and the near thing goes its own way; its colour decides where.
+clips that are `moving` the camera rests, and the near thing goes its own way: up from below, down from above. Each kind
+of thing has one shape and one colour, so that a clip leaves little more open than where things are.
 
 Poses are those of RealEstate10K: world to camera, (rotation | translation), x right, y down, z forward; the first is
 the identity. Lengths are in units of the world; the image plane lies one side of the frame before the camera.
@@ -26,11 +27,11 @@ SPEEDS = np.array([UNIT // 2, UNIT])  # of a move, in 1/UNIT of the reaches belo
 TRUCK, PAN, ARC = np.float32(0.5), 31, 27  # reaches: units of the world, and TURN to the full turn
 IN, OUT = np.float32(0.5), np.float32(0.7)
 SHAPES_OF = np.array([0, 1, 0, 3])  # a square far off, a circle near, a diamond that moves by itself
+COLORS_OF = np.array([0, 3, 0, 2])  # yellow, red, blue
 RADIUS = FRAME * 5 // 32  # of a thing in the first frame
 STEPS = 16  # of a frame's side that positions are whole numbers of
 PLACES, HEIGHTS = np.array([5, 6]), (5, 11)  # of the left thing across; of both down
 TRAVEL = FRAME // 4  # of a thing that moves by itself
-DIRECTIONS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])  # right, left, down, up: of its colour
 DARK = np.array([24, 24, 28])
 ONE, HALF = np.float32(1), np.float32(0.5)
 
@@ -131,7 +132,6 @@ class CameraClips:
         far_first = stream.integers("side", 2) == 1
         left, right = (PLACES[stream.integers(f"x/{side}", len(PLACES))] for side in ("left", "right"))
         right = STEPS - right
-        color = stream.integers("color", len(DIRECTIONS), 2)
         video = np.empty((CHUNK, self.frames, self.image_size, self.image_size, 3), np.int64)
         video[:] = DARK
         layers = np.full((CHUNK, self.image_size, self.image_size), WALL, np.uint8)
@@ -139,20 +139,20 @@ class CameraClips:
             x = np.where(far_first == (layer == BEHIND), left, right) * (FRAME // STEPS)
             y = stream.between(f"y/{number}", *HEIGHTS) * (FRAME // STEPS)
             own = (moving == 1) & (layer == BEFORE)
-            shape = np.where(own, SHAPES_OF[OWN], SHAPES_OF[layer])
-            covered = self.cover(poses, depth, *self.track(x, y, own, color[:, number]), shape)
-            paint = RGB[color[:, number]][:, None, None, None]
+            kind = np.where(own, OWN, layer)
+            covered = self.cover(poses, depth, *self.track(x, y, own), SHAPES_OF[kind])
+            paint = RGB[COLORS_OF[kind]][:, None, None, None]
             weight = np.rint(covered * np.float32(UNIT)).astype(np.int64)[..., None]
             video += (paint - video) * weight // UNIT
             layers[covered[:, 0] > HALF] = layer
             layers[(covered[:, 0] > HALF) & own[:, None, None]] = OWN
         return video.astype(np.uint8), layers
 
-    def track(self, x: np.ndarray, y: np.ndarray, own: np.ndarray, color: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def track(self, x: np.ndarray, y: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where a thing is in each frame, seen from the first camera: integers (CHUNK, frames)."""
         way = TRAVEL * np.arange(self.frames) // (self.frames - 1) * own[:, None]
-        direction = DIRECTIONS[color]
-        return x[:, None] + way * direction[:, :1], y[:, None] + way * direction[:, 1:]
+        down = np.where(y < FRAME // 2, 1, -1)[:, None]
+        return x[:, None] + np.zeros_like(way), y[:, None] + way * down
 
     def cover(self, poses: Poses, depth: int, x: np.ndarray, y: np.ndarray, shape: np.ndarray) -> np.ndarray:
         """Share of each pixel that a thing covers, float32 (CHUNK, frames, image_size, image_size).
