@@ -125,7 +125,7 @@ def videopoet(model, draw, published):
     arrays = {"shown/real": np.zeros((1, 2, 4, 4, 3), np.uint8)}
     if "noise" in model:
         for way in ("true", "corrupted", "redrawn", "ceiling", "stretched"):
-            arrays |= {f"{way}/{name}": draw.uniform(1, 2, ROWS) for name in ("nll", "right", "mse", "psnr", "ssim")}
+            arrays |= {f"{way}/{name}": draw.random(ROWS) for name in ("nll", "right", "mse", "psnr", "ssim")}
             arrays |= dict.fromkeys((f"shown/{way}", "shown/small"), arrays["shown/real"])
         return {"scores": 2, "full_scores": 9, "parameters": 3, "head_parameters": 5}, arrays
     arrays |= {f"{task}/nll": draw.uniform(1, 2, ROWS) for task in model["judged_tasks"]}
