@@ -30,7 +30,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     In the captioned world `t2v/motion_percent`, clips that go as the caption tells, the same of real clips and through
     the tokenizer (`truth/...`, `ceiling/...`), and `t2v/motion_chance_percent`; `a2v/height_error_percent` and
     `v2a/...`, the distance between heights seen and heard, as a share of the frame, with
-    `.../control_height_error_percent` to another clip, also of real clips (`truth/...`) and of the sound that is written
+    `.../control_height_error_percent` to another clip, also of real clips (`truth/...`) and of the sound written
     for a clip written from text (`t2v_v2a/...`).
 
     Args:
@@ -48,7 +48,10 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
         found = surprises(arrays) | agreements(arrays) | chaining(arrays)
         found |= {f"t2v/{name}": x for name, x in published(arrays, seen_by(arrays)).items()}
         computed, useful = arrays["positions"].astype(float)
-        found |= {"positions": computed / 1000, "padding_percent": PERCENT * (1 - useful / max(computed, 1.0))}
+        found |= {
+            "positions": computed / 1000,
+            "padding_percent": PERCENT * (1 - useful / computed) if computed else 0.0,
+        }
         found["parameters"] = float(run.facts["parameters"])
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first = runs[0].predictions()

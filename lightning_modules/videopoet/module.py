@@ -35,11 +35,10 @@ from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
 from lightning_modules.videopoet.audio import make_codec, stored_sound, waves
-from lightning_modules.videopoet.clips import SoundingClips
 from lightning_modules.videopoet.measuring import Measured, jumps
 from lightning_modules.videopoet.tasks import PROMPTS, TASKS, Part, Task
 from lightning_modules.videopoet.text import Words, make_text
-from lightning_modules.videopoet.tokenizer import part
+from lightning_modules.videopoet.tokenizer import SoundData, part
 
 WRITTEN = ("t2v", "i2v", "a2v")  # clips that are written and measured
 DECODING = {"temperature": 1.0, "top_k": 0, "guidance": 0.0}
@@ -170,7 +169,7 @@ class VideoPoet(PaperModule):
         """Number of the first visual token that is written."""
         return self.visual_tokens(task.visual) if task.video == "rest" else 0
 
-    def check_data(self, data: SoundingClips) -> None:
+    def check_data(self, data: SoundData) -> None:
         """Refuse clips and sound that the tokenizers were not built for, and captions of another length.
 
         Raises:
@@ -389,7 +388,7 @@ class VideoPoet(PaperModule):
             video = torch.cat([video, made[:, :, known:]], 2)
         return video
 
-    def validate(self, data: SoundingClips, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def validate(self, data: SoundData, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The surprise of the judged tasks' tokens, and its mean over these tasks."""
 
         def measure(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -409,7 +408,7 @@ class VideoPoet(PaperModule):
         return self.generate("i2v", {"video": video}, temperature=0.0)["video"]
 
     @torch.no_grad()
-    def predictions(self, data: SoundingClips, device: torch.device) -> dict[str, Tensor]:
+    def predictions(self, data: SoundData, device: torch.device) -> dict[str, Tensor]:
         """What the judged tasks' tokens cost, and what is measured on clips and sounds that are written.
 
         Of the split that is judged, for each clip `<task>/nll`. Of its first `judged_rows` clips `chaining/...`, see

@@ -3,8 +3,8 @@
 A language model starts from one arm, so that its tokens of clips and of sound come in one file.
 """
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -15,7 +15,22 @@ from lightning_modules.video_tokens.adversarial import Game
 from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.training import Pixels, check_clips
 from lightning_modules.videopoet.audio import make_codec
-from lightning_modules.videopoet.clips import SoundingClips
+
+
+@runtime_checkable
+class SoundData(Protocol):
+    """Clips with captions and sound: `clips.SoundingClips`, or `clips.SoundingVideos`."""
+
+    rows: Mapping[str, object]
+    video_shape: tuple[int, int, int, int]
+    samples: int
+    sample_rate: int
+    words: int
+    text_length: int
+
+    def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows."""
+        ...
 
 
 class TokenizerAndCodec(CausalTraining):
@@ -55,7 +70,7 @@ class TokenizerAndCodec(CausalTraining):
         )  # fmt: skip
         self.codec = make_codec(**codec).requires_grad_(False)
 
-    def check_data(self, data: SoundingClips) -> None:
+    def check_data(self, data: SoundData) -> None:
         """Refuse clips of another shape.
 
         Raises:
