@@ -70,11 +70,24 @@ class AudioTraining(PaperModule):
                 f"data.batch_size is {data.batch_size}, but a published codec is not trained: set it null."
             )
 
+    def on_fit_start(self) -> None:
+        """Refuse several processes: codes that no latent is near to are put at latents of a process's own.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"the codec is trained by {self.trainer.world_size} processes, expected one, as unused codes are put "
+                "at latents of a process's own: set devices to 1 (conf/trainer)."
+            )
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """The sum of the differences of waves and spectra, and what the quantiser minimises."""
         wave, step = waves(batch["audio"]), self.global_step
         if step < self.free_steps:
-            drawn, quantising = self.codec.unquantised(wave), {}
+            books = [level.codebook for level in self.codec.quantiser.levels]
+            drawn, quantising = self.codec.unquantised(wave), {"codebook": 0.0 * sum(book.sum() for book in books)}
         else:
             if step == self.free_steps:
                 self.codec.place(wave)
