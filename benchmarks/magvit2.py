@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.magvit2.lookup_free import LookupFree
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.weights import load_seed_voken
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
+from lightning_modules.video_tokens.lookup_free import LookupFree
 
 LATENTS = {"a quarter of an image (64)": 64, "an image (256)": 256, "a clip (1,280)": 1280}
 SOFTMAX_UP_TO = 256  # more does not fit a small machine's memory

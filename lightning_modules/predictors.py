@@ -27,8 +27,8 @@ STREAMED_SHARE = 0.875  # the default of `datamodules.streamed`
 class Predictor:
     """The base of what answers; see `load` for what a paper's own class is called with.
 
-    An answer is a dictionary of numbers and texts; it may also hold arrays, and pictures as `PIL.Image`. `refused` says
-    of each file that answers cannot be chosen from why that is so.
+    An answer is a dictionary of numbers and texts; it may also hold arrays, pictures as `PIL.Image`, and films and
+    sounds of `datasets.video.films`. `refused` says of each file that answers cannot be chosen from why that is so.
     """
 
     refused: Sequence[str] = ()

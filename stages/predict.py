@@ -17,8 +17,8 @@ frame until the video ends or Ctrl-C.
 An array file (.npy) has pictures in the form of the data set: (rows, height, width) or (rows, height, width, channels).
 Picture files are brought to the model's size, and to grey or RGB (`lightning_modules/datasets/pictures.py`); how videos
 are read says `lightning_modules/datasets/video/files.py`. Every file of a folder is tried. What cannot be read, and a
-folder inside a folder, is named, and the exit code is then 1. With --out, features are written as .npy, and pictures as
-.png.
+folder inside a folder, is named, and the exit code is then 1. With --out, features are written as .npy, pictures as
+.png, films as .mp4 and sounds as .wav.
 """
 
 import argparse
@@ -47,15 +47,19 @@ def told(value: Any, name: str, out: Path | None) -> Any:
     """A value of an answer as it is printed: arrays and pictures by the file they were written to, or by their size."""
     if isinstance(value, np.ndarray):
         return written(out / f"{name}.npy", value) if out else f"{list(value.shape)}, see --out"
-    if hasattr(value, "save"):  # a picture
-        return written(out / f"{name}.png", value) if out else f"{list(value.size)}, see --out"
+    if hasattr(value, "save"):  # a picture, a film or a sound
+        suffix = getattr(value, "suffix", ".png")
+        return written(out / f"{name}{suffix}", value) if out else f"{list(value.size)}, see --out"
     return value
 
 
 def written(path: Path, value: Any) -> str:
-    """Write an array or a picture, whole or not at all."""
+    """Write an array, a picture, a film or a sound, whole or not at all."""
     with replace_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, value) if isinstance(value, np.ndarray) else value.save(file, "PNG")
+        if isinstance(value, np.ndarray):
+            np.save(file, value)
+        else:
+            value.save(file, *(["PNG"] if path.suffix == ".png" else []))
     return str(path)
 
 
@@ -74,7 +78,7 @@ def main() -> None:
     parser.add_argument("--among", type=Path, help="folder of pictures that answers are chosen from")
     parser.add_argument("--top", type=int, default=3, help="length of a ranking (default: 3)")
     parser.add_argument("--fps", type=float, help="frames a second that are read of - and webcam:0 (default: all)")
-    parser.add_argument("--out", type=Path, help="folder to write features (.npy) and pictures (.png) to")
+    parser.add_argument("--out", type=Path, help="folder to write what is found to: .npy, .png, .mp4, .wav")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each answer")
     arguments = parser.parse_args()
     if arguments.top < 1:

@@ -26,7 +26,7 @@ ORDER = [
     {"averaging", "base", "checkpoints", "history", "milestones", "training", "validation", "watching"},
     {"datamodules"},
     {"ensembling"},
-    {"tasks", "sweeps", "video_tokens"},
+    {"tasks", "sweeps", "video_tokens", "sequences"},
     set(STEMS),
     {"stages"},
 ]

@@ -125,7 +125,8 @@ def test_what_a_network_exports_says_the_same_of_stored_data_once_another_took_i
         for parameter in other.parameters():
             parameter.add_(1.0)
     other.load_export(module.export())
-    name = next(name for name in ("video", "images", "token_ids") if name in batch)
+    own = next(iter(inspect.signature(module.forward).parameters))
+    name = next(name for name in (own, "video", "images", "token_ids") if name in batch)
     stored = (batch[name].flatten(0, -4) if name == "images" else batch[name])[:4]
     with torch.inference_mode():
         first, second = (each.eval()(stored) for each in (module, other))

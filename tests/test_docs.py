@@ -72,6 +72,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"spae": {}, "spae-in_context": {}},
     },
+    "videopoet": {
+        "pretrain": {"videopoet-audio": {"pretrain.epochs": 1}},
+        "pretrain_from": {"videopoet-tokenizer": {"pretrain.epochs": 1}, "videopoet": {"pretrain.epochs": 1}},
+        "finetune": {},
+        "evaluate": {"videopoet": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},

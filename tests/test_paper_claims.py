@@ -120,7 +120,26 @@ def spae(model, draw, published):
     return {"tokens": tokens, "vocabulary": 9, "pixels": 64, "parameters": 3}, arrays
 
 
-STORED = {"movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae}
+def videopoet(model, draw, published):
+    """The same of VideoPoet's language models and super-resolutions; of real clips no direction is known."""
+    arrays = {"shown/real": np.zeros((1, 2, 4, 4, 3), np.uint8)}
+    if "noise" in model:
+        for way in ("true", "corrupted", "redrawn", "ceiling", "stretched"):
+            arrays |= {f"{way}/{name}": draw.random(ROWS) for name in ("nll", "right", "mse", "psnr", "ssim")}
+            arrays |= dict.fromkeys((f"shown/{way}", "shown/small"), arrays["shown/real"])
+        return {"scores": 2, "full_scores": 9, "parameters": 3, "head_parameters": 5}, arrays
+    arrays |= {f"{task}/nll": draw.uniform(1, 2, ROWS) for task in model["judged_tasks"]}
+    arrays |= {f"chaining/{name}": draw.uniform(1, 2, ROWS) for name in ("step", "control/step")}
+    arrays |= {f"shown/{name}": arrays["shown/real"] for name in ("t2v", "i2v", "a2v", "longer", "apart")}
+    if published:
+        arrays |= {name: draw.normal(size=(ROWS, 2)) for name in ("i3d/real", "t2v/i3d", "t2v/c3d")}
+    padded = model["batches"] == "padded"
+    return {"parameters": 3}, arrays | {"positions": np.array([10, 5 if padded else 10])}
+
+
+STORED = {
+    "movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae, "videopoet": videopoet,
+}  # fmt: skip
 
 
 def evaluated(row, published):
@@ -163,7 +182,7 @@ def kind(metric):
     return metric.rpartition("/")[2].removeprefix("mean_")
 
 
-@pytest.mark.parametrize("stem", ["magvit", "magvit2"])
+@pytest.mark.parametrize("stem", ["magvit", "magvit2", "videopoet"])
 def test_without_the_published_networks_their_claims_are_not_testable_and_the_others_are_judged(stem, tmp_path):
     rows, evaluations = judged(tmp_path, stem, published=False)
     asking = {claim.id for claim, _ in rows if kind(claim.value.metric) in SEEN_BY}

@@ -5,6 +5,8 @@ into pictures of at least `SIDE` pixels, which the codec may also use to predict
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
@@ -102,13 +104,31 @@ def through(
     encoder.pix_fmt, encoder.framerate, encoder.time_base = codec.pixels, RATE, 1 / RATE
     encoder.options = {**codec.options, "crf": str(quality)}
     packets = []
-    for number, picture in enumerate(clip):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame.pts = number
-        packets += encoder.encode(frame)
-    packets += encoder.encode(None)
+    with own_priority():
+        for number, picture in enumerate(clip):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts = number
+            packets += encoder.encode(frame)
+        packets += encoder.encode(None)
     frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
     return 8 * sum(p.size for p in packets), np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+
+
+@contextmanager
+def own_priority() -> Iterator[None]:
+    """Give this thread back the priority that it had.
+
+    Where the user is root, SVT-AV1 leaves the thread that calls it with priority over every other program.
+    """
+    if not hasattr(os, "sched_setscheduler"):  # macOS
+        yield
+        return
+    policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, param)
 
 
 def _pixels(clips: UInt8[np.ndarray, "clips frames h w 3"]) -> Float[torch.Tensor, "clips 3 frames h w"]:

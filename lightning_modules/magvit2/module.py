@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from lightning_modules.magvit2.autoregressive import Llama
 from lightning_modules.magvit2.codecs import CODECS, tried
 from lightning_modules.magvit2.compression import WORD, Asked, Coding, code_length, compress, decompress
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.transformer import FactorisedBert
 from lightning_modules.metrics.video import psnr, ssim
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import Generator
 from lightning_modules.video_tokens.masking import draw_codes, mask_ratio

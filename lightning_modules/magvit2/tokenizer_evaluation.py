@@ -24,7 +24,7 @@ def evaluate_tokenizer(runs: Sequence[Run], dataset: str, *, examples: Count = 4
     mean of the largest change of the other latents.
 
     Args:
-        runs: finished runs of `Magvit2Tokenizer`, one for each seed.
+        runs: finished runs of `CausalTraining`, one for each seed.
         dataset: first part of every metric's name.
         examples: clips of the gallery.
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from lightning_modules.base import PaperModule
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Block
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import Count, Positive, Share, bind
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import FOLLOWED
 from lightning_modules.video_tokens.kept import Kept

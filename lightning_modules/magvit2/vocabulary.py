@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule
 from lightning_modules.datamodules.labelled import ImageData
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import Count, Natural, Positive
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, annealed
 
 

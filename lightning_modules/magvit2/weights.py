@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lightning_modules.layers.published import load_strictly, read_checkpoint
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 
 DEEP = {"multipliers": (1, 1, 2, 2, 4), "halve_time": (False,) * 4}
 SETTINGS: dict[str, dict] = {  # configs/Open-MAGVIT2/gpu

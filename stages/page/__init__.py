@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, Idea, chance
 from lightning_modules.runs import Figure, Gallery
 from stages.page import curves, figures
-from stages.page.moving import still
+from stages.page.moving import silent, sound, still
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,6 +118,8 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "margin": margin,
         "breakable": breakable,
         "probability": probability,
+        "silent": silent,
+        "sound": sound,
         "still": still,
     }
     return environment.get_template("page.html.j2").render(

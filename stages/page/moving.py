@@ -1,20 +1,42 @@
-"""Animated PNGs on the page: the still that takes the place of one for readers who want no motion."""
+"""Animated PNGs on the page: the still that takes the place of one for readers who want no motion, and their sound."""
 
 import struct
 from base64 import b64decode, b64encode
+from collections.abc import Container, Iterable, Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OF_THE_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+SOUND = b"soUd"  # a chunk of our own with a WAV file, which programs that do not know it pass over
 
 
 def still(png: str) -> str | None:
     """The first frame of an animated PNG, itself a PNG, both in base64; None if it does not move."""
+    chunks = list(_chunks(png))
+    if all(kind != b"acTL" for kind, _ in chunks):
+        return None
+    return _without(chunks, OF_THE_ANIMATION)
+
+
+def sound(png: str) -> str | None:
+    """The WAV file in a PNG, both in base64; None if it has none."""
+    found = [chunk[8:-4] for kind, chunk in _chunks(png) if kind == SOUND]
+    return b64encode(found[0]).decode() if found else None
+
+
+def silent(png: str) -> str:
+    """A PNG without the sound in it, both in base64."""
+    return png if sound(png) is None else _without(_chunks(png), (SOUND,))
+
+
+def _without(chunks: Iterable[tuple[bytes, bytes]], kinds: Container[bytes]) -> str:
+    return b64encode(SIGNATURE + b"".join(chunk for kind, chunk in chunks if kind not in kinds)).decode()
+
+
+def _chunks(png: str) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each chunk: length, kind, content, checksum."""
     content = b64decode(png)
-    kept, at, moves = [SIGNATURE], len(SIGNATURE), False
+    at = len(SIGNATURE)
     while at < len(content):
         (length,), kind = struct.unpack(">I", content[at : at + 4]), content[at + 4 : at + 8]
-        chunk, at = content[at : at + 12 + length], at + 12 + length  # length, kind, content, checksum
-        moves |= kind == b"acTL"
-        if kind not in OF_THE_ANIMATION:
-            kept.append(chunk)
-    return b64encode(b"".join(kept)).decode() if moves else None
+        chunk, at = content[at : at + 12 + length], at + 12 + length
+        yield kind, chunk

@@ -16,6 +16,7 @@ from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.spae.documents import Texts
 from lightning_modules.spae.language import make_language
 from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.videopoet.clips import SoundingClips
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_clips as video_clips
@@ -33,7 +34,7 @@ PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "
 WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
-        "videos to generate", "texts"]  # fmt: skip
+        "videos to generate", "texts", "sounding clips"]  # fmt: skip
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "clip files": lambda: clip_files.data(actions),
         "videos to generate": lambda: video_clips.data(to_generate),
         "texts": lambda: texts(prepared("world_plain")),
+        "sounding clips": lambda: SoundingClips(folder=prepared("world_sounding"), **resident),
     }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.discriminator import Discriminator, blurred
 
 SMALL = {"size": 16, "width": 4, "multipliers": (1, 2, 2), "blocks": 1, "codebook_size": 64, "norm_groups": 2}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.magvit2.lookup_free import LookupFree, entropy, group_sizes, mean_chances, sample_entropy
+from lightning_modules.video_tokens.lookup_free import LookupFree, entropy, group_sizes, mean_chances, sample_entropy
 from lightning_modules.video_tokens.training import annealed
 
 

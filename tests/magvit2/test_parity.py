@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.magvit2.lookup_free import LookupFree, entropy, mean_chances, sample_entropy
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.magvit2.weights import load_seed_voken
 from lightning_modules.video_tokens.adversarial import discriminator_loss, generator_loss, lecam
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
+from lightning_modules.video_tokens.lookup_free import LookupFree, entropy, mean_chances, sample_entropy
 from lightning_modules.video_tokens.training import annealed
 from tests.magvit2.seed_voken import formula, summed, wave, weights
 

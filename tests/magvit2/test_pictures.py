@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 
 from lightning_modules.datasets import storage
 from lightning_modules.magvit2.pictures import PictureClips, as_clips
-from lightning_modules.magvit2.tokenizer_training import Magvit2Tokenizer
+from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.clips import ClipData
 
 TOKENIZER = {"size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "codebook_size": 16, "norm_groups": 2}
@@ -50,7 +50,7 @@ def test_an_image_tokenizer_is_trained_on_them_and_a_video_tokenizer_begins_with
     torch.manual_seed(0)
     options = {"discriminator": {"width": 4, "multipliers": [2], "blur": True}}
     image = {**TOKENIZER, "frames": 1, "dims": 2, "halve_time": (False, False)}
-    built = Magvit2Tokenizer(tokenizer=image, **options)
+    built = CausalTraining(tokenizer=image, **options)
     built.recipe = RECIPE
     built.check_data(data)
     before = {name: x.clone() for name, x in built.tokenizer.named_parameters()}
@@ -61,7 +61,7 @@ def test_an_image_tokenizer_is_trained_on_them_and_a_video_tokenizer_begins_with
     assert any((x != before[name]).any() for name, x in built.tokenizer.named_parameters())
     found = built.predictions(data, torch.device("cpu"))
     assert found["tokens"].shape == (8, 1, 4, 4) and "leak" not in found
-    video = Magvit2Tokenizer(tokenizer={**TOKENIZER, "frames": 5, "halve_time": (False, True)}, **options)
+    video = CausalTraining(tokenizer={**TOKENIZER, "frames": 5, "halve_time": (False, True)}, **options)
     video.start_from(built.export())
     clip = torch.rand(1, 3, 5, 16, 16)
     first = video.tokenizer.eval().latents(clip)[:, :, 0]

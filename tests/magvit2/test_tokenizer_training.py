@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from lightning_modules.magvit2.tokenizer_evaluation import evaluate_tokenizer, evaluate_vocabulary
-from lightning_modules.magvit2.tokenizer_training import Magvit2Tokenizer
 from lightning_modules.magvit2.vocabulary import VocabularyLadder
 from lightning_modules.metrics.tokens import bits_per_pixel, perplexity
 from lightning_modules.runs import Run
+from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.clips import Clips
 
 SMALL = {"width": 2, "multipliers": (1, 1, 1), "blocks": 1, "norm_groups": 2}
 CPU = torch.device("cpu")
 
 
-def training(tokenizer: dict | None = None, **options) -> Magvit2Tokenizer:
+def training(tokenizer: dict | None = None, **options) -> CausalTraining:
     torch.manual_seed(0)
     sizes = {"frames": 5, "size": 16, "codebook_size": 16, "halve_time": (False, True), **SMALL}
-    return Magvit2Tokenizer(
+    return CausalTraining(
         tokenizer={**sizes, **(tokenizer or {})},
         discriminator={"width": 2, "multipliers": (1,), "blur": True}, num_classes=3, perception="random", **options,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.contact_sheet import write_contact_sheet
 from lightning_modules.datasets.world import text
+from lightning_modules.datasets.world.camera import CameraClips
 from lightning_modules.datasets.world.drawing import OPAQUE, Objects, add_noise, landscapes, paint, render
 from lightning_modules.datasets.world.drifting import DriftingClips
 from lightning_modules.datasets.world.hd_clips import HdClips
@@ -51,6 +52,7 @@ from lightning_modules.datasets.world.scenes import (
     sample_scenes,
     trajectories,
 )
+from lightning_modules.datasets.world.sounding import SoundingClips
 from lightning_modules.datasets.world.video_text import VideoText
 from lightning_modules.files import replace_folder
 
@@ -272,7 +274,19 @@ class ActionClips:
         return np.where((early | late)[:, None, :], turned[:, None, :], color)
 
 
-View = Images | GradedImages | PlainImages | Clips | ActionClips | VideoText | HdClips | LongClips | DriftingClips
+View = (
+    Images
+    | GradedImages
+    | PlainImages
+    | Clips
+    | ActionClips
+    | VideoText
+    | HdClips
+    | LongClips
+    | DriftingClips
+    | SoundingClips
+    | CameraClips
+)
 VIEWS = {view.name: view for view in get_args(View)}
 
 

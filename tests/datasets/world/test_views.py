@@ -25,6 +25,8 @@ OPTIONS = {
     "video_text": {"image_size": 24, "frames": 6, "colors": 4, "shapes": 3, "places": ("night",), "shared_words": 0.0},
     "hd_clips": {"image_size": 32, "frames": 5, "colors": 2, "places": ("night", "sea")},
     "drifting": {"image_size": 16, "frames": 4, "shapes": 2},
+    "sounding": {"image_size": 16, "frames": 4, "colors": 4, "shapes": 3},
+    "camera": {"image_size": 16, "frames": 5, "moving": 4},
 }
 # Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
 GOLDEN = {
@@ -36,6 +38,7 @@ GOLDEN = {
     "hd_clips": "3947f1b14e88335736e045a4ba9f650a4bb0b52389cfc63068db390397c1d838",
     "video_text": "a37a63ca7f53821b84bb7f18d337774830e30b894d28de34792187454b6f9747",
     "drifting": "bdfa2459fc95bad94adfa9a3fdccd7d822929767fb9996ca3aa37587cb1e0138",
+    "sounding": "6cda65cfa2afff27523692c1c97051960f55d6fc2964d57fcbc84275bba16906",
 }
 ROWS = 2 * CHUNK + 40
 
@@ -246,6 +249,9 @@ def test_smallest_and_odd_sizes_are_drawn(view):
         ("actions", {"frames": 3, "zoom": 1.0}, r"frames \(3\) must be at least 4"),
         ("drifting", {"frames": 1}, r"frames \(1\) must be at least 2"),
         ("drifting", {"shapes": 9}, r"shapes \(9\) must be between 1 and 8"),
+        ("sounding", {"frames": 1}, r"frames \(1\) must be at least 2"),
+        ("sounding", {"colors": 0}, r"colors \(0\) must be between 1 and 8"),
+        ("sounding", {"shapes": 9}, r"shapes \(9\) must be between 1 and 8"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, view, options, message):

@@ -1,4 +1,4 @@
-"""The causal tokenizer of images and videos (section 3.2), and the image tokenizer that it is inflated from.
+"""The causal tokenizer of images and videos (MAGVIT-v2, section 3.2), and the image tokenizer that it is inflated from.
 
 1 + s t frames become 1 + t frames of tokens. The first frame is tokenised alone, as an image is. The number of frames
 is halved in the deepest levels (late downsampling). A video of any length can be read and drawn in parts, which give
@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
-from lightning_modules.magvit2.causal import AdaptiveNorm, CausalBlock, CausalConv, FrameNorm, Grow, Memory
-from lightning_modules.magvit2.lookup_free import LookupFree
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.causal import AdaptiveNorm, CausalBlock, CausalConv, FrameNorm, Grow, Memory
 from lightning_modules.video_tokens.convolution import lecun_normal_
+from lightning_modules.video_tokens.lookup_free import LookupFree
 from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
 from lightning_modules.video_tokens.tokenizer import VideoTokenizer, inflated
 

@@ -1,4 +1,4 @@
-"""Trains MAGVIT-v2's tokenizers; read `video_tokens/training.py` first, then `tokenizer.py` and `lookup_free.py`.
+"""Trains causal tokenizers; read `training.py` first, then `causal_tokenizer.py` and `lookup_free.py`.
 
 The weight of the entropy term falls from three times its own to its own, linearly over the first 2,000 steps.
 (SEED-Voken's `codebook_enlarge_ratio` is what is added to 1, and is 0 in its released settings.)
@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_modules.magvit2.tokenizer import CausalTokenizer
 from lightning_modules.validation import judged
+from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.training import TokenizerTraining
 
 PROBED = 32  # clips whose later frames are changed
 
 
-class Magvit2Tokenizer(TokenizerTraining):
+class CausalTraining(TokenizerTraining):
     """A causal tokenizer, its discriminator and the judge."""
 
     tokenizer_class = CausalTokenizer

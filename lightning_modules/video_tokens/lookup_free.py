@@ -1,4 +1,4 @@
-"""Lookup-free quantisation (section 3.1): the sign of each latent channel is a bit of the token. There is no codebook.
+"""Lookup-free quantisation (MAGVIT-v2, section 3.1): the sign of a channel is a bit of the token. There is no codebook.
 
 Two re-implementations exist, and they write bits in different orders: SEED-Voken's first channel is the lowest bit, as
 in the paper, that of vector-quantize-pytorch the highest. In both a latent of exactly 0 becomes -1.
@@ -33,7 +33,7 @@ class LookupFree(nn.Module):
         codes: K, a power of two.
         dim: of a latent, log2 K.
         commitment: weight of the latents' squared distance to their codes.
-        entropy: weight of the entropy term, mean H(p_n) - diversity x H(mean p_n); see `tokenizer_training` for how it
+        entropy: weight of the entropy term, mean H(p_n) - diversity x H(mean p_n); see `causal_training` for how it
             is annealed.
         diversity: gamma.
         temperature: tau; both re-implementations have 0.01, for which the term has almost no gradient where latents are

@@ -1,4 +1,4 @@
-"""Layers of the causal network (section 3.2): nothing in a frame depends on a later one.
+"""Layers of the causal network (MAGVIT-v2, section 3.2): nothing in a frame depends on a later one.
 
 A convolution sees the frames before, and zeros before the first. Of a clip that comes in parts, each layer remembers
 the frames that its next part needs (`Memory`): the parts then give what the whole clip gives.
