@@ -148,8 +148,8 @@ def stand_in(
     videos: str = "videos",
     **_: object,
 ) -> StandIn:
-    """See `download.StandIn`: one drawn clip of ten seconds with a tone, under many names, a sentence for each."""
-    clip = encode(folder / f"clip{suffix or '.mp4'}", 100, size=(320, 240), key_every=12, hertz=440)
+    """See `download.StandIn`: one drawn clip of ten seconds under many names, with a sentence for each."""
+    clip = encode(folder / f"clip{suffix or '.mp4'}", 100, size=(320, 240), key_every=12)
     changed, lists = {}, {}
     for split, files in splits.items():
         names = [
