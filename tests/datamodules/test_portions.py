@@ -69,8 +69,8 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "videos to generate": lambda: video_clips.data(to_generate),
         "texts": lambda: texts(prepared("world_plain")),
         "sounding clips": lambda: SoundingClips(folder=prepared("world_sounding"), **resident),
-        "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
         "camera clips": lambda: CameraClips(folder=prepared("world_camera"), share=0.5, **resident),
+        "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
     }
 
 

@@ -43,7 +43,7 @@ def of_new_files(folder):
     """The data of 16 clips of each kind that are written anew."""
     if not (folder / "prepared").exists():
         posed.prepare(folder / "prepared", **written(folder / "copy", 16))
-    return data(folder / "prepared", batch_size=8)
+    return data(folder / "prepared", batch_size=8, frames=3, stride=1)
 
 
 def data(prepared, **changes):
