@@ -37,9 +37,8 @@ def write_tone(path: Path, frames: int, hertz: int, *, size: tuple[int, int] = (
     width, height = size
     brightness = np.linspace(20, 230, frames).astype(np.uint8)[:, None, None, None]
     samples = 16_000 * np.sin(2 * np.pi * hertz / HEARD * np.arange(HEARD * frames // RATE))
-    film = Film(
-        np.broadcast_to(brightness, (frames, height, width, 3)), float(RATE), Sound(samples.astype(np.int16), HEARD)
-    )
+    pictures = np.broadcast_to(brightness, (frames, height, width, 3))
+    film = Film(pictures, float(RATE), Sound(samples.astype(np.int16), HEARD))
     with path.open("wb") as file:
         film.save(file)
     return path
