@@ -78,6 +78,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"videopoet": {}},
     },
+    "camvig": {
+        "pretrain": {"camvig-tokenizer": {"pretrain.epochs": 1}},
+        "pretrain_from": {"camvig-base": {"pretrain.epochs": 1}, "camvig": {"pretrain.epochs": 1}},
+        "finetune": {},
+        "evaluate": {"camvig": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},

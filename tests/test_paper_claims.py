@@ -137,8 +137,18 @@ def videopoet(model, draw, published):
     return {"parameters": 3}, arrays | {"positions": np.array([10, 5 if padded else 10])}
 
 
+def camvig(model, draw, published):
+    """The same of CamViG."""
+    arrays = {"psnr": np.ones(ROWS), "posed": np.ones(ROWS, bool), "labels": np.zeros(ROWS, np.int64)}
+    for name in ("made", "again", "real"):
+        arrays |= {f"{name}/{kind}_error": draw.uniform(1, 9, (ROWS, 4)) for kind in ("turn", "direction")}
+        arrays[f"shown/{name}"] = np.zeros((1, 2, 4, 4, 3), np.uint8)
+    return {"parameters": 3, "path_tokens": 96}, arrays
+
+
 STORED = {
     "movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae, "videopoet": videopoet,
+    "camvig": camvig,
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@
 paths; all others come from broad video, in which things move.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +177,7 @@ def mixed(
     return order
 
 
-def _in_turn(rows: Int[np.ndarray, " rows"], count: int, seed: int, copy: int, epoch: int) -> Sequence[int]:
+def _in_turn(rows: Int[np.ndarray, " rows"], count: int, seed: int, copy: int, epoch: int) -> Int[np.ndarray, " count"]:
     rounds = -(-count // len(rows)) if count else 0
     orders = [rows[permutation(len(rows), seed, ORDER, copy + 2 * n, epoch)] for n in range(rounds)]
     return np.concatenate([rows[:0], *orders])[:count]

@@ -13,11 +13,13 @@ from lightning_modules.camvig.module import CamViG
 from lightning_modules.camvig.paths import MOVES, ORBITS, named_move, path_of, scaled
 from lightning_modules.datasets.pictures import read
 from lightning_modules.datasets.video.files import evenly
+from lightning_modules.datasets.video.films import Film
 from lightning_modules.datasets.video.posed import read_poses
 from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens.predictor import shown
 
 REACH, PIVOT = 0.5, 3.0  # of a named move, in shares of what path tokens reach to; how far off an orbit's middle lies
+RATE = 8.0  # frames a second of a film, as VideoPoet's
 UNTOLD = ("still", "tilt up", "tilt down")  # moves that are not among the answers
 
 
@@ -48,14 +50,22 @@ class Animator(Predictor):
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """The picture along each named move, or along each pose file that was given to `begin`.
 
-        An answer has `move`, `path` (later 6), see `paths`, `video` and its `frames` side by side.
+        An answer has `move`, `path` (later 6), see `paths`, the `film`, and its `frames` side by side.
 
         Raises:
             ValueError: the picture or a pose file cannot be read, or is too short.
         """
         paths = {file.stem: self.path_of(file) for file in self.files} or self.moves()
         for name, numbers in paths.items():
-            yield {"row": name.replace(" ", "-"), "move": name, "path": numbers, **shown(self.along(path, numbers))}
+            found = shown(self.along(path, numbers))
+            film = Film(found["video"], RATE)
+            yield {
+                "row": name.replace(" ", "-"),
+                "move": name,
+                "path": numbers,
+                "film": film,
+                "frames": found["frames"],
+            }
 
     def moves(self) -> dict[str, Float[np.ndarray, "later 6"]]:
         """The paths of all named moves, half as far as the model's path tokens reach."""

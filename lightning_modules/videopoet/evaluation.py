@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lightning_modules.runs import Evaluation, Figure, Gallery, Run, Series
+from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Run, Series
 from lightning_modules.settings import Count
 from lightning_modules.video_tokens.evaluation import PERCENT, PUBLISHED, not_computed, published, some_run
 from lightning_modules.video_tokens.playing import playing
+from lightning_modules.videopoet.sounds import sounding
 
 AVERAGED = ("t2v", "fp", "inpaint")  # tasks of `mean_nll`
 DIRECTIONS = 4
@@ -54,11 +55,12 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
         }
         found["parameters"] = float(run.facts["parameters"])
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
-    first = runs[0].predictions()
     return Evaluation(
-        metrics=metrics, figures=[figure(metrics, dataset)], galleries=galleries(first, examples),
+        metrics=metrics,
+        figures=[figure(metrics, dataset)],
+        galleries=galleries(runs[0].predictions(), runs[0].facts["rate"], examples),
         not_computed=not_computed(metrics) | NOT_COMPUTED,
-    )  # fmt: skip
+    )
 
 
 def seen_by(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
@@ -118,21 +120,39 @@ def figure(metrics: Mapping[int, Mapping[str, float]], dataset: str) -> Figure:
     )  # fmt: skip
 
 
-def galleries(arrays: Mapping[str, np.ndarray], examples: int) -> list[Gallery]:
-    """Clips as they are written, beside the truth; none where no clip was written."""
+def galleries(arrays: Mapping[str, np.ndarray], rate: int, examples: int) -> list[Gallery]:
+    """Clips and sounds as they are written, beside the truth; none where nothing was written.
+
+    Args:
+        arrays: predictions.
+        rate: samples a second of the sounds.
+        examples: rows of each gallery.
+    """
     if "shown/real" not in arrays:
         return []
-    shown = {
-        "text": ("Video from text", {"t2v": "from its caption", "real": "the clip with this caption"}),
-        "image": ("Video from an image", {"i2v": "from its first frame", "real": "truth"}),
-        "sound": ("Video from sound", {"a2v": "from its sound", "real": "truth"}),
-        "longer": ("Clips that go on", {"longer": "continued", "apart": "followed by others, the control"}),
-    }
-    found = []
-    for name, (title, clips) in shown.items():
-        rows = [
-            [playing(label, arrays[f"shown/{clip}"][row]) for clip, label in clips.items()]
+    shown = {  # clip, sound and label of each exhibit
+        "text": ("Video from text", [("t2v", "", "from its caption"), ("real", "", "the clip with this caption")]),
+        "image": ("Video from an image", [("i2v", "", "from its first frame"), ("real", "", "truth")]),
+        "seen": ("Video from sound", [("a2v", "real", "from its sound"), ("real", "real", "truth")]),
+        "heard": (
+            "Sound from video",
+            [("real", "v2a", "from the clip"), ("real", "codec", "truth, from its codes"), ("real", "real", "truth")],
+        ),
+        "longer": (
+            "Clips that go on", [("longer", "", "continued"), ("apart", "", "followed by others, the control")]
+        ),
+    }  # fmt: skip
+    return [
+        Gallery(name, title, "Test clips of one seed.", [
+            [_exhibit(arrays, row, rate, *exhibit) for exhibit in exhibits]
             for row in range(min(examples, len(arrays["shown/real"])))
-        ]
-        found.append(Gallery(name, title, "Test clips of one seed.", rows))
-    return found
+        ])
+        for name, (title, exhibits) in shown.items()
+    ]  # fmt: skip
+
+
+def _exhibit(arrays: Mapping[str, np.ndarray], row: int, rate: int, clip: str, sound: str, label: str) -> Exhibit:
+    video = arrays[f"shown/{clip}"][row]
+    if not sound:
+        return playing(label, video)
+    return sounding(label, video, arrays[f"shown/sound/{sound}"][row], rate)

@@ -480,6 +480,7 @@ class VideoPoet(PaperModule):
         return {
             "parameters": count_parameters(self.network) + count_parameters(self.text),
             "vocabulary": len(self.words),
+            "rate": self.codec.rate,
             "lengths": {name: self.layouts[name].length for name in self.tasks},
         }
 

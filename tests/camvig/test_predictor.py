@@ -29,7 +29,7 @@ def test_a_picture_moves_along_each_named_move(animator, picture):
     answers = list(animator.answer(picture))
     assert len(answers) == 10 and len({answer["row"] for answer in answers}) == 10
     truck = next(answer for answer in answers if answer["move"] == "truck right")
-    assert truck["video"].shape == (5, 16, 16, 3) and truck["frames"].size == (80, 16)
+    assert truck["film"].frames.shape == (5, 16, 16, 3) and truck["frames"].size == (80, 16)
     assert truck["path"][:, 0].tolist() == [0.125, 0.25, 0.375, 0.5]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningDataModule
 
+from lightning_modules.camvig.clips import CameraClips
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
@@ -22,6 +23,7 @@ from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_clips as video_clips
 from tests.datamodules import test_video_file_texts as video_file_texts
 from tests.datamodules import test_video_texts as video_texts
+from tests.datasets.video import test_posed as posed
 from tests.hd_vila import test_hybrid_clips as hybrid_clips
 from tests.movinet import test_clip_files as clip_files
 from tests.pipeline import ROOT
@@ -34,7 +36,7 @@ PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "
 WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
-        "videos to generate", "texts", "sounding clips"]  # fmt: skip
+        "videos to generate", "texts", "sounding clips", "camera clips", "posed videos"]  # fmt: skip
 
 
 @pytest.fixture
@@ -67,6 +69,8 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "videos to generate": lambda: video_clips.data(to_generate),
         "texts": lambda: texts(prepared("world_plain")),
         "sounding clips": lambda: SoundingClips(folder=prepared("world_sounding"), **resident),
+        "camera clips": lambda: CameraClips(folder=prepared("world_camera"), share=0.5, **resident),
+        "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
     }
 
 

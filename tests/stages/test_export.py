@@ -34,6 +34,9 @@ REFUSED = {
         (
             "image_side",
             "movinet",
+            "camvig",
+            "camvig_base",
+            "camvig_tokenizer",
             "hd_vila",
             "hd_vila_manipulation",
             "lf_vila",

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -13,7 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from lightning_modules.datasets.video.films import Sound
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
+from lightning_modules.videopoet.sounds import sounding
 from stages import evaluate, page, report
 from stages.claims import judge
 from stages.page import figures, machine
@@ -41,6 +43,7 @@ GALLERY = Gallery(
     "captioned", f"Captions {HOSTILE}", f"Of seed 0 {HOSTILE}",
     [[
         Exhibit("image", Picture.of(PIXELS, f'a "red" circle {HOSTILE}')),
+        sounding(f"heard {HOSTILE}", np.stack([PIXELS, PIXELS[::-1]]), np.arange(99, dtype=np.int16), 8000),
         Exhibit("said of it", text=[("a ", None), ("red", True), (" ", None), ("square", False), (HOSTILE, None)]),
     ]],
 )  # fmt: skip
@@ -156,7 +159,7 @@ class Reader(HTMLParser):
             self.current = self.claims.setdefault(attributes["data-claim"], {})
         if tag == "data":
             self.current[attributes["class"]] = attributes["value"]
-        if tag not in {"meta", "link", "br", "wbr", "img", "input"}:
+        if tag not in {"meta", "link", "br", "wbr", "img", "input", "source"}:
             self._open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -236,6 +239,16 @@ def test_the_page_tells_post_hoc_claims_p_values_and_what_survives_holms_correct
     assert f"All papers 5 0.25 1 {survive['shown']} {survive['refuted']} {survive['undecided']}" in text
 
 
+def test_the_sound_of_a_clip_is_played_beside_it_and_is_in_the_page_once(project):
+    folder, _ = page_of(project)
+    page = (folder / "index.html").read_text()
+    wav = b64encode(Sound(np.arange(99, dtype=np.int16), 8000).wav()).decode()
+    shown = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,([^"]+)"', page)
+    assert shown and set(shown) == {wav}
+    pictures = re.findall(r'data:image/png;base64,([^"]+)"', page)
+    assert not any(b"soUd" in b64decode(png) for png in pictures)
+
+
 def test_a_page_without_post_hoc_claims_says_so_and_counts_are_told_as_facts(project):
     path = project / "lightning_modules/alpha/facts.yaml"
     facts = yaml.safe_load(path.read_text())
@@ -276,7 +289,8 @@ def test_nothing_outside_the_folder_is_loaded(project):
     for tag, attributes in reader.tags:
         for name in ("src", "srcset", "data", "poster", "action", "xlink:href"):
             address = attributes.get(name, "")
-            assert address.startswith(("#", "data:image/png;base64,")) or address in ("", "machine.js"), (tag, address)
+            local = address.startswith(("#", "data:image/png;base64,", "data:audio/wav;base64,"))
+            assert local or address in ("", "machine.js"), (tag, address)
         if name := attributes.get("href"):
             assert tag == "a" or name.startswith("#"), (tag, name)
     text = (folder / "index.html").read_text()
@@ -319,7 +333,8 @@ def test_metrics_and_points_for_dvc(project):
 
 def test_examples_are_shown_with_right_and_wrong_words(project):
     folder, _, reader = made(project)
-    [(_, image)] = [each for each in reader.tags if each[0] == "img"]
+    image, moving = (attributes for tag, attributes in reader.tags if tag == "img")
+    assert moving["alt"].startswith("heard ") and moving["alt"].endswith("with sound")
     assert image["alt"] == f'a "red" circle {HOSTILE}'
     with Image.open(BytesIO(b64decode(image["src"].partition(",")[2]))) as picture:
         np.testing.assert_array_equal(np.array(picture), PIXELS)

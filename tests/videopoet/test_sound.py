@@ -15,6 +15,7 @@ from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.datasets.video.films import Film, Sound
 from lightning_modules.datasets.video.hearing import read_sound
+from lightning_modules.datasets.video.with_sound import write_tone
 from lightning_modules.datasets.world import views
 from lightning_modules.datasets.world.scenes import Stream
 from lightning_modules.files import sha256
@@ -211,9 +212,9 @@ def test_real_videos_have_their_own_sound_and_silent_ones_are_left_out(tmp_path,
     monkeypatch.setattr(rehearsal, "current", rehearsal.Rehearsal(rows=9))
     monkeypatch.setattr("lightning_modules.videopoet.clips.T5Tokenizer", lambda _: spelling())
     for number in range(3):
-        encode(tmp_path / f"{number}.mp4", 40, hertz=300 + 100 * number)
+        write_tone(tmp_path / f"{number}.mp4", 40, 300 + 100 * number)
     encode(tmp_path / "silent.mp4", 40)
-    encode(tmp_path / "short.mp4", 10, hertz=300)
+    write_tone(tmp_path / "short.mp4", 10, 300)
     files = np.array(["0.mp4", "1.mp4", "2.mp4", "silent.mp4", "short.mp4"])
     captions = np.fromiter(([f"tone {name}", "a tone"] for name in files), object, len(files))
     given = SoundingVideos(

@@ -3,7 +3,7 @@
 A far and a near thing, each cut out of a plane of its own depth, stand before a plain wall. The camera makes one of
 `MOVES`. A truck shifts the near thing further than the far one, a pan shifts both alike: this tells them apart. In
 clips that are `moving` the camera rests, and the near thing goes its own way: up from below, down from above. Each kind
-of thing has one shape and one colour, so that a clip leaves little more open than where things are.
+of thing has one colour and all are squares, so that a clip leaves little more open than where things are.
 
 Poses are those of RealEstate10K: world to camera, (rotation | translation), x right, y down, z forward; the first is
 the identity. Lengths are in units of the world; the image plane lies one side of the frame before the camera.
@@ -26,8 +26,8 @@ WALL, BEHIND, BEFORE, OWN = range(4)  # layers: nothing, the far thing, the near
 SPEEDS = np.array([UNIT // 2, UNIT])  # of a move, in 1/UNIT of the reaches below
 TRUCK, PAN, ARC = np.float32(0.5), 31, 27  # reaches: units of the world, and TURN to the full turn
 IN, OUT = np.float32(0.5), np.float32(0.7)
-SHAPES_OF = np.array([0, 1, 0, 3])  # a square far off, a circle near, a diamond that moves by itself
-COLORS_OF = np.array([0, 3, 0, 2])  # yellow, red, blue
+SHAPE = 1  # a square
+COLORS_OF = np.array([0, 3, 0, 6])  # yellow far off, red near, cyan for one that moves by itself
 RADIUS = FRAME * 5 // 32  # of a thing in the first frame
 STEPS = 16  # of a frame's side that positions are whole numbers of
 PLACES, HEIGHTS = np.array([5, 6]), (5, 11)  # of the left thing across; of both down
@@ -140,7 +140,7 @@ class CameraClips:
             y = stream.between(f"y/{number}", *HEIGHTS) * (FRAME // STEPS)
             own = (moving == 1) & (layer == BEFORE)
             kind = np.where(own, OWN, layer)
-            covered = self.cover(poses, depth, *self.track(x, y, own), SHAPES_OF[kind])
+            covered = self.cover(poses, depth, *self.track(x, y, own), np.full(CHUNK, SHAPE))
             paint = RGB[COLORS_OF[kind]][:, None, None, None]
             weight = np.rint(covered * np.float32(UNIT)).astype(np.int64)[..., None]
             video += (paint - video) * weight // UNIT

@@ -20,11 +20,16 @@ SPLITS = {
 FRAMES = 5
 
 
+def written(folder, rows):
+    """A copy with so many clips of each split, and what `prepare` reads it with."""
+    made = posed.stand_in(folder, rows=rows, splits=SPLITS, frames=FRAMES)
+    return {"name": "realestate10k", "splits": SPLITS, "frames": FRAMES, **made.config}
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("realestate")
-    made = posed.stand_in(folder, rows=4, splits=SPLITS, frames=FRAMES)
-    return folder, {"name": "realestate10k", "splits": SPLITS, "frames": FRAMES, **made.config}
+    return folder, written(folder, 4)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,13 @@ def prepared(copy):
     folder, config = copy
     posed.prepare(folder / "prepared", **config)
     return folder / "prepared"
+
+
+def of_new_files(folder):
+    """The data of 16 clips of each kind that are written anew."""
+    if not (folder / "prepared").exists():
+        posed.prepare(folder / "prepared", **written(folder / "copy", 16))
+    return data(folder / "prepared", batch_size=8, frames=3, stride=1)
 
 
 def data(prepared, **changes):
@@ -43,11 +55,11 @@ def data(prepared, **changes):
 
 def test_the_index_has_times_lenses_and_poses(prepared):
     index = read_index(prepared, "train")
-    assert index["file"].tolist() == [f"train-{n}.mp4" for n in range(4)]
+    assert list(index["file"]) == [f"train-{n}.mp4" for n in range(4)]
     assert [len(times) for times in index["times"]] == [15] * 4 and index["times"][0][1] == 100_000
-    assert index["focal"][0].tolist() == [0.5, 0.9] and len(index["poses"][0]) == 15 * 12
+    assert list(index["focal"][0]) == [0.5, 0.9] and len(index["poses"][0]) == 15 * 12
     broad = read_index(prepared, "broad")
-    assert broad["file"].tolist() == [f"broad-{n}.mp4" for n in range(4)] and len(broad["times"][0]) == 0
+    assert list(broad["file"]) == [f"broad-{n}.mp4" for n in range(4)] and len(broad["times"][0]) == 0
 
 
 def test_clips_have_the_path_of_the_frames_that_they_show(prepared):
@@ -80,7 +92,7 @@ def test_poses_are_a_stride_apart_or_as_far_as_there_are_enough():
 def test_times_behind_the_end_of_a_video_break_it():
     times = np.array([0, 100_000, 1_000_000])
     assert at_times(11, times, 10.0).tolist() == [0, 1, 10] and at_times(10, times, 10.0).tolist() == [0, 1, 9]
-    with pytest.raises(BrokenVideo, match="there are 5 frames at 10.0 a second, but a pose has number 10"):
+    with pytest.raises(BrokenVideo, match=r"there are 5 frames at 10\.0 a second, but a pose has number 10"):
         at_times(5, times, 10.0)
 
 

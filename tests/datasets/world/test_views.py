@@ -39,6 +39,7 @@ GOLDEN = {
     "video_text": "a37a63ca7f53821b84bb7f18d337774830e30b894d28de34792187454b6f9747",
     "drifting": "bdfa2459fc95bad94adfa9a3fdccd7d822929767fb9996ca3aa37587cb1e0138",
     "sounding": "6cda65cfa2afff27523692c1c97051960f55d6fc2964d57fcbc84275bba16906",
+    "camera": "663e7158501919a5c125214b8e8181aff4f2001a1e5d189a6d77571f358ee7d1",
 }
 ROWS = 2 * CHUNK + 40
 
@@ -249,6 +250,8 @@ def test_smallest_and_odd_sizes_are_drawn(view):
         ("actions", {"frames": 3, "zoom": 1.0}, r"frames \(3\) must be at least 4"),
         ("drifting", {"frames": 1}, r"frames \(1\) must be at least 2"),
         ("drifting", {"shapes": 9}, r"shapes \(9\) must be between 1 and 8"),
+        ("camera", {"frames": 1}, r"frames \(1\) must be at least 2"),
+        ("camera", {"moving": 9}, r"moving \(9\) must be between 0 and 8"),
         ("sounding", {"frames": 1}, r"frames \(1\) must be at least 2"),
         ("sounding", {"colors": 0}, r"colors \(0\) must be between 1 and 8"),
         ("sounding", {"shapes": 9}, r"shapes \(9\) must be between 1 and 8"),
