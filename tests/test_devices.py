@@ -42,8 +42,9 @@ ROWS = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     copy = Copy(tmp_path_factory.mktemp("devices"), datasets=("world_graded",), rows=ROWS)
-    card = copy.folder / "conf/dataset/world_graded/tiny.yaml"
-    card.write_text(card.read_text().replace("{train: 4096, val: 1024, test: 2048}", "{train: 256, val: 64, test: 64}"))
+    rows = "{train: 4096, val: 1024, test: 2048}", "{train: 256, val: 64, test: 64}"
+    copy.replace("conf/dataset/world_graded/tiny.yaml", *rows)
+    copy.slow_down(0.1)
     copy.python("-m", "stages.sources")
     copy.python("-m", "stages.prepare", "world_graded")
     return copy
