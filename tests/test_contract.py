@@ -49,8 +49,11 @@ CHOSEN = {
 
 
 def lightened(config):
-    """A system's configuration with few rows in a batch and few to evaluate."""
+    """A system's configuration with few rows in a batch and few to evaluate, and few episodes of few-shot tasks."""
     data = config["data"]
+    for block in config["model"].values():
+        if isinstance(block, dict) and "episodes" in block:
+            block["episodes"] = min(block["episodes"], JUDGED)
     if data.get("batches") != "classes":  # of these, a batch has a row of each
         data["batch_size"] = min(data["batch_size"], ROWS)
     for name, split in data["splits"].items():
