@@ -1,11 +1,13 @@
 """What holds for every test: one thread, run records that stay on this disk, `--paper` and `--minutes`."""
 
 import functools
+import gc
 import importlib.util
 import math
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -124,6 +126,16 @@ def group_of(nodeid: str) -> str:
     if name.partition("[")[0] in ALONE:
         return nodeid
     return "finished" if file in FINISHED else file
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """What is imported and collected stays until the end: the garbage collector need not go through it again."""
+    gc.disable()
+    result = yield
+    gc.enable()
+    gc.freeze()
+    return result
 
 
 def pytest_collection_modifyitems(config, items):
@@ -268,10 +280,14 @@ def mariadb():
 
 
 def needed(package: str, program: object, driver: str) -> None:
-    """Skip what needs a database server that is not installed here; in CI everything is."""
+    """Skip what needs a database server that is not installed or cannot run here; in CI everything is there."""
     for missing, why in (
         (program is None, f"{package} is not installed: apt-get install {package}"),
         (importlib.util.find_spec(driver) is None, f"{driver} is not installed: make setup"),
+        (
+            os.geteuid() == 0 and not os.stat(os.devnull).st_mode & stat.S_IWOTH,  # the server has a user of its own
+            f"other users cannot write to {os.devnull}: chmod a+w {os.devnull}",
+        ),
     ):
         if missing:
             assert "CI" not in os.environ, why
@@ -279,7 +295,10 @@ def needed(package: str, program: object, driver: str) -> None:
 
 
 def server_folder(user: str):
-    """A folder for a database server, and what runs a command there: as `user` if need be, for servers refuse root."""
+    """A folder for a database server, and what runs a command there: as `user` if need be, for servers refuse root.
+
+    When a command fails, the message has what it printed, and the end of the server's log.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"reprise-{user}-"))  # the path of a socket has room for 107 bytes
     become = []
     if os.geteuid() == 0:
@@ -288,7 +307,15 @@ def server_folder(user: str):
 
     def run(*command):
         environment = {"PATH": os.environ["PATH"]}  # a test that looks for processes of its own must not find this one
-        subprocess.run([*become, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        with tempfile.TemporaryFile() as output:  # no pipe, which a server that is started here would keep open
+            done = subprocess.run(
+                [*become, *command], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+            output.seek(0)
+            said, log = output.read().decode(errors="replace"), folder / "log"
+        said += log.read_text(errors="replace")[-4000:] if log.is_file() else ""
+        if done.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{said}")
 
     return folder, run
 

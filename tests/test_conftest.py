@@ -1,12 +1,14 @@
 """What `conftest.py` gives to all tests."""
 
+import getpass
+import os
 import re
 import shutil
 
 import pytest
 
 from lightning_modules.datasets import storage
-from tests.conftest import ALONE, FINISHED, ROOT, group_of
+from tests.conftest import ALONE, FINISHED, ROOT, group_of, needed, server_folder
 
 
 def test_a_split_of_prepared_data_is_read_once_and_each_test_gets_a_copy(prepared):
@@ -38,3 +40,23 @@ def test_the_lists_of_such_tests_are_complete():
     assert all(any(f"def {name}(" in text for text in texts.values()) for name in ALONE)
     users = {file for file, text in texts.items() if re.search(r"def \w+\(([^)]*, )?finished[,)]", text)}
     assert users == {*FINISHED}
+
+
+def test_a_command_of_a_database_server_that_fails_says_what_it_printed_and_logged():
+    folder, run = server_folder(getpass.getuser())
+    run("sh", "-c", "echo started >log")
+    with pytest.raises(AssertionError, match=r"ended with 3\nto stdout\nto stderr\nstarted\n"):
+        run("sh", "-c", "echo to stdout; echo to stderr >&2; exit 3")
+    shutil.rmtree(folder)
+
+
+def test_a_server_that_could_not_write_to_dev_null_is_not_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "devnull", str(tmp_path / "null"))
+    (tmp_path / "null").touch()
+    (tmp_path / "null").chmod(0o666)
+    needed("a-server", "program", "json")
+    (tmp_path / "null").chmod(0o644)
+    with pytest.raises(AssertionError, match=r"other users cannot write to .*null: chmod a\+w .*null"):
+        needed("a-server", "program", "json")

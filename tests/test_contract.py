@@ -5,10 +5,12 @@ Systems and arms are those of the plan: a new paper needs no change here, only `
 
 import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hydra.utils import get_method, instantiate
 from pytorch_lightning import seed_everything
 from torch import Tensor
@@ -20,7 +22,9 @@ from tests.conftest import STEMS
 
 PLANS = {preset: load_plan(preset) for preset in PRESETS}
 PLAN = PLANS["tiny"]
-LATER = 1e-3  # relative, of losses after the first: see the last test
+LATER = 1e-3  # relative, of losses after the first: see the golden losses below
+FIRST = 4  # golden losses that are computed of a further arm of a system
+ROWS, JUDGED = 8, 24  # of a batch, and of the splits that are evaluated, where no number is compared with a golden one
 
 
 def composed(row):
@@ -44,12 +48,26 @@ CHOSEN = {
 }
 
 
+def lightened(config):
+    """A system's configuration with few rows in a batch and few to evaluate, and few episodes of few-shot tasks."""
+    data = config["data"]
+    for block in config["model"].values():
+        if isinstance(block, dict) and "episodes" in block:
+            block["episodes"] = min(block["episodes"], JUDGED)
+    if data.get("batches") != "classes":  # of these, a batch has a row of each
+        data["batch_size"] = min(data["batch_size"], ROWS)
+    for name, split in data["splits"].items():
+        if name != "train":
+            split["rows"] = min(split["rows"] or JUDGED, JUDGED)
+    return config
+
+
 @pytest.fixture
 def build(request, prepared):
-    """Makes the network of an arm, or of the chosen arm of a system, and its data."""
+    """Makes the network of an arm, or of the chosen arm of a system, and its data: for a system, few rows of it."""
     names = request.node.callspec.params
     row = PLAN.pretrain[names["arm"] if "arm" in names else CHOSEN[names["system"]]]
-    config = composed(row)
+    config = composed(row) if "arm" in names else lightened(composed(row))
 
     def build():
         module = instantiate_seeded(config)
@@ -87,13 +105,17 @@ def test_each_trainable_parameter_gets_a_gradient(system, build):
 
 
 @pytest.mark.parametrize("system", CHOSEN)
-def test_sixty_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
-    runs = []
-    for steps in (60, 10):
-        module, data = build()
-        runs.append(list(losses(module, [next(iter(data.train_dataloader()))] * steps)))
-    assert runs[0][:10] == runs[1]
-    assert runs[0][-1] < 0.85 * runs[0][0]  # augmented images with smoothed labels fall the least
+def test_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
+    """Within sixty steps three in a row are clearly lower; augmented images with smoothed labels take longest."""
+    found = []
+    module, data = build()
+    for loss in losses(module, [next(iter(data.train_dataloader()))] * 60):
+        found.append(loss)
+        if max(found[-3:]) < 0.85 * found[0]:
+            break
+    assert max(found[-3:]) < 0.85 * found[0]
+    module, data = build()
+    assert list(losses(module, [next(iter(data.train_dataloader()))] * 3)) == found[:3]
 
 
 @pytest.mark.parametrize("system", CHOSEN)
@@ -155,17 +177,25 @@ def test_the_first_losses_are_those_that_are_written_down(arm, build, drawn):
     The first loss holds on every processor. Later ones may differ by rounding where the code paths are not held at
     AVX2. Once something is drawn with chances that the network gave, rounding can change what is drawn: there only
     the first loss is compared.
-    `REPRISE_GOLDEN=write pytest tests/test_contract.py` writes them anew.
+    `REPRISE_GOLDEN=write pytest tests/test_contract.py` writes them anew, ten of each arm. Of an arm that is not the
+    chosen one of its system, only the first ones are computed again.
     """
     module, data = build()
-    found = list(losses(module, [batch for batch, _ in zip(data.train_dataloader(), range(10), strict=False)]))
+    path = Path(__file__).parent / PLAN.pretrain[arm].paper / f"golden/{arm}.txt"
+    if writes := os.environ.get("REPRISE_GOLDEN") == "write":
+        expected, steps = [], 10
+    else:
+        expected = [float(line.split()[1]) for line in path.read_text().splitlines()]
+        steps = len(expected) if arm in CHOSEN.values() else min(FIRST, len(expected))
+    batches = [batch for batch, _ in zip(data.train_dataloader(), range(10), strict=False)]  # all, for they may draw
+    found = list(losses(module, batches[:steps]))
     if drawn:
         found = found[:1]
-    path = Path(__file__).parent / PLAN.pretrain[arm].paper / f"golden/{arm}.txt"
-    if os.environ.get("REPRISE_GOLDEN") == "write":
+    if writes:
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{step} {loss:.7g}\n" for step, loss in enumerate(found)))
-    expected = [float(line.split()[1]) for line in path.read_text().splitlines()]
+        return
+    expected = expected[:steps]
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     assert found == pytest.approx(expected, rel=LATER)
 
@@ -173,26 +203,46 @@ def test_the_first_losses_are_those_that_are_written_down(arm, build, drawn):
 TUNED = [(preset, stem) for preset, plan in PLANS.items() for stem in sorted({r.paper for r in plan.finetune.values()})]
 
 
+@pytest.fixture
+def shapes_only(monkeypatch):
+    """What torch interpolates on the meta device has its shape at once: bicubic, it takes a tenth of a second there."""
+    interpolate = F.interpolate
+
+    def shaped(x, size=None, **options):
+        if x.is_meta and isinstance(size, Sequence):
+            return x.new_empty((*x.shape[:2], *size))
+        return interpolate(x, size=size, **options)
+
+    monkeypatch.setattr(F, "interpolate", shaped)
+
+
 @pytest.mark.parametrize(("preset", "stem"), TUNED)
-def test_every_fine_tuned_arm_builds_and_takes_the_encoder_that_it_starts_from(preset, stem):
-    plan, seen = PLANS[preset], []
+def test_every_fine_tuned_arm_builds_and_takes_the_encoder_that_it_starts_from(preset, stem, shapes_only):
+    """Rows with the same network are built once, and so is the encoder that several start from."""
+    plan, encoders, started = PLANS[preset], {}, set()
     for row in (row for row in plan.finetune.values() if row.paper == stem):
         start = plan.pretrain[row.start]
         upstream = compose(preset, system=start.system, overrides=start.overrides)["system"]
         blocks = compose(preset, system=row.system, overrides=row.overrides, stage="finetune")["system"]["downstream"]
-        if (upstream["model"], blocks) in seen:
-            continue
-        seen.append((upstream["model"], blocks))
-        encoder = bound(upstream, "pretrain").export()
+        encoder = repr(upstream["model"])
+        if encoder not in encoders:
+            encoders[encoder] = built(bound(upstream, "pretrain")).export()
         for name, block in blocks.items():
             recipe = {key: value for key, value in block.items() if key not in ("model", "data")}
-            bound({**block, name: recipe}, name).start_from(encoder)
+            network = bound({**block, name: recipe}, name)
+            if (encoder, repr(block["model"])) not in started:
+                started.add((encoder, repr(block["model"])))
+                built(network).start_from(encoders[encoder])
 
 
 def bound(blocks, recipe):
-    """The module of some blocks on the meta device, after its settings were held against what takes them."""
-    with torch.device("meta"):
-        module = settings.bind(blocks["model"], "model")()
-    module.check_recipe(blocks[recipe], recipe)
+    """What builds the module of some blocks, after its settings were held against what takes them."""
+    model = settings.bind(blocks["model"], "model")
+    model.func.check_recipe(blocks[recipe], recipe)
     settings.bind(blocks["data"], "data", folder=Path(), seed=0)
-    return module
+    return model
+
+
+def built(model):
+    with torch.device("meta"):
+        return model()

@@ -31,7 +31,7 @@ ROWS = {
             "system": "classifier",
             "dataset": "world_graded",
             "max_seeds": 1,
-            "overrides": {"model.encoder.depth": 1, "pretrain.epochs": 50}
+            "overrides": {"model.encoder.depth": 1, "pretrain.epochs": 30}  # of four steps
             | {"model.preprocess.flip": True, "model.preprocess.shift": 2},
         },
     },
@@ -42,8 +42,9 @@ ROWS = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     copy = Copy(tmp_path_factory.mktemp("devices"), datasets=("world_graded",), rows=ROWS)
-    card = copy.folder / "conf/dataset/world_graded/tiny.yaml"
-    card.write_text(card.read_text().replace("{train: 4096, val: 1024, test: 2048}", "{train: 256, val: 64, test: 64}"))
+    rows = "{train: 4096, val: 1024, test: 2048}", "{train: 256, val: 64, test: 64}"
+    copy.replace("conf/dataset/world_graded/tiny.yaml", *rows)
+    copy.slow_down(0.1)
     copy.python("-m", "stages.sources")
     copy.python("-m", "stages.prepare", "world_graded")
     return copy
@@ -146,7 +147,7 @@ def test_two_processes_that_are_stopped_go_on_to_the_same_bytes_and_one_process_
         (step,) = re.findall(r"stopping at step (\d+)", said)
         steps.append(int(step))
         assert f"stopped by {number.name}: the same command goes on from here" in said
-    assert 0 < steps[0] < steps[1] < steps[2] < 200, steps
+    assert 0 < steps[0] < steps[1] < steps[2] < 120, steps
     saved = project.folder / "saved"
     shutil.copytree(project.folder / ".scratch/training", saved)
     done = project.python("-m", "stages.pretrain", "augmented", REPRISE_TRAINER="other")
@@ -162,7 +163,7 @@ def test_two_processes_that_are_stopped_go_on_to_the_same_bytes_and_one_process_
     assert "is of 2 processes with 1 accumulated batches each, this training has 1 processes" in line
     found = files(project)
     assert found["weights.safetensors"] != unbroken["weights.safetensors"]
-    assert len(found["history.csv"].splitlines()) == len(unbroken["history.csv"].splitlines()) == 201
+    assert len(found["history.csv"].splitlines()) == len(unbroken["history.csv"].splitlines()) == 121
     records = [json.loads(path.read_text()) for path in project.folder.glob(".scratch/runs/*/*augmented*/machine.json")]
     said = [record["resumed_inexactly_from"] for record in records if "resumed_inexactly_from" in record]
     assert said == ["2 processes with 1 accumulated batches each"]

@@ -89,7 +89,8 @@ def script() -> str:
 
 @pytest.mark.slow
 def test_a_job_that_slurm_warns_is_queued_again_and_ends_with_the_bytes_of_an_unbroken_one(tmp_path, slurm):
-    copy = Copy(tmp_path / "project", seeds=[0], epochs=60)
+    copy = Copy(tmp_path / "project", seeds=[0], epochs=10)  # of 20 steps
+    copy.slow_down(0.05)
     copy.environment |= {"SLURM_CONF": slurm["SLURM_CONF"]}
     for stage in (["sources"], ["prepare", "digits"], ["pretrain", ARM]):
         copy.python("-m", f"stages.{stage[0]}", *stage[1:])

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.filterwarnings(
 pictures = test_streamed.folder
 FORK = multiprocessing.get_context("fork")
 TRAIN = "data.splits.train.rows"
+HELD = 5  # the step at which seeds wait
 SYSTEMS = {  # of four steps an epoch: data set, settings, and the system whose weights it starts from
     "committees": ("digits", SMALL | {TRAIN: 120, "pretrain.epochs": 2}, None),
     "image_side": ("world_plain", {TRAIN: 64, "pretrain.epochs": 3, "model.reading_epochs": 1}, None),
@@ -110,15 +112,28 @@ class Training:
         process.join(300)
         return process.exitcode
 
-    def _run(self, out: str, at: tuple[int, int, int] | None, signalled_seed: int | None = None, **options) -> None:
+    def _run(
+        self,
+        out: str,
+        at: tuple[int, int, int] | None,
+        signalled_seed: int | None = None,
+        held: Collection[int] = (),
+        **options,
+    ) -> None:
+        """What `interrupt` runs. The seeds `held` wait at a step until they are asked to stop, on any machine."""
         os.environ["DVC_ROOT"] = str(self.root / Path(out).parts[0])
         training.ROOT = self.dataset.parent
         begin = history.History.on_train_batch_start
+        waiting = tuple(f"seed {seed} " for seed in held)
 
         def signalled(history, trainer, module, batch, index):
             mine = signalled_seed is None or history.what.startswith(f"seed {signalled_seed} ")
             if at and mine and (trainer.global_step, index % trainer.accumulate_grad_batches) == at[:2]:
                 os.kill(os.getpid(), at[2])
+            deadline = time.monotonic() + 60
+            while trainer.global_step == HELD and history.what.startswith(waiting) and not processes.asked:
+                assert time.monotonic() < deadline, f"{history.what} was not asked to stop"
+                time.sleep(0.01)
             return begin(history, trainer, module, batch, index)
 
         history.History.on_train_batch_start = signalled
@@ -236,9 +251,8 @@ def test_seeds_side_by_side_stop_together_and_go_on(make):
 def test_one_stopped_seed_stops_those_beside_it(make):
     """The worker of the stopped seed has no job when the others are told to stop; it must not break their pool."""
     arm = make("committees", workers=2)
-    arm.overrides = arm.overrides | {"pretrain.epochs": 20}
     for _ in range(3):
-        stopped = arm.interrupt("x/out", (3, 0, signal.SIGTERM), signalled_seed=0, seeds=(0, 1))
+        stopped = arm.interrupt("x/out", (3, 0, signal.SIGTERM), signalled_seed=0, held=(1,), seeds=(0, 1))
         assert stopped == GO_ON_LATER
         shutil.rmtree(arm.root / "x")
 
@@ -246,9 +260,8 @@ def test_one_stopped_seed_stops_those_beside_it(make):
 @pytest.mark.slow
 def test_a_signal_to_the_first_process_alone_stops_those_that_it_has_started(make, capfd):
     arm = make("committees", workers=2)
-    arm.overrides = arm.overrides | {"pretrain.epochs": 60}
     assert arm.interrupt("unbroken/out", None, seeds=(0, 1)) == 0
-    process = FORK.Process(target=arm._run, args=("stopped/out", None), kwargs={"seeds": (0, 1)})
+    process = FORK.Process(target=arm._run, args=("stopped/out", None), kwargs={"seeds": (0, 1), "held": (0, 1)})
     process.start()
     deadline = time.monotonic() + 200
     while len(set(path.parent for path in arm.root.glob("stopped/.scratch/training/*/last-*.ckpt"))) < 2:
@@ -259,7 +272,7 @@ def test_a_signal_to_the_first_process_alone_stops_those_that_it_has_started(mak
     assert process.exitcode == GO_ON_LATER
     said = capfd.readouterr().err
     steps = [int(step) for step in re.findall(r"SIGTERM: stopping at step (\d+)", said)]
-    assert len(steps) == 2 and all(0 < step < 240 for step in steps)
+    assert len(steps) == 2 and all(0 < step <= HELD for step in steps)
     assert arm.interrupt("stopped/out", None, seeds=(0, 1)) == 0
     assert sorted(steps) == sorted(int(step) for step in re.findall(r"resuming at step (\d+)", capfd.readouterr().err))
     assert arm.files("stopped/out") == arm.files("unbroken/out")

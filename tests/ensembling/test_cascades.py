@@ -206,9 +206,9 @@ def every_cascade(stages, candidates, macs, edges):
             yield views, np.array(right), np.array(spent)
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(60))
 def test_no_cascade_that_keeps_the_margin_is_better_than_the_one_chosen(seed):
-    """Compared with all cascades of a random pool. With the margin last, 103 of the 200 missed one."""
+    """Compared with all cascades of a random pool. With the margin last, 103 of 200 seeds missed one."""
     rng = np.random.default_rng(seed)
     samples = int(rng.integers(8, 25))
     stages, macs = table(samples=samples, seed=seed)

@@ -137,7 +137,7 @@ def test_sizes_that_do_not_fit_are_refused(settings, message):
 
 
 def test_a_name_that_the_hub_does_not_have_ends_in_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read once, at the import
     with pytest.raises(ConnectionError, match="nobody/no-such-model") as caught:
         make_language(hub="nobody/no-such-model")
     assert "\n" not in str(caught.value)

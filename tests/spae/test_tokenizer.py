@@ -218,10 +218,12 @@ def test_words_are_stored_as_bytes_with_zeros_behind():
     assert utf8(["ab", "ü"]).tolist() == [[97, 98], [0xC3, 0xBC]] and utf8(["a", "bcd"]).tolist()[0] == [97, 0, 0]
 
 
-def test_predictions_say_what_each_layer_is_worth(data):
+def test_predictions_say_what_each_layer_is_worth(prepared):
+    config, rows = composed()["data"], 32
+    config["splits"]["test"]["rows"] = rows
+    data = instantiate(config, folder=prepared("world_plain"), seed=0, _convert_="all")
     built = started()
     found = built.predictions(data, torch.device("cpu"))
-    rows = 512
     assert found["words/1"].shape == (rows, 1) and found["words/5"].shape == (rows, 64)
     assert {name: tuple(found[name].shape) for name in ("mse", "psnr", "ssim", "similarity", "fit")} == dict.fromkeys(
         ("mse", "psnr", "ssim", "similarity", "fit"), (rows, 5)

@@ -24,7 +24,8 @@ from stages.composing import compose
 from stages.plan import PRESETS, Row, load_plan
 from stages.rehearsal import call, inside, scaling, table, work
 
-PLAN = load_plan("paper")
+PLANS = {preset: load_plan(preset) for preset in PRESETS}
+PLAN = PLANS["paper"]
 STAGES = ("pretrain", "finetune", "evaluate", "sweep")
 
 
@@ -296,9 +297,9 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
 
 
-@pytest.mark.parametrize(("preset", "arm"), [(preset, arm) for preset in PRESETS for arm in load_plan(preset).pretrain])
+@pytest.mark.parametrize(("preset", "arm"), [(preset, arm) for preset, plan in PLANS.items() for arm in plan.pretrain])
 def test_the_rows_that_are_prepared_suffice_for_two_steps_of_a_training(preset, arm):
-    row = load_plan(preset).pretrain[arm]
+    row = PLANS[preset].pretrain[arm]
     system = compose(preset, system=row.system, overrides=row.overrides)["system"]
     if "train" not in system["data"]["splits"]:
         return
