@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.metrics.compute import FLOPS_PER_MAC
 from lightning_modules.metrics.memory import peak_bytes
-from lightning_modules.sequences.grouped import Alternation, padded, two_phases
 from lightning_modules.sequences.layout import Batch, Layout, arrange
 from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
+from lightning_modules.videopoet.grouped import Alternation, padded, two_phases
 from lightning_modules.videopoet.super_resolution import SuperResolution
 
 SIZES = {"hidden_size": 256, "layers": 4, "heads": 4, "mlp_dim": 512}

@@ -123,12 +123,12 @@ class CamViG(PaperModule):
         Raises:
             ValueError: see above.
         """
-        check_clips(data, self.tokenizer, None)
         if not hasattr(data, "share"):
             raise ValueError(
                 f"data are {type(data).__name__}, whose clips have no paths: take camvig.clips.CameraClips or "
                 "camvig.videos.PosedVideos."
             )
+        check_clips(data, self.tokenizer, None)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the tokenizer of a trained arm, and its language model if it has one.

@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sequences of one layout, or of several ones padded to the longest (`grouped.padded`).
+    """Sequences of one layout, or of several ones padded to the longest.
 
     Attributes:
         ids: what they hold.

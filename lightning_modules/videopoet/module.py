@@ -3,7 +3,7 @@
 Clips, images and sounds become tokens of one vocabulary, and an ordinary decoder-only language model learns to write
 them. What is given comes first and is read in both directions; what is to be written follows. Many tasks are nothing
 but other contents of these two parts (`tasks.py`), so that clips without text are of use too. Each step trains one task
-(`sequences.grouped`): images mostly at first, then videos.
+(`grouped.py`): images mostly at first, then videos.
 
 Read `VideoPoet.training_step` first, then `sequences/` (vocabulary, layouts, the model). Both tokenizers are those of
 the arm in `from` and frozen. No code was published, so that nothing could be compared with it; what the paper leaves
@@ -25,7 +25,6 @@ from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video_networks import PublishedNetworks
-from lightning_modules.sequences.grouped import Alternation, padded, two_phases
 from lightning_modules.sequences.layout import Batch, Layout, arrange
 from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
@@ -35,6 +34,7 @@ from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
 from lightning_modules.videopoet.audio import make_codec, stored_sound, waves
+from lightning_modules.videopoet.grouped import Alternation, padded, two_phases
 from lightning_modules.videopoet.measuring import Measured, jumps
 from lightning_modules.videopoet.tasks import PROMPTS, TASKS, Part, Task
 from lightning_modules.videopoet.text import Words, make_text
@@ -499,7 +499,7 @@ class VideoPoet(PaperModule):
 
 
 def phases(tasks: Iterable[str], weights: Mapping[str, float], turn: float, first: float) -> list:
-    """The schedule of the tasks, see `sequences.grouped.two_phases`."""
+    """The schedule of the tasks, see `grouped.two_phases`."""
     kinds: tuple[dict, dict] = ({}, {})
     for name in tasks:
         kinds[TASKS[name].video != "image"][name] = weights.get(name, 1.0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lightning_modules.sequences.grouped import Alternation, Phase, padded, padding_share, two_phases
-from lightning_modules.sequences.layout import arrange
+from lightning_modules.sequences.layout import Batch, arrange
+from lightning_modules.videopoet.grouped import Alternation, Phase, padded, two_phases
 from tests.sequences.test_prefix_lm import LAYOUT, WORDS, network, tokens
 
 IMAGE = arrange(WORDS, prompt="task", visual_places=6, text=3, video=2, ends=False)
@@ -45,8 +45,10 @@ def test_a_padded_batch_has_the_loss_of_its_parts():
 
 def test_the_share_of_padding_is_that_of_the_card():
     """Lengths of tasks as the paper's sizes make them, mixed uniformly."""
-    assert padding_share([320, 1344, 1280, 1960, 2880]) == pytest.approx(0.459, abs=5e-4)
-    assert padding_share([7, 7]) == 0
+    lengths = [320, 1344, 1280, 1960, 2880]
+    mixed = padded([Batch(torch.ones(1, n).long(), torch.zeros(1, n).long(), 1) for n in lengths], pad=0)
+    assert mixed.lengths.tolist() == mixed.ids.sum(1).tolist() == lengths
+    assert 1 - mixed.lengths.sum().item() / mixed.ids.numel() == pytest.approx(0.459, abs=5e-4)
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,5 @@ def padded(batches: Iterable[Batch], pad: int) -> Batch:
     )
 
 
-def padding_share(lengths: Iterable[int]) -> float:
-    """The share of a batch that is padding, where sequences of these lengths are padded to the longest."""
-    lengths = list(lengths)
-    return 1 - sum(lengths) / (len(lengths) * max(lengths))
-
-
 def _filled(x: Int[Tensor, "batch length"], length: int, value: int) -> Int[Tensor, "batch longest"]:
     return torch.nn.functional.pad(x, (0, length - x.shape[1]), value=value)
