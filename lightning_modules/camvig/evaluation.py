@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lightning_modules.camvig.missing import restored
 from lightning_modules.camvig.paths import AXES
 from lightning_modules.datasets.world.camera import COMPOSITE, MOVES
 from lightning_modules.runs import Evaluation, Figure, Gallery, Run, Series
@@ -45,7 +46,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evalu
     some_run(runs)
     metrics = {}
     for run in runs:
-        arrays = run.predictions()
+        arrays = restored(run.predictions())
         found = {"psnr": float(arrays["psnr"].mean())}
         for origin, place in ORIGINS.items():
             measure = by_depths if "asked/shifts" in arrays else by_essential_matrices
@@ -60,7 +61,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evalu
     told = "Test clips of one seed: their first frame and their camera's path are given."
     return Evaluation(
         metrics=metrics,
-        figures=_figures([run.predictions() for run in runs], dataset) if "made/path" in first else [],
+        figures=_figures([restored(run.predictions()) for run in runs], dataset) if "made/path" in first else [],
         galleries=[Gallery("cameras", "Pictures along camera paths", told, rows)],
         not_computed={} if "asked/shifts" in first else {"rmse_px": NO_DEPTH, "scene_motion_percent": NO_DEPTH},
     )

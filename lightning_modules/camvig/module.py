@@ -23,6 +23,7 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.base import PaperModule, decay_groups
 from lightning_modules.camvig.measured import measured
+from lightning_modules.camvig.missing import filled
 from lightning_modules.camvig.paths import DIM, Bins, Encoding, Residual, scaled
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
@@ -235,7 +236,8 @@ class CamViG(PaperModule):
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """What is measured in generated clips, in real ones, and in these as they come back from their tokens.
 
-        See `measured.measured`: its arrays under `made/`, `real/` and `again/`, and what was asked for under `asked/`.
+        See `measured.measured` and `missing.filled`: arrays under `made/`, `real/` and `again/`, and what was asked for
+        under `asked/`.
         Of all clips `labels`, `posed` and `psnr`; of the first with a path `shown/...`, uint8.
         """
         self.to(device).eval()
@@ -256,7 +258,7 @@ class CamViG(PaperModule):
             "again": self.tokenizer.decode(self.tokenizer.encode(video)).clamp(0, 1),
         }
         pixels = {name: stored(clip).cpu().numpy() for name, clip in clips.items()}
-        for name, values in measured(pixels, batch, data).items():
+        for name, values in filled(measured(pixels, batch, data)).items():
             parts[name].append(torch.from_numpy(values))
         parts["psnr"].append(psnr(clips["made"], video))
         parts["labels"].append(batch["labels"])

@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import PaperModule
 from lightning_modules.datasets.video.files import evenly, read_frames
