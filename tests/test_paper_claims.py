@@ -130,11 +130,12 @@ def videopoet(model, draw, published):
         return {"scores": 2, "full_scores": 9, "parameters": 3, "head_parameters": 5}, arrays
     arrays |= {f"{task}/nll": draw.uniform(1, 2, ROWS) for task in model["judged_tasks"]}
     arrays |= {f"chaining/{name}": draw.uniform(1, 2, ROWS) for name in ("step", "control/step")}
-    arrays |= {f"shown/{name}": arrays["shown/real"] for name in ("t2v", "i2v", "a2v", "longer", "apart")}
+    arrays |= {f"shown/{name}": arrays["shown/real"] for name in ("again", "t2v", "i2v", "a2v", "longer", "apart")}
+    arrays |= {f"shown/sound/{name}": np.zeros((1, 160), np.int16) for name in ("real", "v2a", "codec")}
     if published:
         arrays |= {name: draw.normal(size=(ROWS, 2)) for name in ("i3d/real", "t2v/i3d", "t2v/c3d")}
     padded = model["batches"] == "padded"
-    return {"parameters": 3}, arrays | {"positions": np.array([10, 5 if padded else 10])}
+    return {"parameters": 3, "rate": 16000}, arrays | {"positions": np.array([10, 5 if padded else 10])}
 
 
 def camvig(model, draw, published):

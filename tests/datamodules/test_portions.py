@@ -28,6 +28,7 @@ from tests.hd_vila import test_hybrid_clips as hybrid_clips
 from tests.movinet import test_clip_files as clip_files
 from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
+from tests.videopoet import test_sound as sounding
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
 annotated, actions, to_generate = annotated_videos.home, clip_files.home, video_clips.home
@@ -36,7 +37,8 @@ PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "
 WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
-        "videos to generate", "texts", "sounding clips", "camera clips", "posed videos"]  # fmt: skip
+        "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
+        "sounding videos"]  # fmt: skip
 
 
 @pytest.fixture
@@ -71,6 +73,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "sounding clips": lambda: SoundingClips(folder=prepared("world_sounding"), **resident),
         "camera clips": lambda: CameraClips(folder=prepared("world_camera"), share=0.5, **resident),
         "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
+        "sounding videos": lambda: sounding.of_new_files(tmp_path / "sounding", monkeypatch),
     }
 
 

@@ -208,24 +208,43 @@ def test_batches_have_clips_captions_and_sound_of_the_same_rows(folder):
     assert [len(each["audio"]) for each in judged] == [4, 2] and judged[0]["height"].shape == (4, 9)
 
 
+def of_files(folder, monkeypatch, files, captions, **options) -> SoundingVideos:
+    """A data module of these files of a folder, with their captions."""
+    monkeypatch.setattr("lightning_modules.videopoet.clips.T5Tokenizer", lambda _: spelling())
+    index = {"file": files, "caption": captions}
+    monkeypatch.setattr("lightning_modules.videopoet.clips.card", lambda _: {"name": "x", "videos": "", "cache": "."})
+    monkeypatch.setattr("lightning_modules.videopoet.clips.read_index", lambda *_: index)
+    monkeypatch.setattr("lightning_modules.videopoet.clips.find", lambda *_, **__: folder)
+    sizes = {"frames": 17, "rate": 8.0, "size": 32, "sample_rate": 8000} | options.pop("sizes", {})
+    given = SoundingVideos(
+        folder=folder, seed=0, tokenizer="t5", text_length=16, evaluation_batch_size=4, max_broken=0.02, **sizes,
+        **options,
+    )  # fmt: skip
+    given.__dict__["rows"] = {split: (split, np.arange(len(files))) for split in options["splits"]}
+    return given
+
+
+def of_new_files(folder, monkeypatch) -> SoundingVideos:
+    """A data module that is trained on sixteen drawn videos."""
+    if not folder.exists():
+        folder.mkdir()
+        for number in range(16):
+            write_tone(folder / f"{number}.mp4", 12 + number, 300)
+    files = np.array([f"{number}.mp4" for number in range(16)])
+    captions = np.fromiter(([f"tone {name}", "a tone"] for name in files), object, len(files))
+    splits = {"train": {"source": "train", "rows": None}}
+    return of_files(folder, monkeypatch, files, captions, splits=splits, batch_size=8, sizes={"frames": 5})
+
+
 def test_real_videos_have_their_own_sound_and_silent_ones_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, "current", rehearsal.Rehearsal(rows=9))
-    monkeypatch.setattr("lightning_modules.videopoet.clips.T5Tokenizer", lambda _: spelling())
     for number in range(3):
         write_tone(tmp_path / f"{number}.mp4", 40, 300 + 100 * number)
     encode(tmp_path / "silent.mp4", 40)
     write_tone(tmp_path / "short.mp4", 10, 300)
     files = np.array(["0.mp4", "1.mp4", "2.mp4", "silent.mp4", "short.mp4"])
     captions = np.fromiter(([f"tone {name}", "a tone"] for name in files), object, len(files))
-    given = SoundingVideos(
-        folder=tmp_path, seed=0, splits={"test": {"source": "test", "rows": None}}, tokenizer="t5", text_length=16,
-        frames=17, rate=8.0, size=32, sample_rate=8000, evaluation_batch_size=4, max_broken=0.02,
-    )  # fmt: skip
-    index = {"file": files, "caption": captions}
-    monkeypatch.setattr("lightning_modules.videopoet.clips.card", lambda _: {"name": "x", "videos": "", "cache": "."})
-    monkeypatch.setattr("lightning_modules.videopoet.clips.read_index", lambda *_: index)
-    monkeypatch.setattr("lightning_modules.videopoet.clips.find", lambda *_, **__: tmp_path)
-    given.__dict__["rows"] = {"test": ("test", np.arange(5))}
+    given = of_files(tmp_path, monkeypatch, files, captions, splits={"test": {"source": "test", "rows": None}})
     batches = list(given.evaluation_batches("test"))
     assert [len(batch["video"]) for batch in batches] == [3]
     assert batches[0]["video"].shape == (3, 3, 17, 32, 32) and batches[0]["audio"].shape == (3, given.samples)
