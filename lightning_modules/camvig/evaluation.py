@@ -29,10 +29,10 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evalu
     """How far cameras go where they were sent.
 
     Of clips whose depths are known, shifts of things in pixels against those that the pinhole camera asks for, of moves
-    that were trained on and, under `composite/`, of those that were not: `correlation_percent` (Pearson's, over clips,
+    that were trained on and, under `composite/`, of those that were not: `correlation` (Pearson's, over clips,
     frames, things and directions) and `rmse_px`; `parallax_px`, how much further the near thing goes than the far one
-    with a truck than with a pan; `scene_motion_percent`, how far things go that move by themselves, without a path, in
-    percent of what they really do. All of these also under `tokenizer/` and `real/`. Of other clips
+    with a truck than with a pan; `scene_motion`, how far things go that move by themselves, without a path, as a
+    share of what they really do. All of these also under `tokenizer/` and `real/`. Of other clips
     `turn_error_deg`, `direction_error_deg` and `measured_percent`. Of all `psnr`, `parameters` and `path_tokens`.
 
     Args:
@@ -63,7 +63,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evalu
         metrics=metrics,
         figures=_figures([restored(run.predictions()) for run in runs], dataset) if "made/path" in first else [],
         galleries=[Gallery("cameras", "Pictures along camera paths", told, rows)],
-        not_computed={} if "asked/shifts" in first else {"rmse_px": NO_DEPTH, "scene_motion_percent": NO_DEPTH},
+        not_computed={} if "asked/shifts" in first else {"rmse_px": NO_DEPTH, "scene_motion": NO_DEPTH},
     )
 
 
@@ -84,7 +84,7 @@ def by_depths(arrays: Arrays, origin: str) -> dict[str, float]:
     lengths = {name: np.hypot(*np.moveaxis(arrays[f"{name}/own"][~posed, -1], -1, 0)) for name in (origin, "real")}
     seen = np.isfinite(lengths["real"])
     if seen.any():
-        found["scene_motion_percent"] = PERCENT * float(lengths[origin][seen].mean() / lengths["real"][seen].mean())
+        found["scene_motion"] = float(lengths[origin][seen].mean() / lengths["real"][seen].mean())
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
@@ -93,7 +93,7 @@ def agreement(
     asked: Float[np.ndarray, "clips things later 2"],
     rows: Bool[np.ndarray, " clips"],
 ) -> dict[str, float]:
-    """`correlation_percent` and `rmse_px` of what was measured with what was asked for, over some clips.
+    """`correlation` and `rmse_px` of what was measured with what was asked for, over some clips.
 
     Where nothing moves at all, the correlation is 0.
     """
@@ -104,7 +104,7 @@ def agreement(
         return {}
     still = min(one.std(), two.std()) == 0
     return {
-        "correlation_percent": 0.0 if still else PERCENT * float(np.corrcoef(one, two)[0, 1]),
+        "correlation": 0.0 if still else float(np.corrcoef(one, two)[0, 1]),
         "rmse_px": float(np.sqrt(((one - two) ** 2).mean())),
     }
 

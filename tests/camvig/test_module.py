@@ -126,8 +126,8 @@ def test_real_clips_are_measured_to_follow_their_paths_and_drawn_ones_are_not(mo
     assert len(arrays["labels"]) == 24 and arrays["made/shifts"].shape == arrays["asked/shifts"].shape == (24, 2, 4, 2)
     evaluated = evaluate([Stored(arrays, module)], "world_camera")
     found = {name.removeprefix("world_camera/"): value for name, value in evaluated.metrics[0].items()}
-    assert found["real/correlation_percent"] > 85 > found["correlation_percent"]
-    assert found["real/scene_motion_percent"] == pytest.approx(100)
+    assert found["real/correlation"] > 0.85 > found["correlation"]
+    assert found["real/scene_motion"] == pytest.approx(1)
     assert found["real/rmse_px"] < found["rmse_px"]
     assert [figure.id for figure in evaluated.figures] == ["path-truck-right", "path-dolly-in", "path-pan-right"]
     assert evaluated.galleries[0].rows and not evaluated.not_computed
@@ -136,9 +136,9 @@ def test_real_clips_are_measured_to_follow_their_paths_and_drawn_ones_are_not(mo
 def test_agreement_and_parallax():
     asked = np.random.default_rng(0).normal(size=(6, 2, 4, 2))
     rows = np.arange(6) < 4
-    assert agreement(asked, asked, rows) == pytest.approx({"correlation_percent": 100, "rmse_px": 0})
-    assert agreement(-asked, asked, rows)["correlation_percent"] == pytest.approx(-100)
-    assert agreement(0 * asked, asked, rows)["correlation_percent"] == 0
+    assert agreement(asked, asked, rows) == pytest.approx({"correlation": 1, "rmse_px": 0})
+    assert agreement(-asked, asked, rows)["correlation"] == pytest.approx(-1)
+    assert agreement(0 * asked, asked, rows)["correlation"] == 0
     assert agreement(asked, asked, rows & False) == {}
     asked[:, :, -1] = [[1.0, 0.0], [3.0, 0.0]]
     assert further(asked, asked, rows) == pytest.approx(2)
@@ -151,7 +151,7 @@ def test_motion_of_things_counts_in_clips_without_a_path_alone():
     own = np.full((4, 2, 2), np.nan)
     own[2:] = [[1.0, 0.0], [0.0, 4.0]]
     arrays |= {"real/own": own, "made/own": own / 2}
-    assert by_depths(arrays, "made")["scene_motion_percent"] == pytest.approx(50)
+    assert by_depths(arrays, "made")["scene_motion"] == pytest.approx(0.5)
 
 
 def test_without_depths_it_says_what_is_not_computed(module):
@@ -161,7 +161,7 @@ def test_without_depths_it_says_what_is_not_computed(module):
         arrays[f"shown/{name}"] = np.zeros((1, 5, 16, 16, 3), np.uint8)
     found = evaluate([Stored(arrays, module)], "x")
     assert found.metrics[0]["x/turn_error_deg"] == 1 and found.metrics[0]["x/measured_percent"] == 50
-    assert set(found.not_computed) == {"rmse_px", "scene_motion_percent"} and not found.figures
+    assert set(found.not_computed) == {"rmse_px", "scene_motion"} and not found.figures
 
 
 def test_data_without_paths_are_refused(module):
