@@ -230,7 +230,7 @@ class CamViG(PaperModule):
         """Stored clips as they go on from their first frame, without a path."""
         nowhere = torch.zeros(len(video), self.later, DIM, device=video.device)
         shown = torch.zeros(len(video), dtype=torch.bool, device=video.device)
-        return self.generate(self.read(video[:, :, 0]), nowhere, shown)
+        return self.generate(self.read(video)[:, :, 0], nowhere, shown)
 
     @torch.no_grad()
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:

@@ -50,7 +50,6 @@ REFUSED = {
             "magvit2_targets",
             "magvit2_tokenizer",
             "magvit2_vocabulary",
-            "videopoet",
             "videopoet_audio",
             "videopoet_sr",
             "videopoet_tokenizer",
@@ -58,6 +57,7 @@ REFUSED = {
         NONE_KNOWN,
     ),
     **dict.fromkeys(("spae", "spae_in_context", "spae_video"), "whose codebook is a pyramid of words"),
+    "videopoet": "LlamaForCausalLM knows neither places of a clip nor a prefix",
 }
 
 
