@@ -1,7 +1,7 @@
 """What a rehearsal runs of a plan, and with which settings. Knows no paper: it goes by the names of settings.
 
-On a GPU every arm runs at its own size. On a CPU one chain of arms of each paper runs, with narrow networks and small
-batches; all others are only composed and built.
+On a GPU every arm runs at its own size. On a CPU one chain of arms of each paper runs, with narrow networks that
+are not deep, and small batches; all others are only composed and built.
 """
 
 import math
@@ -15,6 +15,7 @@ NARROW = 16  # divides widths on a CPU; every width of a vision transformer is a
 NARROWED = re.compile(r"(\w+_)?(dim|width|hidden|bottleneck)|hidden_size|intermediate_size|codebook_size")
 OF_THE_DATA = ("feature_dim",)  # widths that a network cannot choose
 BATCH, EVALUATION_BATCH = 4, 8  # rows, on a CPU
+DEEP, LAYERS = 12, 4  # a network of more than so many blocks has so few on a CPU
 PICTURES = 2  # that a network writes one token after another, on a CPU
 TRIALS = {"trials": 6, "batch": 3}  # of a sweep: two for each kind of model
 
@@ -94,6 +95,8 @@ def changes(
             found[name] = value // NARROW
         if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
             found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
+        if block == "model" and not whole and last == "layers" and isinstance(value, int) and value > DEEP:
+            found[name] = LAYERS
         if block == "model" and not whole and last == "attention_dropout":
             found[name] = 0.0  # on a CPU it keeps the attention of all layers in memory
         if block == "model" and not whole and last == "pictures":

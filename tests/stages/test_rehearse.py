@@ -35,6 +35,13 @@ def files(stem: str) -> set[str]:
     return {f"{path} {path.stat().st_mtime_ns}" for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
+def test_deep_networks_have_few_blocks_on_a_cpu():
+    system = {"model": {"network": {"layers": 32, "hidden_size": 4096}, "reader": {"layers": 12}}, "data": {}}
+    found = {"model.network.layers": scaling.LAYERS, "model.network.hidden_size": 4096 // scaling.NARROW}
+    assert scaling.changes(system, {}, whole=False) == found
+    assert scaling.changes(system, {}, whole=True) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.timeout(1800)  # a paper has up to thirty stages here

@@ -126,9 +126,7 @@ def test_the_choice_is_told_and_belongs_to_the_commit(monkeypatch):
     told = (
         r"rehearsals of commit 0123456789ab in 0 minutes: {} \(\d+ s expected\); changed since the last release: {}; "
     )
-    assert re.match(
-        told.format(*found["papers"], "committees, magvit") + r"left out: \w+, .*, \w+$", found["told"]
-    )
+    assert re.match(told.format(*found["papers"], "committees, magvit") + r"left out: \w+, .*, \w+$", found["told"])
     found = conftest.sampled(100, ["clip_vip", "magvit"])
     assert found["papers"] == ["magvit", "clip_vip"]
     assert re.match(told.replace("in 0", "in 100").format("magvit, clip_vip", "magvit"), found["told"])
