@@ -6,35 +6,32 @@ the central square, so that the camera goes on looking at the middle.
 """
 
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.camvig.paths import DIM, path_of
-from lightning_modules.datamodules.annotated_videos import AnnotatedBatches, Judged, Words
-from lightning_modules.datamodules.labelled import EpochSteps, portion
+from lightning_modules.datamodules.annotated_videos import Words
+from lightning_modules.datamodules.decoded_videos import DecodedVideos
 from lightning_modules.datasets.download import find
-from lightning_modules.datasets.skipped import Skipped
-from lightning_modules.datasets.splits import Part, check_splits, draw_splits
+from lightning_modules.datasets.splits import Part, check_splits
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.video.corpora import read_index
 from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.datasets.video.posed import SECOND
 from lightning_modules.datasets.video.sequences import at_random, central_square
 from lightning_modules.datasets.video.showing import Show, read_shown
-from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Positive, Share
 
 Batch = dict[str, Tensor]
 
 
-class PosedVideos(LightningDataModule):
+class PosedVideos(DecodedVideos):
     """Batches of `video`, uint8 (batch 3 frames size size), `path`, `posed`, `focal`, `labels` (all 0) and `broken`.
 
     `path` is float32 (batch later 6), `focal` float32 (batch 2), in sides of the square.
@@ -87,17 +84,6 @@ class PosedVideos(LightningDataModule):
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.mirror, self.max_broken = mirror, max_broken
 
-    @cached_property
-    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
-        """Prepared split and row numbers of each split."""
-        written = card(self.folder)["splits"]
-        return draw_splits({split: facts["rows"] for split, facts in written.items()}, self.splits, self.seed)
-
-    @property
-    def video_shape(self) -> tuple[int, int, int, int]:
-        """Channels, frames, height and width of a clip."""
-        return 3, self.frames, self.size, self.size
-
     def shown(self, split: str) -> "ShownClips":
         """The clips of a split; of `train`, broad ones are mixed in, by repeating and leaving out whole rounds of them.
 
@@ -120,21 +106,7 @@ class PosedVideos(LightningDataModule):
         Raises:
             ValueError: there is no split to train on.
         """
-        if "train" not in self.rows:
-            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        mine = portion(self)
-        batches = AnnotatedBatches(
-            self.shown("train"), _as_it_is, seed=self.seed, batch_size=self.batch_size, max_broken=self.max_broken,
-            portion=mine,
-        )  # fmt: skip
-        return DataLoader(
-            batches,
-            sampler=EpochSteps(len(batches)),
-            batch_size=None,
-            num_workers=loader_workers(mine.processes, mine.rows(self.batch_size) * self._clip_bytes),
-            worker_init_fn=outlive_signals,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return self.training_batches()
 
     def evaluation_batches(self, split: str) -> Iterator[Batch]:
         """One pass over the clips of a split in the order of its rows, broken videos left out.
@@ -142,23 +114,7 @@ class PosedVideos(LightningDataModule):
         Raises:
             ValueError: too many are broken.
         """
-        parts = Judged(self.shown(split), self.evaluation_batch_size, _as_it_is)
-        skipped = Skipped("clips", self.max_broken)
-        workers = loader_workers(1, self.evaluation_batch_size * self._clip_bytes) if len(parts) > 1 else 0
-        loader = DataLoader(
-            parts, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals, collate_fn=_as_it_is
-        )
-        for found, read, errors in loader:
-            for _ in range(read):
-                skipped.read()
-            for error in errors:
-                skipped.skip(BrokenVideo(error))
-            if found is not None:
-                yield found
-
-    @property
-    def _clip_bytes(self) -> int:
-        return 3 * self.frames * self.size**2
+        return self.judged_batches(self.shown(split))
 
 
 class ShownClips:
@@ -244,7 +200,3 @@ def at_times(total: int, times: Int[np.ndarray, " frames"], rate: float) -> Int[
 def _measured(show: Show, sizes: list[np.ndarray], picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
     sizes.append(np.array(picture.shape[1::-1], np.float64))
     return show(picture)
-
-
-def _as_it_is(item: object) -> object:
-    return item

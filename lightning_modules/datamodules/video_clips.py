@@ -5,22 +5,19 @@ settings have: its own loaders are not released. Broken videos and orders are ha
 """
 
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_modules.datamodules.annotated_videos import AnnotatedBatches, Judged, Words
-from lightning_modules.datamodules.labelled import EpochSteps, portion
-from lightning_modules.datasets.skipped import Skipped
-from lightning_modules.datasets.splits import Part, check_splits, draw_splits
+from lightning_modules.datamodules.annotated_videos import Words
+from lightning_modules.datamodules.decoded_videos import DecodedVideos
+from lightning_modules.datasets.splits import Part, check_splits
 from lightning_modules.datasets.storage import card
-from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.datasets.video.frame_sources import Opened, open_source
 from lightning_modules.datasets.video.sequences import (
     at_random,
@@ -29,13 +26,12 @@ from lightning_modules.datasets.video.sequences import (
     random_square,
     spread,
 )
-from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Positive, Share
 
 Batch = dict[str, Tensor]
 
 
-class VideoClips(LightningDataModule):
+class VideoClips(DecodedVideos):
     """Batches of `video`, uint8 (batch 3 frames size size), `labels` and `broken`, the videos that were left out.
 
     Training batches have `rows`, too, the number of each video, if it is shown alike in every epoch.
@@ -97,21 +93,10 @@ class VideoClips(LightningDataModule):
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.mirror, self.max_broken = mirror, max_broken
 
-    @cached_property
-    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
-        """Prepared split and row numbers of each split."""
-        written = card(self.folder)["splits"]
-        return draw_splits({split: facts["rows"] for split, facts in written.items()}, self.splits, self.seed)
-
     @property
     def num_classes(self) -> int:
         """Classes of the data set; 0 where there are none."""
         return sum(len(names) for names in card(self.folder)["classes"].values())
-
-    @property
-    def video_shape(self) -> tuple[int, int, int, int]:
-        """Channels, frames, height and width of a clip."""
-        return 3, self.frames, self.size, self.size
 
     def shown(self, split: str, clips: int = 1) -> "ShownVideos":
         """The clips of a split, so many of each video when they are judged.
@@ -128,21 +113,7 @@ class VideoClips(LightningDataModule):
         Raises:
             ValueError: there is no split to train on.
         """
-        if "train" not in self.rows:
-            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        mine = portion(self)
-        batches = AnnotatedBatches(
-            self.shown("train"), _as_it_is, seed=self.seed, batch_size=self.batch_size, max_broken=self.max_broken,
-            portion=mine,
-        )  # fmt: skip
-        return DataLoader(
-            batches,
-            sampler=EpochSteps(len(batches)),
-            batch_size=None,
-            num_workers=loader_workers(mine.processes, mine.rows(self.batch_size) * self._clip_bytes),
-            worker_init_fn=outlive_signals,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return self.training_batches()
 
     def evaluation_batches(self, split: str) -> Iterator[Batch]:
         """One pass over the clips of a split in the order of its rows, broken videos left out.
@@ -150,23 +121,7 @@ class VideoClips(LightningDataModule):
         Raises:
             ValueError: too many are broken.
         """
-        parts = Judged(self.shown(split, self.clips), self.evaluation_batch_size, _as_it_is)
-        skipped = Skipped("clips", self.max_broken)
-        workers = loader_workers(1, self.evaluation_batch_size * self._clip_bytes) if len(parts) > 1 else 0
-        loader = DataLoader(
-            parts, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals, collate_fn=_as_it_is
-        )
-        for found, read, errors in loader:
-            for _ in range(read):
-                skipped.read()
-            for error in errors:
-                skipped.skip(BrokenVideo(error))
-            if found is not None:
-                yield found
-
-    @property
-    def _clip_bytes(self) -> int:
-        return 3 * self.frames * self.size**2
+        return self.judged_batches(self.shown(split, self.clips))
 
 
 class ShownVideos:
@@ -202,7 +157,3 @@ class ShownVideos:
         frames = self.source.read(video, choose, show)
         found = {"video": torch.from_numpy(frames), "labels": torch.tensor(self.labels[video])}
         return found if words is None or shown.vary else found | {"rows": torch.tensor(video)}
-
-
-def _as_it_is(item: object) -> object:
-    return item
