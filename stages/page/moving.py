@@ -25,7 +25,8 @@ def sound(png: str) -> str | None:
 
 def silent(png: str) -> str:
     """A PNG without the sound in it, both in base64."""
-    return png if sound(png) is None else _without(_chunks(png), (SOUND,))
+    chunks = list(_chunks(png))
+    return _without(chunks, (SOUND,)) if any(kind == SOUND for kind, _ in chunks) else png
 
 
 def _without(chunks: Iterable[tuple[bytes, bytes]], kinds: Container[bytes]) -> str:
