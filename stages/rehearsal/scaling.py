@@ -16,7 +16,8 @@ NARROWED = re.compile(r"(\w+_)?(dim|width|hidden|bottleneck)|hidden_size|interme
 OF_THE_DATA = ("feature_dim",)  # widths that a network cannot choose
 BATCH, EVALUATION_BATCH = 4, 8  # rows, on a CPU
 DEEP, LAYERS = 12, 4  # a network of more than so many blocks has so few on a CPU
-PICTURES = 2  # that a network writes one token after another, on a CPU
+WRITTEN = ("pictures", "judged_rows")  # counts of what a network writes, one token after another
+PICTURES = 2  # of these, on a CPU
 TRIALS = {"trials": 6, "batch": 3}  # of a sweep: two for each kind of model
 
 Changes = dict[str, Any]
@@ -89,18 +90,8 @@ def changes(
     settings = dict(leaves(system))
     for name, value in settings.items():
         block, _, rest = _block(name)
-        last = name.rpartition(".")[2]
-        counted = last == "codebook_size" and settings.get(f"{name.removesuffix(last)}embedding_dim", value) is None
-        if block == "model" and not whole and _narrowed(last, value) and not counted:  # tokens of bits have no codebook
-            found[name] = value // NARROW
-        if block == "model" and not whole and last == "widths" and all(isinstance(width, int) for width in value):
-            found[name] = [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
-        if block == "model" and not whole and last == "layers" and isinstance(value, int) and value > DEEP:
-            found[name] = LAYERS
-        if block == "model" and not whole and last == "attention_dropout":
-            found[name] = 0.0  # on a CPU it keeps the attention of all layers in memory
-        if block == "model" and not whole and last == "pictures":
-            found[name] = min(value, PICTURES)
+        if block == "model" and not whole and (small := _small(name, value, settings)) != value:
+            found[name] = small
         if block == "data" and rest == "batch_size" and value:
             mine = -(-value // devices)
             mine = min(mine, batch or mine)
@@ -125,6 +116,21 @@ def _data_blocks(system: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
         yield "data", system["data"]
     for protocol, recipe in system.get("downstream", {}).items():
         yield f"downstream.{protocol}.data", recipe["data"]
+
+
+def _small(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
+    """What a setting of a network is on a CPU."""
+    before, _, last = name.rpartition(".")
+    counted = last == "codebook_size" and settings.get(f"{before}.embedding_dim", value) is None
+    if _narrowed(last, value) and not counted:  # tokens of bits have no codebook
+        return value // NARROW
+    if last == "widths" and all(isinstance(width, int) for width in value):
+        return [max(number, width // NARROW) for number, width in enumerate(value, start=1)]
+    if last == "layers" and isinstance(value, int):
+        return LAYERS if value > DEEP else value
+    if last == "attention_dropout":
+        return 0.0  # on a CPU it keeps the attention of all layers in memory
+    return min(value, PICTURES) if last in WRITTEN else value
 
 
 def _narrowed(name: str, value: Any) -> bool:
