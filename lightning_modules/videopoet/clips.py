@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from pydantic import Field
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.datamodules.annotated_videos import AnnotatedBatches, Judged, Words
+from lightning_modules.datamodules.annotated_videos import Words
+from lightning_modules.datamodules.decoded_videos import DecodedVideos
 from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datasets.download import find
-from lightning_modules.datasets.skipped import Skipped
-from lightning_modules.datasets.splits import ORDER, WHOLE, Part, Portion, check_splits, draw_splits, permutation
+from lightning_modules.datasets.splits import ORDER, WHOLE, Part, Portion, check_splits, permutation
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.video.corpora import read_index
@@ -26,7 +25,6 @@ from lightning_modules.datasets.video.hearing import read_sound
 from lightning_modules.datasets.video.sequences import at_random, central_square, in_the_middle
 from lightning_modules.datasets.video.showing import read_shown
 from lightning_modules.datasets.world import sounding
-from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.videopoet.text import T5Tokenizer
@@ -155,7 +153,7 @@ class _Batches(Dataset):
         return {name: x[rows] for name, x in self.columns.items()} | {"rows": rows}
 
 
-class SoundingVideos(LightningDataModule):
+class SoundingVideos(DecodedVideos):
     """Video files with captions and sound, decoded when they are needed.
 
     Batches have `video`, uint8 (batch 3 frames size size), the central square; `caption` and `caption_mask` (batch
@@ -215,21 +213,10 @@ class SoundingVideos(LightningDataModule):
         """What cuts the captions."""
         return T5Tokenizer(self.tokenizer_name)
 
-    @cached_property
-    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
-        """Prepared split and row numbers of each split."""
-        written = card(self.folder)["splits"]
-        return draw_splits({split: facts["rows"] for split, facts in written.items()}, self.splits, self.seed)
-
     @property
     def words(self) -> int:
         """Number of ids of captions."""
         return len(self.tokenizer)
-
-    @property
-    def video_shape(self) -> tuple[int, int, int, int]:
-        """Channels, frames, height and width of a clip."""
-        return 3, self.frames, self.size, self.size
 
     @property
     def samples(self) -> int:
@@ -255,52 +242,21 @@ class SoundingVideos(LightningDataModule):
         return HeardVideos(home, files, captions, self)
 
     def train_dataloader(self) -> DataLoader:
-        """The training batches of this process, the epoch set by Lightning; they are decoded by processes of its own.
-
-        Raises:
-            ValueError: there is no split to train on.
-        """
-        if "train" not in self.rows:
-            raise ValueError(f"there is no split 'train' in data.splits ({list(self.rows)}), so epochs must be 0.")
-        mine = portion(self)
-        batches = AnnotatedBatches(
-            self.shown("train"), _as_it_is, seed=self.seed, batch_size=self.batch_size, max_broken=self.max_broken,
-            portion=mine,
-        )  # fmt: skip
-        return DataLoader(
-            batches,
-            sampler=EpochSteps(len(batches)),
-            batch_size=None,
-            num_workers=loader_workers(mine.processes, mine.rows(self.batch_size) * self._clip_bytes),
-            worker_init_fn=outlive_signals,
-            pin_memory=torch.cuda.is_available(),
-        )
+        """See `DecodedVideos.training_batches`."""
+        return self.training_batches()
 
     def evaluation_batches(self, split: str) -> Iterator[Columns]:
-        """One pass over a split in the order of its rows, broken videos left out.
-
-        Raises:
-            ValueError: too many are broken.
-        """
-        parts, skipped = (
-            Judged(self.shown(split), self.evaluation_batch_size, _as_it_is),
-            Skipped("videos", self.max_broken),
-        )
-        workers = loader_workers(1, self.evaluation_batch_size * self._clip_bytes) if len(parts) > 1 else 0
-        loader = DataLoader(
-            parts, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals, collate_fn=_as_it_is
-        )
-        for found, read, errors in loader:
-            for _ in range(read):
-                skipped.read()
-            for error in errors:
-                skipped.skip(BrokenVideo(error))
-            if found is not None:
-                yield found
+        """See `DecodedVideos.judged_batches`."""
+        return self.judged_batches(self.shown(split))
 
     @property
     def _clip_bytes(self) -> int:
-        return 3 * self.frames * self.size**2 + 2 * self.samples
+        return super()._clip_bytes + 2 * self.samples
+
+
+def some(batch: Columns, rows: slice) -> Columns:
+    """Some rows of a batch; what belongs to no row (`broken`, a number) stays."""
+    return {name: x[rows] if x.ndim else x for name, x in batch.items()}
 
 
 class HeardVideos:
@@ -334,7 +290,3 @@ class HeardVideos:
         ids, mask = shown.tokenizer([said[sentence % len(said)]], shown.text_length)
         found = {"video": seen.frames, "audio": sound, "caption": ids[0], "caption_mask": mask[0]}
         return {name: torch.from_numpy(x) for name, x in found.items()}
-
-
-def _as_it_is(item: object) -> object:
-    return item

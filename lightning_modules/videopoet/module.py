@@ -34,6 +34,7 @@ from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
 from lightning_modules.videopoet.audio import make_codec, stored_sound, waves
+from lightning_modules.videopoet.clips import some
 from lightning_modules.videopoet.grouped import Alternation, padded, two_phases
 from lightning_modules.videopoet.measuring import Measured, jumps
 from lightning_modules.videopoet.tasks import PROMPTS, TASKS, Part, Task
@@ -233,7 +234,7 @@ class VideoPoet(PaperModule):
             raise ValueError(f"a batch of {rows} rows cannot be cut into mixed ({self.mixed}) equal parts.")
         size, steps, parts = rows // self.mixed, self.steps * self.mixed, []
         for number in range(self.mixed):
-            own = {name: x[number * size : (number + 1) * size] for name, x in batch.items()}
+            own = some(batch, slice(number * size, (number + 1) * size))
             parts.append(self.sequences(self.alternation.task(self.global_step * self.mixed + number, steps), own))
         return padded(parts, self.words.special("pad"))
 
@@ -425,7 +426,7 @@ class VideoPoet(PaperModule):
                 for name in self.judged_tasks:
                     parts[f"{name}/nll"].append(self.surprise(name, batch))
                 if left > 0:
-                    self._measure(parts, {name: x[:left] for name, x in batch.items()}, networks, seed=left)
+                    self._measure(parts, some(batch, slice(left)), networks, seed=left)
                     left -= min(left, len(batch["video"]))
         return {name: torch.cat(part).cpu() for name, part in parts.items()} | {"positions": self.positions.cpu()}
 
