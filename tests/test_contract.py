@@ -25,6 +25,7 @@ PLAN = PLANS["tiny"]
 LATER = 1e-3  # relative, of losses after the first: see the golden losses below
 FIRST = 4  # golden losses that are computed of a further arm of a system
 ROWS, JUDGED = 8, 24  # of a batch, and of the splits that are evaluated, where no number is compared with a golden one
+WRITTEN = 4  # clips that a network writes, of those
 
 
 def composed(row):
@@ -49,8 +50,10 @@ CHOSEN = {
 
 
 def lightened(config):
-    """A system's configuration with few rows in a batch and few to evaluate, and few episodes of few-shot tasks."""
+    """A system's configuration with few rows in a batch and few to evaluate or to write, and few few-shot episodes."""
     data = config["data"]
+    if "judged_rows" in config["model"]:  # clips that a network writes, token after token
+        config["model"]["judged_rows"] = min(config["model"]["judged_rows"], WRITTEN)
     for block in config["model"].values():
         if isinstance(block, dict) and "episodes" in block:
             block["episodes"] = min(block["episodes"], JUDGED)

@@ -225,6 +225,7 @@ def test_a_local_branch_of_another_width_is_refused():
 # the module
 
 
+@pytest.mark.slow
 def test_clips_are_aligned_by_training(tiny, folder):
     """Steps on few videos bring clips to their sentences, which as many on the loss over whole videos do not."""
 
