@@ -99,8 +99,11 @@ def changes(
                 found[name] = mine
         if block == "data" and rest == "evaluation_batch_size" and not whole:
             found[name] = min(value, EVALUATION_BATCH)
+    scored = not whole and "model.judged_rows" in settings  # each token of a judged clip, for every word
     for name, data in _data_blocks(system):
         found |= {f"{name}.{key}": value for key, value in _fewer_rows(data, rows).items()}
+        if scored:
+            found |= {f"{name}.splits.{split}.rows": PICTURES for split in data["splits"] if split != "train"}
     return found
 
 

@@ -297,8 +297,10 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert changed["model.network.hidden_size"] == 64 and "model.tokenizer.codebook_size" not in changed
     assert changed["model.network.attention_dropout"] == 0.0
     assert "model.network.attention_dropout" not in scaling.changes(bits, {}, whole=True)
-    written = {"model": {"writing": {"pictures": 256}, "judged_rows": 512}}
-    assert scaling.changes(written, {}, whole=False) == {"model.writing.pictures": 2, "model.judged_rows": 2}
+    splits = {name: {"source": name, "rows": None} for name in ("train", "val", "test")}
+    written = {"model": {"writing": {"pictures": 256}, "judged_rows": 512}, "data": {"splits": splits}}
+    few = {"model.writing.pictures": 2, "model.judged_rows": 2, "data.splits.val.rows": 2, "data.splits.test.rows": 2}
+    assert scaling.changes(written, {}, whole=False) == few
     assert scaling.changes(written, {}, whole=True) == {}
     codes = compose("paper", system="magvit")["system"]
     assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
