@@ -185,23 +185,48 @@ def shared_folder(tmp_path_factory):
 def prepared(shared_folder):
     """`prepared(name)` is the folder of a data set of the tiny preset, prepared once for all workers. Read only.
 
-    `storage.read` decodes and verifies a split of such a folder once for the tests of a worker that use it one after
-    another. Each gets a copy.
+    `storage.read` decodes and verifies a split of such a folder once for all tests. Each gets arrays of its own:
+    numbers are mapped from files, and a page of memory is copied when a test writes to it. Equal sentences are
+    tokenised once.
     """
+    import numpy as np
     from filelock import FileLock
     from hydra.utils import get_method
 
     from lightning_modules.datasets import storage
+    from lightning_modules.datasets.tokenizers import TextTokenizer
     from stages.composing import compose
 
-    home, read = shared_folder / "prepared", storage.read
+    home, decoded, read = shared_folder / "prepared", shared_folder / "decoded", storage.read
     home.mkdir(exist_ok=True)
-    once = functools.lru_cache(maxsize=6)(read)  # splits
+    decoded.mkdir(exist_ok=True)
 
-    def copied(folder: Path, split: str):
+    def mapped(folder: Path, split: str):
         if Path(folder).parent != home:
             return read(folder, split)
-        return {name: x.copy() for name, x in once(folder, split).items()}
+        place = decoded / Path(folder).name / split
+        with FileLock(f"{decoded}/{Path(folder).name}.{split}.lock"):
+            if not place.exists():
+                written = place.with_name(f"{split}.written")
+                written.mkdir(parents=True)
+                for number, (name, column) in enumerate(read(folder, split).items()):
+                    np.save(written / f"{number:02d}.{name}.npy", column)
+                written.rename(place)
+        return {path.name[3:-4]: loaded(path) for path in sorted(place.iterdir())}
+
+    def loaded(path: Path):
+        try:
+            return np.asarray(np.load(path, mmap_mode="c"))
+        except ValueError:  # objects, such as texts and lists, cannot be mapped
+            return np.load(path, allow_pickle=True)
+
+    call, known = TextTokenizer.__call__, {}
+
+    def tokenised(self, sentences, length: int):
+        key = self.backend.to_str(), length, tuple(sentences)
+        if key not in known:
+            known[key] = call(self, sentences, length)
+        return tuple(x.copy() for x in known[key])
 
     @functools.cache
     def prepare(name: str) -> Path:
@@ -213,7 +238,8 @@ def prepared(shared_folder):
         return folder
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(storage, "read", copied)
+        patched.setattr(storage, "read", mapped)
+        patched.setattr(TextTokenizer, "__call__", tokenised)
         yield prepare
 
 

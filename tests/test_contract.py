@@ -203,7 +203,11 @@ def test_the_first_losses_are_those_that_are_written_down(arm, build, drawn):
     assert found == pytest.approx(expected, rel=LATER)
 
 
-TUNED = [(preset, stem) for preset, plan in PLANS.items() for stem in sorted({r.paper for r in plan.finetune.values()})]
+TUNED = [  # at the paper's sizes, a rehearsal builds them too
+    pytest.param(preset, stem, marks=pytest.mark.slow if preset == "paper" else ())
+    for preset, plan in PLANS.items()
+    for stem in sorted({row.paper for row in plan.finetune.values()})
+]
 
 
 @pytest.fixture

@@ -238,6 +238,7 @@ def signal_all(pid: int) -> None:
         os.kill(pid, number)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_stop_together_and_go_on(make):
     arm = make("committees", workers=2)
     assert arm.interrupt("unbroken/out", None, seeds=(0, 1, 2)) == 0

@@ -124,7 +124,7 @@ def test_the_released_others_contradict_the_target():
     drawn = {
         roll: np.mean([
             temporal_contrast(video, video, 20.0, draw_times(8, 4, keys=2, values=2), others=3, roll_from=roll)
-            for _ in range(2000)
+            for _ in range(1000)
         ])
         for roll in (0, 1)
     }  # fmt: skip

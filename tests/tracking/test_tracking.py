@@ -583,6 +583,7 @@ def test_flush_says_in_one_line_that_a_file_system_has_no_locks(base, monkeypatc
     assert line.startswith("error: ") and f"the file system of {base}/.scratch has no flock: mount it with" in line
 
 
+@pytest.mark.slow
 def test_two_runs_opened_at_once_share_one_mirror(base, database):
     script = """
 with records.open_record(**RUN | {"seed": int(os.environ["SEED"])}) as record:
