@@ -1,0 +1,50 @@
+"""What a language model costs with visual tokens, and with generated weights instead of them: closed forms.
+
+The unit is the MAC. CLIP and the head over the vocabulary are left out; they are the same on both sides.
+"""
+
+from dataclasses import dataclass
+
+from lightning_modules.metrics.compute import FLOPS_PER_MAC
+from lightning_modules.settings import Count, Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of a language model of the Llama type without grouped heads; those of Llama-7B by default."""
+
+    hidden_size: Count = 4096
+    mlp_dim: Count = 11008
+    layers: Count = 32
+
+
+def language_macs(tokens: Natural, sizes: Sizes) -> int:
+    """All blocks, on so many tokens: projections, gated MLP, and attention as if each token saw all."""
+    hidden, mlp, layers = sizes.hidden_size, sizes.mlp_dim, sizes.layers
+    return tokens * layers * (4 * hidden**2 + 3 * hidden * mlp) + 2 * tokens**2 * hidden * layers
+
+
+def addition_macs(tokens: Natural, sizes: Sizes, *, rank: Count = 64, skip: Count = 4, kinds: Count = 5) -> int:
+    """The additions x A B^T to `kinds` parts of every `skip`-th layer."""
+    return tokens * kinds * (sizes.layers // skip) * 2 * sizes.hidden_size * rank
+
+
+def merging_macs(sizes: Sizes, *, rank: Count = 64, skip: Count = 4, kinds: Count = 5) -> int:
+    """The products A B^T themselves, of one picture."""
+    return kinds * (sizes.layers // skip) * sizes.hidden_size**2 * rank
+
+
+def without_visual_tokens(text: Natural, visual: Natural, sizes: Sizes) -> float:
+    """The language model's cost on a text alone over that on the text with visual tokens before it.
+
+    Raises:
+        ValueError: there is no token at all.
+    """
+    if not text + visual:
+        raise ValueError("text and visual are both 0, expected a token at least.")
+    return language_macs(text, sizes) / language_macs(text + visual, sizes)
+
+
+def gflops(macs: int) -> float:
+    """As papers print it."""
+    return FLOPS_PER_MAC * macs / 1e9
