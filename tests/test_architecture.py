@@ -26,7 +26,7 @@ ORDER = [
     {"averaging", "base", "checkpoints", "history", "milestones", "training", "validation", "watching"},
     {"datamodules"},
     {"ensembling"},
-    {"tasks", "sweeps", "video_tokens", "sequences"},
+    {"tasks", "sweeps", "video_tokens", "sequences", "vision_language"},
     set(STEMS),
     {"stages"},
 ]

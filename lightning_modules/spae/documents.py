@@ -27,8 +27,8 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import Part, Portion, draw_splits
 from lightning_modules.settings import STRICT, Count, Share
 from lightning_modules.spae import lexicon
-from lightning_modules.spae.language import Language
 from lightning_modules.spae.prompts import Prompts
+from lightning_modules.vision_language.causal import Language
 
 TEXTS, VALIDATION, HELD_OUT = 100, 101, 102  # purposes of random words, none of which `datasets.splits` has
 IGNORED = 0  # id of the padding, which is not learnt

@@ -25,12 +25,13 @@ from lightning_modules.settings import STRICT, Count, Natural, Positive, Share
 from lightning_modules.spae.denoising import TASKS, Context, agreement, denoised, falling, from_names
 from lightning_modules.spae.documents import FewShot, Writer
 from lightning_modules.spae.episodes import DrawnEpisodes, MiniImageNetEpisodes, PictureEpisode
-from lightning_modules.spae.language import Language, make_language
+from lightning_modules.spae.language import make_language
 from lightning_modules.spae.language_training import TextTasks, text_tasks
 from lightning_modules.spae.module import NO_CLASS, utf8
 from lightning_modules.spae.prompts import Prompts, StyleName, chances, exact, label_chances
 from lightning_modules.spae.tokenizer import SpaeTokenizer, TokenizerSettings, from_language
 from lightning_modules.video_tokens.training import TokensRecipe, stored
+from lightning_modules.vision_language.causal import Language
 
 Episodes = DrawnEpisodes | MiniImageNetEpisodes
 TEXT_SEEDS = 1000  # from which the seeds of tasks on texts count: none is that of tasks a model was validated with

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_modules import rehearsal
-from lightning_modules.spae.language import Language
+from lightning_modules.vision_language.causal import Language
 
 ROWS = 64  # prompts of one length that are read at a time
 StyleName = Literal["words", "lines"]

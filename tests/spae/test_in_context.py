@@ -13,9 +13,10 @@ from lightning_modules.spae.documents import Draws, Texts, Writer, held_out_epis
 from lightning_modules.spae.episodes import PictureEpisode, centred
 from lightning_modules.spae.in_context import Task, check_asked, setting_name
 from lightning_modules.spae.in_context_evaluation import classified, learns, written
-from lightning_modules.spae.language import Language, make_language
+from lightning_modules.spae.language import make_language
 from lightning_modules.spae.language_evaluation import text_scores
 from lightning_modules.spae.prompts import Prompts, chances, continued, exact, masked
+from lightning_modules.vision_language.causal import Language
 
 FEW_SHOT = {"input_words": [1, 5], "ways": [2, 3], "kept": 3, "in_common": 0.3, "induced": 0.5}
 
