@@ -1,0 +1,64 @@
+"""The counts in the facts are those of the networks that they name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+from lightning_modules.metrics.claims import load_facts
+
+FACTS = load_facts(Path(__file__).parents[2] / "lightning_modules/mm_gem/facts.yaml")
+ORACLES = {oracle.name: oracle.model_extra for oracle in FACTS.oracles}
+
+
+def llama(vocabulary=32000):
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+        num_attention_heads=32, num_key_value_heads=4, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+def vision(size):
+    config = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=size,
+        patch_size=14,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return CLIPVisionModel(config)
+
+
+def text():
+    config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    with torch.device("meta"):
+        return CLIPTextModel(config)
+
+
+BUILT = {
+    "tinyllama": llama,
+    "tinyllama-with-emb": lambda: llama(32001),
+    "tinyllama-layer": lambda: llama().model.layers[0],
+    "clip-vit-l14-224": lambda: vision(224),
+    "clip-vit-l14-336": lambda: vision(336),
+    "clip-l-text": text,
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_parameters_are_counted(name):
+    assert sum(parameter.numel() for parameter in BUILT[name]().parameters()) == ORACLES[name]["params"]
+
+
+def test_products_of_a_token_are_counted():
+    network = llama()
+    matrices = [layer.weight.numel() for layer in network.model.layers.modules() if isinstance(layer, torch.nn.Linear)]
+    assert sum(matrices) == ORACLES["language-model-per-token"]["macs"]
+    assert network.lm_head.weight.numel() == ORACLES["language-model-head"]["macs"]
+
+
+def test_every_published_figure_has_a_source_and_no_claim_says_that_it_was_made_afterwards():
+    published = [claim.id for claim in FACTS.claims if claim.paper_value is not None]
+    assert published == ["C5-long_texts"]
+    assert not any(claim.post_hoc for claim in FACTS.claims)
