@@ -28,6 +28,7 @@ from lightning_modules.datasets.world.drifting import DriftingClips
 from lightning_modules.datasets.world.hd_clips import HdClips
 from lightning_modules.datasets.world.long_clips import LongClips
 from lightning_modules.datasets.world.plain import PlainImages
+from lightning_modules.datasets.world.quadrants import Quadrants
 from lightning_modules.datasets.world.scenes import (
     CHUNK,
     CLOCKWISE,
@@ -278,6 +279,7 @@ View = (
     Images
     | GradedImages
     | PlainImages
+    | Quadrants
     | Clips
     | ActionClips
     | VideoText
