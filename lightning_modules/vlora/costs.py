@@ -11,26 +11,28 @@ from lightning_modules.settings import Count, Natural
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of a language model of the Llama type without grouped heads; those of Llama-7B by default."""
+    """Of a language model of the Llama type; those of Llama-7B by default. `kv_dim` is less with grouped heads."""
 
     hidden_size: Count = 4096
     mlp_dim: Count = 11008
     layers: Count = 32
+    kv_dim: Count = 4096
 
 
 def language_macs(tokens: Natural, sizes: Sizes) -> int:
     """All blocks, on so many tokens: projections, gated MLP, and attention as if each token saw all."""
-    hidden, mlp, layers = sizes.hidden_size, sizes.mlp_dim, sizes.layers
-    return tokens * layers * (4 * hidden**2 + 3 * hidden * mlp) + 2 * tokens**2 * hidden * layers
+    hidden, layers = sizes.hidden_size, sizes.layers
+    projections = 2 * hidden**2 + 2 * hidden * sizes.kv_dim + 3 * hidden * sizes.mlp_dim
+    return tokens * layers * projections + 2 * tokens**2 * hidden * layers
 
 
 def addition_macs(tokens: Natural, sizes: Sizes, *, rank: Count = 64, skip: Count = 4, kinds: Count = 5) -> int:
-    """The additions x A B^T to `kinds` parts of every `skip`-th layer."""
+    """The additions x A B^T to `kinds` parts of every `skip`-th layer, all as wide as the model."""
     return tokens * kinds * (sizes.layers // skip) * 2 * sizes.hidden_size * rank
 
 
 def merging_macs(sizes: Sizes, *, rank: Count = 64, skip: Count = 4, kinds: Count = 5) -> int:
-    """The products A B^T themselves, of one picture."""
+    """The products A B^T themselves, of one picture, likewise."""
     return kinds * (sizes.layers // skip) * sizes.hidden_size**2 * rank
 
 
