@@ -63,8 +63,8 @@ def prepare(
 ) -> None:
     """Writes our shards from a copy of your own.
 
-    Columns: `id` of the picture; `image`, JPEG; `regions`, phrases, "" where there are fewer; `boxes`, float32
-    (regions, 4), left, top, right, bottom as shares of the picture, zeros where there are fewer.
+    Columns: `id` of the picture; `image`, JPEG; `regions`, a list of phrases; `boxes`, float32 (regions, 4), left,
+    top, right, bottom of each as shares of the picture, zeros where there are fewer phrases.
 
     Args:
         folder: the prepared data set.
@@ -308,7 +308,7 @@ def _parts(
         part = kept[start : start + regions]
         boxes = np.zeros((regions, 4), np.float32)
         boxes[: len(part)] = [box for _, box in part]
-        yield [phrase for phrase, _ in part] + [""] * (regions - len(part)), boxes
+        yield [phrase for phrase, _ in part], boxes
 
 
 def _objects(values: Iterable[Any]) -> np.ndarray:

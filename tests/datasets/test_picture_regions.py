@@ -78,7 +78,7 @@ def test_a_picture_with_more_regions_has_more_rows_and_boxes_are_shares_of_it(ge
     assert storage.card(tmp_path / "new")["splits"] == {"train": 2, "val": 1}
     train = storage.read(tmp_path / "new", "train")
     assert train["id"].tolist() == [1, 1]
-    assert train["regions"].tolist() == [["a dog", "its tail"], ["fur", ""]]
+    assert train["regions"].tolist() == [["a dog", "its tail"], ["fur"]]
     np.testing.assert_allclose(train["boxes"][0], [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]])
     np.testing.assert_allclose(train["boxes"][1], [[0, 0.5, 0.25, 1], [0, 0, 0, 0]])
 
@@ -122,7 +122,7 @@ def test_a_box_outside_its_picture_is_left_out_where_that_is_allowed(genome, tmp
     with pytest.raises(ValueError, match=r"1 of 2 boxes are broken.* 2\.jpg: the box"):
         prepare(tmp_path / "new", genome)
     prepare(tmp_path / "new", genome, max_broken=0.5)
-    assert storage.read(tmp_path / "new", "val")["regions"].tolist() == [["the sky", ""]]
+    assert storage.read(tmp_path / "new", "val")["regions"].tolist() == [["the sky"]]
 
 
 def test_a_box_outside_its_picture_is_refused():
