@@ -1,0 +1,300 @@
+"""MM-GEM: Multi-Modal Generative Embedding Model (Ma, Xue et al., 2024, 2405.19333).
+
+One causal language model embeds texts, at a token [EMB] behind them, and writes captions, behind a few visual tokens.
+PoolAggregator pools these tokens, and the vector of a picture or a region, from the same feature map.
+
+Read `MmGem.training_step` first, then `network.py` and `pool.py`. No official code is published; what is our choice
+says `facts.yaml`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
+
+from lightning_modules.base import PaperModule, decay_groups
+from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
+from lightning_modules.layers.published import load_strictly
+from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.mm_gem.caching import cached
+from lightning_modules.mm_gem.network import Generative, Projection
+from lightning_modules.mm_gem.objectives import paired_nce, text_keys
+from lightning_modules.mm_gem.writing import write
+from lightning_modules.settings import STRICT, Count, NonNegative, Positive
+from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.training import TokensRecipe
+from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.towers import Fit, make_tower
+
+WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
+AT_ONCE = 256  # pictures that are looked at together
+ROWS = ("language.model.model.embed_tokens.weight", "language.model.lm_head.weight")  # of our own language model
+
+
+class Weights(TypedDict):
+    """Of the two objectives; one that is 0 is not computed."""
+
+    __pydantic_config__ = STRICT
+    embedding: NonNegative
+    generation: NonNegative
+
+
+class Parts(TypedDict):
+    """Rows of a micro-batch of each objective; null for the whole batch at once."""
+
+    __pydantic_config__ = STRICT
+    embedding: Count | None
+    generation: Count | None
+
+
+class MmGem(PaperModule):
+    """A language model and a vision tower, joined.
+
+    Args:
+        language: arguments of `make_causal`, as in the arm named by `from`.
+        tower: arguments of `make_tower`, likewise.
+        pool: see `Generative`, as `embedding_dim`, `projection`, `text_limit`, `temperature` and `max_scale`.
+        train_tower: whether the vision tower learns; the paper's second stage is ours with false.
+        losses: see `Weights`.
+        parts: see `Parts`.
+        most: tokens of a caption.
+        beams: texts that are followed in writing.
+
+    Raises:
+        ValueError: both objectives have weight 0.
+    """
+
+    recipe_form = TokensRecipe
+    predictor = "lightning_modules.mm_gem.predictor.Describer"
+
+    def __init__(
+        self,
+        *,
+        language: dict,
+        tower: dict,
+        pool: dict,
+        embedding_dim: Count,
+        projection: Projection = "mlp",
+        text_limit: Count | None = None,
+        temperature: Positive = 0.07,
+        max_scale: Positive = 100.0,
+        train_tower: bool,
+        losses: Weights,
+        parts: Parts,
+        most: Count = 24,
+        beams: Count = 1,
+    ):
+        super().__init__()
+        if not any(losses.values()):
+            raise ValueError("model.losses are 0 both, so that nothing would be learnt: give one a weight.")
+        self.network = Generative(
+            make_causal(**language), make_tower(**tower), pool=pool, embedding_dim=embedding_dim,
+            projection=projection, text_limit=text_limit, temperature=temperature, max_scale=max_scale,
+        )  # fmt: skip
+        self.own = {"language": not language.get("hub"), "tower": not tower.get("hub")}
+        self.given = not any(self.own.values())
+        self.network.tower.requires_grad_(train_tower)
+        self.losses, self.parts, self.most, self.beams = losses, parts, most, beams
+
+    @property
+    def fit(self) -> Fit:
+        """How the tower makes a picture square."""
+        return self.network.tower.fit
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the language model and the tower that are not of the hub; of another MM-GEM all that it learned.
+
+        Raises:
+            ValueError: one is missing, or of another architecture.
+        """
+        if any(name.startswith("network.") for name in weights):
+            self.load_export(weights)
+            return
+        for name in (name for name, ours in self.own.items() if ours):
+            own = {key: x for key, x in weights.items() if key.startswith(f"{name}.")}
+            own |= {key: torch.cat([own[key], own[key].mean(0, keepdim=True)]) for key in ROWS if key in own}
+            own = {key.removeprefix(f"{name}."): x for key, x in own.items()}
+            load_strictly(getattr(self.network, name), own, f"the {name} of the arm in `from`")
+        self.given = True
+
+    def load_export(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what `export` gave."""
+        super().load_export(weights)
+        self.given = True
+
+    def check_data(self, data: IllustratedTexts) -> None:
+        """Refuse networks that no arm has given, and questions; tell the texts whose ids they consist of.
+
+        Raises:
+            ValueError: see above.
+        """
+        if not self.given:
+            raise ValueError(
+                "the language model or the tower has no weights: name the arm that has them with `from` in the plan, "
+                "or published models with language.hub and tower.hub."
+            )
+        if data.padding != "right" or data.questions or data.text_only or data.form["caption"]:
+            raise ValueError(
+                f"data.padding is {data.padding!r}, questions {data.questions}, text_only {data.text_only} and "
+                f"form.caption {data.form['caption']!r}: captions are learnt here: set right, 0, 0 and ''."
+            )
+        self.network.language.check_length(self.network.pool.tokens + data.length)
+        data.for_language(self.network.language)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
+        """L = L_Emb + L_Gen, each with its weight, of pictures and of regions alike."""
+        terms = self.terms(batch)
+        self.log_terms({f"pretrain/{name}": term for name, term in terms.items()})
+        return sum(self.losses[name] * term for name, term in terms.items())
+
+    def terms(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """The losses that have a weight."""
+        found = {}
+        if self.losses["embedding"]:
+            found["embedding"] = self.embedding_loss(batch)
+        if self.losses["generation"]:
+            found["generation"] = self.generation_loss(batch)
+        return found
+
+    def embedding_loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """Pictures against texts, which are embedded without their pictures; the batch's are all negatives."""
+        vectors = cached(
+            self._vectors, self.parts["embedding"],
+            *(batch[name] for name in ("images", "box", "token_ids", "attention_mask")),
+        )  # fmt: skip
+        keys = text_keys(batch["token_ids"], batch["attention_mask"])
+        return paired_nce(*vectors, self.network.scale, keys)
+
+    def _vectors(self, images: Tensor, boxes: Tensor, token_ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        pictures = self.network.picture_vectors(self.network.tokens(images, boxes))
+        return pictures, self.network.text_vectors(token_ids, there)
+
+    def generation_loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """Cross-entropy of the words of captions, the mean of all."""
+        (losses,) = cached(
+            self._surprise, self.parts["generation"],
+            *(batch[name] for name in ("images", "box", "token_ids", "attention_mask", "labels")),
+        )  # fmt: skip
+        return losses.sum() / (batch["labels"] != IGNORED).sum()
+
+    def _surprise(self, images: Tensor, boxes: Tensor, *text: Tensor) -> tuple[Tensor]:
+        return (self.network.caption_loss(self.network.tokens(images, boxes), *text),)
+
+    def parameter_groups(self) -> list[dict]:
+        """Matrices are decayed; vectors and the temperature are not."""
+        return decay_groups(self.named_parameters(), undecayed=["network.log_scale"])
+
+    def validate(self, data: IllustratedTexts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The losses that have a weight."""
+        return mean_over(batches, self.terms)
+
+    @torch.no_grad()
+    def embed_pictures(
+        self, images: Shaped[Tensor, "batch 3 h w"], boxes: Float[Tensor, "batch 4"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """Vectors of length 1 of stored pictures, or of a box of each, in shares of the square."""
+        return self.network.picture_vectors(self.network.tokens(images.to(self.device), boxes))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """Vectors of length 1 of texts.
+
+        Raises:
+            ValueError: a text is longer than the language model reads.
+        """
+        language = self.network.language
+        rows = [[*language.start, *language.encode(text)] for text in texts]
+        width = max(map(len, rows))
+        if self.network.text_limit is None:
+            language.check_length(width + 1)
+        token_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
+        there = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=self.device)
+        return self.network.text_vectors(token_ids, there)
+
+    @torch.no_grad()
+    def caption(
+        self, images: Shaped[Tensor, "batch 3 h w"], boxes: Float[Tensor, "batch 4"] | None = None
+    ) -> list[str]:
+        """What is written about stored pictures, or about a box of each.
+
+        Raises:
+            ValueError: the language model has no place for it.
+        """
+        prefix = self.network.to_language(self.network.tokens(images.to(self.device), boxes))
+        never = [self.network.embed_id]
+        return write(self.network.language, prefix, length=self.most, beams=self.beams, never=never)
+
+    def forward(self, images: Shaped[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
+        """Vectors of stored pictures."""
+        return self.embed_pictures(images)
+
+    @torch.no_grad()
+    def predictions(self, data: IllustratedTexts, device: torch.device) -> dict[str, Tensor]:
+        """Vectors and captions of the split that is judged; texts are UTF-8 with zeros behind.
+
+        `picture_features`, `text_features` of all captions with `text_rows`, `written`, `captions` (rows captions
+        bytes); of the regions `region_features`, `region_written`, `region_rows`, `region_cells`; labels of the world.
+        What an arm has no objective for is left out.
+        """
+        self.to(device).eval()
+        (split,) = judged(data.columns)
+        columns = data.columns[split]
+        rows = torch.arange(len(columns["images"]))
+        told = columns["captions"] if "captions" in columns else [[text] for text in columns["caption"]]
+        texts = [(row, text) for row, each in enumerate(told) for text in each]
+        whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(rows), 4)
+        found = self._looked_at(data, split, rows, whole)
+        found["captions"] = padded([utf8(list(each)) for each in told])
+        if self.losses["embedding"]:
+            parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
+            found["text_features"] = torch.cat([self.embed_texts([text for _, text in part]).cpu() for part in parts])
+            found["text_rows"] = torch.tensor([row for row, _ in texts])
+        if "regions" in columns:
+            numbers = [(row, n) for row, each in enumerate(columns["regions"]) for n in range(len(each))]
+            places, within = torch.tensor(numbers).T
+            boxes = columns["boxes"][places, within]
+            regions = self._looked_at(data, split, places, boxes)
+            found |= {
+                {"picture_features": "region_features", "written": "region_written"}[k]: x for k, x in regions.items()
+            }
+            found["region_rows"] = places
+            if "cell" in columns:
+                found["region_cells"] = columns["cell"][places, within]
+        return found | {name: columns[name] for name in WORLD if name in columns}
+
+    def _looked_at(
+        self, data: IllustratedTexts, split: str, rows: Int[Tensor, " rows"], boxes: Float[Tensor, "rows 4"]
+    ) -> dict[str, Tensor]:
+        vectors, texts = [], []
+        for start in range(0, len(rows), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            shown = data.images(split, rows[part]).to(self.device), boxes[part].to(self.device)
+            vectors += [self.embed_pictures(*shown).cpu()] if self.losses["embedding"] else []
+            texts += self.caption(*shown) if self.losses["generation"] else []
+        found = {"picture_features": torch.cat(vectors)} if vectors else {}
+        return found | ({"written": utf8(texts)} if texts else {})
+
+    def facts(self) -> dict:
+        """Sizes, and what two language models, one for each objective, would take."""
+        language, parameters = count_parameters(self.network.language), count_parameters(self.network)
+        return {
+            "parameters": parameters,
+            "parameters_of_two_models": parameters + language,
+            "visual_tokens": self.network.pool.tokens,
+        }
+
+
+def utf8(texts: Sequence[str]) -> Shaped[Tensor, "texts bytes"]:
+    """Texts as bytes with zeros behind."""
+    encoded = [text.encode() for text in texts]
+    longest = max([1, *map(len, encoded)])
+    return torch.tensor([list(each.ljust(longest, b"\0")) for each in encoded], dtype=torch.uint8)
+
+
+def padded(rows: Sequence[Shaped[Tensor, "_ _"]]) -> Shaped[Tensor, "rows texts bytes"]:
+    """Texts of several rows as one array, with zeros behind and for texts that a row does not have."""
+    count, longest = (max(x.shape[axis] for x in rows) for axis in (0, 1))
+    return torch.stack([F.pad(x, (0, longest - x.shape[1], 0, count - len(x))) for x in rows])
