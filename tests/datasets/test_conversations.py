@@ -1,0 +1,90 @@
+"""Conversations about pictures: the official forms as they are read, what is left out, what is refused."""
+
+import json
+import logging
+
+import pytest
+
+from lightning_modules.datasets import conversations, pictures, storage
+
+
+def write(folder, entries):
+    (folder / "pictures/coco").mkdir(parents=True, exist_ok=True)
+    (folder / "mix.json").write_text(json.dumps(entries))
+
+
+def entry(number, *said, image=True):
+    turns = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(said)]
+    return {"id": str(number), "conversations": turns} | ({"image": f"coco/{number}.jpg"} if image else {})
+
+
+def prepare(folder, **options):
+    config = {"form": "llava", "file": "mix.json", "images": "pictures", "count": None, "limit": None}
+    config |= {"cache": str(folder)} | options
+    conversations.prepare(folder / "new", **config)
+    return storage.read(folder / "new", "train")
+
+
+@pytest.fixture
+def mix(tmp_path):
+    said = ("<image>\nWhat is it?", "A cup.", "Which color?", "Red.")
+    write(tmp_path, [entry(0, *said), entry(1, "Hello", "Hi", image=False), entry(2, "Who?\n<image>", "Nobody ")])
+    for number in (0, 2):
+        (tmp_path / f"pictures/coco/{number}.jpg").write_bytes(pictures.drawn_jpeg(number))
+    return tmp_path
+
+
+def test_turns_are_questions_and_answers_and_the_placeholder_of_the_picture_is_no_text(mix, caplog):
+    with caplog.at_level(logging.WARNING):
+        rows = prepare(mix)
+    assert [list(each) for each in rows["questions"]] == [["What is it?", "Which color?"], ["Who?"]]
+    assert [list(each) for each in rows["answers"]] == [["A cup.", "Red."], ["Nobody"]]
+    assert [list(each) for each in rows["captions"]] == [["A cup."], ["Nobody"]]
+    assert rows["image"][0] == pictures.drawn_jpeg(0)
+    assert "1 of 3 conversations have no picture" in caplog.text
+
+
+def test_pictures_with_a_text_file_beside_them_are_captioned(tmp_path):
+    place = tmp_path / "capsfusion/00000"
+    place.mkdir(parents=True)
+    for number in range(3):
+        (place / f"{number}.jpg").write_bytes(pictures.drawn_jpeg(number))
+    (place / "0.txt").write_text("a cup \n")
+    (place / "2.txt").write_text("a hat")
+    rows = prepare(tmp_path, form="img2dataset", file=None, images="capsfusion")
+    assert [list(each) for each in rows["captions"]] == [["a cup"], ["a hat"]]
+    assert len(prepare(tmp_path, form="img2dataset", file=None, images="capsfusion", limit=1)["image"]) == 1
+
+
+def test_missing_and_broken_pictures_are_left_out_up_to_a_share(mix):
+    (mix / "pictures/coco/0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 of 1 picture files are broken, more than max_broken \(0.0\)"):
+        prepare(mix)
+    assert len(prepare(mix, max_broken=0.5)["image"]) == 1
+    (mix / "pictures/coco/0.jpg").write_bytes(b"no picture")
+    assert len(prepare(mix, max_broken=0.5)["image"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "is no list, expected LLaVA's form"),
+        (json.dumps([entry(0, "a", "b", image=False)]), "none of 1 entries has an image"),
+        (json.dumps([entry(0, "a", "b", "c")]), "entry 0 is said by .*, expected human and gpt in turn"),
+        (json.dumps([{"image": "a.jpg", "conversations": [{"value": "a"}]}]), "entry 0 has no turns with from and"),
+    ],
+)
+def test_files_of_another_form_are_refused(mix, content, message):
+    (mix / "mix.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        prepare(mix)
+
+
+def test_settings_that_do_not_fit_are_refused(mix):
+    with pytest.raises(ValueError, match="file is None with form 'llava'"):
+        prepare(mix, file=None)
+    with pytest.raises(ValueError, match="there are 2 pictures with texts, expected 3"):
+        prepare(mix, count=3)
+    with pytest.raises(ValueError, match=r"has no \.jpg with a \.txt beside it"):
+        prepare(mix, form="img2dataset", file=None)
