@@ -279,7 +279,6 @@ View = (
     Images
     | GradedImages
     | PlainImages
-    | Quadrants
     | Clips
     | ActionClips
     | VideoText
@@ -288,6 +287,7 @@ View = (
     | DriftingClips
     | SoundingClips
     | CameraClips
+    | Quadrants
 )
 VIEWS = {view.name: view for view in get_args(View)}
 

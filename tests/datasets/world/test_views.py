@@ -28,7 +28,9 @@ OPTIONS = {
     "drifting": {"image_size": 16, "frames": 4, "shapes": 2},
     "sounding": {"image_size": 16, "frames": 4, "colors": 4, "shapes": 3},
     "camera": {"image_size": 16, "frames": 5, "moving": 4},
-}
+    "quadrants": {"image_size": 16, "objects": (1, 4), "colors": 8, "shapes": 8, "sizes": 2, "captions": 3,
+                  "questions": 4},
+}  # fmt: skip
 # Digests of two whole chunks and part of a third, of seed 7. A change changes every data set: say so in CHANGES.md.
 GOLDEN = {
     "images": "62cf6c49af222c2b0eebbae36e1207abd3f682593b3ca5fae35300c6578b33b2",
@@ -41,6 +43,7 @@ GOLDEN = {
     "drifting": "bdfa2459fc95bad94adfa9a3fdccd7d822929767fb9996ca3aa37587cb1e0138",
     "sounding": "6cda65cfa2afff27523692c1c97051960f55d6fc2964d57fcbc84275bba16906",
     "camera": "663e7158501919a5c125214b8e8181aff4f2001a1e5d189a6d77571f358ee7d1",
+    "quadrants": "13fdf86190b1ca773eef89f61ec679eb6821223a6b6cafff26633c9187b2071a",
 }
 ROWS = 2 * CHUNK + 40
 
@@ -134,7 +137,7 @@ def test_sentences_do_not_depend_on_the_size_of_the_pictures():
 @pytest.mark.parametrize("view", OPTIONS)
 def test_seeds_splits_and_chunks_differ(view):
     drawn = views.VIEWS[view](**OPTIONS[view])
-    name = "image" if view in ("images", "graded", "plain") else "video"
+    name = "image" if view in ("images", "graded", "plain", "quadrants") else "video"
     places = [(7, "train", 0), (8, "train", 0), (7, "test", 0), (7, "train", 1)]
     pictures = [views.chunk_columns(drawn, seed, split, chunk, 8)[name] for seed, split, chunk in places]
     assert len({picture.tobytes() for picture in pictures}) == len(places)
