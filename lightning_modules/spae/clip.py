@@ -15,12 +15,10 @@ from pytorch_lightning import LightningDataModule
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
-from lightning_modules.base import PaperModule
 from lightning_modules.datamodules.captioned import CaptionedImages
 from lightning_modules.datasets.tokenizers import END, PAD, START, UNKNOWN, TextTokenizer, world_tokenizer
 from lightning_modules.layers.clip import make_clip
 from lightning_modules.layers.exported import Exported
-from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.losses.contrastive import info_nce
 from lightning_modules.metrics.compute import count_parameters
@@ -32,44 +30,9 @@ from lightning_modules.spae.templates import TEMPLATES, Templates
 from lightning_modules.spae.words import chosen_words
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import TokensRecipe
+from lightning_modules.vision_language.carrier import Carrier
 
 MAX_SCALE = 100.0  # CLIP's
-
-
-class Carrier(PaperModule):
-    """Hands on the frozen networks that an arm was given: exported under their own names, never trained."""
-
-    def carried(self) -> dict[str, nn.Module]:
-        """The networks by the first part of their weights' names."""
-        raise NotImplementedError
-
-    def export(self) -> dict[str, Tensor]:
-        """The weights of the arm, and those that it carries."""
-        found = super().export()
-        for name, network in self.carried().items():
-            found |= {f"{name}.{key}": x for key, x in network.state_dict().items()}
-        return found
-
-    def load_export(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what `export` gave."""
-        load_strictly(self, self.take(weights), "exported weights")
-
-    def take(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take over the carried networks' weights, and give back the others.
-
-        Raises:
-            ValueError: a network's weights are missing, or of another architecture.
-        """
-        rest = dict(weights)
-        for name, network in self.carried().items():
-            own = {key: rest.pop(key) for key in weights if key.startswith(f"{name}.")}
-            if not own:
-                raise ValueError(
-                    f"the arm named by `from` has no weights under {name}.*: name one that has them, or a published "
-                    f"model with {name}.hub."
-                )
-            load_strictly(network, {key.removeprefix(f"{name}."): x for key, x in own.items()}, f"the {name} of `from`")
-        return rest
 
 
 class SpaeClip(Carrier):

@@ -37,7 +37,7 @@ from lightning_modules.metrics.generation import has_fid, make_fid, make_incepti
 from lightning_modules.metrics.video import psnr, ssim
 from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
-from lightning_modules.spae.clip import Carrier, clip_tokenizer, said
+from lightning_modules.spae.clip import clip_tokenizer, said
 from lightning_modules.spae.language import make_language
 from lightning_modules.spae.pyramid import Spelt
 from lightning_modules.spae.semantic import Fitting, Preprocess, dynamic, guidance, relative
@@ -48,6 +48,7 @@ from lightning_modules.video_tokens.adversarial import Game
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.tokenizer import Inflation, inflated
 from lightning_modules.video_tokens.training import SHOWN, Pixels, TokenizerTraining, check_clips, stored
+from lightning_modules.vision_language.carrier import Carrier
 
 NO_CLASS = "transformers has no class for an autoencoder whose codebook is a pyramid of words"
 
