@@ -6,6 +6,7 @@ picture `merged` gives weights that need no additions.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -35,7 +36,7 @@ class Injection:
         self.deltas: Deltas = {}
         for number, block in enumerate(blocks):
             for kind, part in parts_of(block).items():
-                part.register_forward_hook(self._hook(number, kind))
+                part.register_forward_hook(partial(self._add, number, kind))  # a copied model has hooks of its own
 
     def use(self, deltas: Deltas | None) -> None:
         """Add these until others are set; None for nothing.
@@ -44,12 +45,9 @@ class Injection:
         """
         self.deltas = deltas or {}
 
-    def _hook(self, number: int, kind: str):
-        def add(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
-            delta = self.deltas.get(number, {}).get(kind)
-            return found if delta is None else found + apply(given[0], delta)
-
-        return add
+    def _add(self, number: int, kind: str, module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        delta = self.deltas.get(number, {}).get(kind)
+        return found if delta is None else found + apply(given[0], delta)
 
 
 def parts_of(block: nn.Module) -> dict[str, nn.Module]:

@@ -1,5 +1,7 @@
 """Texts are read and written with pictures in the weights, in the input, or nowhere."""
 
+import copy
+
 import pytest
 import torch
 
@@ -119,3 +121,13 @@ def test_at_first_only_the_learned_factors_have_a_gradient():
     model.loss(ids, mask, ids, features, has_image).backward()
     assert all(factor.grad.abs().sum() > 0 for factor in model.bridge.learned.values())
     assert all(p.grad.abs().sum() == 0 for p in model.bridge.decoders.parameters())
+
+
+@torch.no_grad()
+def test_a_copied_model_has_additions_of_its_own():
+    model, (ids, mask, features, has_image) = seeing("weights"), batch()
+    expected, other = model(ids, mask, features, has_image), copy.deepcopy(model)
+    model.injection.use(None)
+    torch.testing.assert_close(other(ids, mask, features, has_image), expected)
+    alone = model.language(ids).logits
+    torch.testing.assert_close(alone, language()(ids).logits)
