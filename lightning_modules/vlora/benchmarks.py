@@ -1,0 +1,225 @@
+"""Questions of MMBench, CCBench, MME, ScienceQA, HallusionBench and MMMU, and the scores of answers to them.
+
+Read `read_questions` first. Files are the tables of VLMEvalKit, separated by tabs: a row has `index`, `question` and
+`answer`, and where there are options `A`, `B` and so on, and possibly `category`, `hint` and others. An answer is read
+by the letter or the text of an option that it names, or by its yes or no. VLMEvalKit asks a language model where that
+fails; here such an answer is wrong, and counted.
+
+MME adds, for each of its 14 parts, the percentage of right answers and that of pictures of which both are right.
+HallusionBench has means over answers (aAcc), figures (fAcc) and questions (qAcc). Both are as in VLMEvalKit. MMBench and
+CCBench count a question as right if it is so in each order of its options (`circular`; recalled, not read again).
+"""
+
+import csv
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+LETTERS = "ABCDEFGHI"
+CIRCLE = 1_000_000  # the order of MMBench's options is the index divided by this; the question is the rest
+PERCENT = 100.0
+PERCEPTION = ("OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene")
+COGNITION = ("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation")
+SAYS = re.compile(r"(?:answer|option|choice)\s*(?:is|:)?\s*\(?([A-I])\)?(?![\w'])", re.IGNORECASE)
+ALONE = re.compile(r"\(?([A-I])(?:\)|\.|:|,|$)")
+TOLD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+NEEDED = ("index", "question", "answer")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of a table: options by their letters, none where yes or no is asked; `more` has the further columns."""
+
+    index: str
+    question: str
+    answer: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a table, in its order. Pictures, which are a column in base64, are left out.
+
+    Raises:
+        ValueError: it cannot be read, a column or an index is missing or there twice, or it has no rows.
+    """
+    csv.field_size_limit(sys.maxsize)  # pictures
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
+    if not rows:
+        raise ValueError(f"{path} has no rows, expected a line of names and a line for each question.")
+    if missing := [name for name in NEEDED if name not in rows[0]]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(rows[0])}.")
+    found = [_question(row) for row in rows]
+    if len({question.index for question in found}) < len(found):
+        raise ValueError(f"{path} has an index more than once: each question needs its own.")
+    return found
+
+
+def _question(row: Mapping[str, str]) -> Question:
+    options = {letter: text for letter in LETTERS if (text := (row.get(letter) or "").strip())}
+    rest = {name: text or "" for name, text in row.items() if name not in (*NEEDED, "image", *LETTERS) and name}
+    return Question(row["index"], row["question"] or "", (row["answer"] or "").strip(), options, rest)
+
+
+def asked(question: Question) -> str:
+    """What a model is asked: hint, question, options, and how to answer, as LLaVA-1.5 is asked."""
+    hint = question.more.get("hint", "").strip()
+    lines = [hint] * bool(hint and hint != "nan") + [question.question]
+    lines += [f"{letter}. {text}" for letter, text in question.options.items()]
+    if question.options:
+        return "\n".join([*lines, "Answer with the option's letter from the given choices directly."])
+    return "\n".join([*lines, "Answer the question using a single word or phrase."])
+
+
+def read_answers(path: Path, questions: Sequence[Question]) -> list[str]:
+    """The column `prediction` of a table of answers, in the order of the questions.
+
+    Raises:
+        ValueError: it cannot be read, or lacks a column or the answer to a question.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
+    if not rows or not {"index", "prediction"} <= rows[0].keys():
+        raise ValueError(f"{path} has no rows with index and prediction: write a line of these names first.")
+    said = {row["index"]: row["prediction"] or "" for row in rows}
+    if missing := [question.index for question in questions if question.index not in said]:
+        raise ValueError(f"{path} has no answer to {len(missing)} questions, {missing[0]} first: ask all of them.")
+    return [said[question.index] for question in questions]
+
+
+def chosen(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter of the option that an answer names by it, alone or announced, or by the option's text; or None."""
+    text = answer.strip()
+    for found in (ALONE.match(text), SAYS.search(text)):
+        if found and (letter := found[1].upper()) in options:
+            return letter
+    named = [letter for letter, option in options.items() if option.lower() in text.lower()]
+    longest = [one for one in named if not any(options[one].lower() in options[other].lower()
+                                               for other in named if other != one)]  # fmt: skip
+    return longest[0] if len(longest) == 1 else None
+
+
+def yes_or_no(answer: str) -> str | None:
+    """What an answer says, or None if it says neither or both."""
+    said = {word.lower() for word in TOLD.findall(answer)}
+    return said.pop() if len(said) == 1 else None
+
+
+def right(questions: Sequence[Question], answers: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Which answers are right, and how many name nothing that was asked for.
+
+    Raises:
+        ValueError: there are no questions, or not as many answers.
+    """
+    if not questions or len(questions) != len(answers):
+        raise ValueError(f"there are {len(questions)} questions and {len(answers)} answers, expected one for each.")
+    said = [chosen(answer, question.options) if question.options else yes_or_no(answer)
+            for question, answer in zip(questions, answers, strict=True)]  # fmt: skip
+    true = [question.answer if question.options else truth(question.answer) for question in questions]
+    return np.array([one is not None and one == other for one, other in zip(said, true, strict=True)]), said.count(None)
+
+
+def truth(answer: str) -> str:
+    """Yes or no; HallusionBench's table may write 1 and 0."""
+    return {"1": "yes", "0": "no"}.get(answer, answer.lower())
+
+
+def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """ScienceQA and MMMU: `accuracy_percent`, that of each `category`, and `unread_percent`, answers that name nothing.
+
+    Raises:
+        ValueError: see `right`.
+    """
+    found, unread = right(questions, answers)
+    return _by_category(questions, found) | {"unread_percent": PERCENT * unread / len(questions)}
+
+
+def circular(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """MMBench and CCBench: a question is right if it is so in each order of its options, see `CIRCLE`.
+
+    Raises:
+        ValueError: see `right`; or an index is no number.
+    """
+    found, unread = right(questions, answers)
+    if odd := [question.index for question in questions if not question.index.isdecimal()]:
+        raise ValueError(f"the index {odd[0]!r} is no number, from which the order of the options could be read.")
+    groups: dict[int, list[int]] = {}
+    for row, question in enumerate(questions):
+        groups.setdefault(int(question.index) % CIRCLE, []).append(row)
+    firsts = [questions[rows[0]] for rows in groups.values()]
+    all_right = np.array([found[rows].all() for rows in groups.values()])
+    plain = np.array([found[rows[0]] for rows in groups.values()])
+    return _by_category(firsts, all_right) | {
+        "plain_percent": PERCENT * float(plain.mean()),
+        "unread_percent": PERCENT * unread / len(questions),
+    }
+
+
+def _by_category(questions: Sequence[Question], found: np.ndarray) -> dict[str, float]:
+    of = np.array([question.more.get("category", "") for question in questions])
+    parts = {f"accuracy_percent/{name}": PERCENT * float(found[of == name].mean()) for name in np.unique(of) if name}
+    return {"accuracy_percent": PERCENT * float(found.mean())} | parts
+
+
+def mme(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """`perception`, `cognition` and the score of each part, of 200 each. The paper's figure is that of perception.
+
+    Two questions of one part belong to a picture, named in the column `image_path`, or follow each other.
+
+    Raises:
+        ValueError: see `right`; or a part is unknown, or a picture has not two questions.
+    """
+    found, unread = right(questions, answers)
+    pairs: dict[tuple[str, str], list[bool]] = {}
+    for row, question in enumerate(questions):
+        part = question.more.get("category", "")
+        if part not in (*PERCEPTION, *COGNITION):
+            raise ValueError(f"question {question.index} has the category {part!r}, expected a part of MME.")
+        pairs.setdefault((part, question.more.get("image_path") or str(row // 2)), []).append(bool(found[row]))
+    if odd := [picture for (_, picture), own in pairs.items() if len(own) != 2]:
+        raise ValueError(f"{len(odd)} pictures have not two questions, {odd[0]!r} first: is the table complete?")
+    scores = {}
+    for part in dict.fromkeys(part for part, _ in pairs):
+        own = np.array([each for (of, _), each in pairs.items() if of == part])
+        scores[part] = PERCENT * float(own.mean() + own.all(1).mean())
+    sums = {"perception": PERCEPTION, "cognition": COGNITION}
+    totals = {name: float(sum(scores.get(part, 0.0) for part in parts)) for name, parts in sums.items()}
+    return totals | scores | {"unread_percent": PERCENT * unread / len(questions)}
+
+
+def hallusion(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """`aAcc`, `fAcc`, `qAcc` in percent, and their mean `overall`, which VLMEvalKit reports.
+
+    As in VLMEvalKit's table, an index ends in `_<set>_<figure>_<question>`, and the column `l2-category` says what a set
+    is of.
+
+    Raises:
+        ValueError: see `right`; or an index has another form, or the column is missing.
+    """
+    found, unread = right(questions, answers)
+    figures: dict[tuple[str, ...], list[bool]] = {}
+    kinds: dict[tuple[str, ...], list[bool]] = {}
+    for question, own in zip(questions, found.tolist(), strict=True):
+        parts, of = question.index.rsplit("_", 3)[1:], question.more.get("l2-category")
+        if len(parts) != 3 or not of:
+            raise ValueError(
+                f"the index is {question.index!r} and l2-category {of!r}, expected an index that ends in "
+                "_<set>_<figure>_<question>, and a category."
+            )
+        figures.setdefault((of, *parts[:2]), []).append(own)
+        kinds.setdefault((of, parts[0], parts[2]), []).append(own)
+    scores = {"aAcc": PERCENT * float(found.mean())}
+    scores |= {name: PERCENT * float(np.mean([all(own) for own in groups.values()]))
+               for name, groups in (("fAcc", figures), ("qAcc", kinds))}  # fmt: skip
+    return scores | {"overall": float(np.mean([*scores.values()])), "unread_percent": PERCENT * unread / len(questions)}
