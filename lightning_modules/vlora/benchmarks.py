@@ -6,8 +6,8 @@ by the letter or the text of an option that it names, or by its yes or no. VLMEv
 fails; here such an answer is wrong, and counted.
 
 MME adds, for each of its 14 parts, the percentage of right answers and that of pictures of which both are right.
-HallusionBench has means over answers (aAcc), figures (fAcc) and questions (qAcc). Both are as in VLMEvalKit. MMBench and
-CCBench count a question as right if it is so in each order of its options (`circular`; recalled, not read again).
+HallusionBench has means over answers (aAcc), figures (fAcc) and questions (qAcc). Both are as in VLMEvalKit. MMBench
+and CCBench count a question as right if it is so in each order of its options (`circular`; recalled, not read again).
 """
 
 import csv
@@ -201,8 +201,7 @@ def mme(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, floa
 def hallusion(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
     """`aAcc`, `fAcc`, `qAcc` in percent, and their mean `overall`, which VLMEvalKit reports.
 
-    As in VLMEvalKit's table, an index ends in `_<set>_<figure>_<question>`, and the column `l2-category` says what a set
-    is of.
+    As in VLMEvalKit's table, an index ends in `_<set>_<figure>_<question>`; `l2-category` says what a set is of.
 
     Raises:
         ValueError: see `right`; or an index has another form, or the column is missing.

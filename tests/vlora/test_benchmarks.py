@@ -64,10 +64,12 @@ def test_hallusionbench_asks_for_whole_figures_and_whole_questions():
 
 def test_tables_are_read_and_their_questions_asked(tmp_path):
     table, answers = tmp_path / "bench.tsv", tmp_path / "answers.tsv"
-    table.write_text(
-        "index\timage\tquestion\thint\tA\tB\tanswer\n3\tAAAA\tWhat?\tLook.\tcup\that\tB\n"
-    table.write_text(header + "4\tAA\tIs it?\t\t\t\tYes\n"
-    )
+    lines = [
+        "index\timage\tquestion\thint\tA\tB\tanswer",
+        "3\tAAAA\tWhat?\tLook.\tcup\that\tB",
+        "4\tA\tIs it?\t\t\t\tYes",
+    ]
+    table.write_text("\n".join(lines) + "\n")
     first, second = benchmarks.read_questions(table)
     assert first.options == {"A": "cup", "B": "hat"}
     assert second.options == {}
