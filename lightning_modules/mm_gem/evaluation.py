@@ -1,0 +1,198 @@
+"""How well one model embeds and describes pictures and regions, from stored predictions. Imports no torch.
+
+All captions of a picture are queries, and a picture has found its text where any of its captions comes first. Captions
+of the drawn world are read back into the attributes of the things that they name.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lightning_modules.datasets.world.quadrants import CELLS, THING, WORDS, described
+from lightning_modules.metrics.captioning import score_captions
+from lightning_modules.metrics.retrieval import retrieval
+from lightning_modules.runs import Evaluation, Exhibit, Gallery, Picture, Run
+from lightning_modules.settings import Count
+
+PERCENT = 100
+DIRECTIONS = {"text_to_video": "text_to_picture", "video_to_text": "picture_to_text"}  # of `retrieval`, and here
+SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
+NO_OBJECTIVE = "this arm was not trained to {}"
+NO_WORLD = "nothing is known of the things in these pictures"
+ENLARGED = 4  # times, so that small pictures can be looked at
+SMALL = 64  # pixels a side of a picture that is enlarged
+Arrays = Mapping[str, np.ndarray]
+Metrics = dict[str, float]
+
+
+def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8, java: bool = False) -> Evaluation:
+    """Retrieval, captions, and the same of regions, as far as the arm was trained for it.
+
+    Metrics: `text_to_picture/...` and `picture_to_text/...`, see `metrics.retrieval`, and `recall_at_1_percent`, the
+    mean of both directions; `caption_attributes_percent`, said rightly of all attributes of all things, and of each
+    (`caption_color_percent`, ...); `caption_exact_percent`, captions with nothing missing and nothing wrong; scores of
+    captions (`cider_d`, ...). Of regions `region_color_percent` and so on, of the first thing that is named.
+    `parameters`, `parameters_of_two_models` and `visual_tokens`.
+
+    Args:
+        runs: finished runs of `MmGem`, one for each seed.
+        dataset: first part of every metric's name.
+        examples: rows of the gallery.
+        java: whether METEOR and SPICE are wanted, where they can be had.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    if not runs:
+        raise ValueError("there is no run to evaluate: train the arm first.")
+    metrics, missing = {}, {}
+    for run in runs:
+        arrays = run.predictions()
+        found = {name: float(run.facts[name]) for name in ("parameters", "parameters_of_two_models", "visual_tokens")}
+        if "picture_features" in arrays:
+            found |= retrieved(arrays)
+        else:
+            missing["recall_at_1_percent"] = NO_OBJECTIVE.format("embed")
+        if "written" in arrays:
+            scores = captioned(arrays, java)
+            found |= scores[0]
+            missing |= scores[1]
+        else:
+            missing["caption_attributes_percent"] = NO_OBJECTIVE.format("write")
+        metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
+    first = runs[0].predictions()
+    return Evaluation(metrics=metrics, galleries=_galleries(first, examples), not_computed=missing)
+
+
+def retrieved(arrays: Arrays) -> Metrics:
+    """Retrieval of pictures by each caption, and of captions by pictures."""
+    pictures, texts = arrays["picture_features"], arrays["text_features"]
+    found = retrieval(texts @ pictures.T, arrays["text_rows"], np.arange(len(pictures)))
+    named = {f"{DIRECTIONS[name.split('/')[0]]}/{name.split('/')[1]}": value for name, value in found.items()}
+    named["recall_at_1_percent"] = float(np.mean([named[f"{way}/recall_at_1_percent"] for way in DIRECTIONS.values()]))
+    return named
+
+
+def captioned(arrays: Arrays, java: bool) -> tuple[Metrics, dict[str, str]]:
+    """Scores of captions against all references, and what they say of the world; and what is missing, with reasons."""
+    written = texts_of(arrays["written"])
+    references = [[text for text in texts_of(each) if text] for each in arrays["captions"]]
+    scores = score_captions(dict(enumerate(written)), dict(enumerate(references)), java=java)
+    found = {name: scores.scores[name] for name in SCORES if name in scores.scores}
+    missing = dict(scores.not_computed)
+    if "cell" not in arrays:
+        return found, missing | {"caption_attributes_percent": NO_WORLD}
+    found |= attributes(written, arrays)
+    if "region_written" in arrays:
+        found |= regions(arrays)
+    return found, missing
+
+
+def attributes(written: Sequence[str], arrays: Arrays) -> Metrics:
+    """How much of what captions could say is right; a word that is missing is a wrong one.
+
+    Raises:
+        ValueError: there is nothing in the pictures.
+    """
+    there, right, exact = arrays["cell"] >= 0, {name: [] for name in WORDS}, []
+    for row, caption in enumerate(written):
+        said, truth = described(caption), things(arrays, row)
+        for name in WORDS:
+            right[name] += [said.get(cell, {}).get(name) == thing[name] for cell, thing in truth.items()]
+        exact.append(said == truth)
+    if not there.any():
+        raise ValueError("there is nothing in any of the pictures, so that captions have nothing to name.")
+    found = {f"caption_{name}_percent": PERCENT * float(np.mean(values)) for name, values in right.items()}
+    found["caption_attributes_percent"] = float(np.mean(list(found.values())))
+    return found | {"caption_exact_percent": PERCENT * float(np.mean(exact))}
+
+
+def regions(arrays: Arrays) -> Metrics:
+    """How often the first thing that is named of a region is the one that is there, attribute by attribute."""
+    right = {name: [] for name in WORDS}
+    for text, row, cell in zip(
+        texts_of(arrays["region_written"]), arrays["region_rows"], arrays["region_cells"], strict=True
+    ):
+        said, truth = first_thing(text), things(arrays, int(row))[int(cell)]
+        for name in WORDS:
+            right[name].append(said.get(name) == truth[name])
+    found = {f"region_{name}_percent": PERCENT * float(np.mean(values)) for name, values in right.items()}
+    return found | {"region_attributes_percent": float(np.mean(list(found.values())))}
+
+
+def first_thing(text: str) -> dict[str, int]:
+    """Indices of the attributes that a text says of the first thing that it names; nothing if it names none."""
+    match = THING.search(text)
+    if match is None:
+        return {}
+    return {name: WORDS[name].index(word) for name, word in zip(WORDS, match.groups(), strict=False) if word}
+
+
+def things(arrays: Arrays, row: int) -> dict[int, dict[str, int]]:
+    """Attributes of what is in each cell of a picture."""
+    columns = zip(*(arrays[name][row].tolist() for name in ("cell", *WORDS)), strict=True)
+    return {cell: dict(zip(WORDS, values, strict=True)) for cell, *values in columns if cell >= 0}
+
+
+def texts_of(encoded: UInt8[np.ndarray, "texts bytes"]) -> list[str]:
+    """Texts of UTF-8 with zeros behind."""
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in encoded]
+
+
+def marked(text: str, truth: Mapping[int, Mapping[str, int]]) -> list[tuple[str, bool | None]]:
+    """A caption in pieces: words that say an attribute are right or wrong, all others are not judged.
+
+    Args:
+        text: what was written.
+        truth: see `things`.
+    """
+    names, cells = {place: cell for cell, place in CELLS.items()}, list(CELLS)
+    pieces, end = [], 0
+    for number, match in enumerate(THING.finditer(text)):
+        cell = names[match[4]] if match[4] else cells[number] if number < len(cells) else None
+        for group, name in enumerate(WORDS, start=1):
+            if match[group]:
+                right = WORDS[name].index(match[group]) == truth.get(cell, {}).get(name)
+                pieces += [(text[end : match.start(group)], None), (match[group], right)]
+                end = match.end(group)
+    pieces.append((text[end:], None))
+    return [piece for piece in pieces if piece[0]]
+
+
+def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
+    found, told = [], "Test pictures of one seed."
+    if "written" in arrays:
+        rows = [_written(arrays, row) for row in range(min(examples, len(arrays["written"])))]
+        found.append(Gallery("captions", "Captions behind visual tokens", told, rows))
+    if "picture_features" in arrays:
+        similarity = arrays["picture_features"][:examples] @ arrays["text_features"].T
+        rows = [_found(arrays, row, int(nearest)) for row, nearest in enumerate(similarity.argmax(1))]
+        found.append(Gallery("retrieved", "The most similar caption of all", told, rows))
+    return found
+
+
+def _written(arrays: Arrays, row: int) -> list[Exhibit]:
+    (text,) = texts_of(arrays["written"][row : row + 1])
+    pieces = marked(text, things(arrays, row)) if "cell" in arrays else [(text, None)]
+    return [*_shown(arrays, row), Exhibit("written", text=pieces or [("(nothing)", None)])]
+
+
+def _found(arrays: Arrays, row: int, nearest: int) -> list[Exhibit]:
+    """A picture and its caption beside the nearest of all captions, of which those of a row are in order."""
+    other = int(arrays["text_rows"][nearest])
+    number = nearest - int(np.flatnonzero(arrays["text_rows"] == other)[0])
+    text = texts_of(arrays["captions"][other])[number]
+    return [*_shown(arrays, row), Exhibit("most similar caption", text=[(text, other == row)])]
+
+
+def _shown(arrays: Arrays, row: int) -> list[Exhibit]:
+    """The picture, where it was kept (`shown/images`, of the first rows), and its own caption."""
+    own = texts_of(arrays["captions"][row])[0]
+    found = [Exhibit("its caption", text=[(own, None)])]
+    if row < len(arrays.get("shown/images", ())):
+        pixels = arrays["shown/images"][row]
+        if max(pixels.shape[:2]) <= SMALL:
+            pixels = pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        found.insert(0, Exhibit("picture", picture=Picture.of(pixels, f"picture: {own}")))
+    return found

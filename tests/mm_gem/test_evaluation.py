@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_modules.datasets.world.quadrants import CELLS, phrase, placed, short
+from lightning_modules.mm_gem.evaluation import attributes, evaluate, first_thing, marked, texts_of, things
+from lightning_modules.runs import Evaluation, Run
+
+FACTS = {"parameters": 10, "parameters_of_two_models": 17, "visual_tokens": 4}
+
+
+def stored(texts: list[str]) -> np.ndarray:
+    width = max(1, *(len(text.encode()) for text in texts))
+    return np.array([list(text.encode().ljust(width, b"\0")) for text in texts], np.uint8)
+
+
+def predictions(written=None, rows: int = 3) -> dict[str, np.ndarray]:
+    """Pictures of four things, told in two ways; every caption is its picture's vector."""
+    draws = np.random.default_rng(0)
+    look = {name: draws.integers(0, count, (rows, 4)) for name, count in (("size", 2), ("color", 8), ("shape", 8))}
+    found = {**look, "cell": np.tile(list(CELLS), (rows, 1))}
+    scenes = [list(({"cell": cell} | thing) for cell, thing in things(found, row).items()) for row in range(rows)]
+    told = [text for scene in scenes for text in (short(scene), " and ".join(placed(x) for x in scene[::-1]))]
+    vectors = np.eye(rows, dtype=np.float32)
+    found |= {
+        "picture_features": vectors,
+        "text_features": vectors.repeat(2, 0),
+        "text_rows": np.arange(rows).repeat(2),
+        "captions": stored(told).reshape(rows, 2, -1),
+        "written": stored(written or told[::2]),
+        "region_written": stored([phrase(thing) for scene in scenes for thing in scene]),
+        "region_rows": np.arange(rows).repeat(4),
+        "region_cells": np.tile(list(CELLS), rows),
+        "shown/images": np.zeros((1, 32, 32, 3), np.uint8),
+    }
+    return found
+
+
+class Finished(Run):
+    """A run whose files are these arrays."""
+
+    facts = FACTS
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        return self.arrays
+
+
+def evaluated(arrays: dict[str, np.ndarray]) -> Evaluation:
+    run = Finished(Path("seed-5"), 5)
+    object.__setattr__(run, "arrays", arrays)
+    return evaluate([run], "world")
+
+
+def test_what_is_all_right_is_100_percent():
+    found = evaluated(predictions())
+    metrics = {name.removeprefix("world/"): value for name, value in found.metrics[5].items()}
+    for name in ("recall_at_1_percent", "caption_attributes_percent", "caption_exact_percent", "region_color_percent",
+                 "region_shape_percent", "region_size_percent"):  # fmt: skip
+        assert metrics[name] == 100, name
+    assert metrics["parameters_of_two_models"] == 17
+    assert metrics["bleu_4"] == pytest.approx(1)
+    assert [gallery.id for gallery in found.galleries] == ["captions", "retrieved"]
+    assert found.galleries[0].rows[0][0].picture is not None
+
+
+def test_one_wrong_word_is_one_attribute_of_one_thing_and_another_order_costs_nothing():
+    arrays = predictions()
+    right = texts_of(arrays["captions"][:, 1])
+    assert attributes(right, arrays)["caption_exact_percent"] == 100
+    words = right[0].split()
+    words[words.index(next(word for word in words if word in ("small", "large")))] = "blue"
+    found = attributes([" ".join(words), *right[1:]], arrays)
+    assert found["caption_size_percent"] == pytest.approx(100 * 11 / 12)
+    assert found["caption_exact_percent"] == pytest.approx(200 / 3)
+
+
+def test_each_caption_is_a_query_and_a_picture_has_found_its_text_in_any_of_its_captions():
+    arrays = predictions()
+    arrays["text_features"] = arrays["text_features"].copy()
+    arrays["text_features"][1] = np.float32([0, 0.5, 0])  # the second caption of the first picture is of the second
+    metrics = evaluated(arrays).metrics[5]
+    assert metrics["world/text_to_picture/recall_at_1_percent"] == pytest.approx(500 / 6)
+    assert metrics["world/picture_to_text/recall_at_1_percent"] == 100
+    assert metrics["world/recall_at_1_percent"] == pytest.approx((500 / 6 + 100) / 2)
+
+
+def test_what_an_arm_was_not_trained_for_is_not_computed_and_says_why():
+    arrays = {name: x for name, x in predictions().items() if not name.startswith(("written", "region"))}
+    found = evaluated(arrays)
+    assert "world/caption_attributes_percent" not in found.metrics[5]
+    assert found.not_computed == {"caption_attributes_percent": "this arm was not trained to write"}
+    arrays = {name: x for name, x in predictions().items() if not name.endswith("features")}
+    found = evaluated(arrays)
+    assert "world/recall_at_1_percent" not in found.metrics[5]
+    assert found.not_computed["recall_at_1_percent"] == "this arm was not trained to embed"
+
+
+def test_captions_of_other_pictures_have_scores_and_no_attributes():
+    arrays = {name: x for name, x in predictions().items() if name not in ("cell", "color", "shape", "size")}
+    del arrays["region_cells"]
+    found = evaluated(arrays)
+    assert "world/cider_d" in found.metrics[5]
+    assert found.not_computed["caption_attributes_percent"] == "nothing is known of the things in these pictures"
+
+
+def test_words_of_captions_are_right_or_wrong():
+    truth = {0: {"size": 0, "color": 0, "shape": 0}}
+    text = short([{"size": 0, "color": 1, "shape": 0, "cell": 0}])
+    pieces = marked(text, truth)
+    assert "".join(piece for piece, _ in pieces) == text
+    assert [right for _, right in pieces if right is not None] == [True, False, True]
+    assert first_thing(text) == {"size": 0, "color": 1, "shape": 0}
+    assert first_thing("nothing at all") == {}
+
+
+def test_no_run_is_refused():
+    with pytest.raises(ValueError, match="no run"):
+        evaluate([], "world")
