@@ -5,7 +5,6 @@ The unit is the MAC. CLIP and the head over the vocabulary are left out; they ar
 
 from dataclasses import dataclass
 
-from lightning_modules.metrics.compute import FLOPS_PER_MAC
 from lightning_modules.settings import Count, Natural
 
 
@@ -49,4 +48,6 @@ def without_visual_tokens(text: Natural, visual: Natural, sizes: Sizes) -> float
 
 def gflops(macs: int) -> float:
     """As papers print it."""
+    from lightning_modules.metrics.compute import FLOPS_PER_MAC  # imports torch, which an evaluation does not need
+
     return FLOPS_PER_MAC * macs / 1e9
