@@ -25,7 +25,7 @@ from lightning_modules.mm_gem.objectives import paired_nce, text_keys
 from lightning_modules.mm_gem.writing import write
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
-from lightning_modules.video_tokens.training import TokensRecipe
+from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
 from lightning_modules.vision_language.causal import make_causal
 from lightning_modules.vision_language.towers import Fit, make_tower
 
@@ -236,7 +236,8 @@ class MmGem(PaperModule):
         """Vectors and captions of the split that is judged; texts are UTF-8 with zeros behind.
 
         `picture_features`, `text_features` of all captions with `text_rows`, `written`, `captions` (rows captions
-        bytes); of the regions `region_features`, `region_written`, `region_rows`, `region_cells`; labels of the world.
+        bytes); of the regions `region_features`, `region_written`, `region_rows`, `region_cells`; labels of the world;
+        `shown/images`, the first pictures, uint8 (n h w 3).
         What an arm has no objective for is left out.
         """
         self.to(device).eval()
@@ -248,6 +249,7 @@ class MmGem(PaperModule):
         whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(rows), 4)
         found = self._looked_at(data, split, rows, whole)
         found["captions"] = padded([utf8(list(each)) for each in told])
+        found["shown/images"] = data.images(split, rows[:SHOWN]).permute(0, 2, 3, 1).contiguous()
         if self.losses["embedding"]:
             parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
             found["text_features"] = torch.cat([self.embed_texts([text for _, text in part]).cpu() for part in parts])
