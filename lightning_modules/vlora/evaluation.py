@@ -27,7 +27,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8) -> Evalu
     `shuffled_percent`, the same where each caption was written for another picture, and `picture_percent`, how much
     more is right with the own one; `exact_percent`, captions with nothing missing and nothing wrong; `answers_percent`
     and, of each kind of question, `answers/<kind>_percent`; `visual_tokens`; `input_tokens`, of a picture and its
-    caption; `language_mmacs`, of the language model for these; `bridge_parameters` and `parameters`.
+    caption; `language_mmacs`, of the language model for these, additions included; `bridge_parameters`; `parameters`.
 
     Args:
         runs: finished runs of `VLoRA`, one for each seed.
@@ -109,7 +109,8 @@ def costs(arrays: Arrays, facts: Mapping[str, int]) -> dict[str, float]:
     tokens = facts["visual_tokens"] + round(float(arrays["caption/tokens"].mean()))
     sizes = Sizes(**{name: facts[name] for name in ("hidden_size", "mlp_dim", "layers", "kv_dim")})
     found = {name: float(facts[name]) for name in ("visual_tokens", "bridge_parameters", "parameters")}
-    return found | {"input_tokens": float(tokens), "language_mmacs": language_macs(tokens, sizes) / 1e6}
+    macs = language_macs(tokens, sizes) + tokens * facts["addition_macs"]
+    return found | {"input_tokens": float(tokens), "language_mmacs": macs / 1e6}
 
 
 def texts(encoded: UInt8[np.ndarray, "texts bytes"]) -> list[str]:

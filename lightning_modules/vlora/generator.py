@@ -138,6 +138,11 @@ class PerceptualWeights(nn.Module):
         self.apply(_begin)
         self.learned = nn.ParameterDict({kind: torch.zeros(count, sizes[kind][1], rank) for kind in kinds})
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all additions x A B^T to one token."""
+        return len(self.adapted) * self.rank * sum(sum(self.sizes[kind]) for kind in self.kinds)
+
     def forward(
         self, features: Float[Tensor, "batch patches visual_dim"], has_image: Tensor | None = None
     ) -> dict[int, dict[str, Delta]]:

@@ -43,7 +43,9 @@ def run(folder, written: list[str], *, world: bool = True) -> Run:
     folder.mkdir()
     save_file(arrays, folder / "predictions.safetensors")
     digest = sha256((folder / "predictions.safetensors").read_bytes()).hexdigest()
-    (folder / "facts.json").write_text(json.dumps(FACTS | {"kv_dim": 8, "predictions_sha256": digest}))
+    (folder / "facts.json").write_text(
+        json.dumps(FACTS | {"kv_dim": 8, "addition_macs": 100, "predictions_sha256": digest})
+    )
     return Run(folder, 0)
 
 
@@ -79,7 +81,7 @@ def test_answers_and_costs(tmp_path):
     assert found["answers/color_percent"] == 100
     assert found["answers/exists_percent"] == 0
     assert found["input_tokens"] == 26
-    assert found["language_mmacs"] == pytest.approx((26 * 2 * (4 * 64 + 3 * 128) + 2 * 26**2 * 8 * 2) / 1e6)
+    assert found["language_mmacs"] == pytest.approx((26 * 2 * (4 * 64 + 3 * 128) + 2 * 26**2 * 8 * 2 + 26 * 100) / 1e6)
 
 
 def test_pictures_of_which_nothing_is_known(tmp_path):

@@ -56,6 +56,7 @@ def test_parameters(options, expected):
 def test_adapted_layers():
     with torch.device("meta"):
         made = PerceptualWeights(sizes=square(64), layers=32, visual_dim=8, patches=4, dim=16)
+    assert made.macs == 8 * 64 * 5 * 128
     assert [*made.adapted] == [3, 7, 11, 15, 19, 23, 27, 31]
 
 
