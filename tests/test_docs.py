@@ -84,6 +84,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"camvig": {}},
     },
+    "vlora": {
+        "pretrain": {"caption-language": {"pretrain.epochs": 1}},
+        "pretrain_from": {"caption-tower": {"pretrain.epochs": 1}, "vlora": {"pretrain.epochs": 1}},
+        "finetune": {},
+        "evaluate": {"vlora": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},

@@ -147,9 +147,24 @@ def camvig(model, draw, published):
     return {"parameters": 3, "path_tokens": 96}, arrays
 
 
+def vlora(model, draw, published):
+    """The same of VLoRA: captions, and answers of which some are right."""
+
+    def texts(*said):
+        return np.stack([np.frombuffer(text.encode().ljust(9, b"\0"), np.uint8) for text in said])
+
+    arrays = {name: texts(*["a cup"] * ROWS) for name in ("caption/true", "caption/written", "caption/shuffled")}
+    arrays |= {"answer/question": texts(*["what"] * ROWS), "answer/true": texts(*["red"] * ROWS)}
+    arrays["answer/written"] = texts(*draw.choice(["red", "blue"], ROWS))
+    arrays |= {"answer/row": np.arange(ROWS), "caption/tokens": np.full(ROWS, 2)}
+    arrays["shown/images"] = np.zeros((1, 4, 4, 3), np.uint8)
+    facts = {"visual_tokens": 0, "bridge_parameters": 5, "parameters": 3, "hidden_size": 8, "mlp_dim": 16, "layers": 2}
+    return facts | {"kv_dim": 8}, arrays
+
+
 STORED = {
     "movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae, "videopoet": videopoet,
-    "camvig": camvig,
+    "camvig": camvig, "vlora": vlora,
 }  # fmt: skip
 
 

@@ -57,6 +57,7 @@ REFUSED = {
         NONE_KNOWN,
     ),
     **dict.fromkeys(("spae", "spae_in_context", "spae_video"), "whose codebook is a pyramid of words"),
+    "vlora": "no class of transformers adds weights that are generated for each picture",
     "videopoet": "LlamaForCausalLM knows neither places of a clip nor a prefix",
 }
 
