@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from lightning_modules.camvig.clips import CameraClips
+from lightning_modules.datamodules.illustrated import IllustratedTexts
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datasets import digits
 from lightning_modules.datasets.download import MIRROR_VARIABLE
@@ -18,6 +19,7 @@ from lightning_modules.spae.documents import Texts
 from lightning_modules.spae.language import make_language
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.videopoet.clips import SoundingClips
+from lightning_modules.vision_language.causal import make_causal
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_clips as video_clips
@@ -38,7 +40,7 @@ WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "c
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
         "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
-        "sounding videos"]  # fmt: skip
+        "sounding videos", "illustrated texts"]  # fmt: skip
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "camera clips": lambda: CameraClips(folder=prepared("world_camera"), share=0.5, **resident),
         "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
         "sounding videos": lambda: sounding.of_new_files(tmp_path / "sounding", monkeypatch),
+        "illustrated texts": lambda: illustrated(prepared("world_pairs")),
     }
 
 
@@ -85,6 +88,15 @@ def texts(folder):
                  few_shot=few_shot)  # fmt: skip
     sizes = {"hidden_size": 16, "layers": ["convolution", "attention"], "heads": 2, "mlp_dim": 16, "kernel": 4}
     made.for_language(make_language(**sizes, positions=64))
+    return made
+
+
+def illustrated(folder):
+    """Pictures with captions or questions, all cut to one length; some without their picture."""
+    made = IllustratedTexts(folder=folder, seed=1, splits={"train": {"source": "val", "rows": 40}}, batch_size=8,
+                            evaluation_batch_size=8, length=6, questions=0.4, text_only=0.2,
+                            padding="right")  # fmt: skip
+    made.for_language(make_causal(hidden_size=16, layers=1, heads=2, kv_heads=1, mlp_dim=16, positions=64))
     return made
 
 
