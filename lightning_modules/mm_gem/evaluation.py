@@ -32,7 +32,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8, java: bo
     Metrics: `text_to_picture/...` and `picture_to_text/...`, see `metrics.retrieval`, and `recall_at_1_percent`, the
     mean of both directions; `caption_attributes_percent`, said rightly of all attributes of all things, and of each
     (`caption_color_percent`, ...); `caption_exact_percent`, captions with nothing missing and nothing wrong; scores of
-    captions (`cider_d`, ...). Of regions `region_color_percent` and so on, of the first thing that is named.
+    captions (`cider_d`, ...). Of regions `region_color_percent` and so on, of the first thing that is named,
+    and `region_class_color_percent` and so on, of the class whose texts are most similar (`classes`).
     `parameters`, `parameters_of_two_models` and `visual_tokens`.
 
     Args:
@@ -71,7 +72,18 @@ def retrieved(arrays: Arrays) -> Metrics:
     found = retrieval(texts @ pictures.T, arrays["text_rows"], np.arange(len(pictures)))
     named = {f"{DIRECTIONS[name.split('/')[0]]}/{name.split('/')[1]}": value for name, value in found.items()}
     named["recall_at_1_percent"] = float(np.mean([named[f"{way}/recall_at_1_percent"] for way in DIRECTIONS.values()]))
-    return named
+    return named | classified(arrays)
+
+
+def classified(arrays: Arrays) -> Metrics:
+    """How often the class that is most similar to a region is its own, for each attribute with vectors of classes."""
+    found = {}
+    for name in (name for name in WORDS if f"class_features/{name}" in arrays):
+        chosen = (arrays["region_features"] @ arrays[f"class_features/{name}"].T).argmax(1)
+        places = zip(arrays["region_rows"].tolist(), arrays["region_cells"].tolist(), strict=True)
+        truth = np.array([things(arrays, row)[cell][name] for row, cell in places])
+        found[f"region_class_{name}_percent"] = PERCENT * float((chosen == truth).mean())
+    return found
 
 
 def captioned(arrays: Arrays, java: bool) -> tuple[Metrics, dict[str, str]]:

@@ -104,6 +104,15 @@ def test_captions_of_other_pictures_have_scores_and_no_attributes():
     assert found.not_computed["caption_attributes_percent"] == "nothing is known of the things in these pictures"
 
 
+def test_a_region_is_of_the_class_that_is_most_similar():
+    arrays = predictions()
+    color = arrays["color"].flatten()
+    arrays["region_features"], arrays["class_features/color"] = np.eye(8, dtype=np.float32)[color], np.eye(8)
+    assert evaluated(arrays).metrics[5]["world/region_class_color_percent"] == 100
+    arrays["class_features/color"] = np.eye(8)[[*range(1, 8), 0]]
+    assert evaluated(arrays).metrics[5]["world/region_class_color_percent"] == 0
+
+
 def test_words_of_captions_are_right_or_wrong():
     truth = {0: {"size": 0, "color": 0, "shape": 0}}
     text = short([{"size": 0, "color": 1, "shape": 0, "cell": 0}])
