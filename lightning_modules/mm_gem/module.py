@@ -20,6 +20,7 @@ from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.mm_gem.caching import cached
+from lightning_modules.mm_gem.classes import class_vectors, prompts_about
 from lightning_modules.mm_gem.network import Generative, Projection
 from lightning_modules.mm_gem.objectives import paired_nce, text_keys
 from lightning_modules.mm_gem.writing import write
@@ -30,6 +31,7 @@ from lightning_modules.vision_language.causal import make_causal
 from lightning_modules.vision_language.towers import Fit, make_tower
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
+CLASSES = ("color", "shape")  # of a thing that are told from texts alone
 AT_ONCE = 256  # pictures that are looked at together
 ROWS = ("language.model.model.embed_tokens.weight", "language.model.lm_head.weight")  # of our own language model
 
@@ -236,7 +238,8 @@ class MmGem(PaperModule):
         """Vectors and captions of the split that is judged; texts are UTF-8 with zeros behind.
 
         `picture_features`, `text_features` of all captions with `text_rows`, `written`, `captions` (rows captions
-        bytes); of the regions `region_features`, `region_written`, `region_rows`, `region_cells`; labels of the world;
+        bytes); of the regions `region_features`, `region_written`, `region_rows`, `region_cells`; labels of the
+        world, and `class_features/<attribute>`, vectors of its values by several prompts;
         `shown/images`, the first pictures, uint8 (n h w 3).
         What an arm has no objective for is left out.
         """
@@ -265,7 +268,12 @@ class MmGem(PaperModule):
             found["region_rows"] = places
             if "cell" in columns:
                 found["region_cells"] = columns["cell"][places, within]
+                if self.losses["embedding"]:
+                    found |= {f"class_features/{name}": self._classes(name) for name in CLASSES}
         return found | {name: columns[name] for name in WORLD if name in columns}
+
+    def _classes(self, name: str) -> Float[Tensor, "classes dim"]:
+        return class_vectors(self.embed_texts, prompts_about(name)).cpu()
 
     def _looked_at(
         self, data: IllustratedTexts, split: str, rows: Int[Tensor, " rows"], boxes: Float[Tensor, "rows 4"]
