@@ -1,7 +1,7 @@
 """VLoRA: what a language model of 7 billion parameters computes with and without visual tokens, and as the paper says.
 
-Closed forms, in GFLOPs, without the vision tower, the generator and the head; the paper's ratios are read off its figure,
-which seems to include the vision side.
+Closed forms, in GFLOPs, without vision tower, generator and head. The paper's ratios are read off its figure, which
+seems to include the vision side.
 """
 
 from lightning_modules.vlora.costs import Sizes, addition_macs, gflops, language_macs, without_visual_tokens
