@@ -141,8 +141,11 @@ def users() -> dict[Path, set[str]]:
         for row in [*plan.pretrain.values(), *plan.finetune.values(), *plan.evaluate.values()]:
             if row.paper not in STEMS:  # an own idea
                 continue
-            file = ROOT / f"conf/system/{row.system}/{preset}.yaml"
-            roots[row.paper] += sources.targets(yaml.safe_load(file.read_text()))
+            started = row  # and what it starts from, which may be arms of another paper
+            while started:
+                file = ROOT / f"conf/system/{started.system}/{preset}.yaml"
+                roots[row.paper] += sources.targets(yaml.safe_load(file.read_text()))
+                started = plan.pretrain.get(getattr(started, "start", None))
     found: dict[Path, set[str]] = {}
     for stem, files in roots.items():
         for path in reached(files, through_papers=True):

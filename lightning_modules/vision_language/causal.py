@@ -95,7 +95,7 @@ class Language(nn.Module):
         return self._whole[0].config.max_position_embeddings
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> nn.ModuleList | list[nn.Module]:
         """The blocks of a model that has them under this name."""
         return getattr(self._whole[0].base_model, "layers", [])
 

@@ -35,7 +35,7 @@ class Copier(Language):
 
     def __init__(self, real):
         nn.Module.__init__(self)
-        self.tokenizer, self._whole = real.tokenizer, real._whole
+        self.tokenizer, self.no_words, self._whole = real.tokenizer, real.no_words, real._whole
 
     def forward(self, token_ids, keep=0):
         logits = torch.zeros(len(token_ids), token_ids.shape[1], len(self.embeddings))

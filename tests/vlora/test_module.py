@@ -110,7 +110,7 @@ def test_validation(module, data):
 def test_networks_that_no_arm_has_given_and_other_prompts(data):
     with pytest.raises(ValueError, match="name the arm that has them with `from`"):
         built().check_data(data)
-    with pytest.raises(ValueError, match="the language of the arm in `from`"):
+    with pytest.raises(ValueError, match="the tower of the arm in `from`"):
         built().start_from({"tower.x": torch.zeros(1)})
     with pytest.raises(ValueError, match="set both alike"):
         built(**{"model.prompts.caption": "describe"}).check_data(data)
