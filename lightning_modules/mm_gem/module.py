@@ -21,6 +21,7 @@ from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.mm_gem.caching import cached
 from lightning_modules.mm_gem.classes import class_vectors, prompts_about
+from lightning_modules.mm_gem.exporting import READS, with_token
 from lightning_modules.mm_gem.network import Generative, Projection
 from lightning_modules.mm_gem.objectives import paired_nce, text_keys
 from lightning_modules.mm_gem.writing import write
@@ -28,6 +29,7 @@ from lightning_modules.settings import STRICT, Count, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
 from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.language_training import ExportedLanguage
 from lightning_modules.vision_language.towers import Fit, make_tower
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
@@ -286,6 +288,16 @@ class MmGem(PaperModule):
             texts += self.caption(*shown) if self.losses["generation"] else []
         found = {"picture_features": torch.cat(vectors)} if vectors else {}
         return found | ({"written": utf8(texts)} if texts else {})
+
+    def to_transformers(self) -> ExportedLanguage:
+        """The language model, with [EMB] as a token of its tokenizer.
+
+        The tower, PoolAggregator and the projections have no place there: the last hidden state at [EMB] is what
+        `network.text_to_vector` makes a vector of.
+        """
+        model, tokenizer = with_token(self.network.language, self.network.embed_id)
+        usage = READS if self.losses["embedding"] else "logits = model(token_ids).logits"
+        return ExportedLanguage(model=model, tokenizer=tokenizer, usage=usage)
 
     def facts(self) -> dict:
         """Sizes, and what two language models, one for each objective, would take."""

@@ -24,7 +24,8 @@ PLAN = load_plan("tiny")
 ROOT = Path(__file__).parents[2]
 STEMS = {path.parent.name for path in ROOT.glob("lightning_modules/*/facts.yaml")}
 SYSTEMS = {row.system: arm for arm, row in PLAN.pretrain.items() if row.paper in STEMS}
-EXPORTED = {"maskalign", "masked_autoencoder", "classifier", "clip_vip", "spae_clip", "spae_language"}
+LANGUAGES = {"spae_language", "caption_language", "mm_gem"}
+EXPORTED = {"maskalign", "masked_autoencoder", "classifier", "clip_vip", "spae_clip", "caption_tower", *LANGUAGES}
 NONE_KNOWN = "no class of transformers is written down for it"
 REFUSED = {
     "committees": "no class for a pool of small networks of the family",
@@ -78,7 +79,9 @@ def differs(ours, theirs):
 def test_every_system_is_exported_or_says_why():
     assert sorted([*EXPORTED, *REFUSED]) == sorted(SYSTEMS)
     pretrained = {PLAN.pretrain[arm].system for arm, protocol, _ in VITS if protocol is None}
-    assert pretrained | {"clip_vip", "spae_clip", "spae_language"} == EXPORTED, "what the tests below export"
+    assert pretrained | {"clip_vip", "spae_clip", "caption_tower", *LANGUAGES} == EXPORTED, (
+        "what the tests below export"
+    )
 
 
 @pytest.mark.parametrize("system", REFUSED)
@@ -226,14 +229,42 @@ def test_a_clip_of_words_is_exported_with_the_tower_of_its_texts(project, tmp_pa
         assert differs(text_features(module.clip, token_ids), found.text_embeds) < 1e-5
 
 
-def test_a_language_model_is_exported_with_its_tokenizer(project, tmp_path, monkeypatch):
-    module, out = project("spae-language"), tmp_path / "out"
-    run(monkeypatch, "spae-language", out)
+def test_the_tower_of_captions_is_exported_as_its_patches_are_read(project, tmp_path, monkeypatch):
+    module, out = project("caption-tower"), tmp_path / "out"
+    run(monkeypatch, "caption-tower", out)
+    stored = pictures(tmp_path, 32)
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    with torch.inference_mode():
+        for number, expected in enumerate(module(stored)):
+            names = {}
+            exec(code.replace("picture.png", str(tmp_path / f"{number}.png")), names)
+            assert type(names["model"]) is transformers.CLIPVisionModel
+            assert differs(expected, names["features"][0]) < 1e-5
+
+
+def test_a_language_model_that_embeds_is_exported_with_its_token(project, tmp_path, monkeypatch):
+    module, out = project("mm_gem"), tmp_path / "out"
+    run(monkeypatch, "mm_gem", out)
     (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
     names = {}
     with torch.inference_mode():
         exec(code, names)
-        assert type(names["model"]) is transformers.Lfm2ForCausalLM
+        assert type(names["model"]) is transformers.LlamaForCausalLM
+        found = torch.nn.functional.normalize(module.network.text_to_vector(names["state"]), dim=-1)
+        assert differs(module.embed_texts(["a red circle"]), found) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arm", "kind"), [("spae-language", "Lfm2ForCausalLM"), ("caption-language", "LlamaForCausalLM")]
+)
+def test_a_language_model_is_exported_with_its_tokenizer(arm, kind, project, tmp_path, monkeypatch):
+    module, out = project(arm), tmp_path / "out"
+    run(monkeypatch, arm, out)
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    names = {}
+    with torch.inference_mode():
+        exec(code, names)
+        assert type(names["model"]) is getattr(transformers, kind)
         assert names["token_ids"].tolist() == [module.language.encode("a red circle")]
         assert differs(module(names["token_ids"]), names["logits"]) < 1e-5
 
