@@ -90,6 +90,16 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"vlora": {}},
     },
+    "mm_gem": {
+        "pretrain": {"caption-language": {"pretrain.epochs": 1}},
+        "pretrain_from": {
+            "caption-tower": {"pretrain.epochs": 1},
+            "mm_gem": {"pretrain.epochs": 1},
+            "mm_gem-regions": {"pretrain.epochs": 1},
+        },
+        "finetune": {},
+        "evaluate": {"mm_gem": {}, "mm_gem-regions": {}},
+    },
     "lf_vila": {
         "pretrain": {"lf_vila": {"pretrain.epochs": 1}},
         "pretrain_from": {},
@@ -122,10 +132,11 @@ def test_every_paper_has_a_guide_whose_files_and_commands_exist(stem):
 
 
 def small_rows(stem):
-    plan = yaml.safe_load((ROOT / f"plans/tiny/{stem}/params.yaml").read_text())
-    rows = {"sweep": {}}
+    """Rows of the arms, which may be those of other papers, and the drawn data that they need."""
+    plans = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob("plans/tiny/*/params.yaml")}
+    plan, rows = plans[stem], {"sweep": {}}
     for stage, arms in SMALL[stem].items():
-        rows[stage] = {arm: plan[stage][arm] for arm in arms}
+        rows[stage] = {arm: next(each[stage][arm] for each in plans.values() if arm in each[stage]) for arm in arms}
         for arm, overrides in arms.items():
             if overrides:
                 rows[stage][arm]["overrides"] = {**plan[stage][arm].get("overrides", {}), **overrides}
@@ -173,6 +184,8 @@ def test_what_a_guide_tells_a_user_to_type_works(project):
         assert {"drawn/1-captions-0-picture.png", "drawn/1-captions-1-picture.png", "drawn-1.png"} <= made
         run = copy.python("-m", "stages.export", "unified_t2i_i2t", "no", check=False)
         assert run.returncode == 1 and "cannot be exported: transformers has LXMERT, but" in run.stderr
+    if papers == ["mm_gem"]:
+        assert {"my-language/model.safetensors", "my-language/tokenizer.json"} <= made
     if papers == ["clip_vip"]:
         assert "my-clip/README.md" in made
         run = copy.python("-m", "stages.export", "clip_vip", "no", check=False)
