@@ -139,7 +139,7 @@ def small_rows(stem):
         rows[stage] = {arm: next(each[stage][arm] for each in plans.values() if arm in each[stage]) for arm in arms}
         for arm, overrides in arms.items():
             if overrides:
-                rows[stage][arm]["overrides"] = {**plan[stage][arm].get("overrides", {}), **overrides}
+                rows[stage][arm]["overrides"] = {**rows[stage][arm].get("overrides", {}), **overrides}
     used = {row["dataset"] for arms in rows.values() for row in arms.values() if "dataset" in row}
     return rows, sorted(name for name in {*plan["datasets"], *used} if name.startswith("world"))
 
