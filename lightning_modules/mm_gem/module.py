@@ -261,7 +261,7 @@ class MmGem(PaperModule):
             found["text_rows"] = torch.tensor([row for row, _ in texts])
         if "regions" in columns:
             numbers = [(row, n) for row, each in enumerate(columns["regions"]) for n in range(len(each))]
-            places, within = torch.tensor(numbers).T
+            places, within = torch.tensor(numbers).T.contiguous()
             boxes = columns["boxes"][places, within]
             regions = self._looked_at(data, split, places, boxes)
             found |= {

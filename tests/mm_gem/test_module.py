@@ -140,6 +140,7 @@ def test_predictions_have_what_an_arm_learns(folder, losses):
         ("text_features" in found) == ("picture_features" in found) == ("region_features" in found) == bool(losses[0])
     )
     assert ("written" in found) == ("region_written" in found) == bool(losses[1])
+    assert all(x.is_contiguous() for x in found.values()), "or they cannot be stored"
     assert torch.equal(found["shown/images"].permute(0, 3, 1, 2), data.columns["test"]["images"])
     assert found["captions"].shape[:2] == (8, 2) and found["region_rows"].tolist() == sorted([*range(8)] * 2)
     if losses[0]:
