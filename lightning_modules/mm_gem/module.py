@@ -54,6 +54,13 @@ class Parts(TypedDict):
     generation: Count | None
 
 
+class Recipe(TokensRecipe):
+    """Rates of what was trained before, in units of `lr`, which is that of the new layers."""
+
+    language_rate: Positive
+    tower_rate: Positive
+
+
 class MmGem(PaperModule):
     """A language model and a vision tower, joined.
 
@@ -71,7 +78,7 @@ class MmGem(PaperModule):
         ValueError: both objectives have weight 0.
     """
 
-    recipe_form = TokensRecipe
+    recipe_form = Recipe
     predictor = "lightning_modules.mm_gem.predictor.Describer"
 
     def __init__(
@@ -155,41 +162,53 @@ class MmGem(PaperModule):
         return sum(self.losses[name] * term for name, term in terms.items())
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """The losses that have a weight."""
-        found = {}
-        if self.losses["embedding"]:
-            found["embedding"] = self.embedding_loss(batch)
-        if self.losses["generation"]:
-            found["generation"] = self.generation_loss(batch)
-        return found
+        """The losses that have a weight. Without micro-batches, the tower looks once for both."""
+        shown = batch["images"], batch["box"]
+        if all(self.losses.values()) and not any(self.parts.values()):
+            shown = (self.network.tokens(*shown),)
+        objectives = {"embedding": self.embedding_loss, "generation": self.generation_loss}
+        return {name: objective(shown, batch) for name, objective in objectives.items() if self.losses[name]}
 
-    def embedding_loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """Pictures against texts, which are embedded without their pictures; the batch's are all negatives."""
-        vectors = cached(
-            self._vectors, self.parts["embedding"],
-            *(batch[name] for name in ("images", "box", "token_ids", "attention_mask")),
-        )  # fmt: skip
-        keys = text_keys(batch["token_ids"], batch["attention_mask"])
-        return paired_nce(*vectors, self.network.scale, keys)
+    def embedding_loss(self, shown: tuple[Tensor, ...], batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """Pictures against texts, which are embedded without their pictures; the batch's are all negatives.
 
-    def _vectors(self, images: Tensor, boxes: Tensor, token_ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        pictures = self.network.picture_vectors(self.network.tokens(images, boxes))
-        return pictures, self.network.text_vectors(token_ids, there)
+        Args:
+            shown: pictures and boxes, or the tokens that were pooled from them.
+            batch: see `IllustratedTexts`.
+        """
+        text = batch["token_ids"], batch["attention_mask"]
+        vectors = cached(self._vectors, self.parts["embedding"], *text, *shown)
+        return paired_nce(*vectors, self.network.scale, text_keys(*text))
 
-    def generation_loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """Cross-entropy of the words of captions, the mean of all."""
-        (losses,) = cached(
-            self._surprise, self.parts["generation"],
-            *(batch[name] for name in ("images", "box", "token_ids", "attention_mask", "labels")),
-        )  # fmt: skip
+    def _vectors(self, token_ids: Tensor, there: Tensor, *shown: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.picture_vectors(self._pooled(*shown)), self.network.text_vectors(token_ids, there)
+
+    def generation_loss(self, shown: tuple[Tensor, ...], batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """Cross-entropy of the words of captions, the mean of all.
+
+        Args:
+            shown: pictures and boxes, or the tokens that were pooled from them.
+            batch: see `IllustratedTexts`.
+        """
+        text = (batch[name] for name in ("token_ids", "attention_mask", "labels"))
+        (losses,) = cached(self._surprise, self.parts["generation"], *text, *shown)
         return losses.sum() / (batch["labels"] != IGNORED).sum()
 
-    def _surprise(self, images: Tensor, boxes: Tensor, *text: Tensor) -> tuple[Tensor]:
-        return (self.network.caption_loss(self.network.tokens(images, boxes), *text),)
+    def _surprise(self, token_ids: Tensor, there: Tensor, labels: Tensor, *shown: Tensor) -> tuple[Tensor]:
+        return (self.network.caption_loss(self._pooled(*shown), token_ids, there, labels),)
+
+    def _pooled(self, shown: Tensor, boxes: Tensor | None = None) -> Tensor:
+        return shown if boxes is None else self.network.tokens(shown, boxes)
 
     def parameter_groups(self) -> list[dict]:
-        """Matrices are decayed; vectors and the temperature are not."""
-        return decay_groups(self.named_parameters(), undecayed=["network.log_scale"])
+        """Matrices are decayed; vectors and the temperature are not. What was trained before has rates of its own."""
+        parts = {"network.language.": self.recipe["language_rate"], "network.tower.": self.recipe["tower_rate"]}
+        own = [(name, p) for name, p in self.named_parameters() if not name.startswith(tuple(parts))]
+        groups = decay_groups(own, undecayed=["network.log_scale"])
+        for start, rate in parts.items():
+            part = [(name, p) for name, p in self.named_parameters() if name.startswith(start)]
+            groups += decay_groups(part, lr=rate * self.recipe["lr"])
+        return groups
 
     def validate(self, data: IllustratedTexts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses that have a weight."""

@@ -16,7 +16,6 @@ from lightning_modules.settings import Count, Positive
 
 Kind = Literal["q", "k", "v", "o", "m"]
 KINDS = ("q", "k", "v", "o", "m")  # queries, keys, values, output of attention, around the MLP
-SPREAD = 0.02  # of fresh linear layers
 
 
 class Delta(NamedTuple):
@@ -92,6 +91,7 @@ class PerceptualWeights(nn.Module):
         skip: layers skip - 1, 2 skip - 1, ... are adapted, counted from 0.
         heads: of attention.
         mlp_ratio: of the generator.
+        spread: standard deviation of fresh linear layers; narrow ones need a larger one.
 
     Raises:
         ValueError: a kind is unknown or named twice, the layers are no multiple of `skip`, the heads do not divide
@@ -114,6 +114,7 @@ class PerceptualWeights(nn.Module):
         skip: Count = 4,
         heads: Count = 16,
         mlp_ratio: Count = 4,
+        spread: Positive = 0.02,
     ):
         super().__init__()
         check_sizes(kinds, layers, skip, dim, heads)
@@ -135,7 +136,10 @@ class PerceptualWeights(nn.Module):
         else:
             parts = [QueryDecoder(queries=count * len(kinds), outputs=inputs.pop() * rank, **common)]
         self.decoders = nn.ModuleList(parts)
-        self.apply(_begin)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=spread)
+                nn.init.zeros_(part.bias)
         self.learned = nn.ParameterDict({kind: torch.zeros(count, sizes[kind][1], rank) for kind in kinds})
 
     @property
@@ -188,9 +192,3 @@ def check_sizes(kinds: Sequence[str], layers: int, skip: int, dim: int, heads: i
         )
     if dim % heads:
         raise ValueError(f"generator.dim ({dim}) must be a multiple of generator.heads ({heads}).")
-
-
-def _begin(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=SPREAD)
-        nn.init.zeros_(module.bias)

@@ -35,6 +35,7 @@ RADIUS = np.array([9000, 14000])  # by size: 4.4 and 6.8 pixels of 32
 JITTER = 1500  # of a centre: 0.7 pixels of 32; the largest thing stays within its quadrant
 NUMBERS = ("zero", "one", "two", "three", "four")
 OPENINGS, JOINTS = ("", "there is ", "picture of ", "showing "), (" , ", " and ")
+WORDINGS = [words for words in product(OPENINGS, JOINTS) if words != ("", " , ")]  # which `short` may have
 WORDS = {"size": SIZES, "color": COLORS, "shape": SHAPES}
 ASKED = ("color", "shape", "size", "where", "count", "exists")  # kinds of questions
 THING = re.compile(
@@ -47,7 +48,7 @@ THING = re.compile(
 class Quadrants:
     """Pictures of one to four things, each in a quadrant of its own, in reading order.
 
-    Columns: `image`; `caption`; `captions`, a list whose first is `caption`, the others in other orders and words;
+    Columns: `image`; `caption`; `captions`, a list whose first is `caption`, the others in other words;
     `regions`, a phrase for each thing; `boxes`, float32 (4 objects, 4), as in `views.Images`; `color`, `shape`, `size`
     and `cell`, (4 objects,), -1 where there is no object; `questions` and `answers`, lists of one length.
 
@@ -79,8 +80,8 @@ class Quadrants:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be between 1 and {len(words)}.")
         if self.colors * self.shapes <= MAX_OBJECTS:
             raise ValueError(f"colors ({self.colors}) times shapes ({self.shapes}) must be more than {MAX_OBJECTS}.")
-        if self.captions < 1:
-            raise ValueError(f"captions ({self.captions}) must be at least 1.")
+        if not 1 <= self.captions <= 1 + len(WORDINGS):
+            raise ValueError(f"captions ({self.captions}) must be between 1 and {1 + len(WORDINGS)}.")
         if not 1 <= self.questions <= len(ASKED):
             raise ValueError(f"questions ({self.questions}) must be between 1 and {len(ASKED)}.")
 
@@ -129,18 +130,13 @@ class Quadrants:
         )
 
     def told(self, scenes: Scenes, stream: Stream) -> list[list[str]]:
-        """For each scene its captions: the short one, then others in orders and words of their own."""
-        places = [f"quadrants/caption/{number}" for number in range(1, self.captions)]
-        orders = [_order(stream, f"{place}/order", MAX_OBJECTS) for place in places]
-        openings = [stream.integers(f"{place}/opening", len(OPENINGS)) for place in places]
-        joints = [stream.integers(f"{place}/joint", len(JOINTS)) for place in places]
+        """For each scene its captions: the short one, then others that say where things are, in different words."""
+        wordings = _order(stream, "quadrants/wording", len(WORDINGS))[:, : self.captions - 1].tolist()
         found = []
-        for row, things in enumerate(_things(scenes)):
-            captions = [short(things)]
-            for order, opening, joint in zip(orders, openings, joints, strict=True):
-                said = [placed(things[number]) for number in order[row] if number < len(things)]
-                captions.append(OPENINGS[opening[row]] + JOINTS[joint[row]].join(said))
-            found.append(captions)
+        for things, numbers in zip(_things(scenes), wordings, strict=True):
+            said = [placed(thing) for thing in things]
+            words = [WORDINGS[number] for number in numbers]
+            found.append([short(things), *(opening + joint.join(said) for opening, joint in words)])
         return found
 
     def asked(self, scenes: Scenes, stream: Stream) -> tuple[list[list[str]], list[list[str]]]:
