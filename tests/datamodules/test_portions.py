@@ -40,7 +40,7 @@ WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "c
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
         "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
-        "sounding videos", "illustrated texts"]  # fmt: skip
+        "sounding videos", "illustrated texts", "illustrated regions"]  # fmt: skip
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
         "sounding videos": lambda: sounding.of_new_files(tmp_path / "sounding", monkeypatch),
         "illustrated texts": lambda: illustrated(prepared("world_pairs")),
+        "illustrated regions": lambda: illustrated(prepared("world_quadrants"), length=4, regions=0.4),
     }
 
 
@@ -91,11 +92,11 @@ def texts(folder):
     return made
 
 
-def illustrated(folder):
-    """Pictures with captions or questions, all cut to one length; some without their picture."""
+def illustrated(folder, length=6, regions=0.0):
+    """Pictures with captions or questions, or phrases of regions, all cut to one length; some without their picture."""
     made = IllustratedTexts(folder=folder, seed=1, splits={"train": {"source": "val", "rows": 40}}, batch_size=8,
-                            evaluation_batch_size=8, length=6, questions=0.4, text_only=0.2,
-                            padding="right")  # fmt: skip
+                            evaluation_batch_size=8, length=length, questions=0.4, regions=regions,
+                            text_only=0.2, padding="right")  # fmt: skip
     made.for_language(make_causal(hidden_size=16, layers=1, heads=2, kv_heads=1, mlp_dim=16, positions=64))
     return made
 
