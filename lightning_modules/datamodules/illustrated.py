@@ -10,17 +10,17 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.datamodules.captioned import squashed
 from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
 from lightning_modules.datasets.splits import ORDER, Part, Portion, draw_splits, permutation, random_words
+from lightning_modules.datasets.squares import Fit, on_square, square
 from lightning_modules.settings import STRICT, Count, Share
 
 Kind = Literal["caption", "question", "region"]
@@ -72,7 +72,8 @@ class IllustratedTexts(LightningDataModule):
     for the prompt and the padding), and the labels of the world where the data set has them (`scene/<name>`).
 
     Args:
-        folder: a prepared data set with `captions` or `caption`, and for questions `questions` and `answers`.
+        folder: a prepared data set with `captions` or `caption`, unless no text is one, with `questions` and `answers`
+            for questions, and with `regions` and `boxes` for regions.
         seed: decides rows, orders and texts.
         splits: for each split its source and number of rows, see `datasets.splits.draw_splits`.
         batch_size: texts of one optimiser step.
@@ -83,7 +84,7 @@ class IllustratedTexts(LightningDataModule):
         text_only: share of the training texts that come without their picture.
         padding: side on which shorter texts are filled up.
         form: see `Form`.
-        image_size: side that encoded images are scaled to; null for raw ones.
+        image_size: side of the squares that encoded images become; null for raw ones.
 
     Raises:
         ValueError: a split is unknown, or there is none to train on.
@@ -117,10 +118,17 @@ class IllustratedTexts(LightningDataModule):
         self.questions, self.regions, self.text_only = questions, regions, text_only
         self.padding, self.form, self.image_size = padding, form, image_size
         self.language: Speaker | None = None
+        self.fit: Fit = "squash"
 
-    def for_language(self, language: Speaker) -> None:
-        """Whose ids the texts consist of; called before the first batch is asked for."""
-        self.language = language
+    def for_models(self, language: Speaker, fit: Fit = "squash") -> None:
+        """Whose ids the texts consist of, and how encoded pictures become squares; called before the first batch.
+
+        Raises:
+            ValueError: there are regions, and pictures are cut, so that some of them would be lost.
+        """
+        if self.regions and fit == "crop":
+            raise ValueError("data.regions need whole pictures, but the tower's fit is crop: set it to pad or squash.")
+        self.language, self.fit = language, fit
 
     @cached_property
     def columns(self) -> dict[str, Columns]:
@@ -135,7 +143,8 @@ class IllustratedTexts(LightningDataModule):
             stored = {name: x[index] for name, x in storage.read(self.folder, source).items()}
             found[split] = {"images" if name == "image" else name: x for name, x in stored.items()}
         there = found["train"]
-        wanted = [("caption",) if "caption" in there else ("captions",)]
+        told = self.questions + self.regions < 1
+        wanted = [("caption",) if "caption" in there else ("captions",)] * told
         wanted += [("questions", "answers")] * bool(self.questions) + [("regions", "boxes")] * bool(self.regions)
         if missing := [name for names in wanted for name in names if name not in there]:
             raise ValueError(
@@ -182,14 +191,22 @@ class IllustratedTexts(LightningDataModule):
         if kind != "region":
             return [0.0, 0.0, 1.0, 1.0]
         columns = self.columns[split]
-        return columns["boxes"][row][choice % len(columns["regions"][row])].tolist()
+        return self.on_square(split, row, columns["boxes"][row][choice % len(columns["regions"][row])])
+
+    def on_square(self, split: str, row: int, box: Float[Tensor, "4"]) -> list[float]:
+        """A box of a picture, in shares of it, as shares of its square."""
+        if self.image_size is None or self.fit == "squash":
+            return box.tolist()
+        height, width = decode(self.columns[split]["images"][row]).shape[:2]
+        return on_square((box * box.new_tensor([width, height] * 2)).tolist(), (width, height), self.fit).tolist()
 
     def images(self, split: str, rows: Int[Tensor, " rows"]) -> UInt8[Tensor, "rows 3 height width"]:
         """Pictures of some rows; encoded ones are decoded now."""
         if self.image_size is None:
             return self.columns[split]["images"][rows]
-        decoded = [squashed(decode(image), self.image_size) for image in self.columns[split]["images"][rows.numpy()]]
-        return torch.from_numpy(np.stack(decoded).transpose(0, 3, 1, 2).copy())
+        encoded = self.columns[split]["images"][rows.numpy()]
+        squares = [square(decode(image), self.image_size, self.fit) for image in encoded]
+        return torch.from_numpy(np.stack(squares).transpose(0, 3, 1, 2).copy())
 
     def ids(self, texts: Sequence[Text]) -> dict[str, Tensor]:
         """`token_ids`, `attention_mask` and `labels` of some texts, as long as the longest.
@@ -198,7 +215,7 @@ class IllustratedTexts(LightningDataModule):
             ValueError: no language model was named.
         """
         if self.language is None:
-            raise ValueError("texts have no ids before a language model is named: call `for_language` first.")
+            raise ValueError("texts have no ids before a language model is named: call `for_models` first.")
         tokenizer, pieces = self.language.tokenizer, []
         for text in texts:
             prompt = prompt_ids(self.language, text.prompt)
@@ -221,8 +238,20 @@ class IllustratedTexts(LightningDataModule):
         batches = IllustratedBatches(self, portion(self))
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
-    def evaluation_batches(self, split: str, kind: Kind = "caption", choice: int = 0) -> Iterator[dict[str, Tensor]]:
-        """One pass over a split in the order of its rows, with texts of one kind, all with their pictures."""
+    @property
+    def told(self) -> bool:
+        """Whether there are captions of whole pictures."""
+        return not {"caption", "captions"}.isdisjoint(self.columns["train"])
+
+    def evaluation_batches(self, split: str, kind: Kind | None = None, choice: int = 0) -> Iterator[dict[str, Tensor]]:
+        """One pass over a split in the order of its rows, with texts of one kind, all with their pictures.
+
+        Args:
+            split: one of the splits.
+            kind: of texts; None for captions, or regions where there are none.
+            choice: which text of each picture.
+        """
+        kind = kind or ("caption" if self.told else "region")
         rows = len(self.columns[split]["images"])
         for start in range(0, rows, self.evaluation_batch_size):
             numbers = range(start, min(start + self.evaluation_batch_size, rows))

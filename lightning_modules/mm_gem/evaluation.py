@@ -19,6 +19,7 @@ PERCENT = 100
 DIRECTIONS = {"text_to_video": "text_to_picture", "video_to_text": "picture_to_text"}  # of `retrieval`, and here
 SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
 NO_OBJECTIVE = "this arm was not trained to {}"
+NO_CAPTIONS = "the data set describes regions, and no whole picture"
 NO_WORLD = "nothing is known of the things in these pictures"
 ENLARGED = 4  # times, so that small pictures can be looked at
 SMALL = 64  # pixels a side of a picture that is enlarged
@@ -32,7 +33,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8, java: bo
     Metrics: `text_to_picture/...` and `picture_to_text/...`, see `metrics.retrieval`, and `recall_at_1_percent`, the
     mean of both directions; `caption_attributes_percent`, said rightly of all attributes of all things, and of each
     (`caption_color_percent`, ...); `caption_exact_percent`, captions with nothing missing and nothing wrong; scores of
-    captions (`cider_d`, ...). Of regions `region_color_percent` and so on, of the first thing that is named,
+    captions (`cider_d`, ...). Of regions `region_cider_d` and so on, `region_color_percent` and so on, of the first
+    thing that is named,
     and `region_class_color_percent` and so on, of the class whose texts are most similar (`classes`).
     `parameters`, `parameters_of_two_models` and `visual_tokens`.
 
@@ -53,9 +55,11 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8, java: bo
         found = {name: float(run.facts[name]) for name in ("parameters", "parameters_of_two_models", "visual_tokens")}
         if "picture_features" in arrays:
             found |= retrieved(arrays)
-        else:
+        elif "captions" in arrays:
             missing["recall_at_1_percent"] = NO_OBJECTIVE.format("embed")
-        if "written" in arrays:
+        else:
+            missing["recall_at_1_percent"] = NO_CAPTIONS
+        if {"written", "region_written"} & arrays.keys():
             scores = captioned(arrays, java)
             found |= scores[0]
             missing |= scores[1]
@@ -88,17 +92,28 @@ def classified(arrays: Arrays) -> Metrics:
 
 def captioned(arrays: Arrays, java: bool) -> tuple[Metrics, dict[str, str]]:
     """Scores of captions against all references, and what they say of the world; and what is missing, with reasons."""
-    written = texts_of(arrays["written"])
-    references = [[text for text in texts_of(each) if text] for each in arrays["captions"]]
-    scores = score_captions(dict(enumerate(written)), dict(enumerate(references)), java=java)
-    found = {name: scores.scores[name] for name in SCORES if name in scores.scores}
-    missing = dict(scores.not_computed)
-    if "cell" not in arrays:
-        return found, missing | {"caption_attributes_percent": NO_WORLD}
-    found |= attributes(written, arrays)
+    found, missing = {}, {}
+    if "written" in arrays:
+        written = texts_of(arrays["written"])
+        references = [[text for text in texts_of(each) if text] for each in arrays["captions"]]
+        found, missing = scored(written, references, java)
+        if "cell" in arrays:
+            found |= attributes(written, arrays)
+        else:
+            missing["caption_attributes_percent"] = NO_WORLD
     if "region_written" in arrays:
-        found |= regions(arrays)
+        references = [[text] for text in texts_of(arrays["region_captions"])]
+        of_regions = scored(texts_of(arrays["region_written"]), references, java)
+        for all_, own in zip((found, missing), of_regions, strict=True):
+            all_ |= {f"region_{name}": value for name, value in own.items()}
+        found |= regions(arrays) if "cell" in arrays else {}
     return found, missing
+
+
+def scored(written: Sequence[str], references: Sequence[Sequence[str]], java: bool) -> tuple[Metrics, dict[str, str]]:
+    """Scores of texts, and which there are not, with reasons."""
+    scores = score_captions(dict(enumerate(written)), dict(enumerate(references)), java=java)
+    return {name: scores.scores[name] for name in SCORES if name in scores.scores}, dict(scores.not_computed)
 
 
 def attributes(written: Sequence[str], arrays: Arrays) -> Metrics:

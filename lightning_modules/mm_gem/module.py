@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.base import PaperModule, decay_groups
 from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
+from lightning_modules.datasets.squares import Fit
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.mm_gem.caching import cached
@@ -30,7 +31,7 @@ from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
 from lightning_modules.vision_language.causal import make_causal
 from lightning_modules.vision_language.language_training import ExportedLanguage
-from lightning_modules.vision_language.towers import Fit, make_tower
+from lightning_modules.vision_language.towers import make_tower
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
 CLASSES = ("color", "shape")  # of a thing that are told from texts alone
@@ -153,7 +154,7 @@ class MmGem(PaperModule):
                 f"form.caption {data.form['caption']!r}: captions are learnt here: set right, 0, 0 and ''."
             )
         self.network.language.check_length(self.network.pool.tokens + data.length)
-        data.for_language(self.network.language)
+        data.for_models(self.network.language, self.fit)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """L = L_Emb + L_Gen, each with its weight, of pictures and of regions alike."""
@@ -258,40 +259,50 @@ class MmGem(PaperModule):
     def predictions(self, data: IllustratedTexts, device: torch.device) -> dict[str, Tensor]:
         """Vectors and captions of the split that is judged; texts are UTF-8 with zeros behind.
 
-        `picture_features`, `text_features` of all captions with `text_rows`, `written`, `captions` (rows captions
-        bytes); of the regions `region_features`, `region_written`, `region_rows`, `region_cells`; labels of the
-        world, and `class_features/<attribute>`, vectors of its values by several prompts;
-        `shown/images`, the first pictures, uint8 (n h w 3).
-        What an arm has no objective for is left out.
+        Of whole pictures, where the data set tells them, `picture_features`, `text_features` of all captions with
+        `text_rows`, `written`, `captions` (rows captions bytes); of the regions `region_features`, `region_written`,
+        `region_captions`, `region_rows`, `region_cells`; labels of the world, and `class_features/<attribute>`, vectors
+        of its values by several prompts; `shown/images`, the first pictures, uint8 (n h w 3). What an arm has no
+        objective for is left out.
         """
         self.to(device).eval()
         (split,) = judged(data.columns)
         columns = data.columns[split]
+        found = self._pictures(data, split) if data.told else {}
+        found["shown/images"] = (
+            data.images(split, torch.arange(min(SHOWN, len(columns["images"])))).permute(0, 2, 3, 1).contiguous()
+        )
+        if "regions" in columns:
+            found |= self._regions(data, split)
+        return found | {name: columns[name] for name in WORLD if name in columns}
+
+    def _pictures(self, data: IllustratedTexts, split: str) -> dict[str, Tensor]:
+        columns = data.columns[split]
         rows = torch.arange(len(columns["images"]))
         told = columns["captions"] if "captions" in columns else [[text] for text in columns["caption"]]
         texts = [(row, text) for row, each in enumerate(told) for text in each]
-        whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(rows), 4)
-        found = self._looked_at(data, split, rows, whole)
+        found = self._looked_at(data, split, rows, torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(rows), 4))
         found["captions"] = padded([utf8(list(each)) for each in told])
-        found["shown/images"] = data.images(split, rows[:SHOWN]).permute(0, 2, 3, 1).contiguous()
         if self.losses["embedding"]:
             parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
             found["text_features"] = torch.cat([self.embed_texts([text for _, text in part]).cpu() for part in parts])
             found["text_rows"] = torch.tensor([row for row, _ in texts])
-        if "regions" in columns:
-            numbers = [(row, n) for row, each in enumerate(columns["regions"]) for n in range(len(each))]
-            places, within = torch.tensor(numbers).T.contiguous()
-            boxes = columns["boxes"][places, within]
-            regions = self._looked_at(data, split, places, boxes)
-            found |= {
-                {"picture_features": "region_features", "written": "region_written"}[k]: x for k, x in regions.items()
-            }
-            found["region_rows"] = places
-            if "cell" in columns:
-                found["region_cells"] = columns["cell"][places, within]
-                if self.losses["embedding"]:
-                    found |= {f"class_features/{name}": self._classes(name) for name in CLASSES}
-        return found | {name: columns[name] for name in WORLD if name in columns}
+        return found
+
+    def _regions(self, data: IllustratedTexts, split: str) -> dict[str, Tensor]:
+        columns = data.columns[split]
+        numbers = [(row, n) for row, each in enumerate(columns["regions"]) for n in range(len(each))]
+        boxes = torch.tensor([data.on_square(split, row, columns["boxes"][row][n]) for row, n in numbers])
+        places, within = torch.tensor(numbers).T.contiguous()
+        names = {"picture_features": "region_features", "written": "region_written"}
+        found = {names[name]: x for name, x in self._looked_at(data, split, places, boxes).items()}
+        found["region_captions"] = utf8([columns["regions"][row][n] for row, n in numbers])
+        found["region_rows"] = places
+        if "cell" in columns:
+            found["region_cells"] = columns["cell"][places, within]
+            if self.losses["embedding"]:
+                found |= {f"class_features/{name}": self._classes(name) for name in CLASSES}
+        return found
 
     def _classes(self, name: str) -> Float[Tensor, "classes dim"]:
         return class_vectors(self.embed_texts, prompts_about(name)).cpu()

@@ -10,9 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lightning_modules.datasets.pictures import read
-from lightning_modules.mm_gem.boxes import Box, on_square, read_boxes
+from lightning_modules.datasets.squares import Box, Fit, on_square
+from lightning_modules.mm_gem.boxes import read_boxes
 from lightning_modules.predictors import Predictor, lines_among
-from lightning_modules.vision_language.towers import Fit
 
 
 @runtime_checkable

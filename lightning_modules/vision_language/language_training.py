@@ -65,7 +65,7 @@ class CaptionLanguage(PaperModule):
         if not isinstance(data, IllustratedTexts) or data.padding != "right":
             raise ValueError("data must be datamodules.illustrated.IllustratedTexts with padding: right.")
         self.language.check_length(data.length)
-        data.for_language(self.language)
+        data.for_models(self.language)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of each token after those before it."""

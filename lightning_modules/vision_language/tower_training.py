@@ -139,7 +139,7 @@ class CaptionTower(Carrier):
             raise ValueError(
                 f"data.length is {data.length}, more than text.max_position_embeddings ({self.reader.positions})."
             )
-        data.for_language(self.language.network)
+        data.for_models(self.language.network, self.tower.fit)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Captions against those of other pictures, and regions against the phrases of others."""

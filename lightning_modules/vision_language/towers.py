@@ -6,20 +6,20 @@ normalised here.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from lightning_modules.datasets.squares import Fit
 from lightning_modules.layers.published import CLIP_STATISTICS, from_pretrained
 from lightning_modules.rehearsal import width
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import CLIPVisionModel
 
-Fit = Literal["crop", "pad", "squash"]
 # What sets published towers apart from CLIPVisionConfig's defaults, which are ViT-B/32's.
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
          "patch_size": 14}  # fmt: skip

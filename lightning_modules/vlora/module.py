@@ -132,7 +132,7 @@ class VLoRA(PaperModule):
                 "the language model or the tower has no weights: name the arm that has them with `from` in the plan, "
                 "or published models with language.hub and tower.hub."
             )
-        data.for_language(self.language)
+        data.for_models(self.language, self.tower.network.fit)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of captions and answers; at first of what the bridge alone can change."""

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def texts(folder, **changes) -> IllustratedTexts:
     data = IllustratedTexts(folder=folder, **SETTINGS | changes)
-    data.for_language(make_causal(hidden_size=8, layers=1, heads=2, kv_heads=1, mlp_dim=8, positions=64))
+    data.for_models(make_causal(hidden_size=8, layers=1, heads=2, kv_heads=1, mlp_dim=8, positions=64))
     return data
 
 
@@ -111,7 +111,7 @@ def test_a_long_text_is_cut(folder):
 def test_what_does_not_fit_is_refused(folder):
     with pytest.raises(ValueError, match="image_size"):
         texts(folder, image_size=32).columns  # noqa: B018
-    with pytest.raises(ValueError, match="call `for_language`"):
+    with pytest.raises(ValueError, match="call `for_models`"):
         next(IllustratedTexts(folder=folder, **SETTINGS).evaluation_batches("val"))
     with pytest.raises(ValueError, match="expected train"):
         texts(folder, splits={"odd": {"source": "train", "rows": None}})

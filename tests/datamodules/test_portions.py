@@ -97,7 +97,7 @@ def illustrated(folder, length=6, regions=0.0):
     made = IllustratedTexts(folder=folder, seed=1, splits={"train": {"source": "val", "rows": 40}}, batch_size=8,
                             evaluation_batch_size=8, length=length, questions=0.4, regions=regions,
                             text_only=0.2, padding="right")  # fmt: skip
-    made.for_language(make_causal(hidden_size=16, layers=1, heads=2, kv_heads=1, mlp_dim=16, positions=64))
+    made.for_models(make_causal(hidden_size=16, layers=1, heads=2, kv_heads=1, mlp_dim=16, positions=64))
     return made
 
 

@@ -30,6 +30,7 @@ def predictions(written=None, rows: int = 3) -> dict[str, np.ndarray]:
         "captions": stored(told).reshape(rows, 2, -1),
         "written": stored(written or told[::2]),
         "region_written": stored([phrase(thing) for scene in scenes for thing in scene]),
+        "region_captions": stored([phrase(thing) for scene in scenes for thing in scene]),
         "region_rows": np.arange(rows).repeat(4),
         "region_cells": np.tile(list(CELLS), rows),
         "shown/images": np.zeros((1, 32, 32, 3), np.uint8),
@@ -102,6 +103,13 @@ def test_captions_of_other_pictures_have_scores_and_no_attributes():
     found = evaluated(arrays)
     assert "world/cider_d" in found.metrics[5]
     assert found.not_computed["caption_attributes_percent"] == "nothing is known of the things in these pictures"
+
+
+def test_regions_alone_have_scores():
+    kept = ("region_written", "region_captions", "region_features", "region_rows")
+    found = evaluated({name: x for name, x in predictions().items() if name in kept})
+    assert found.metrics[5]["world/region_rouge_l"] == pytest.approx(1)
+    assert found.not_computed["recall_at_1_percent"] == "the data set describes regions, and no whole picture"
 
 
 def test_a_region_is_of_the_class_that_is_most_similar():

@@ -1,8 +1,11 @@
 """Training on pictures and regions, both objectives and each alone."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
 from lightning_modules.datasets import storage
@@ -149,9 +152,46 @@ def test_predictions_have_what_an_arm_learns(folder, losses):
         assert not torch.allclose(found["region_features"][0], found["region_features"][1], atol=1e-4)
 
 
-def test_it_answers_about_pictures(tmp_path):
-    from PIL import Image
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory):
+    """Encoded pictures of which the left half is red, and no caption of a whole one."""
+    folder, pixels = tmp_path_factory.mktemp("regions"), np.zeros((10, 20, 3), np.uint8)
+    pixels[:, :10, 0] = 200
+    opened = io.BytesIO()
+    Image.fromarray(pixels).save(opened, "PNG")
+    columns = {
+        "id": np.arange(4),
+        "image": np.fromiter([opened.getvalue()] * 4, object, 4),
+        "regions": np.fromiter([["red half", "dark half"]] * 4, object, 4),
+        "boxes": np.tile(np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]], np.float32), (4, 1, 1)),
+    }
+    schema = infer_schema(columns)
+    splits = {
+        split: storage.write_blocks(folder, split, iter([columns]), "png", schema=schema) for split in ("train", "test")
+    }
+    storage.write_card(folder, name="regions", splits=splits, codec="png", shape=None, num_classes=None, source="drawn",
+                       schema=schema)  # fmt: skip
+    return folder
 
+
+@pytest.mark.parametrize(("fit", "left"), [("squash", [0, 0, 0.5, 1]), ("pad", [0, 0.25, 0.5, 0.75])])
+def test_described_regions_need_no_caption_of_the_whole_picture(regions, fit, left):
+    made = module(tower=TOWER | {"fit": fit})
+    data = texts(regions, regions=1.0, image_size=16)
+    made.check_data(data)
+    assert not data.told
+    given = next(data.evaluation_batches("test"))
+    assert given["box"].tolist() == [left] * 4 and given["images"].shape == (4, 3, 16, 16)
+    top, bottom = round(16 * left[1]) + 2, round(16 * left[3]) - 2
+    assert given["images"][0, 0, top:bottom, :6].min() > 150 > 50 > given["images"][0, 0, top:bottom, 10:].max()
+    made.training_step(next(iter(data.train_dataloader()))).backward()
+    found = made.predictions(data, torch.device("cpu"))
+    assert "captions" not in found and len(found["region_features"]) == len(found["region_written"]) == 8
+    with pytest.raises(ValueError, match="the tower's fit is crop"):
+        module(tower=TOWER | {"fit": "crop"}).check_data(data)
+
+
+def test_it_answers_about_pictures(tmp_path):
     made = module().eval()
     assert isinstance(made, EmbedsAndWrites)
     Image.new("RGB", (20, 10), (200, 0, 0)).save(tmp_path / "mine.png")

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from lightning_modules.mm_gem.boxes import on_square, read_boxes
+from lightning_modules.datasets.squares import on_square, square
+from lightning_modules.mm_gem.boxes import read_boxes
 from lightning_modules.mm_gem.predictor import Describer
 from lightning_modules.vision_language.towers import make_tower
 
@@ -86,11 +87,14 @@ def test_a_box_is_where_the_tower_sees_it(fit, size, box, expected):
     tower = make_tower(sizes=SMALL, fit=fit)
     white = torch.zeros(1, 3, *size[::-1])
     white[..., box[1] : box[3], box[0] : box[2]] = 1
-    square = tower.squared(white)
+    seen = tower.squared(white)
     if fit != "squash":
-        left, top, right, bottom = np.round(np.array(expected) * square.shape[-1]).astype(int)
-        assert square[..., top:bottom, left:right].min() == 1
-        assert square.eq(1).sum() == 3 * (right - left) * (bottom - top)
+        left, top, right, bottom = np.round(np.array(expected) * seen.shape[-1]).astype(int)
+        assert seen[..., top:bottom, left:right].min() == 1
+        assert seen.eq(1).sum() == 3 * (right - left) * (bottom - top)
+        side = seen.shape[-1]  # stored pictures of a data set become the same squares
+        stored = square((white[0] * 255).byte().permute(1, 2, 0).numpy(), side, fit)
+        np.testing.assert_allclose(stored / 255, seen[0].permute(1, 2, 0), atol=1 / 255)
 
 
 def test_what_cannot_be_answered_is_refused(picture, tmp_path):

@@ -125,5 +125,5 @@ def test_as_many_prompts_as_pictures():
 def test_every_way_of_seeing_has_as_many_parameters():
     with torch.device("meta"):
         sizes = [built(**{"model.way": way}).facts()["bridge_parameters"] for way in WAYS[:3]]
-    assert sizes[0] == 680_384
+    assert sizes[0] == 428_160
     assert max(sizes) < 1.01 * min(sizes)
