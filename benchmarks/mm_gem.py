@@ -1,7 +1,7 @@
 """MM-GEM: contrastive batches in parts, a few visual tokens, and a cache in writing, each against the plain way.
 
-- A training step of both objectives with the batch in parts, each read twice, against all at once, where the tower looks
-  once for both: time, memory, and how far the gradients are apart.
+- A training step of both objectives with the batch in parts, each read twice, against all at once, where the tower
+  looks once for both: time, memory, and how far the gradients are apart.
 - A captioning step behind pooled tokens, against one behind all 256 patches, as many as ViT-L/14 has at 224 pixels.
 - Captions with keys and values that are kept, against reading everything again for each token.
 

@@ -159,7 +159,7 @@ def vlora(model, draw, published):
     arrays |= {"answer/row": np.arange(ROWS), "caption/tokens": np.full(ROWS, 2)}
     arrays["shown/images"] = np.zeros((1, 4, 4, 3), np.uint8)
     facts = {"visual_tokens": 0, "bridge_parameters": 5, "parameters": 3, "hidden_size": 8, "mlp_dim": 16, "layers": 2}
-    return facts | {"kv_dim": 8}, arrays
+    return facts | {"kv_dim": 8, "addition_macs": 4}, arrays
 
 
 STORED = {
