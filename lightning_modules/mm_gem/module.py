@@ -108,7 +108,9 @@ class MmGem(PaperModule):
         )  # fmt: skip
         self.own = {"language": not language.get("hub"), "tower": not tower.get("hub")}
         self.given = not any(self.own.values())
-        self.network.tower.requires_grad_(train_tower)
+        self.network.tower.requires_grad_(False)
+        if train_tower:
+            self.network.tower.unfreeze()
         self.losses, self.parts, self.most, self.beams = losses, parts, most, beams
 
     @property

@@ -106,14 +106,25 @@ class VisionTower(nn.Module):
 
     def read(self, pixels: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch patches dim"]:
         """Features of all patches of normalised pictures; blocks behind the layer that is read are not computed."""
-        tower = getattr(self.model, "vision_model", self.model)  # `transformers` 5 has no name in between
-        states = tower.pre_layrnorm(tower.embeddings(pixels))
-        blocks = tower.encoder.layers
-        count = self.layer if self.layer >= 0 else len(blocks) + 1 + self.layer
-        for block in blocks[:count]:
+        states = self._tower.pre_layrnorm(self._tower.embeddings(pixels))
+        for block in self._read_blocks:
             states = block(states, attention_mask=None)
             states = states[0] if isinstance(states, tuple) else states
         return states[:, 1:]
+
+    def unfreeze(self) -> None:
+        """Let learn what is read: not the blocks behind the layer, nor the norm after the last one."""
+        for part in (self._tower.embeddings, self._tower.pre_layrnorm, *self._read_blocks):
+            part.requires_grad_(True)
+
+    @property
+    def _tower(self) -> nn.Module:
+        return getattr(self.model, "vision_model", self.model)  # `transformers` 5 has no name in between
+
+    @property
+    def _read_blocks(self) -> nn.ModuleList:
+        blocks = self._tower.encoder.layers
+        return blocks[: self.layer if self.layer >= 0 else len(blocks) + 1 + self.layer]
 
 
 def make_tower(
