@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
@@ -26,6 +27,7 @@ from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
 
+Rows = Annotated[int, Field(ge=1)]  # CapsFusion has more than `settings.Count` allows
 Form = Literal["llava", "img2dataset"]
 PLACEHOLDER = "<image>"  # where the picture stands in a question
 ASKED, SAID = "human", "gpt"
@@ -48,7 +50,7 @@ def prepare(
     file: str | None,
     images: str,
     count: Count | None,
-    limit: Count | None,
+    limit: Rows | None,
     mirror: str | None = None,
     cache: str,
     max_broken: Share = 0.0,

@@ -24,6 +24,7 @@ ROWS = 6
 @pytest.mark.parametrize(("name", "preset"), CONFIGURED)
 def test_every_data_set_that_is_not_drawn_here_has_a_stand_in_that_its_prepare_reads(tmp_path, name, preset):
     config = compose(preset, dataset=name)["dataset"]
+    settings.bind(config, "conf")
     made = get_method(config["_target_"].replace(".prepare", ".stand_in"))(tmp_path, rows=ROWS, **config)
     settings.bind(config | made.config, "conf")(tmp_path / "prepared")
     card = json.loads((tmp_path / "prepared/card.json").read_text())
