@@ -43,7 +43,7 @@ GOLDEN = {
     "drifting": "bdfa2459fc95bad94adfa9a3fdccd7d822929767fb9996ca3aa37587cb1e0138",
     "sounding": "6cda65cfa2afff27523692c1c97051960f55d6fc2964d57fcbc84275bba16906",
     "camera": "663e7158501919a5c125214b8e8181aff4f2001a1e5d189a6d77571f358ee7d1",
-    "quadrants": "13fdf86190b1ca773eef89f61ec679eb6821223a6b6cafff26633c9187b2071a",
+    "quadrants": "c038fb5a2f6b50900798b4cae43081264e73bfb22117286fe3a15fa82efec29f",
 }
 ROWS = 2 * CHUNK + 40
 
