@@ -24,7 +24,9 @@ CIRCLE = 1_000_000  # the order of MMBench's options is the index divided by thi
 PERCENT = 100.0
 PERCEPTION = ("OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene")
 COGNITION = ("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation")
-SAYS = re.compile(r"(?:answer|option|choice)\s*(?:is|:)?\s*\(?([A-I])\)?(?![\w'])", re.IGNORECASE)
+SAYS = re.compile(  # a small letter counts where no word follows: "the answer is a dog" names no letter
+    r"(?i:answer|option|choice)\s*(?i:is|:)?\s*\(?([A-I](?![\w'])|[a-i](?=\s*(?:[).:,]|$)))"
+)
 ALONE = re.compile(r"\(?([A-I])(?:\)|\.|:|,|$)")
 TOLD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 NEEDED = ("index", "question", "answer")
@@ -104,10 +106,15 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
     for found in (ALONE.match(text), SAYS.search(text)):
         if found and (letter := found[1].upper()) in options:
             return letter
-    named = [letter for letter, option in options.items() if option.lower() in text.lower()]
+    named = [letter for letter, option in options.items() if _says(text, option)]
     longest = [one for one in named if not any(options[one].lower() in options[other].lower()
                                                for other in named if other != one)]  # fmt: skip
     return longest[0] if len(longest) == 1 else None
+
+
+def _says(text: str, option: str) -> bool:
+    """Whether a text has an option in it, as whole words: "not" does not say "no"."""
+    return re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def yes_or_no(answer: str) -> str | None:

@@ -21,10 +21,17 @@ def told(index, answer, **more):
     [
         ("B", "B"), ("B.", "B"), ("(C) two cups", "C"), ("The answer is A", "A"), ("answer: (b)", "B"), ("A cup", "B"),
         ("It is a red cup.", "A"), ("two cups", "C"), ("D", None), ("a red cup or two cups", None), ("", None),
+        ("The answer is a cup", "B"), ("the option is b.", "B"), ("the answer is c", "C"), ("a cupboard", None),
     ],
 )  # fmt: skip
 def test_an_answer_names_an_option_by_letter_or_by_text(answer, letter):
     assert chosen(answer, OPTIONS) == letter
+
+
+def test_options_are_whole_words():
+    yes_no, counts = {"A": "Yes", "B": "No"}, {"A": "1", "B": "10"}
+    assert [chosen(text, yes_no) for text in ("no", "not known", "yesterday")] == ["B", None, None]
+    assert [chosen(text, counts) for text in ("there are 10", "12", "1")] == ["B", None, "A"]
 
 
 def test_an_answer_says_yes_or_no_or_neither():
