@@ -1,7 +1,8 @@
 """Answers about a user's pictures: captions, captions of regions, and which of the user's texts fit them best."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,12 +15,22 @@ from lightning_modules.datasets.squares import Box, Fit, on_square
 from lightning_modules.mm_gem.boxes import read_boxes
 from lightning_modules.predictors import Predictor, lines_among
 
+SHOWN = 60  # letters of a text in a message
+OTHERWISE = {  # what to do where a model was not trained on an objective
+    "embedding": "was not trained to embed: leave the texts out, so that it writes a caption",
+    "generation": "was not trained to write: give it a file of texts to compare with, so that it embeds",
+}
+
 
 @runtime_checkable
 class EmbedsAndWrites(Protocol):
-    """What is asked of the trained model. Boxes are shares of the square picture; none stands for the whole."""
+    """What is asked of the trained model. Boxes are shares of the square picture; none stands for the whole.
+
+    `losses`: weights of the objectives `embedding` and `generation`; 0 for one that was not trained.
+    """
 
     fit: Fit
+    losses: Mapping[str, float]
 
     def embed_pictures(
         self, images: UInt8[Tensor, "batch 3 h w"], boxes: Float[Tensor, "batch 4"] | None = None
@@ -45,6 +56,7 @@ class Describer(Predictor):
         self.module = module
         self.texts: list[str] = []
         self.boxes: list[Box] = []
+        self._kept: tuple[list[str], Tensor] | None = None
 
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
         """Take the texts that pictures are compared with from the one text file (.txt) among the inputs, or `among`.
@@ -53,7 +65,8 @@ class Describer(Predictor):
         Without a text file answers are captions.
 
         Raises:
-            ValueError: there is more than one file of a kind, one is not as expected, or there is no picture.
+            ValueError: there is more than one file of a kind, one is not as expected, there is no picture, a text is
+                too long, or the model was not trained for what is asked.
         """
         tables = [path for path in inputs if path.suffix == ".csv"]
         if len(tables) > 1:
@@ -62,9 +75,12 @@ class Describer(Predictor):
         others = [path for path in inputs if path.suffix != ".csv"]
         self.texts = []
         if among is not None or any(path.suffix == ".txt" for path in others):
-            others, self.texts = lines_among(others, among, "texts")
+            others, self.texts = lines_among(others, among, "texts", "pictures")
         if not others:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
+        self._check("embedding" if self.texts else "generation")
+        if self.texts:
+            self._vectors(self.texts)
         return others
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
@@ -85,8 +101,9 @@ class Describer(Predictor):
         """What the model writes about a picture, or about a box of it: left, top, right, bottom in pixels.
 
         Raises:
-            ValueError: see `answer`.
+            ValueError: see `answer`; or the model was not trained to write.
         """
+        self._check("generation")
         return self.module.caption(*self._shown(path, box))[0]
 
     @torch.inference_mode()
@@ -94,12 +111,33 @@ class Describer(Predictor):
         """The texts with their cosine similarity to a picture, or to a box of it, the most similar first.
 
         Raises:
-            ValueError: see `answer`.
+            ValueError: see `answer`; or the model was not trained to embed, or a text is too long.
         """
         if not texts:
             return []
-        similarity = (self.module.embed_texts(texts) @ self.module.embed_pictures(*self._shown(path, box))[0]).tolist()
+        self._check("embedding")
+        similarity = (self._vectors(texts) @ self.module.embed_pictures(*self._shown(path, box))[0]).tolist()
         return sorted(zip(texts, similarity, strict=True), key=lambda pair: -pair[1])
+
+    def _check(self, objective: str) -> None:
+        """Refuse what the model has not learnt, and would answer all the same."""
+        if not self.module.losses[objective]:
+            raise ValueError(f"the model {OTHERWISE[objective]}, or take an arm that was, such as mm_gem.")
+
+    @torch.inference_mode()
+    def _vectors(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """Those of the texts of before are kept, for the next picture or box."""
+        if self._kept is None or self._kept[0] != list(texts):
+            try:
+                self._kept = list(texts), self.module.embed_texts(texts)
+            except ValueError:
+                for number, text in enumerate(texts, start=1):
+                    try:
+                        self.module.embed_texts([text])
+                    except ValueError as error:
+                        raise ValueError(f"text {number}, {shorten(text, SHOWN)!r}: {error}") from error
+                raise
+        return self._kept[1]
 
     def _shown(self, path: str | Path, box: Box | None) -> tuple[UInt8[Tensor, "1 3 h w"], Float[Tensor, "1 4"] | None]:
         image = read(Path(path))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lightning_modules.datasets.pictures import read
+from lightning_modules.datasets.pictures import BrokenPicture, read
 from lightning_modules.predictors import Predictor, lines_among
+
+SHOWN = 60  # letters of a question in a message
 
 
 @runtime_checkable
@@ -45,7 +48,7 @@ class Teller(Predictor):
         self.questions = []
         inputs = list(inputs)
         if any(path.suffix == ".txt" for path in inputs):
-            inputs, self.questions = lines_among(inputs, None, "questions")
+            inputs, self.questions = lines_among(inputs, None, "questions", "pictures")
         if not inputs:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
         return inputs
@@ -54,12 +57,22 @@ class Teller(Predictor):
         """A picture's `caption`, or each `question` with its `answer`.
 
         Raises:
-            ValueError: the picture cannot be read.
+            ValueError: the picture cannot be read, or, after the other answers, questions could not be answered.
         """
         if not self.questions:
             yield {"caption": self.caption(path)}
+        failed = []
         for row, question in enumerate(self.questions):
-            yield {"row": row, "question": question, "answer": self.ask(path, question)}
+            try:
+                answer = self.ask(path, question)
+            except BrokenPicture:
+                raise
+            except ValueError as error:
+                failed.append(error)
+            else:
+                yield {"row": row, "question": question, "answer": answer}
+        if failed:
+            raise ValueError("; ".join(map(str, failed)))
 
     def caption(self, path: str | Path) -> str:
         """What the model writes about a picture.
@@ -75,7 +88,12 @@ class Teller(Predictor):
         Raises:
             ValueError: the picture cannot be read, or the question is too long for the language model.
         """
-        return self._written(path, self.module.prompt(question))
+        try:
+            return self._written(path, self.module.prompt(question))
+        except BrokenPicture:
+            raise
+        except ValueError as error:
+            raise ValueError(f"the question {shorten(question, SHOWN)!r}: {error}") from error
 
     @torch.inference_mode()
     def _written(self, path: str | Path, prompt: Sequence[int]) -> str:

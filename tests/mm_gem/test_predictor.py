@@ -18,7 +18,7 @@ COLOURS = ("red", "green", "blue")
 
 
 class Colours:
-    fit = "squash"
+    fit, losses = "squash", {"embedding": 1.0, "generation": 1.0}
 
     def embed_pictures(self, images, boxes=None):
         height, width = images.shape[-2:]
@@ -97,13 +97,42 @@ def test_a_box_is_where_the_tower_sees_it(fit, size, box, expected):
         np.testing.assert_allclose(stored / 255, seen[0].permute(1, 2, 0), atol=1 / 255)
 
 
+@pytest.mark.parametrize(("objective", "told"), [("embedding", "to embed: leave"), ("generation", "to write: give")])
+def test_what_a_model_was_not_trained_for_is_refused(picture, tmp_path, objective, told):
+    describer, texts = Describer(Colours()), written(tmp_path / "mine.txt", "red\n")
+    describer.module.losses = Colours.losses | {objective: 0.0}
+    with pytest.raises(ValueError, match=f"was not trained {told}.*such as mm_gem"):
+        describer.begin([picture, texts] if objective == "embedding" else [picture])
+    with pytest.raises(ValueError, match=f"was not trained {told}"):
+        describer.rank(picture, ["red"]) if objective == "embedding" else describer.caption(picture)
+
+
+def test_texts_are_embedded_once_and_one_that_is_too_long_is_named(picture, tmp_path):
+    class Counted(Colours):
+        asked = 0
+
+        def embed_texts(self, texts):
+            self.asked += 1
+            if any(len(text) > 20 for text in texts):
+                raise ValueError("too long")
+            return super().embed_texts(texts)
+
+    describer = Describer(Counted())
+    describer.begin([picture, written(tmp_path / "mine.txt", "red\nblue\n")])
+    assert list(describer.answer(picture)) == list(describer.answer(picture)) and describer.module.asked == 1
+    with pytest.raises(ValueError, match=r"text 2, 'a very large red circle .*': too long"):
+        describer.begin(
+            [picture, written(tmp_path / "long.txt", "red\na very large red circle of a rather rare sort\n")]
+        )
+
+
 def test_what_cannot_be_answered_is_refused(picture, tmp_path):
     describer = Describer(Colours())
     with pytest.raises(ValueError, match="got 2 tables of boxes, expected one"):
         describer.begin([picture, tmp_path / "a.csv", tmp_path / "b.csv"])
     with pytest.raises(ValueError, match="there is no picture among the inputs"):
         describer.begin([written(tmp_path / "a.csv", "0,0,1,1")])
-    with pytest.raises(ValueError, match="0 texts"):
+    with pytest.raises(ValueError, match="got 1 pictures or folders, 1 text files and 0 texts; expected pictures"):
         describer.begin([picture, written(tmp_path / "empty.txt", "\n")])
     for text, message in [("", "has no boxes"), ("1,2,3", "line 1 of .* is '1,2,3', expected four numbers"),
                           ("0,0,5,5\n1,2,nan,4", "line 2 of .*expected four numbers")]:  # fmt: skip

@@ -34,10 +34,28 @@ def test_pictures_are_captioned_and_questions_of_a_text_file_answered(tmp_path, 
     assert teller.ask(picture, "who") == "3 (3, 4, 6)"
 
 
+def test_a_question_that_is_too_long_is_named_after_the_answers_to_the_others(tmp_path, picture):
+    class Short(Parrot):
+        def answers(self, images, prompts):
+            if prompts[0][0] > 20:
+                raise ValueError("too long")
+            return super().answers(images, prompts)
+
+    teller, found = Teller(Short()), []
+    (tmp_path / "questions.txt").write_text("what is this thing here ?\nwhat ?\n")
+    teller.begin([picture, tmp_path / "questions.txt"])
+    with pytest.raises(ValueError, match="the question 'what is this thing here \\?': too long"):
+        found.extend(teller.answer(picture))
+    assert found == [{"row": 1, "question": "what ?", "answer": "6 (3, 4, 6)"}]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"^\S*broken\.png cannot be read as a picture"):
+        list(teller.answer(tmp_path / "broken.png"))
+
+
 def test_inputs_that_cannot_be_answered_are_refused(tmp_path, picture):
     (tmp_path / "questions.txt").write_text("what?")
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"1 text files and 1 questions; expected"):
+    with pytest.raises(ValueError, match=r"got 0 pictures or folders, 1 text files and 1 questions; expected pictures"):
         Teller(Parrot()).begin([tmp_path / "questions.txt"])
     with pytest.raises(ValueError, match="there is no picture"):
         Teller(Parrot()).begin([])
