@@ -36,11 +36,11 @@ processor = AutoImageProcessor.from_pretrained("{out}")
 model = {kind}.from_pretrained("{out}"{options})
 pixels = processor(Image.open("picture.png").convert("RGB"), return_tensors="pt")["pixel_values"]
 {usage}"""
+IDS = 'token_ids = tokenizer("a red circle", add_special_tokens=False, return_tensors="pt")["input_ids"]\n'
 TEXT = """from transformers import AutoTokenizer, {kind}
 
 tokenizer = AutoTokenizer.from_pretrained("{out}")
 model = {kind}.from_pretrained("{out}"{options})
-token_ids = tokenizer("a red circle", add_special_tokens=False, return_tensors="pt")["input_ids"]
 {usage}"""
 
 
@@ -110,7 +110,8 @@ def card(plan: Plan, row: Row, run: Run, exported: "Exported", out: Path) -> str
     kind = type(exported.model).__name__
     options = "".join(f", {name}={value}" for name, value in exported.options.items())
     reading = TEXT if hasattr(exported, "tokenizer") else PICTURE
-    code = reading.format(kind=kind, out=out, options=options, usage=exported.usage)
+    own = not hasattr(exported, "tokenizer") or exported.usage.startswith("token_ids")  # of a text of its own
+    code = reading.format(kind=kind, out=out, options=options, usage=exported.usage if own else IDS + exported.usage)
     source = (
         f"[{facts.title}](https://arxiv.org/abs/{facts.arxiv}), {facts.venue}"
         if hasattr(facts, "venue")

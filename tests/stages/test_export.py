@@ -250,6 +250,7 @@ def test_a_language_model_that_embeds_is_exported_with_its_token(project, tmp_pa
     with torch.inference_mode():
         exec(code, names)
         assert type(names["model"]) is transformers.LlamaForCausalLM
+        assert code.count("token_ids =") == 1
         found = torch.nn.functional.normalize(module.network.text_to_vector(names["state"]), dim=-1)
         assert differs(module.embed_texts(["a red circle"]), found) < 1e-5
 
