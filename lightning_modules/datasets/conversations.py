@@ -156,16 +156,23 @@ def read_img2dataset(folder: Path) -> list[Conversation]:
     """The pictures below a folder that have a caption beside them, in the order of their names.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a caption is no text.
     """
     files = sorted(path for path in folder.rglob("*.jpg") if path.with_suffix(".txt").is_file())
     if not files:
         raise ValueError(f"{folder} has no .jpg with a .txt beside it: run img2dataset with --output_format files.")
-    captions = (path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in files)
+    captions = (_caption(path.with_suffix(".txt")) for path in files)
     return [
         Conversation(str(path.relative_to(folder)), (("", caption),))
         for path, caption in zip(files, captions, strict=True)
     ]
+
+
+def _caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
 
 
 def _blocks(found: Sequence[Conversation], place: Path, max_broken: float) -> Iterator[dict[str, np.ndarray]]:

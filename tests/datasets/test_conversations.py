@@ -56,6 +56,14 @@ def test_pictures_with_a_text_file_beside_them_are_captioned(tmp_path):
     assert len(prepare(tmp_path, form="img2dataset", file=None, images="capsfusion", limit=1)["image"]) == 1
 
 
+def test_a_caption_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "capsfusion").mkdir()
+    (tmp_path / "capsfusion/0.jpg").write_bytes(pictures.drawn_jpeg(0))
+    (tmp_path / "capsfusion/0.txt").write_bytes("grün".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"0\.txt cannot be read as text: .* Save it as UTF-8"):
+        prepare(tmp_path, form="img2dataset", file=None, images="capsfusion")
+
+
 def test_missing_and_broken_pictures_are_left_out_up_to_a_share(mix):
     (mix / "pictures/coco/0.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 1 picture files are broken, more than max_broken \(0.0\)"):
