@@ -100,16 +100,13 @@ def load(folder: str | Path) -> Predictor:
     return located(module.predictor)(module, record)
 
 
-def lines_among(
-    inputs: Sequence[Path], among: Path | None, what: str, of: str = "videos"
-) -> tuple[list[Path], list[str]]:
+def lines_among(inputs: Sequence[Path], among: Path | None, what: str) -> tuple[list[Path], list[str]]:
     """The inputs that are no text file, and the lines of the one text file among them, or of `among`.
 
     Args:
         inputs: files and folders.
         among: the text file, if the user named it apart.
         what: a line is, in the plural.
-        of: what the other files are, in the plural.
 
     Raises:
         ValueError: there is not exactly one text file, or it has no lines or is no text, or nothing else is there.
@@ -124,7 +121,7 @@ def lines_among(
             raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
     if len(lists) != 1 or not found or not others:
         raise ValueError(
-            f"got {len(others)} {of} or folders, {len(lists)} text files and {len(found)} {what}; expected {of} or "
+            f"got {len(others)} videos or folders, {len(lists)} text files and {len(found)} {what}; expected videos or "
             f"a folder of them, and one .txt file with {what}, one on each line"
         )
     return others, found

@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_modules.datasets.pictures import read
 from lightning_modules.datasets.squares import Box, Fit, on_square
 from lightning_modules.mm_gem.boxes import read_boxes
-from lightning_modules.predictors import Predictor, lines_among
+from lightning_modules.predictors import Predictor
+from lightning_modules.vision_language.asked import lines_among_pictures
 
 SHOWN = 60  # letters of a text in a message
 OTHERWISE = {  # what to do where a model was not trained on an objective
@@ -75,7 +76,7 @@ class Describer(Predictor):
         others = [path for path in inputs if path.suffix != ".csv"]
         self.texts = []
         if among is not None or any(path.suffix == ".txt" for path in others):
-            others, self.texts = lines_among(others, among, "texts", "pictures")
+            others, self.texts = lines_among_pictures(others, among, "texts")
         if not others:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
         self._check("embedding" if self.texts else "generation")

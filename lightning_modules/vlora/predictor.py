@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lightning_modules.datasets.pictures import BrokenPicture, read
-from lightning_modules.predictors import Predictor, lines_among
+from lightning_modules.predictors import Predictor
+from lightning_modules.vision_language.asked import lines_among_pictures
 
 SHOWN = 60  # letters of a question in a message
 
@@ -48,7 +49,7 @@ class Teller(Predictor):
         self.questions = []
         inputs = list(inputs)
         if any(path.suffix == ".txt" for path in inputs):
-            inputs, self.questions = lines_among(inputs, None, "questions", "pictures")
+            inputs, self.questions = lines_among_pictures(inputs, None, "questions")
         if not inputs:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
         return inputs
