@@ -49,12 +49,14 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         ValueError: it cannot be read, a column or an index is missing or there twice, or it has no rows.
     """
-    csv.field_size_limit(sys.maxsize)  # pictures
+    limit = csv.field_size_limit(sys.maxsize)  # pictures; other tables of this process keep theirs
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
+    finally:
+        csv.field_size_limit(limit)
     if not rows:
         raise ValueError(f"{path} has no rows, expected a line of names and a line for each question.")
     if missing := [name for name in NEEDED if name not in rows[0]]:

@@ -1,5 +1,7 @@
 """Answers to the questions of benchmarks: how they are read, and scores worked out by hand."""
 
+import csv
+
 import pytest
 
 from lightning_modules.vlora import benchmarks
@@ -73,11 +75,13 @@ def test_tables_are_read_and_their_questions_asked(tmp_path):
     table, answers = tmp_path / "bench.tsv", tmp_path / "answers.tsv"
     lines = [
         "index\timage\tquestion\thint\tA\tB\tanswer",
-        "3\tAAAA\tWhat?\tLook.\tcup\that\tB",
+        f"3\t{'A' * 200_000}\tWhat?\tLook.\tcup\that\tB",
         "4\tA\tIs it?\t\t\t\tYes",
     ]
     table.write_text("\n".join(lines) + "\n")
+    limit = csv.field_size_limit()
     first, second = benchmarks.read_questions(table)
+    assert csv.field_size_limit() == limit, "other tables have theirs"
     assert first.options == {"A": "cup", "B": "hat"}
     assert second.options == {}
     assert benchmarks.asked(first).splitlines()[:4] == ["Look.", "What?", "A. cup", "B. hat"]
