@@ -138,10 +138,18 @@ class IllustratedTexts(LightningDataModule):
         """Whose ids the texts consist of, and how encoded pictures become squares; called before the first batch.
 
         Raises:
-            ValueError: there are regions, and pictures are cut, so that some of them would be lost.
+            ValueError: there are regions, and pictures are cut, so that some of them would be lost; or `length` leaves
+                no place for an answer.
         """
         if self.regions and fit == "crop":
             raise ValueError("data.regions need whole pictures, but the tower's fit is crop: set it to pad or squash.")
+        used = ["question"] * bool(self.questions) + ["caption"] * (self.questions < 1)
+        longest = max(len(prompt_ids(language, self.form[name].replace("{}", ""))) for name in used)
+        if self.length <= longest:
+            raise ValueError(
+                f"data.length is {self.length}, but what stands before an answer takes {longest} tokens: set it to a "
+                "length with room for the answer."
+            )
         self.language, self.fit = language, fit
 
     @cached_property

@@ -25,13 +25,14 @@ from lightning_modules.mm_gem.classes import class_vectors, prompts_about
 from lightning_modules.mm_gem.exporting import READS, with_token
 from lightning_modules.mm_gem.network import Generative, Projection
 from lightning_modules.mm_gem.objectives import paired_nce, text_keys
+from lightning_modules.mm_gem.pool import PoolSettings
 from lightning_modules.mm_gem.writing import write
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
-from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.causal import LanguageSettings, make_causal
 from lightning_modules.vision_language.language_training import ExportedLanguage
-from lightning_modules.vision_language.towers import make_tower
+from lightning_modules.vision_language.towers import TowerSettings, make_tower
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
 CLASSES = ("color", "shape")  # of a thing that are told from texts alone
@@ -85,9 +86,9 @@ class MmGem(PaperModule):
     def __init__(
         self,
         *,
-        language: dict,
-        tower: dict,
-        pool: dict,
+        language: LanguageSettings,
+        tower: TowerSettings,
+        pool: PoolSettings,
         embedding_dim: Count,
         projection: Projection = "mlp",
         text_limit: Count | None = None,
@@ -155,7 +156,12 @@ class MmGem(PaperModule):
                 f"data.padding is {data.padding!r}, questions {data.questions}, text_only {data.text_only} and "
                 f"form.caption {data.form['caption']!r}: captions are learnt here: set right, 0, 0 and ''."
             )
-        self.network.language.check_length(self.network.pool.tokens + data.length)
+        language, tokens = self.network.language, self.network.pool.tokens
+        most = language.positions - tokens
+        language.check_length(
+            tokens + data.length,
+            f"data.length is {data.length} behind {tokens} visual tokens, set it to {most} at most",
+        )
         data.for_models(self.network.language, self.fit)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
@@ -235,7 +241,7 @@ class MmGem(PaperModule):
         rows = [[*language.start, *language.encode(text)] for text in texts]
         width = max(map(len, rows))
         if self.network.text_limit is None:
-            language.check_length(width + 1)
+            language.check_length(width + 1, "shorten the text")
         token_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
         there = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=self.device)
         return self.network.text_vectors(token_ids, there)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from lightning_modules.datamodules.illustrated import IGNORED
-from lightning_modules.mm_gem.pool import PoolAggregator
+from lightning_modules.mm_gem.pool import PoolAggregator, PoolSettings
 from lightning_modules.settings import Count, Positive
 from lightning_modules.vision_language.causal import Language
 from lightning_modules.vision_language.towers import VisionTower
@@ -27,7 +27,7 @@ class Generative(nn.Module):
     Args:
         language: which gets a row for [EMB], the mean of all others, at the end of its vocabulary.
         tower: gives the features of patches.
-        pool: arguments of `PoolAggregator` but for `dim`.
+        pool: see `PoolSettings`.
         embedding_dim: of the vectors of pictures and texts.
         projection: into the language model's input: one matrix, or two with a GELU.
         text_limit: tokens of a text that are embedded; null for as many as there are.
@@ -40,7 +40,7 @@ class Generative(nn.Module):
         language: Language,
         tower: VisionTower,
         *,
-        pool: dict,
+        pool: PoolSettings,
         embedding_dim: Count,
         projection: Projection = "mlp",
         text_limit: Count | None = None,

@@ -88,7 +88,9 @@ class SpaeLanguage(PaperModule):
             raise ValueError(
                 f"data are {type(data).__name__}, expected spae.documents.Texts: the model learns from text."
             )
-        self.language.check_length(data.length)
+        self.language.check_length(
+            data.length, f"data.length is {data.length}, set it to {self.language.positions} at most"
+        )
         data.for_language(self.language)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:

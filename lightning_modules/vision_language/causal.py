@@ -6,15 +6,16 @@ Read `Language` first. A Llama with fresh weights (`make_causal`) reads and writ
 import re
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules import rehearsal
 from lightning_modules.layers.published import from_pretrained
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count
 from lightning_modules.vision_language import words
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
@@ -45,6 +46,19 @@ LLAMA = {
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": TINY_LLAMA,
 }
 Fallback = Callable[[], "PreTrainedTokenizerBase"]
+
+
+class LanguageSettings(TypedDict):
+    """Arguments of `make_causal`, which says what they are."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    hidden_size: NotRequired[Count | None]
+    layers: NotRequired[Count | None]
+    heads: NotRequired[Count | None]
+    kv_heads: NotRequired[Count | None]
+    mlp_dim: NotRequired[Count | None]
+    positions: NotRequired[Count | None]
 
 
 class Language(nn.Module):
@@ -149,8 +163,12 @@ class Language(nn.Module):
         self.check_length(token_ids.shape[1])
         return self._whole[0](input_ids=token_ids, logits_to_keep=keep, use_cache=False).logits
 
-    def check_length(self, length: int) -> None:
+    def check_length(self, length: int, cure: str = "shorten one of them") -> None:
         """Refuse a prompt, with what is to be written after it, that the model has no positions for.
+
+        Args:
+            length: tokens of both together.
+            cure: what can be made shorter.
 
         Raises:
             ValueError: see above.
@@ -158,7 +176,7 @@ class Language(nn.Module):
         if length > self.positions:
             raise ValueError(
                 f"a prompt and its answer of {length} tokens are longer than the {self.positions} positions of the "
-                "language model: ask for fewer shots, repeats or words."
+                f"language model: {cure}."
             )
 
     def cached(self) -> "Decoding":

@@ -20,7 +20,7 @@ from lightning_modules.layers.exported import Exported
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import TokensRecipe
-from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.causal import LanguageSettings, make_causal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ class CaptionLanguage(PaperModule):
 
     recipe_form = TokensRecipe
 
-    def __init__(self, *, language: dict):
+    def __init__(self, *, language: LanguageSettings):
         super().__init__()
         self.language = make_causal(**language)
         self.published = language.get("hub") is not None
@@ -64,7 +64,9 @@ class CaptionLanguage(PaperModule):
         """
         if not isinstance(data, IllustratedTexts) or data.padding != "right":
             raise ValueError("data must be datamodules.illustrated.IllustratedTexts with padding: right.")
-        self.language.check_length(data.length)
+        self.language.check_length(
+            data.length, f"data.length is {data.length}, set it to {self.language.positions} at most"
+        )
         data.for_models(self.language)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:

@@ -26,10 +26,10 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, Count, Share
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
-from lightning_modules.vision_language.causal import make_causal
-from lightning_modules.vision_language.towers import make_tower
-from lightning_modules.vlora.baselines import Projector, Queries
-from lightning_modules.vlora.generator import PerceptualWeights
+from lightning_modules.vision_language.causal import LanguageSettings, make_causal
+from lightning_modules.vision_language.towers import TowerSettings, make_tower
+from lightning_modules.vlora.baselines import Projector, ProjectorSettings, Queries, QueriesSettings
+from lightning_modules.vlora.generator import GeneratorSettings, PerceptualWeights
 from lightning_modules.vlora.injection import sizes_of
 from lightning_modules.vlora.seeing import IGNORED, Seeing
 
@@ -69,12 +69,12 @@ class VLoRA(PaperModule):
     def __init__(
         self,
         *,
-        language: dict,
-        tower: dict,
+        language: LanguageSettings,
+        tower: TowerSettings,
         way: Way = "weights",
-        generator: dict,
-        projector: dict,
-        queries: dict,
+        generator: GeneratorSettings,
+        projector: ProjectorSettings,
+        queries: QueriesSettings,
         prompts: Prompts,
         generator_share: Share = 0.5,
         checkpointing: bool = False,
@@ -126,7 +126,11 @@ class VLoRA(PaperModule):
                 raise ValueError(
                     f"model.prompts.{name} is {prompt!r}, but data.form.{name} is {data.form[name]!r}: set both alike."
                 )
-        self.language.check_length(self.visual_tokens + data.length)
+        tokens, most = self.visual_tokens, self.language.positions - self.visual_tokens
+        self.language.check_length(
+            tokens + data.length,
+            f"data.length is {data.length} behind {tokens} visual tokens, set it to {most} at most",
+        )
         if not self.given:
             raise ValueError(
                 "the language model or the tower has no weights: name the arm that has them with `from` in the plan, "
@@ -194,7 +198,7 @@ class VLoRA(PaperModule):
         if len(prompts) != len(images):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} pictures: give one for each.")
         tokenizer, longest = self.language.tokenizer, max(map(len, prompts))
-        self.language.check_length(self.visual_tokens + longest + self.most)
+        self.language.check_length(self.visual_tokens + longest + self.most, "shorten the question")
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         padded = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=images.device)
         there = torch.tensor([[False] * (longest - len(ids)) + [True] * len(ids) for ids in prompts])
