@@ -22,7 +22,7 @@ from lightning_modules.datamodules.labelled import EpochSteps, portion
 from lightning_modules.datamodules.streamed import EpochBatches
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.pictures import decode
-from lightning_modules.datasets.splits import ORDER, Part, Portion, draw_splits, permutation, random_words
+from lightning_modules.datasets.splits import ORDER, Part, Portion, check_splits, draw_splits, permutation, random_words
 from lightning_modules.datasets.squares import Fit, on_square, square
 from lightning_modules.datasets.streaming import RowGroups, hold_out
 from lightning_modules.processes import loader_workers, outlive_signals
@@ -99,7 +99,7 @@ class IllustratedTexts(LightningDataModule):
             that of `WindowBatches`, and rows of other splits of the same source are drawn by `hold_out`.
 
     Raises:
-        ValueError: a split is unknown, or there is none to train on, or `form` has no place for the question.
+        ValueError: a split is unknown, or `form` has no place for the question.
     """
 
     def __init__(
@@ -120,8 +120,7 @@ class IllustratedTexts(LightningDataModule):
         streamed: bool = False,
     ):
         super().__init__()
-        if "train" not in splits or not set(splits) <= {"train", "val", "test"}:
-            raise ValueError(f"splits has {list(splits)}, expected train and possibly val and test.")
+        check_splits(splits, batch_size)
         self.folder, self.seed, self.splits, self.length = folder, seed, splits, length
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         if questions + regions > 1:
@@ -318,7 +317,13 @@ class IllustratedTexts(LightningDataModule):
         return ids[: self.length], labels[: self.length]
 
     def train_dataloader(self) -> DataLoader:
-        """The training batches, the epoch set by Lightning."""
+        """The training batches, the epoch set by Lightning.
+
+        Raises:
+            ValueError: there is no split to train on.
+        """
+        if "train" not in self.splits:
+            raise ValueError(f"there is no split 'train' in data.splits ({list(self.splits)}), so epochs must be 0.")
         mine = portion(self)
         if not self.streamed:
             batches = IllustratedBatches(self, mine)

@@ -7,7 +7,7 @@ of the drawn world are read back into the attributes of the things that they nam
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from lightning_modules.datasets.world.quadrants import CELLS, THING, WORDS, described
 from lightning_modules.metrics.captioning import score_captions
@@ -22,6 +22,7 @@ NO_OBJECTIVE = "this arm was not trained to {}"
 NO_CAPTIONS = "the data set describes regions, and no whole picture"
 NO_WORLD = "nothing is known of the things in these pictures"
 ENLARGED = 4  # times, so that small pictures can be looked at
+FRAME = 2  # pixels of the edge of a box that is shown
 SMALL = 64  # pixels a side of a picture that is enlarged
 Arrays = Mapping[str, np.ndarray]
 Metrics = dict[str, float]
@@ -196,6 +197,10 @@ def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
         similarity = arrays["picture_features"][:examples] @ arrays["text_features"].T
         rows = [_found(arrays, row, int(nearest)) for row, nearest in enumerate(similarity.argmax(1))]
         found.append(Gallery("retrieved", "The most similar caption of all", told, rows))
+    if {"region_written", "region_boxes", "shown/images"} <= arrays.keys():
+        shown = np.flatnonzero(arrays["region_rows"] < len(arrays["shown/images"]))
+        rows = [_described(arrays, int(number)) for number in shown[:: max(1, len(shown) // examples)][:examples]]
+        found.append(Gallery("regions", "What is written about regions", told, rows))
     return found
 
 
@@ -203,6 +208,44 @@ def _written(arrays: Arrays, row: int) -> list[Exhibit]:
     (text,) = texts_of(arrays["written"][row : row + 1])
     pieces = marked(text, things(arrays, row)) if "cell" in arrays else [(text, None)]
     return [*_shown(arrays, row), Exhibit("written", text=pieces or [("(nothing)", None)])]
+
+
+def _described(arrays: Arrays, number: int) -> list[Exhibit]:
+    """A picture with the box of a region around it, its own phrase, and what is written about it."""
+    own, written = (texts_of(arrays[f"region_{name}"][number : number + 1])[0] for name in ("captions", "written"))
+    row = int(arrays["region_rows"][number])
+    pixels = framed(enlarged(arrays["shown/images"][row]), arrays["region_boxes"][number])
+    judged = [(written, None)]
+    if "region_cells" in arrays:
+        cell = int(arrays["region_cells"][number])
+        thing = things(arrays, row)[cell]
+        judged = marked(written, dict.fromkeys(CELLS, thing))  # a phrase names no place
+    return [
+        Exhibit("region", picture=Picture.of(pixels, f"a box around the region: {own}")),
+        Exhibit("its phrase", text=[(own, None)]),
+        Exhibit("written", text=judged or [("(nothing)", None)]),
+    ]
+
+
+def framed(
+    pixels: UInt8[np.ndarray, "h w 3"], box: Float32[np.ndarray, "4"], colour: Sequence[int] = (255, 0, 0)
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture with a frame along the inner edge of a box, which is given in shares of it."""
+    height, width = pixels.shape[:2]
+    left, right = (round(float(x) * (width - 1)) for x in box[[0, 2]])
+    top, bottom = (round(float(y) * (height - 1)) for y in box[[1, 3]])
+    found = pixels.copy()
+    for rows, columns in ((slice(top, top + FRAME), slice(left, right + 1)),
+                          (slice(max(top, bottom + 1 - FRAME), bottom + 1), slice(left, right + 1)),
+                          (slice(top, bottom + 1), slice(left, left + FRAME)),
+                          (slice(top, bottom + 1), slice(max(left, right + 1 - FRAME), right + 1))):  # fmt: skip
+        found[rows, columns] = colour
+    return found
+
+
+def enlarged(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture that can be looked at."""
+    return pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1) if max(pixels.shape[:2]) <= SMALL else pixels
 
 
 def _found(arrays: Arrays, row: int, nearest: int) -> list[Exhibit]:
@@ -218,8 +261,6 @@ def _shown(arrays: Arrays, row: int) -> list[Exhibit]:
     own = texts_of(arrays["captions"][row])[0]
     found = [Exhibit("its caption", text=[(own, None)])]
     if row < len(arrays.get("shown/images", ())):
-        pixels = arrays["shown/images"][row]
-        if max(pixels.shape[:2]) <= SMALL:
-            pixels = pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        pixels = enlarged(arrays["shown/images"][row])
         found.insert(0, Exhibit("picture", picture=Picture.of(pixels, f"picture: {own}")))
     return found

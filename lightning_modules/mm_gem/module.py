@@ -269,9 +269,9 @@ class MmGem(PaperModule):
 
         Of whole pictures, where the data set tells them, `picture_features`, `text_features` of all captions with
         `text_rows`, `written`, `captions` (rows captions bytes); of the regions `region_features`, `region_written`,
-        `region_captions`, `region_rows`, `region_cells`; labels of the world, and `class_features/<attribute>`, vectors
-        of its values by several prompts; `shown/images`, the first pictures, uint8 (n h w 3). What an arm has no
-        objective for is left out.
+        `region_captions`, `region_rows`, `region_boxes` (shares of the squares), `region_cells`; labels of the world,
+        and `class_features/<attribute>`, vectors of its values by several prompts; `shown/images`, the first pictures,
+        uint8 (n h w 3). What an arm has no objective for is left out.
         """
         self.to(device).eval()
         (split,) = judged(data.columns)
@@ -305,7 +305,7 @@ class MmGem(PaperModule):
         names = {"picture_features": "region_features", "written": "region_written"}
         found = {names[name]: x for name, x in self._looked_at(data, split, places, boxes).items()}
         found["region_captions"] = utf8([columns["regions"][row][n] for row, n in numbers])
-        found["region_rows"] = places
+        found["region_rows"], found["region_boxes"] = places, boxes
         if "cell" in columns:
             found["region_cells"] = columns["cell"][places, within]
             if self.losses["embedding"]:

@@ -220,7 +220,11 @@ def test_what_does_not_fit_is_refused(folder):
         texts(folder, image_size=32).columns  # noqa: B018
     with pytest.raises(ValueError, match="call `for_models`"):
         next(IllustratedTexts(folder=folder, **SETTINGS).evaluation_batches("val"))
-    with pytest.raises(ValueError, match="expected train"):
+    with pytest.raises(ValueError, match="expected some of train"):
         texts(folder, splits={"odd": {"source": "train", "rows": None}})
+    judged = texts(folder, splits={"test": {"source": "val", "rows": None}})
+    assert len(next(judged.evaluation_batches("test"))["rows"]) == 20
+    with pytest.raises(ValueError, match="there is no split 'train'"):
+        judged.train_dataloader()
     with pytest.raises(ValueError, match="more than 1"):
         texts(folder, regions=0.75)
