@@ -36,7 +36,7 @@ from lightning_modules.vision_language.towers import TowerSettings, make_tower
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
 CLASSES = ("color", "shape")  # of a thing that are told from texts alone
-AT_ONCE = 256  # pictures that are looked at together
+AT_ONCE = 256  # texts that are read together
 ROWS = ("language.model.model.embed_tokens.weight", "language.model.lm_head.weight")  # of our own language model
 
 
@@ -319,8 +319,8 @@ class MmGem(PaperModule):
         self, data: IllustratedTexts, split: str, rows: Int[Tensor, " rows"], boxes: Float[Tensor, "rows 4"]
     ) -> dict[str, Tensor]:
         vectors, texts = [], []
-        for start in range(0, len(rows), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
+        for start in range(0, len(rows), data.evaluation_batch_size):
+            part = slice(start, start + data.evaluation_batch_size)
             shown = data.images(split, rows[part]).to(self.device), boxes[part].to(self.device)
             vectors += [self.embed_pictures(*shown).cpu()] if self.losses["embedding"] else []
             texts += self.caption(*shown) if self.losses["generation"] else []

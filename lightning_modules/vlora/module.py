@@ -34,7 +34,6 @@ from lightning_modules.vlora.injection import sizes_of
 from lightning_modules.vlora.seeing import IGNORED, Seeing
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
-AT_ONCE = 256  # pictures that are written about together
 Way = Literal["weights", "projector", "queries", "blind"]
 TEXT = ("token_ids", "attention_mask", "labels")
 
@@ -246,9 +245,9 @@ class VLoRA(PaperModule):
         self, data: IllustratedTexts, split: str, rows: Int[Tensor, " rows"], prompts: Sequence[Sequence[int]]
     ) -> list[str]:
         found = []
-        for start in range(0, len(rows), AT_ONCE):
-            images = data.images(split, rows[start : start + AT_ONCE]).to(self.device)
-            found += self.answers(images, prompts[start : start + AT_ONCE])
+        for start in range(0, len(rows), data.evaluation_batch_size):
+            part = slice(start, start + data.evaluation_batch_size)
+            found += self.answers(data.images(split, rows[part]).to(self.device), prompts[part])
         return found
 
     def prompt(self, question: str | None = None) -> list[int]:
