@@ -9,21 +9,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from lightning_modules.datasets.world.quadrants import CELLS, THING, WORDS, described
+from lightning_modules.datasets.world.quadrants import CELLS, THING, WORDS
 from lightning_modules.metrics.captioning import score_captions
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import Evaluation, Exhibit, Gallery, Picture, Run
 from lightning_modules.settings import Count
+from lightning_modules.vision_language.told import PERCENT, enlarged, marked, texts_of, things, told_rightly
 
-PERCENT = 100
 DIRECTIONS = {"text_to_video": "text_to_picture", "video_to_text": "picture_to_text"}  # of `retrieval`, and here
 SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
 NO_OBJECTIVE = "this arm was not trained to {}"
 NO_CAPTIONS = "the data set describes regions, and no whole picture"
 NO_WORLD = "nothing is known of the things in these pictures"
-ENLARGED = 4  # times, so that small pictures can be looked at
 FRAME = 2  # pixels of the edge of a box that is shown
-SMALL = 64  # pixels a side of a picture that is enlarged
 Arrays = Mapping[str, np.ndarray]
 Metrics = dict[str, float]
 
@@ -118,22 +116,9 @@ def scored(written: Sequence[str], references: Sequence[Sequence[str]], java: bo
 
 
 def attributes(written: Sequence[str], arrays: Arrays) -> Metrics:
-    """How much of what captions could say is right; a word that is missing is a wrong one.
-
-    Raises:
-        ValueError: there is nothing in the pictures.
-    """
-    there, right, exact = arrays["cell"] >= 0, {name: [] for name in WORDS}, []
-    for row, caption in enumerate(written):
-        said, truth = described(caption), things(arrays, row)
-        for name in WORDS:
-            right[name] += [said.get(cell, {}).get(name) == thing[name] for cell, thing in truth.items()]
-        exact.append(said == truth)
-    if not there.any():
-        raise ValueError("there is nothing in any of the pictures, so that captions have nothing to name.")
-    found = {f"caption_{name}_percent": PERCENT * float(np.mean(values)) for name, values in right.items()}
-    found["caption_attributes_percent"] = float(np.mean(list(found.values())))
-    return found | {"caption_exact_percent": PERCENT * float(np.mean(exact))}
+    """How much of what captions could say is right, see `told_rightly`."""
+    found = told_rightly(written, [things(arrays, row) for row in range(len(written))])
+    return {f"caption_{name}_percent": value for name, value in found.items()}
 
 
 def regions(arrays: Arrays) -> Metrics:
@@ -155,37 +140,6 @@ def first_thing(text: str) -> dict[str, int]:
     if match is None:
         return {}
     return {name: WORDS[name].index(word) for name, word in zip(WORDS, match.groups(), strict=False) if word}
-
-
-def things(arrays: Arrays, row: int) -> dict[int, dict[str, int]]:
-    """Attributes of what is in each cell of a picture."""
-    columns = zip(*(arrays[name][row].tolist() for name in ("cell", *WORDS)), strict=True)
-    return {cell: dict(zip(WORDS, values, strict=True)) for cell, *values in columns if cell >= 0}
-
-
-def texts_of(encoded: UInt8[np.ndarray, "texts bytes"]) -> list[str]:
-    """Texts of UTF-8 with zeros behind."""
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in encoded]
-
-
-def marked(text: str, truth: Mapping[int, Mapping[str, int]]) -> list[tuple[str, bool | None]]:
-    """A caption in pieces: words that say an attribute are right or wrong, all others are not judged.
-
-    Args:
-        text: what was written.
-        truth: see `things`.
-    """
-    names, cells = {place: cell for cell, place in CELLS.items()}, list(CELLS)
-    pieces, end = [], 0
-    for number, match in enumerate(THING.finditer(text)):
-        cell = names[match[4]] if match[4] else cells[number] if number < len(cells) else None
-        for group, name in enumerate(WORDS, start=1):
-            if match[group]:
-                right = WORDS[name].index(match[group]) == truth.get(cell, {}).get(name)
-                pieces += [(text[end : match.start(group)], None), (match[group], right)]
-                end = match.end(group)
-    pieces.append((text[end:], None))
-    return [piece for piece in pieces if piece[0]]
 
 
 def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
@@ -241,11 +195,6 @@ def framed(
                           (slice(top, bottom + 1), slice(max(left, right + 1 - FRAME), right + 1))):  # fmt: skip
         found[rows, columns] = colour
     return found
-
-
-def enlarged(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture that can be looked at."""
-    return pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1) if max(pixels.shape[:2]) <= SMALL else pixels
 
 
 def _found(arrays: Arrays, row: int, nearest: int) -> list[Exhibit]:

@@ -60,7 +60,21 @@ class Generative(nn.Module):
     @property
     def scale(self) -> Float[Tensor, ""]:
         """The inverse temperature."""
-        return self.log_scale.exp().clamp(max=self.max_scale)
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def hold_scale(self) -> None:
+        """Take the inverse temperature back to `max_scale` where a step has passed it."""
+        self.log_scale.clamp_(max=math.log(self.max_scale))
+
+    def learn(self, *, embedding: bool, generation: bool) -> None:
+        """Leave out of the training what belongs to an objective that is not computed."""
+        of_embedding = [self.to_vector.weight, self.text_to_vector.weight, self.log_scale]
+        head = [] if self.language.tied else [self.language.whole.get_output_embeddings().weight]
+        for learnt, parameters in ((embedding, of_embedding), (generation, [*self.to_language.parameters(), *head])):
+            if not learnt:
+                for parameter in parameters:
+                    parameter.requires_grad_(False)
 
     def tokens(
         self, images: Shaped[Tensor, "batch 3 h w"], boxes: Float[Tensor, "batch 4"] | None = None

@@ -188,7 +188,7 @@ def make_tower(
         model = CLIPVisionModel(CLIPVisionConfig(**sizes))
     else:
         unused = ("text_model.*", "text_projection.*", "visual_projection.*", "logit_scale", "*.position_ids")
-        model = from_pretrained(CLIPVisionModel, hub, partial(_published_architecture, hub), unused=unused)
+        model = from_pretrained(CLIPVisionModel, hub, partial(_published_architecture, hub), unused=unused).float()
     return VisionTower(model, layer=layer, fit=fit, pixel_scale=pixel_scale)
 
 

@@ -27,6 +27,7 @@ from lightning_modules.settings import STRICT, Count, Share
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
 from lightning_modules.vision_language.causal import LanguageSettings, make_causal
+from lightning_modules.vision_language.told import encoded
 from lightning_modules.vision_language.towers import TowerSettings, make_tower
 from lightning_modules.vlora.baselines import Projector, ProjectorSettings, Queries, QueriesSettings
 from lightning_modules.vlora.generator import GeneratorSettings, PerceptualWeights
@@ -95,6 +96,7 @@ class VLoRA(PaperModule):
             bridge = Queries(hidden_size=self.language.dim, **sides, **queries) if way == "queries" else None
         self.seeing = Seeing(self.language.whole, bridge)
         self.way, self.generator_share, self.most, self.prompts = way, generator_share, most, prompts
+        self.language.requires_grad_(bridge is None or generator_share < 1)  # before processes (DDP) share the module
         if checkpointing:
             self.language.whole.activation_checkpointing_enable({"use_reentrant": False})
 
@@ -169,7 +171,6 @@ class VLoRA(PaperModule):
         Several processes (DDP) train one phase at a time: `generator_share` 1, then an arm from it with 0. Between them
         `ddp_find_unused_parameters_true` is needed.
         """
-        self.language.requires_grad_(self.bridge is None or self.generator_share < 1)
         return decay_groups(self.named_parameters())
 
     def validate(self, data: IllustratedTexts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -234,7 +235,7 @@ class VLoRA(PaperModule):
             "answer/true": [rows["answers"][row][n] for row, n in asked],
             "answer/written": self._written(data, split, places, prompts),
         }
-        found = {name: utf8(each) for name, each in texts.items()}
+        found = {name: torch.from_numpy(encoded(each)) for name, each in texts.items()}
         found |= {f"label/{name}": rows[name] for name in WORLD if name in rows}
         found["answer/row"] = places
         found["caption/tokens"] = torch.tensor([len(self.language.encode(text)) for text in said])
@@ -257,7 +258,7 @@ class VLoRA(PaperModule):
 
     def forward(self, images: Shaped[Tensor, "batch 3 h w"]) -> UInt8[Tensor, "batch bytes"]:
         """Captions of stored pictures, UTF-8 with zeros behind."""
-        return utf8(self.answers(images, [self.prompt()] * len(images)))
+        return torch.from_numpy(encoded(self.answers(images, [self.prompt()] * len(images))))
 
     def export(self) -> dict[str, Tensor]:
         """The weights of the arm, and those of a tower of our own."""
@@ -301,11 +302,3 @@ class VLoRA(PaperModule):
         if self.way == "queries":
             return self.bridge.decoder.queries.shape[1]
         return self.tower.network.grid**2 if self.way == "projector" else 0
-
-
-def utf8(texts: Sequence[str]) -> UInt8[Tensor, "texts bytes"]:
-    """Texts as bytes with zeros behind."""
-    encoded = [text.encode() for text in texts]
-    longest = max([1, *map(len, encoded)])
-    rows = [list(each.ljust(longest, b"\0")) for each in encoded]
-    return torch.tensor(rows, dtype=torch.uint8).reshape(len(rows), longest)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lightning_modules.datasets.world.quadrants import CELLS, phrase, placed, short
-from lightning_modules.mm_gem.evaluation import attributes, evaluate, first_thing, framed, marked, texts_of, things
+from lightning_modules.mm_gem.evaluation import attributes, evaluate, first_thing, framed
 from lightning_modules.runs import Evaluation, Run
+from lightning_modules.vision_language.told import marked, texts_of, things
 
 FACTS = {"parameters": 10, "parameters_of_two_models": 17, "visual_tokens": 4}
 
