@@ -48,7 +48,7 @@ class Training(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec", "ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers")
 def test_blocks_of_a_published_model_are_computed_again_in_the_backward_pass(tmp_path):
     module, calls = Training(folder(tmp_path)), []
     module.language.layers[0].mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
@@ -56,5 +56,5 @@ def test_blocks_of_a_published_model_are_computed_again_in_the_backward_pass(tmp
         max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(torch.arange(8)[None], batch_size=None))
+    trainer.fit(module, DataLoader(torch.arange(8)[None, None], batch_size=None))
     assert len(calls) == 2
