@@ -6,7 +6,8 @@ from torch import Tensor
 from lightning_modules.datamodules.illustrated import IllustratedTexts
 from lightning_modules.datasets import storage
 from lightning_modules.validation import judged
-from lightning_modules.vlora.module import VLoRA, utf8
+from lightning_modules.vision_language.told import encoded
+from lightning_modules.vlora.module import VLoRA
 
 
 class Answering(VLoRA):
@@ -33,4 +34,7 @@ class Answering(VLoRA):
         rows = data.columns[split]
         prompts = [self.prompt(question) for (question,) in rows["questions"]]
         written = self._written(data, split, torch.arange(len(prompts)), prompts)
-        return {"answer/written": utf8(written), "answer/table": utf8(list(rows["table"]))}
+        return {
+            "answer/written": torch.from_numpy(encoded(written)),
+            "answer/table": torch.from_numpy(encoded(rows["table"])),
+        }

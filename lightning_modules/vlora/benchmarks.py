@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from lightning_modules.datasets.question_tables import Question, row_of
 from lightning_modules.runs import Evaluation, Run
+from lightning_modules.vision_language.told import texts_of
 
 CIRCLE = 1_000_000  # the order of MMBench's options is the index divided by this; the question is the rest
 PERCENT = 100.0
@@ -204,16 +204,12 @@ def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     metrics, tables = {}, []
     for run in runs:
         arrays = run.predictions()
-        rows, said = [row_of(text) for text in _texts(arrays["answer/table"])], _texts(arrays["answer/written"])
+        rows, said = [row_of(text) for text in texts_of(arrays["answer/table"])], texts_of(arrays["answer/written"])
         questions = [question for _, question in rows]
         found = SCORES[rows[0][0]](questions, said)
         metrics[run.seed] = {f"{dataset}/{WORDS.sub('_', name)}": value for name, value in found.items()}
         tables.append(_table(questions, said))
     return Evaluation(metrics=metrics, files={"answers.tsv": tables[0]})
-
-
-def _texts(encoded: UInt8[np.ndarray, "texts bytes"]) -> list[str]:
-    return [bytes(row).rstrip(b"\0").decode() for row in encoded]
 
 
 def _table(questions: Sequence[Question], said: Sequence[str]) -> bytes:

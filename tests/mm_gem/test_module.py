@@ -145,7 +145,7 @@ def test_a_picture_is_looked_at_once_for_all_its_regions(folder, monkeypatch):
     features = made.network.tower.features
     monkeypatch.setattr(made.network.tower, "features", lambda images: (seen.append(len(images)), features(images))[1])
     found = made.predictions(data, torch.device("cpu"))
-    assert seen == [8, 8] and len(found["region_features"]) == 16
+    assert sum(seen) == 16 and len(found["region_features"]) == 16
     rows, boxes = found["region_rows"], found["region_boxes"]
     alone = made.embed_pictures(data.images("test", rows), boxes)
     torch.testing.assert_close(found["region_features"], alone)
