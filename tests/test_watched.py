@@ -494,5 +494,6 @@ ROWS_OF = {
     "hd_vila": 100_000_000, "kinetics400": 215_000, "kinetics600": 366_016, "kinetics700": 522_883, "nuscenes": 4590,
     "epic_kitchens_100": 67_000, "coin": 9000, "violin": 76_000, "how2qa": 34_000, "condensed_movies": 23_000,
     "lvu_relationship": 100, "lvu_way_speaking": 100, "lvu_scene": 100, "queryd": 100, "cifar10": 50_000,
-    "realestate10k": 67_000, "capsfusion": 30_720_000, "llava_mix": 625_000, "blip_558k": 558_128,
+    "realestate10k": 67_000, "capsfusion": 30_720_000, "llava_mix": 665_298, "blip_558k": 558_128,
+    "sharegpt4v": 102_025,
 }  # fmt: skip

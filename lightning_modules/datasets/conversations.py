@@ -6,12 +6,14 @@
 | `img2dataset` | folders with `<key>.jpg` and its caption `<key>.txt`, as `img2dataset --output_format files` makes |
 
 Read `prepare` first. CapsFusion is published as addresses with captions, which img2dataset fetches; `--caption_col
-capsfusion` names the captions of the paper.
+capsfusion` names the captions of the paper. Its folders are read one after another, and no more than a block of rows is
+in memory.
 """
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -23,6 +25,7 @@ from pydantic import Field
 from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.download import StandIn, find
+from lightning_modules.datasets.lists import objects
 from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
@@ -37,9 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversation:
-    """A picture file below the folder of pictures, and its turns: a question and an answer each."""
+    """A picture file below the folder of pictures, if any, and its turns: a question and an answer each."""
 
-    file: str
+    file: str | None
     turns: tuple[tuple[str, str], ...]
 
 
@@ -57,15 +60,16 @@ def prepare(
 ) -> None:
     """Writes our shards from a copy of your own; all rows are the split `train`.
 
-    Columns: `image`, as it is; `questions` and `answers`, lists of as many texts; `captions`, a list of one text: the
-    caption, or the first answer of a conversation.
+    Columns: `image`, as it is, and empty where there is none; `questions` and `answers`, lists of as many texts;
+    `captions`, a list of one text: the caption, or the first answer of a conversation. Conversations without a picture
+    stand behind the others.
 
     Args:
         folder: the prepared data set.
         form: of the official files, see above.
         file: the JSON file of the form `llava`; null for the other.
         images: folder of the pictures; `image` in the JSON file is relative to it.
-        count: conversations with a picture that must be there; null for any number.
+        count: conversations or pictures that must be there; null for any number.
         limit: keep only the first so many; null keeps all.
         mirror: local folder that holds all this, as it is or below `conversations/`.
         cache: another place where it may lie.
@@ -84,12 +88,15 @@ def prepare(
         raise ValueError(f"file is {file!r} with form {form!r}: llava needs a JSON file, img2dataset has null.")
     place = copy(images)
     found = read_llava(copy(file)) if form == "llava" else read_img2dataset(place)
-    if count is not None and len(found) != count:
-        raise ValueError(f"there are {len(found)} pictures with texts, expected {count}: is the copy complete?")
+    if count is not None:
+        there = len(found) if form == "llava" else sum(1 for _ in captioned_files(place))
+        if there != count:
+            raise ValueError(f"there are {there} conversations or pictures, expected {count}: is the copy complete?")
     with replace_folder(folder) as new:
-        blocks = _blocks(found[:limit], place, max_broken)
-        if (first := next(blocks, None)) is None:
-            raise ValueError(f"none of {len(found)} pictures in {place} can be read: complete the copy.")
+        blocks = _blocks(islice(found, limit), place, max_broken)
+        first = next(blocks, None)
+        if first is None or not any(first["image"]):
+            raise ValueError(f"no picture in {place} can be read: complete the copy.")
         schema = infer_schema(first)
         written = {"train": storage.write_blocks(new, "train", chain([first], blocks), "jpeg", schema=schema)}
         storage.write_card(
@@ -117,7 +124,7 @@ def stand_in(folder: Path, *, rows: int, form: Form, file: str | None, **_: obje
 
 
 def read_llava(path: Path) -> list[Conversation]:
-    """The conversations with a picture, in the order of the file; those without one are left out and counted.
+    """The conversations in the order of the file; those without a picture are counted.
 
     Raises:
         ValueError: the file is no JSON list, or turns are not questions and answers in turn, or all lack a picture.
@@ -129,43 +136,53 @@ def read_llava(path: Path) -> list[Conversation]:
     if not isinstance(entries, list):
         raise ValueError(f"{path} is no list, expected LLaVA's form: objects with image and conversations.")
     found = [
-        Conversation(entry["image"], _turns(path, number, entry))
+        Conversation(entry.get("image") if isinstance(entry, dict) else None, _turns(path, number, entry))
         for number, entry in enumerate(entries)
-        if isinstance(entry, dict) and "image" in entry
     ]
-    if not found:
+    without = sum(conversation.file is None for conversation in found)
+    if without == len(found):
         raise ValueError(f"{path}: none of {len(entries)} entries has an image, expected objects with one.")
-    if without := len(entries) - len(found):
-        log.warning("%s: %d of %d conversations have no picture and are left out", path, without, len(entries))
+    if without:
+        log.warning("%s: %d of %d conversations have no picture", path, without, len(entries))
     return found
 
 
 def _turns(path: Path, number: int, entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Questions and answers; as LLaVA does, an answer before the first question is left out, and the last question."""
     try:
         said = [(turn["from"], turn["value"]) for turn in entry["conversations"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: entry {number} has no turns with from and value ({error!r}).") from error
     speakers = [who for who, _ in said]
-    if not said or speakers != [ASKED, SAID] * (len(said) // 2):
+    said = said[1:] if speakers[:1] == [SAID] else said
+    said = said[:-1] if speakers[-1:] == [ASKED] else said
+    if not said or [who for who, _ in said] != [ASKED, SAID] * (len(said) // 2):
         raise ValueError(f"{path}: entry {number} is said by {speakers}, expected {ASKED} and {SAID} in turn.")
     texts = [text.replace(PLACEHOLDER, "").strip() if who == ASKED else text.strip() for who, text in said]
     return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
-def read_img2dataset(folder: Path) -> list[Conversation]:
-    """The pictures below a folder that have a caption beside them, in the order of their names.
+def read_img2dataset(folder: Path) -> Iterator[Conversation]:
+    """The pictures below a folder that have a caption beside them, one folder after another in the order of names.
 
     Raises:
         ValueError: there is none, or a caption is no text.
     """
-    files = sorted(path for path in folder.rglob("*.jpg") if path.with_suffix(".txt").is_file())
-    if not files:
+    path = None
+    for path in captioned_files(folder):
+        yield Conversation(str(path.relative_to(folder)), (("", _caption(path.with_suffix(".txt"))),))
+    if path is None:
         raise ValueError(f"{folder} has no .jpg with a .txt beside it: run img2dataset with --output_format files.")
-    captions = (_caption(path.with_suffix(".txt")) for path in files)
-    return [
-        Conversation(str(path.relative_to(folder)), (("", caption),))
-        for path, caption in zip(files, captions, strict=True)
-    ]
+
+
+def captioned_files(folder: Path) -> Iterator[Path]:
+    """Files of pictures below a folder that have a caption beside them."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        names = set(files)
+        for name in sorted(names):
+            if name.endswith(".jpg") and f"{name.removesuffix('.jpg')}.txt" in names:
+                yield Path(place) / name
 
 
 def _caption(path: Path) -> str:
@@ -175,23 +192,28 @@ def _caption(path: Path) -> str:
         raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
 
 
-def _blocks(found: Sequence[Conversation], place: Path, max_broken: float) -> Iterator[dict[str, np.ndarray]]:
-    rows = pictures.sound(_contents(found, place, max_broken), max_broken)
+def _blocks(found: Iterable[Conversation], place: Path, max_broken: float) -> Iterator[dict[str, np.ndarray]]:
+    alone: list[Conversation] = []  # without a picture
+    rows = pictures.sound(_contents(found, place, max_broken, alone), max_broken)
+    rows = chain(rows, (("", b"", conversation) for conversation in alone))  # all are known when the others are read
     while block := list(islice(rows, storage.ROW_GROUP)):
         turns = [conversation.turns for _, _, conversation in block]
         yield {
-            "image": _objects(content for _, content, _ in block),
-            "captions": _objects([own[0][1]] for own in turns),
-            "questions": _objects([asked for asked, _ in own] for own in turns),
-            "answers": _objects([said for _, said in own] for own in turns),
+            "image": objects(content for _, content, _ in block),
+            "captions": objects([own[0][1]] for own in turns),
+            "questions": objects([asked for asked, _ in own] for own in turns),
+            "answers": objects([said for _, said in own] for own in turns),
         }
 
 
 def _contents(
-    found: Iterable[Conversation], place: Path, max_broken: float
+    found: Iterable[Conversation], place: Path, max_broken: float, alone: list[Conversation]
 ) -> Iterator[tuple[Path, bytes, Conversation]]:
     skipped = Skipped("picture files", max_broken)
     for conversation in found:
+        if conversation.file is None:
+            alone.append(conversation)
+            continue
         path = place / conversation.file
         try:
             content = path.read_bytes()
@@ -200,8 +222,3 @@ def _contents(
             continue
         skipped.read()
         yield path, content, conversation
-
-
-def _objects(values: Iterable[Any]) -> np.ndarray:
-    values = list(values)
-    return np.fromiter(values, dtype=object, count=len(values))

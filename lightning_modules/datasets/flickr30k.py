@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.download import StandIn, find
+from lightning_modules.datasets.lists import objects
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
 
@@ -124,11 +124,6 @@ def _blocks(images: Sequence[FlickrImage], place: Path, max_broken: float) -> It
     while block := list(islice(rows, storage.ROW_GROUP)):
         yield {
             "id": np.array([image.id for _, _, image in block]),
-            "image": _objects(content for _, content, _ in block),
-            "captions": _objects(list(image.captions) for _, _, image in block),
+            "image": objects(content for _, content, _ in block),
+            "captions": objects(list(image.captions) for _, _, image in block),
         }
-
-
-def _objects(values: Iterable[Any]) -> np.ndarray:
-    values = list(values)
-    return np.fromiter(values, dtype=object, count=len(values))

@@ -24,6 +24,7 @@ from jaxtyping import Float32
 from lightning_modules.datasets import pictures, storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.datasets.download import StandIn, find
+from lightning_modules.datasets.lists import objects
 from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
@@ -284,8 +285,8 @@ def _blocks(
         numbers, contents, phrases, boxes = zip(*block, strict=True)
         yield {
             "id": np.array(numbers),
-            "image": _objects(contents),
-            "regions": _objects(phrases),
+            "image": objects(contents),
+            "regions": objects(phrases),
             "boxes": np.stack(boxes),
         }
 
@@ -309,8 +310,3 @@ def _parts(
         boxes = np.zeros((regions, 4), np.float32)
         boxes[: len(part)] = [box for _, box in part]
         yield [phrase for phrase, _ in part], boxes
-
-
-def _objects(values: Iterable[Any]) -> np.ndarray:
-    values = list(values)
-    return np.fromiter(values, dtype=object, count=len(values))

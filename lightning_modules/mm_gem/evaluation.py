@@ -7,22 +7,21 @@ of the drawn world are read back into the attributes of the things that they nam
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
-from lightning_modules.datasets.world.quadrants import CELLS, THING, WORDS, described
+from lightning_modules.datasets.world.quadrants import CELLS, THING, WORDS
 from lightning_modules.metrics.captioning import score_captions
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import Evaluation, Exhibit, Gallery, Picture, Run
 from lightning_modules.settings import Count
+from lightning_modules.vision_language.told import PERCENT, enlarged, marked, texts_of, things, told_rightly
 
-PERCENT = 100
 DIRECTIONS = {"text_to_video": "text_to_picture", "video_to_text": "picture_to_text"}  # of `retrieval`, and here
 SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
 NO_OBJECTIVE = "this arm was not trained to {}"
 NO_CAPTIONS = "the data set describes regions, and no whole picture"
 NO_WORLD = "nothing is known of the things in these pictures"
-ENLARGED = 4  # times, so that small pictures can be looked at
-SMALL = 64  # pixels a side of a picture that is enlarged
+FRAME = 2  # pixels of the edge of a box that is shown
 Arrays = Mapping[str, np.ndarray]
 Metrics = dict[str, float]
 
@@ -117,22 +116,9 @@ def scored(written: Sequence[str], references: Sequence[Sequence[str]], java: bo
 
 
 def attributes(written: Sequence[str], arrays: Arrays) -> Metrics:
-    """How much of what captions could say is right; a word that is missing is a wrong one.
-
-    Raises:
-        ValueError: there is nothing in the pictures.
-    """
-    there, right, exact = arrays["cell"] >= 0, {name: [] for name in WORDS}, []
-    for row, caption in enumerate(written):
-        said, truth = described(caption), things(arrays, row)
-        for name in WORDS:
-            right[name] += [said.get(cell, {}).get(name) == thing[name] for cell, thing in truth.items()]
-        exact.append(said == truth)
-    if not there.any():
-        raise ValueError("there is nothing in any of the pictures, so that captions have nothing to name.")
-    found = {f"caption_{name}_percent": PERCENT * float(np.mean(values)) for name, values in right.items()}
-    found["caption_attributes_percent"] = float(np.mean(list(found.values())))
-    return found | {"caption_exact_percent": PERCENT * float(np.mean(exact))}
+    """How much of what captions could say is right, see `told_rightly`."""
+    found = told_rightly(written, [things(arrays, row) for row in range(len(written))])
+    return {f"caption_{name}_percent": value for name, value in found.items()}
 
 
 def regions(arrays: Arrays) -> Metrics:
@@ -156,37 +142,6 @@ def first_thing(text: str) -> dict[str, int]:
     return {name: WORDS[name].index(word) for name, word in zip(WORDS, match.groups(), strict=False) if word}
 
 
-def things(arrays: Arrays, row: int) -> dict[int, dict[str, int]]:
-    """Attributes of what is in each cell of a picture."""
-    columns = zip(*(arrays[name][row].tolist() for name in ("cell", *WORDS)), strict=True)
-    return {cell: dict(zip(WORDS, values, strict=True)) for cell, *values in columns if cell >= 0}
-
-
-def texts_of(encoded: UInt8[np.ndarray, "texts bytes"]) -> list[str]:
-    """Texts of UTF-8 with zeros behind."""
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in encoded]
-
-
-def marked(text: str, truth: Mapping[int, Mapping[str, int]]) -> list[tuple[str, bool | None]]:
-    """A caption in pieces: words that say an attribute are right or wrong, all others are not judged.
-
-    Args:
-        text: what was written.
-        truth: see `things`.
-    """
-    names, cells = {place: cell for cell, place in CELLS.items()}, list(CELLS)
-    pieces, end = [], 0
-    for number, match in enumerate(THING.finditer(text)):
-        cell = names[match[4]] if match[4] else cells[number] if number < len(cells) else None
-        for group, name in enumerate(WORDS, start=1):
-            if match[group]:
-                right = WORDS[name].index(match[group]) == truth.get(cell, {}).get(name)
-                pieces += [(text[end : match.start(group)], None), (match[group], right)]
-                end = match.end(group)
-    pieces.append((text[end:], None))
-    return [piece for piece in pieces if piece[0]]
-
-
 def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
     found, told = [], "Test pictures of one seed."
     if "written" in arrays:
@@ -196,6 +151,10 @@ def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
         similarity = arrays["picture_features"][:examples] @ arrays["text_features"].T
         rows = [_found(arrays, row, int(nearest)) for row, nearest in enumerate(similarity.argmax(1))]
         found.append(Gallery("retrieved", "The most similar caption of all", told, rows))
+    if {"region_written", "region_boxes", "shown/images"} <= arrays.keys():
+        shown = np.flatnonzero(arrays["region_rows"] < len(arrays["shown/images"]))
+        rows = [_described(arrays, int(number)) for number in shown[:: max(1, len(shown) // examples)][:examples]]
+        found.append(Gallery("regions", "What is written about regions", told, rows))
     return found
 
 
@@ -203,6 +162,39 @@ def _written(arrays: Arrays, row: int) -> list[Exhibit]:
     (text,) = texts_of(arrays["written"][row : row + 1])
     pieces = marked(text, things(arrays, row)) if "cell" in arrays else [(text, None)]
     return [*_shown(arrays, row), Exhibit("written", text=pieces or [("(nothing)", None)])]
+
+
+def _described(arrays: Arrays, number: int) -> list[Exhibit]:
+    """A picture with the box of a region around it, its own phrase, and what is written about it."""
+    own, written = (texts_of(arrays[f"region_{name}"][number : number + 1])[0] for name in ("captions", "written"))
+    row = int(arrays["region_rows"][number])
+    pixels = framed(enlarged(arrays["shown/images"][row]), arrays["region_boxes"][number])
+    judged = [(written, None)]
+    if "region_cells" in arrays:
+        cell = int(arrays["region_cells"][number])
+        thing = things(arrays, row)[cell]
+        judged = marked(written, dict.fromkeys(CELLS, thing))  # a phrase names no place
+    return [
+        Exhibit("region", picture=Picture.of(pixels, f"a box around the region: {own}")),
+        Exhibit("its phrase", text=[(own, None)]),
+        Exhibit("written", text=judged or [("(nothing)", None)]),
+    ]
+
+
+def framed(
+    pixels: UInt8[np.ndarray, "h w 3"], box: Float32[np.ndarray, "4"], colour: Sequence[int] = (255, 0, 0)
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture with a frame along the inner edge of a box, which is given in shares of it."""
+    height, width = pixels.shape[:2]
+    left, right = (round(float(x) * (width - 1)) for x in box[[0, 2]])
+    top, bottom = (round(float(y) * (height - 1)) for y in box[[1, 3]])
+    found = pixels.copy()
+    for rows, columns in ((slice(top, top + FRAME), slice(left, right + 1)),
+                          (slice(max(top, bottom + 1 - FRAME), bottom + 1), slice(left, right + 1)),
+                          (slice(top, bottom + 1), slice(left, left + FRAME)),
+                          (slice(top, bottom + 1), slice(max(left, right + 1 - FRAME), right + 1))):  # fmt: skip
+        found[rows, columns] = colour
+    return found
 
 
 def _found(arrays: Arrays, row: int, nearest: int) -> list[Exhibit]:
@@ -218,8 +210,6 @@ def _shown(arrays: Arrays, row: int) -> list[Exhibit]:
     own = texts_of(arrays["captions"][row])[0]
     found = [Exhibit("its caption", text=[(own, None)])]
     if row < len(arrays.get("shown/images", ())):
-        pixels = arrays["shown/images"][row]
-        if max(pixels.shape[:2]) <= SMALL:
-            pixels = pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        pixels = enlarged(arrays["shown/images"][row])
         found.insert(0, Exhibit("picture", picture=Picture.of(pixels, f"picture: {own}")))
     return found

@@ -25,17 +25,19 @@ from lightning_modules.mm_gem.classes import class_vectors, prompts_about
 from lightning_modules.mm_gem.exporting import READS, with_token
 from lightning_modules.mm_gem.network import Generative, Projection
 from lightning_modules.mm_gem.objectives import paired_nce, text_keys
+from lightning_modules.mm_gem.pool import PoolSettings
 from lightning_modules.mm_gem.writing import write
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
-from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.causal import LanguageSettings, make_causal
 from lightning_modules.vision_language.language_training import ExportedLanguage
-from lightning_modules.vision_language.towers import make_tower
+from lightning_modules.vision_language.told import encoded
+from lightning_modules.vision_language.towers import TowerSettings, make_tower
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
 CLASSES = ("color", "shape")  # of a thing that are told from texts alone
-AT_ONCE = 256  # pictures that are looked at together
+AT_ONCE = 256  # texts that are read together
 ROWS = ("language.model.model.embed_tokens.weight", "language.model.lm_head.weight")  # of our own language model
 
 
@@ -85,9 +87,9 @@ class MmGem(PaperModule):
     def __init__(
         self,
         *,
-        language: dict,
-        tower: dict,
-        pool: dict,
+        language: LanguageSettings,
+        tower: TowerSettings,
+        pool: PoolSettings,
         embedding_dim: Count,
         projection: Projection = "mlp",
         text_limit: Count | None = None,
@@ -111,6 +113,7 @@ class MmGem(PaperModule):
         self.network.tower.requires_grad_(False)
         if train_tower:
             self.network.tower.unfreeze()
+        self.network.learn(embedding=bool(losses["embedding"]), generation=bool(losses["generation"]))
         self.losses, self.parts, self.most, self.beams = losses, parts, most, beams
 
     @property
@@ -155,7 +158,12 @@ class MmGem(PaperModule):
                 f"data.padding is {data.padding!r}, questions {data.questions}, text_only {data.text_only} and "
                 f"form.caption {data.form['caption']!r}: captions are learnt here: set right, 0, 0 and ''."
             )
-        self.network.language.check_length(self.network.pool.tokens + data.length)
+        language, tokens = self.network.language, self.network.pool.tokens
+        most = language.positions - tokens
+        language.check_length(
+            tokens + data.length,
+            f"data.length is {data.length} behind {tokens} visual tokens, set it to {most} at most",
+        )
         data.for_models(self.network.language, self.fit)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
@@ -163,6 +171,10 @@ class MmGem(PaperModule):
         terms = self.terms(batch)
         self.log_terms({f"pretrain/{name}": term for name, term in terms.items()})
         return sum(self.losses[name] * term for name, term in terms.items())
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """Hold the temperature within its bound, as CLIP's is held: the parameter itself, so that it can come back."""
+        self.network.hold_scale()
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """The losses that have a weight. Without micro-batches, the tower looks once for both."""
@@ -181,7 +193,8 @@ class MmGem(PaperModule):
         """
         text = batch["token_ids"], batch["attention_mask"]
         vectors = cached(self._vectors, self.parts["embedding"], *text, *shown)
-        return paired_nce(*vectors, self.network.scale, text_keys(*text))
+        ids, there, _ = self.network.ended(*text)
+        return paired_nce(*vectors, self.network.scale, text_keys(ids, there))
 
     def _vectors(self, token_ids: Tensor, there: Tensor, *shown: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.picture_vectors(self._pooled(*shown)), self.network.text_vectors(token_ids, there)
@@ -235,7 +248,7 @@ class MmGem(PaperModule):
         rows = [[*language.start, *language.encode(text)] for text in texts]
         width = max(map(len, rows))
         if self.network.text_limit is None:
-            language.check_length(width + 1)
+            language.check_length(width + 1, "shorten the text")
         token_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
         there = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows], device=self.device)
         return self.network.text_vectors(token_ids, there)
@@ -249,9 +262,11 @@ class MmGem(PaperModule):
         Raises:
             ValueError: the language model has no place for it.
         """
-        prefix = self.network.to_language(self.network.tokens(images.to(self.device), boxes))
-        never = [self.network.embed_id]
-        return write(self.network.language, prefix, length=self.most, beams=self.beams, never=never)
+        return self._texts(self.network.tokens(images.to(self.device), boxes))
+
+    def _texts(self, tokens: Float[Tensor, "batch tokens dim"]) -> list[str]:
+        prefix = self.network.to_language(tokens)
+        return write(self.network.language, prefix, length=self.most, beams=self.beams, never=[self.network.embed_id])
 
     def forward(self, images: Shaped[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
         """Vectors of stored pictures."""
@@ -263,9 +278,9 @@ class MmGem(PaperModule):
 
         Of whole pictures, where the data set tells them, `picture_features`, `text_features` of all captions with
         `text_rows`, `written`, `captions` (rows captions bytes); of the regions `region_features`, `region_written`,
-        `region_captions`, `region_rows`, `region_cells`; labels of the world, and `class_features/<attribute>`, vectors
-        of its values by several prompts; `shown/images`, the first pictures, uint8 (n h w 3). What an arm has no
-        objective for is left out.
+        `region_captions`, `region_rows`, `region_boxes` (shares of the squares), `region_cells`; labels of the world,
+        and `class_features/<attribute>`, vectors of its values by several prompts; `shown/images`, the first pictures,
+        uint8 (n h w 3). What an arm has no objective for is left out.
         """
         self.to(device).eval()
         (split,) = judged(data.columns)
@@ -284,7 +299,7 @@ class MmGem(PaperModule):
         told = columns["captions"] if "captions" in columns else [[text] for text in columns["caption"]]
         texts = [(row, text) for row, each in enumerate(told) for text in each]
         found = self._looked_at(data, split, rows, torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(rows), 4))
-        found["captions"] = padded([utf8(list(each)) for each in told])
+        found["captions"] = padded([as_bytes(each) for each in told])
         if self.losses["embedding"]:
             parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
             found["text_features"] = torch.cat([self.embed_texts([text for _, text in part]).cpu() for part in parts])
@@ -298,8 +313,8 @@ class MmGem(PaperModule):
         places, within = torch.tensor(numbers).T.contiguous()
         names = {"picture_features": "region_features", "written": "region_written"}
         found = {names[name]: x for name, x in self._looked_at(data, split, places, boxes).items()}
-        found["region_captions"] = utf8([columns["regions"][row][n] for row, n in numbers])
-        found["region_rows"] = places
+        found["region_captions"] = as_bytes([columns["regions"][row][n] for row, n in numbers])
+        found["region_rows"], found["region_boxes"] = places, boxes
         if "cell" in columns:
             found["region_cells"] = columns["cell"][places, within]
             if self.losses["embedding"]:
@@ -313,13 +328,15 @@ class MmGem(PaperModule):
         self, data: IllustratedTexts, split: str, rows: Int[Tensor, " rows"], boxes: Float[Tensor, "rows 4"]
     ) -> dict[str, Tensor]:
         vectors, texts = [], []
-        for start in range(0, len(rows), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            shown = data.images(split, rows[part]).to(self.device), boxes[part].to(self.device)
-            vectors += [self.embed_pictures(*shown).cpu()] if self.losses["embedding"] else []
-            texts += self.caption(*shown) if self.losses["generation"] else []
+        for start in range(0, len(rows), data.evaluation_batch_size):
+            part = slice(start, start + data.evaluation_batch_size)
+            pictures, own = rows[part].unique(return_inverse=True)  # a picture is looked at once for all its regions
+            features = self.network.tower.features(data.images(split, pictures).to(self.device))
+            tokens = self.network.pool(features[own.to(self.device)], boxes[part].to(self.device))
+            vectors += [self.network.picture_vectors(tokens).cpu()] if self.losses["embedding"] else []
+            texts += self._texts(tokens) if self.losses["generation"] else []
         found = {"picture_features": torch.cat(vectors)} if vectors else {}
-        return found | ({"written": utf8(texts)} if texts else {})
+        return found | ({"written": as_bytes(texts)} if texts else {})
 
     def to_transformers(self) -> ExportedLanguage:
         """The language model, with [EMB] as a token of its tokenizer.
@@ -341,11 +358,9 @@ class MmGem(PaperModule):
         }
 
 
-def utf8(texts: Sequence[str]) -> Shaped[Tensor, "texts bytes"]:
-    """Texts as bytes with zeros behind."""
-    encoded = [text.encode() for text in texts]
-    longest = max([1, *map(len, encoded)])
-    return torch.tensor([list(each.ljust(longest, b"\0")) for each in encoded], dtype=torch.uint8)
+def as_bytes(texts: Sequence[str]) -> Shaped[Tensor, "texts bytes"]:
+    """Texts as UTF-8 with zeros behind."""
+    return torch.from_numpy(encoded(texts))
 
 
 def padded(rows: Sequence[Shaped[Tensor, "_ _"]]) -> Shaped[Tensor, "rows texts bytes"]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from lightning_modules.datamodules.illustrated import IGNORED
-from lightning_modules.mm_gem.pool import PoolAggregator
+from lightning_modules.mm_gem.pool import PoolAggregator, PoolSettings
 from lightning_modules.settings import Count, Positive
 from lightning_modules.vision_language.causal import Language
 from lightning_modules.vision_language.towers import VisionTower
@@ -27,7 +27,7 @@ class Generative(nn.Module):
     Args:
         language: which gets a row for [EMB], the mean of all others, at the end of its vocabulary.
         tower: gives the features of patches.
-        pool: arguments of `PoolAggregator` but for `dim`.
+        pool: see `PoolSettings`.
         embedding_dim: of the vectors of pictures and texts.
         projection: into the language model's input: one matrix, or two with a GELU.
         text_limit: tokens of a text that are embedded; null for as many as there are.
@@ -40,7 +40,7 @@ class Generative(nn.Module):
         language: Language,
         tower: VisionTower,
         *,
-        pool: dict,
+        pool: PoolSettings,
         embedding_dim: Count,
         projection: Projection = "mlp",
         text_limit: Count | None = None,
@@ -60,7 +60,21 @@ class Generative(nn.Module):
     @property
     def scale(self) -> Float[Tensor, ""]:
         """The inverse temperature."""
-        return self.log_scale.exp().clamp(max=self.max_scale)
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def hold_scale(self) -> None:
+        """Take the inverse temperature back to `max_scale` where a step has passed it."""
+        self.log_scale.clamp_(max=math.log(self.max_scale))
+
+    def learn(self, *, embedding: bool, generation: bool) -> None:
+        """Leave out of the training what belongs to an objective that is not computed."""
+        of_embedding = [self.to_vector.weight, self.text_to_vector.weight, self.log_scale]
+        head = [] if self.language.tied else [self.language.whole.get_output_embeddings().weight]
+        for learnt, parameters in ((embedding, of_embedding), (generation, [*self.to_language.parameters(), *head])):
+            if not learnt:
+                for parameter in parameters:
+                    parameter.requires_grad_(False)
 
     def tokens(
         self, images: Shaped[Tensor, "batch 3 h w"], boxes: Float[Tensor, "batch 4"] | None = None

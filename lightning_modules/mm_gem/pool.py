@@ -6,15 +6,25 @@ that they are two products with small matrices, which give the same numbers on e
 """
 
 from math import isqrt
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count
 
 Refine = Literal["none", "attention"]
+
+
+class PoolSettings(TypedDict):
+    """Arguments of `PoolAggregator` but for `dim`."""
+
+    __pydantic_config__ = STRICT
+    grid: Count
+    refine: NotRequired[Refine]
+    heads: NotRequired[Count]
 
 
 class PoolAggregator(nn.Module):

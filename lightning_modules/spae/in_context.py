@@ -27,11 +27,12 @@ from lightning_modules.spae.documents import FewShot, Writer
 from lightning_modules.spae.episodes import DrawnEpisodes, MiniImageNetEpisodes, PictureEpisode
 from lightning_modules.spae.language import make_language
 from lightning_modules.spae.language_training import TextTasks, text_tasks
-from lightning_modules.spae.module import NO_CLASS, utf8
+from lightning_modules.spae.module import NO_CLASS
 from lightning_modules.spae.prompts import Prompts, StyleName, chances, exact, label_chances
 from lightning_modules.spae.tokenizer import SpaeTokenizer, TokenizerSettings, from_language
 from lightning_modules.video_tokens.training import TokensRecipe, stored
 from lightning_modules.vision_language.causal import Language
+from lightning_modules.vision_language.told import encoded
 
 Episodes = DrawnEpisodes | MiniImageNetEpisodes
 TEXT_SEEDS = 1000  # from which the seeds of tasks on texts count: none is that of tasks a model was validated with
@@ -327,7 +328,7 @@ class SpaeInContext(PaperModule):
         return {
             "named/right": of_class.argmax(1) == torch.arange(len(wanted)),
             "named/drawn": stored(drawn)[:, 0].cpu(),
-            "named/wanted": utf8(wanted),
+            "named/wanted": torch.from_numpy(encoded(wanted)),
         }
 
     def facts(self) -> dict:

@@ -9,6 +9,7 @@ from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture
 from lightning_modules.settings import Count, Share
 from lightning_modules.spae.language_evaluation import text_figures, text_interval, text_scores
 from lightning_modules.video_tokens.evaluation import some_run
+from lightning_modules.vision_language.told import texts_of
 
 PERCENT = 100
 KINDS = {
@@ -152,7 +153,7 @@ def from_names(arrays: Arrays) -> list[Gallery]:
     """Pictures that it wrote for names, each with its name."""
     if "named/drawn" not in arrays:
         return []
-    names = [bytes(row).rstrip(b"\0").decode() for row in arrays["named/wanted"]]
+    names = texts_of(arrays["named/wanted"])
     rows = [
         [Exhibit(name, Picture.of(picture, f"written for {name}"))]
         for name, picture in zip(names, arrays["named/drawn"], strict=True)

@@ -16,7 +16,7 @@ from torch import nn
 
 from lightning_modules.settings import Count
 from lightning_modules.spae import lexicon
-from lightning_modules.vision_language.causal import Language, published, published_tokenizer
+from lightning_modules.vision_language.causal import Language, published_language
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import PreTrainedModel
@@ -56,14 +56,8 @@ def make_language(
     """
     given = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "mlp_dim": mlp_dim, "kernel": kernel,
              "positions": positions}  # fmt: skip
-    odd = [name for name, value in given.items() if (value is None) == (hub is None)]
-    if odd and hub is None:
-        raise ValueError(f"language.hub is null, so language.{odd[0]} must say how large the fresh model is.")
-    if odd:
-        raise ValueError(f"language.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
-    if hub is not None:
-        tokenizer = published_tokenizer(hub, lexicon.language_tokenizer)
-        return Language(published(hub), tokenizer, lexicon.PROMPT_WORDS)
+    if found := published_language(hub, given, lexicon.language_tokenizer, lexicon.PROMPT_WORDS):
+        return found
     if hidden_size % heads or hidden_size // heads % 2:
         raise ValueError(
             f"language.hidden_size ({hidden_size}) must be an even multiple of language.heads ({heads}): each head "

@@ -5,29 +5,26 @@ classes of texts apart whose words and labels never stood together in training, 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.base import PaperModule, decay_groups
-from lightning_modules.layers.exported import Exported
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, Count, NonNegative
 from lightning_modules.spae.documents import IGNORED, Texts, Writer, held_out_episodes
 from lightning_modules.spae.language import make_language
 from lightning_modules.spae.prompts import Prompts, StyleName, continued, masked
 from lightning_modules.validation import mean_over
-from lightning_modules.video_tokens.training import TokensRecipe
+from lightning_modules.vision_language.language_training import LanguageTraining
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 TASKS_SEED = 0  # the tasks are the same for every seed of a training
 
@@ -43,20 +40,8 @@ class TextTasks(TypedDict):
     kept: Annotated[list[Count], Field(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportedLanguage(Exported):
-    """A language model of `transformers`, with its tokenizer; it reads no pictures.
-
-    Attributes:
-        tokenizer: of `transformers`.
-    """
-
-    statistics: tuple[tuple, tuple] = ((), ())
-    tokenizer: "PreTrainedTokenizerBase"
-
-
-class SpaeLanguage(PaperModule):
-    """A language model that is trained on texts; a published one is kept as it is (`epochs: 0`) and exports nothing.
+class SpaeLanguage(LanguageTraining):
+    """A language model that is trained on texts, and asked in tasks on texts.
 
     Args:
         language: arguments of `make_language`.
@@ -65,18 +50,10 @@ class SpaeLanguage(PaperModule):
         tasks: see `TextTasks`.
     """
 
-    recipe_form = TokensRecipe
-
     def __init__(self, *, language: dict, style: StyleName, answer_weight: NonNegative, tasks: TextTasks):
-        super().__init__()
-        self.language = make_language(**language)
-        self.published = language.get("hub") is not None
+        super().__init__(make_language(**language), published=language.get("hub") is not None)
         self.prompts = Prompts(self.language, style)
         self.answer_weight, self.tasks = answer_weight, tasks
-
-    def forward(self, token_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
-        """Logits of the token after each."""
-        return self.language(token_ids)
 
     def check_data(self, data: LightningDataModule) -> None:
         """Tell the texts whose ids they consist of.
@@ -88,14 +65,8 @@ class SpaeLanguage(PaperModule):
             raise ValueError(
                 f"data are {type(data).__name__}, expected spae.documents.Texts: the model learns from text."
             )
-        self.language.check_length(data.length)
+        self.check_length(data.length)
         data.for_language(self.language)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
-        """Cross-entropy of each token after those before it."""
-        found = self.surprise(batch)
-        self.log_terms({f"train/{name}": value for name, value in found.items()})
-        return found["loss"]
 
     def surprise(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
         """The loss, and the mean cross-entropy of what can be known."""
@@ -106,10 +77,6 @@ class SpaeLanguage(PaperModule):
         answered = (losses * answers).sum() / answers.sum().clamp_min(1)
         return {"loss": (losses * weights).sum() / weights.sum(), "answers": answered}
 
-    def parameter_groups(self) -> list[dict]:
-        """Matrices are decayed, factors of norms are not."""
-        return decay_groups(self.language.named_parameters())
-
     def validate(self, data: Texts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The loss on texts with captions of the split val, and the share of right labels in tasks on texts."""
         found = mean_over(batches, self.surprise)
@@ -118,44 +85,13 @@ class SpaeLanguage(PaperModule):
             name.removesuffix("/masked"): x.double().mean() for name, x in right.items() if "masked" in name
         }
 
-    @torch.no_grad()
-    def predictions(self, data: Texts, device: torch.device) -> dict[str, Tensor]:
+    def told(self, data: Texts) -> dict[str, Tensor]:
         """What it answers in tasks on texts, see `text_tasks`."""
-        if self.published:
-            return {"published": torch.ones(1)}
-        few_shot = data.few_shot
-        return text_tasks(self.prompts, Writer(self.prompts, few_shot), self.tasks, seed=TASKS_SEED)
-
-    def export(self) -> dict[str, Tensor]:
-        """The weights of a model of our own, `language.*`; of a published one a mark, for it is loaded by its name."""
-        if self.published:
-            return {"published": torch.ones(1)}
-        return {f"language.{name}": x for name, x in self.language.state_dict().items()}
-
-    def load_export(self, weights: dict[str, Tensor]) -> None:
-        """Take over what `export` gave."""
-        if not self.published:
-            super().load_export(weights)
-
-    def to_transformers(self) -> ExportedLanguage:
-        """The language model and its tokenizer.
-
-        Raises:
-            ValueError: it is a published one, which was not trained here.
-        """
-        if self.published:
-            raise ValueError("its language model is a published one, as it is: load it by the name in language.hub")
-        return ExportedLanguage(
-            model=self.language.whole, usage="logits = model(token_ids).logits", tokenizer=self.language.tokenizer
-        )
+        return text_tasks(self.prompts, Writer(self.prompts, data.few_shot), self.tasks, seed=TASKS_SEED)
 
     def facts(self) -> dict:
         """Size and vocabulary."""
         return {"parameters": count_parameters(self.language), "words": len(self.language.whole_words()[1])}
-
-    def compiled_parts(self) -> Iterable[torch.nn.Module]:
-        """The layers."""
-        return self.language.layers
 
 
 @torch.no_grad()

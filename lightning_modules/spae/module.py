@@ -49,6 +49,7 @@ from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.tokenizer import Inflation, inflated
 from lightning_modules.video_tokens.training import SHOWN, Pixels, TokenizerTraining, check_clips, stored
 from lightning_modules.vision_language.carrier import Carrier
+from lightning_modules.vision_language.told import encoded
 
 NO_CLASS = "transformers has no class for an autoencoder whose codebook is a pyramid of words"
 
@@ -310,7 +311,7 @@ class Spae(Carrier, TokenizerTraining):
                     parts["said"].append(self.said(data, batch["references"]))
         found = {name: torch.cat(part).cpu().contiguous() for name, part in parts.items()}
         found |= inception.compute() if inception else {}
-        return {**found, "spelled": utf8(self.table.words)}
+        return {**found, "spelled": torch.from_numpy(encoded(self.table.words))}
 
     def _judged(
         self, batch: dict[str, Tensor], networks: PublishedNetworks, inception: "Inception | None", *, shown: bool
@@ -430,10 +431,3 @@ def labels(batch: Mapping[str, Tensor]) -> dict[str, Int[Tensor, " batch"]]:
         if name.startswith("scene/"):
             found[name.removeprefix("scene/")] = values if values.ndim == 1 else values[:, 0]
     return found
-
-
-def utf8(words: Iterable[str]) -> Shaped[Tensor, "words bytes"]:
-    """Words as bytes with zeros behind."""
-    encoded = [word.encode() for word in words]
-    rows = [list(word.ljust(max(map(len, encoded)), b"\0")) for word in encoded]
-    return torch.tensor(rows, dtype=torch.uint8)

@@ -218,7 +218,7 @@ def continued(
     """
     found = torch.zeros(len(prompts), length, dtype=torch.long)
     for rows, token_ids in by_length(prompts, language.embeddings.device):
-        language.check_length(token_ids.shape[1] + length)
+        language.check_length(token_ids.shape[1] + length, "ask for fewer shots, repeats or words")
         step, new = language.cached(), token_ids
         for place in range(length):
             logits = step(new)

@@ -14,6 +14,7 @@ from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture
 from lightning_modules.settings import Count
 from lightning_modules.video_tokens.evaluation import some_run
 from lightning_modules.video_tokens.playing import playing
+from lightning_modules.vision_language.told import texts_of
 
 PERCENT = 100
 SHOWN_WORDS = 8  # of a layer, in the gallery
@@ -160,7 +161,7 @@ def nearest_mean(
 
 def spelled(arrays: Arrays) -> list[str]:
     """The words of the table."""
-    return [bytes(row).rstrip(b"\0").decode() for row in arrays["spelled"]]
+    return texts_of(arrays["spelled"])
 
 
 def figures(metrics: Mapping[int, Mapping[str, float]], dataset: str, tokens: Sequence[int]) -> list[Figure]:

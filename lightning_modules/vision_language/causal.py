@@ -4,17 +4,18 @@ Read `Language` first. A Llama with fresh weights (`make_causal`) reads and writ
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules import rehearsal
 from lightning_modules.layers.published import from_pretrained
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count
 from lightning_modules.vision_language import words
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
@@ -45,6 +46,19 @@ LLAMA = {
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": TINY_LLAMA,
 }
 Fallback = Callable[[], "PreTrainedTokenizerBase"]
+
+
+class LanguageSettings(TypedDict):
+    """Arguments of `make_causal`, which says what they are."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    hidden_size: NotRequired[Count | None]
+    layers: NotRequired[Count | None]
+    heads: NotRequired[Count | None]
+    kv_heads: NotRequired[Count | None]
+    mlp_dim: NotRequired[Count | None]
+    positions: NotRequired[Count | None]
 
 
 class Language(nn.Module):
@@ -149,8 +163,12 @@ class Language(nn.Module):
         self.check_length(token_ids.shape[1])
         return self._whole[0](input_ids=token_ids, logits_to_keep=keep, use_cache=False).logits
 
-    def check_length(self, length: int) -> None:
+    def check_length(self, length: int, cure: str = "shorten one of them") -> None:
         """Refuse a prompt, with what is to be written after it, that the model has no positions for.
+
+        Args:
+            length: tokens of both together.
+            cure: what can be made shorter.
 
         Raises:
             ValueError: see above.
@@ -158,7 +176,7 @@ class Language(nn.Module):
         if length > self.positions:
             raise ValueError(
                 f"a prompt and its answer of {length} tokens are longer than the {self.positions} positions of the "
-                "language model: ask for fewer shots, repeats or words."
+                f"language model: {cure}."
             )
 
     def cached(self) -> "Decoding":
@@ -223,13 +241,9 @@ def make_causal(
     """
     given = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "kv_heads": kv_heads, "mlp_dim": mlp_dim,
              "positions": positions}  # fmt: skip
-    odd = [name for name, value in given.items() if (value is None) == (hub is None)]
-    if odd and hub is None:
-        raise ValueError(f"language.hub is null, so language.{odd[0]} must say how large the fresh model is.")
-    if odd:
-        raise ValueError(f"language.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
-    if hub is not None:
-        return Language(published(hub), published_tokenizer(hub, words.language_tokenizer))
+    if found := published_language(hub, given, words.language_tokenizer):
+        found.whole.train()  # it comes in evaluation mode, in which nothing is computed again to save memory
+        return found
     if hidden_size % (2 * heads) or heads % kv_heads:
         raise ValueError(
             f"language.hidden_size ({hidden_size}) must be an even multiple of language.heads ({heads}), and heads a "
@@ -261,8 +275,34 @@ def _fresh(
     )
 
 
-def published(hub: str) -> "PreTrainedModel":
+def published_language(
+    hub: str | None, sizes: Mapping[str, object], fallback: Fallback, no_words: Collection[str] = ()
+) -> Language | None:
+    """A published language model with its tokenizer, or one from a folder; None where a fresh one is asked for.
+
+    Args:
+        hub: its name or folder; null for a fresh one.
+        sizes: settings of a fresh one, each null for a published one.
+        fallback: see `published_tokenizer`.
+        no_words: see `Language`.
+
+    Raises:
+        ValueError: sizes are given for a published one, which has its own, or are missing for a fresh one.
+        ConnectionError: the hub cannot be reached and the files are not in its cache.
+    """
+    odd = [name for name, value in sizes.items() if (value is None) == (hub is None)]
+    if odd and hub is None:
+        raise ValueError(f"language.hub is null, so language.{odd[0]} must say how large the fresh model is.")
+    if odd:
+        raise ValueError(f"language.hub is {hub!r}, which has its own sizes; set {', '.join(odd)} to null.")
+    return None if hub is None else Language(_published(hub), published_tokenizer(hub, fallback), no_words)
+
+
+def _published(hub: str) -> "PreTrainedModel":
     """A published causal language model, or one from a folder; on the meta device its architecture.
+
+    In float32, whatever is stored: steps of the optimiser would be lost in float16 or overflow, and mixed precision
+    casts by itself.
 
     Raises:
         ConnectionError: the hub cannot be reached and the files are not in its cache.
@@ -272,7 +312,7 @@ def published(hub: str) -> "PreTrainedModel":
 
     model = from_pretrained(AutoModelForCausalLM, hub, partial(_published_architecture, hub), unused=("*.inv_freq",),
                             new=("lm_head.weight",))  # fmt: skip  # tied heads are not stored
-    return model.eval()
+    return model.float().eval()
 
 
 def _published_architecture(hub: str) -> "PreTrainedModel":

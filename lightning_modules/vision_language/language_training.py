@@ -1,7 +1,8 @@
 """Trains a small language model on texts about pictures that it never sees.
 
-Read `CaptionLanguage.surprise` first. What is seen later is to be told in sentences that the model knows already, as a
-published one would. A published model is kept as it is (`epochs: 0`).
+Read `CaptionLanguage.surprise` first; `LanguageTraining` is what it has in common with other trainings on texts. What
+is seen later is to be told in sentences that the model knows already, as a published one would. A published model is
+kept as it is (`epochs: 0`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from lightning_modules.layers.exported import Exported
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import TokensRecipe
-from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.causal import Language, LanguageSettings, make_causal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,34 +39,31 @@ class ExportedLanguage(Exported):
     tokenizer: "PreTrainedTokenizerBase"
 
 
-class CaptionLanguage(PaperModule):
-    """A causal language model that is trained on captions and on questions with answers, without pictures.
+class LanguageTraining(PaperModule):
+    """A language model that is trained on texts; a published one is kept as it is (`epochs: 0`) and exports nothing.
 
     Args:
-        language: arguments of `causal.make_causal`.
+        language: the model.
+        published: whether it is a published one.
     """
 
     recipe_form = TokensRecipe
 
-    def __init__(self, *, language: dict):
+    def __init__(self, language: Language, *, published: bool):
         super().__init__()
-        self.language = make_causal(**language)
-        self.published = language.get("hub") is not None
+        self.language, self.published = language, published
 
     def forward(self, token_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
         """Logits of the token after each."""
         return self.language(token_ids)
 
-    def check_data(self, data: LightningDataModule) -> None:
-        """Tell the texts whose ids they consist of.
+    def check_length(self, length: int) -> None:
+        """Refuse texts (`data.length`) that are longer than the model's positions.
 
         Raises:
-            ValueError: the data are no such texts, or padded on the left, or longer than the model's positions.
+            ValueError: see above.
         """
-        if not isinstance(data, IllustratedTexts) or data.padding != "right":
-            raise ValueError("data must be datamodules.illustrated.IllustratedTexts with padding: right.")
-        self.language.check_length(data.length)
-        data.for_models(self.language)
+        self.language.check_length(length, f"data.length is {length}, set it to {self.language.positions} at most")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of each token after those before it."""
@@ -74,43 +72,24 @@ class CaptionLanguage(PaperModule):
         return found["loss"]
 
     def surprise(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """The mean cross-entropy of all tokens, and of those of answers alone."""
-        token_ids, there = batch["token_ids"], batch["attention_mask"][:, 1:]
-        logits = self(token_ids)[:, :-1]
-        losses = F.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")
-        answers = batch["labels"][:, 1:] != IGNORED
-        return {
-            "loss": (losses * there).sum() / there.sum().clamp_min(1),
-            "answers": (losses * answers).sum() / answers.sum().clamp_min(1),
-        }
+        """The `loss`, and what else is to be watched."""
+        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict]:
         """Matrices are decayed, factors of norms are not."""
         return decay_groups(self.language.named_parameters())
 
-    def validate(self, data: IllustratedTexts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The mean cross-entropy of captions."""
-        return mean_over(_texts_first(batches), self.surprise)
-
     @torch.no_grad()
-    def predictions(self, data: IllustratedTexts, device: torch.device) -> dict[str, Tensor]:
-        """The mean cross-entropy of each caption (`caption`), and of each picture's first answer (`question`)."""
+    def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
+        """What `told` gives; of a published model a mark alone."""
         if self.published:
             return {"published": torch.ones(1)}
         self.to(device).eval()
-        kinds = ("caption", "question") if data.questions else ("caption",)
-        return {
-            kind: torch.cat([self._each(batch, device) for split in judged(data.columns)
-                             for batch in data.evaluation_batches(split, kind)])
-            for kind in kinds
-        }  # fmt: skip
+        return self.told(data)
 
-    def _each(self, batch: dict[str, Tensor], device: torch.device) -> Float[Tensor, " batch"]:
-        token_ids, labels = batch["token_ids"].to(device), batch["labels"][:, 1:].to(device)
-        losses = F.cross_entropy(
-            self(token_ids)[:, :-1].transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
-        )
-        return (losses.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)).cpu()
+    def told(self, data: LightningDataModule) -> dict[str, Tensor]:
+        """Arrays on the evaluation splits."""
+        raise NotImplementedError
 
     def export(self) -> dict[str, Tensor]:
         """The weights of a model of our own, `language.*`; of a published one a mark, for it is loaded by its name."""
@@ -135,13 +114,66 @@ class CaptionLanguage(PaperModule):
             model=self.language.whole, usage="logits = model(token_ids).logits", tokenizer=self.language.tokenizer
         )
 
-    def facts(self) -> dict:
-        """Size and vocabulary."""
-        return {"parameters": count_parameters(self.language), "tokens": len(self.language.tokenizer)}
-
     def compiled_parts(self) -> Iterable[nn.Module]:
         """The layers."""
         return self.language.layers
+
+
+class CaptionLanguage(LanguageTraining):
+    """A causal language model that is trained on captions and on questions with answers, without pictures.
+
+    Args:
+        language: arguments of `causal.make_causal`.
+    """
+
+    def __init__(self, *, language: LanguageSettings):
+        super().__init__(make_causal(**language), published=language.get("hub") is not None)
+
+    def check_data(self, data: LightningDataModule) -> None:
+        """Tell the texts whose ids they consist of.
+
+        Raises:
+            ValueError: the data are no such texts, or padded on the left, or longer than the model's positions.
+        """
+        if not isinstance(data, IllustratedTexts) or data.padding != "right":
+            raise ValueError("data must be datamodules.illustrated.IllustratedTexts with padding: right.")
+        self.check_length(data.length)
+        data.for_models(self.language)
+
+    def surprise(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """The mean cross-entropy of all tokens, and of those of answers alone."""
+        token_ids, there = batch["token_ids"], batch["attention_mask"][:, 1:]
+        logits = self(token_ids)[:, :-1]
+        losses = F.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")
+        answers = batch["labels"][:, 1:] != IGNORED
+        return {
+            "loss": (losses * there).sum() / there.sum().clamp_min(1),
+            "answers": (losses * answers).sum() / answers.sum().clamp_min(1),
+        }
+
+    def validate(self, data: IllustratedTexts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The mean cross-entropy of captions."""
+        return mean_over(_texts_first(batches), self.surprise)
+
+    def told(self, data: IllustratedTexts) -> dict[str, Tensor]:
+        """The mean cross-entropy of each caption (`caption`), and of each picture's first answer (`question`)."""
+        kinds = ("caption", "question") if data.questions else ("caption",)
+        return {
+            kind: torch.cat([self._each(batch) for split in judged(data.columns)
+                             for batch in data.evaluation_batches(split, kind)])
+            for kind in kinds
+        }  # fmt: skip
+
+    def _each(self, batch: dict[str, Tensor]) -> Float[Tensor, " batch"]:
+        token_ids, labels = batch["token_ids"].to(self.device), batch["labels"][:, 1:].to(self.device)
+        losses = F.cross_entropy(
+            self(token_ids)[:, :-1].transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
+        )
+        return (losses.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)).cpu()
+
+    def facts(self) -> dict:
+        """Size and vocabulary."""
+        return {"parameters": count_parameters(self.language), "tokens": len(self.language.tokenizer)}
 
 
 def _texts_first(batches: Iterable[dict[str, Tensor]]) -> Iterable[dict[str, Tensor]]:

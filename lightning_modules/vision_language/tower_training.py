@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import decay_groups
 from lightning_modules.datamodules.illustrated import IllustratedTexts
@@ -21,15 +22,26 @@ from lightning_modules.layers.teacher import Frozen
 from lightning_modules.losses.contrastive import info_nce
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.probing import ridge_probe
-from lightning_modules.settings import Count, NonNegative, Positive
+from lightning_modules.settings import STRICT, Count, NonNegative, Positive
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import TokensRecipe
 from lightning_modules.vision_language.carrier import Carrier
-from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.vision_language.causal import LanguageSettings, make_causal
 from lightning_modules.vision_language.evaluation import ATTRIBUTES
-from lightning_modules.vision_language.towers import make_tower
+from lightning_modules.vision_language.towers import TowerSettings, make_tower
 
 MAX_SCALE, FIRST_SCALE = 100.0, 14.3  # CLIP's
+
+
+class TextSizes(TypedDict):
+    """Settings of `CLIPTextConfig` that the text tower is given."""
+
+    __pydantic_config__ = STRICT
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    max_position_embeddings: Count
 
 
 class Reader(nn.Module):
@@ -37,11 +49,19 @@ class Reader(nn.Module):
 
     Args:
         tokens: number of ids.
-        sizes: settings of `CLIPTextConfig`, without the vocabulary.
+        sizes: of `CLIPTextConfig`, without the vocabulary.
+
+    Raises:
+        ValueError: the heads do not divide the hidden size.
     """
 
-    def __init__(self, tokens: int, sizes: Mapping[str, object]):
+    def __init__(self, tokens: int, sizes: TextSizes):
         super().__init__()
+        if sizes["hidden_size"] % sizes["num_attention_heads"]:
+            raise ValueError(
+                f"text.hidden_size ({sizes['hidden_size']}) must be a multiple of text.num_attention_heads "
+                f"({sizes['num_attention_heads']})."
+            )
         from transformers import CLIPTextConfig, CLIPTextModel
 
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
@@ -78,9 +98,9 @@ class CaptionTower(Carrier):
     def __init__(
         self,
         *,
-        language: dict,
-        tower: dict,
-        text: dict | None,
+        language: LanguageSettings,
+        tower: TowerSettings,
+        text: TextSizes | None,
         projection_dim: Count,
         regions: NonNegative,
         probe_rows: Count = 2048,

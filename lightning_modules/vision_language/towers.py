@@ -6,16 +6,18 @@ normalised here.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.datasets.squares import Fit
 from lightning_modules.layers.published import CLIP_STATISTICS, from_pretrained
 from lightning_modules.rehearsal import width
+from lightning_modules.settings import STRICT, Count, Positive
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import CLIPVisionModel
@@ -29,6 +31,29 @@ PUBLISHED = {
     "openai/clip-vit-large-patch14": LARGE,
     "openai/clip-vit-large-patch14-336": {**LARGE, "image_size": 336},
 }
+
+
+class VisionSizes(TypedDict):
+    """Settings of `CLIPVisionConfig` that a fresh tower is given."""
+
+    __pydantic_config__ = STRICT
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    image_size: Count
+    patch_size: Count
+
+
+class TowerSettings(TypedDict):
+    """Arguments of `make_tower`, which says what they are."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    sizes: NotRequired[VisionSizes | None]
+    layer: NotRequired[int]
+    fit: NotRequired[Fit]
+    pixel_scale: NotRequired[Positive]
 
 
 class VisionTower(nn.Module):
@@ -147,7 +172,8 @@ def make_tower(
         pixel_scale: see there.
 
     Raises:
-        ValueError: sizes are given for a published one, which has its own, or missing for a fresh one.
+        ValueError: sizes are given for a published one, which has its own, or are missing for a fresh one, or do not
+            fit each other.
         ConnectionError: the hub cannot be reached and the weights are not in its cache.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -158,11 +184,25 @@ def make_tower(
             "which has its own sizes, or give those of a fresh one."
         )
     if hub is None:
+        check_sizes(sizes)
         model = CLIPVisionModel(CLIPVisionConfig(**sizes))
     else:
         unused = ("text_model.*", "text_projection.*", "visual_projection.*", "logit_scale", "*.position_ids")
-        model = from_pretrained(CLIPVisionModel, hub, partial(_published_architecture, hub), unused=unused)
+        model = from_pretrained(CLIPVisionModel, hub, partial(_published_architecture, hub), unused=unused).float()
     return VisionTower(model, layer=layer, fit=fit, pixel_scale=pixel_scale)
+
+
+def check_sizes(sizes: VisionSizes) -> None:
+    """Refuse sizes that no tower can be built of.
+
+    Raises:
+        ValueError: a size is no multiple of one that divides it.
+    """
+    for whole, part in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
+        if sizes[whole] % sizes[part]:
+            raise ValueError(
+                f"tower.sizes.{whole} ({sizes[whole]}) must be a multiple of tower.sizes.{part} ({sizes[part]})."
+            )
 
 
 def _published_architecture(hub: str) -> "CLIPVisionModel":

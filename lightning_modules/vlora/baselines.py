@@ -3,12 +3,33 @@
 Both give embeddings that stand before the text, so that the language model pays for each in every layer.
 """
 
+from typing import NotRequired
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count
 from lightning_modules.vlora.generator import QueryDecoder
+
+
+class ProjectorSettings(TypedDict):
+    """Arguments of `Projector` that do not follow from the language model and the tower."""
+
+    __pydantic_config__ = STRICT
+    inner: NotRequired[Count | None]
+
+
+class QueriesSettings(TypedDict):
+    """Likewise of `Queries`."""
+
+    __pydantic_config__ = STRICT
+    tokens: Count
+    dim: Count
+    depth: Count
+    heads: Count
+    mlp_ratio: NotRequired[Count]
 
 
 class Projector(nn.Module):

@@ -1,9 +1,8 @@
-"""Questions of MMBench, CCBench, MME, ScienceQA, HallusionBench and MMMU, and the scores of answers to them.
+"""Scores of answers to the questions of MMBench, CCBench, MME, ScienceQA, HallusionBench and MMMU. Imports no torch.
 
-Read `read_questions` first. Files are the tables of VLMEvalKit, separated by tabs: a row has `index`, `question` and
-`answer`, and where there are options `A`, `B` and so on, and possibly `category`, `hint` and others. An answer is read
-by the letter or the text of an option that it names, or by its yes or no. VLMEvalKit asks a language model where that
-fails; here such an answer is wrong, and counted.
+Read `evaluate` first. Files are the tables of VLMEvalKit (`datasets.question_tables`). An answer is read by the letter
+or the text of an option that it names, or by its yes or no. VLMEvalKit asks a language model where that fails; here
+such an answer is wrong, and counted.
 
 MME adds, for each of its 14 parts, the percentage of right answers and that of pictures of which both are right.
 HallusionBench has means over answers (aAcc), figures (fAcc) and questions (qAcc). Both are as in VLMEvalKit. MMBench
@@ -11,15 +10,17 @@ and CCBench count a question as right if it is so in each order of its options (
 """
 
 import csv
+import io
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-LETTERS = "ABCDEFGHI"
+from lightning_modules.datasets.question_tables import Question, row_of
+from lightning_modules.runs import Evaluation, Run
+from lightning_modules.vision_language.told import texts_of
+
 CIRCLE = 1_000_000  # the order of MMBench's options is the index divided by this; the question is the rest
 PERCENT = 100.0
 PERCEPTION = ("OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene")
@@ -28,59 +29,8 @@ SAYS = re.compile(  # a small letter counts where no word follows: "the answer i
     r"(?i:answer|option|choice)\s*(?i:is|:)?\s*\(?([A-I](?![\w'])|[a-i](?=\s*(?:[).:,]|$)))"
 )
 ALONE = re.compile(r"\(?([A-I])(?:\)|\.|:|,|$)")
+WORDS = re.compile(r"[^\w/.-]+")  # what a metric's name has none of
 TOLD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-NEEDED = ("index", "question", "answer")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A row of a table: options by their letters, none where yes or no is asked; `more` has the further columns."""
-
-    index: str
-    question: str
-    answer: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    more: Mapping[str, str] = field(default_factory=dict)
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The questions of a table, in its order. Pictures, which are a column in base64, are left out.
-
-    Raises:
-        ValueError: it cannot be read, a column or an index is missing or there twice, or it has no rows.
-    """
-    limit = csv.field_size_limit(sys.maxsize)  # pictures; other tables of this process keep theirs
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
-    finally:
-        csv.field_size_limit(limit)
-    if not rows:
-        raise ValueError(f"{path} has no rows, expected a line of names and a line for each question.")
-    if missing := [name for name in NEEDED if name not in rows[0]]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(rows[0])}.")
-    found = [_question(row) for row in rows]
-    if len({question.index for question in found}) < len(found):
-        raise ValueError(f"{path} has an index more than once: each question needs its own.")
-    return found
-
-
-def _question(row: Mapping[str, str]) -> Question:
-    options = {letter: text for letter in LETTERS if (text := (row.get(letter) or "").strip())}
-    rest = {name: text or "" for name, text in row.items() if name not in (*NEEDED, "image", *LETTERS) and name}
-    return Question(row["index"], row["question"] or "", (row["answer"] or "").strip(), options, rest)
-
-
-def asked(question: Question) -> str:
-    """What a model is asked: hint, question, options, and how to answer, as LLaVA-1.5 is asked."""
-    hint = question.more.get("hint", "").strip()
-    lines = [hint] * bool(hint and hint != "nan") + [question.question]
-    lines += [f"{letter}. {text}" for letter, text in question.options.items()]
-    if question.options:
-        return "\n".join([*lines, "Answer with the option's letter from the given choices directly."])
-    return "\n".join([*lines, "Answer the question using a single word or phrase."])
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> list[str]:
@@ -231,3 +181,39 @@ def hallusion(questions: Sequence[Question], answers: Sequence[str]) -> dict[str
     scores |= {name: PERCENT * float(np.mean([all(own) for own in groups.values()]))
                for name, groups in (("fAcc", figures), ("qAcc", kinds))}  # fmt: skip
     return scores | {"overall": float(np.mean([*scores.values()])), "unread_percent": PERCENT * unread / len(questions)}
+
+
+SCORES: dict[str, Callable[[Sequence[Question], Sequence[str]], dict[str, float]]] = {
+    "mmbench": circular, "ccbench": circular, "mme": mme, "scienceqa": accuracy, "hallusionbench": hallusion,
+    "mmmu": accuracy,
+}  # fmt: skip
+
+
+def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
+    """The scores of a benchmark, and the first seed's answers as a table that `read_answers` reads (`answers.tsv`).
+
+    Args:
+        runs: finished runs of `Answering`, one for each seed.
+        dataset: first part of every metric's name.
+
+    Raises:
+        ValueError: there is no run, or see the scores of the benchmark.
+    """
+    if not runs:
+        raise ValueError("there is no run to evaluate: train the arm first.")
+    metrics, tables = {}, []
+    for run in runs:
+        arrays = run.predictions()
+        rows, said = [row_of(text) for text in texts_of(arrays["answer/table"])], texts_of(arrays["answer/written"])
+        questions = [question for _, question in rows]
+        found = SCORES[rows[0][0]](questions, said)
+        metrics[run.seed] = {f"{dataset}/{WORDS.sub('_', name)}": value for name, value in found.items()}
+        tables.append(_table(questions, said))
+    return Evaluation(metrics=metrics, files={"answers.tsv": tables[0]})
+
+
+def _table(questions: Sequence[Question], said: Sequence[str]) -> bytes:
+    file = io.StringIO()
+    table = csv.writer(file, delimiter="\t", lineterminator="\n")
+    table.writerows([("index", "prediction"), *((one.index, text) for one, text in zip(questions, said, strict=True))])
+    return file.getvalue().encode()

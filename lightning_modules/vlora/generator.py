@@ -5,14 +5,15 @@ and zero at first, so that at the start a language model computes exactly what i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NotRequired
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.settings import Count, Positive
+from lightning_modules.settings import STRICT, Count, Positive
 
 Kind = Literal["q", "k", "v", "o", "m"]
 KINDS = ("q", "k", "v", "o", "m")  # queries, keys, values, output of attention, around the MLP
@@ -26,6 +27,22 @@ class Delta(NamedTuple):
 
 
 Deltas = Mapping[int, Mapping[str, Delta]]  # of each adapted layer, by its number
+
+
+class GeneratorSettings(TypedDict):
+    """Arguments of `PerceptualWeights` that do not follow from the language model and the tower."""
+
+    __pydantic_config__ = STRICT
+    dim: NotRequired[Count]
+    depth: NotRequired[Count]
+    rank: NotRequired[Count]
+    alpha: NotRequired[Positive | None]
+    kinds: NotRequired[str]
+    separate: NotRequired[bool]
+    skip: NotRequired[Count]
+    heads: NotRequired[Count]
+    mlp_ratio: NotRequired[Count]
+    spread: NotRequired[Positive]
 
 
 class Block(nn.Module):

@@ -26,15 +26,15 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, Count, Share
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe
-from lightning_modules.vision_language.causal import make_causal
-from lightning_modules.vision_language.towers import make_tower
-from lightning_modules.vlora.baselines import Projector, Queries
-from lightning_modules.vlora.generator import PerceptualWeights
+from lightning_modules.vision_language.causal import LanguageSettings, make_causal
+from lightning_modules.vision_language.told import encoded
+from lightning_modules.vision_language.towers import TowerSettings, make_tower
+from lightning_modules.vlora.baselines import Projector, ProjectorSettings, Queries, QueriesSettings
+from lightning_modules.vlora.generator import GeneratorSettings, PerceptualWeights
 from lightning_modules.vlora.injection import sizes_of
 from lightning_modules.vlora.seeing import IGNORED, Seeing
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
-AT_ONCE = 256  # pictures that are written about together
 Way = Literal["weights", "projector", "queries", "blind"]
 TEXT = ("token_ids", "attention_mask", "labels")
 
@@ -69,12 +69,12 @@ class VLoRA(PaperModule):
     def __init__(
         self,
         *,
-        language: dict,
-        tower: dict,
+        language: LanguageSettings,
+        tower: TowerSettings,
         way: Way = "weights",
-        generator: dict,
-        projector: dict,
-        queries: dict,
+        generator: GeneratorSettings,
+        projector: ProjectorSettings,
+        queries: QueriesSettings,
         prompts: Prompts,
         generator_share: Share = 0.5,
         checkpointing: bool = False,
@@ -96,6 +96,7 @@ class VLoRA(PaperModule):
             bridge = Queries(hidden_size=self.language.dim, **sides, **queries) if way == "queries" else None
         self.seeing = Seeing(self.language.whole, bridge)
         self.way, self.generator_share, self.most, self.prompts = way, generator_share, most, prompts
+        self.language.requires_grad_(bridge is None or generator_share < 1)  # before processes (DDP) share the module
         if checkpointing:
             self.language.whole.activation_checkpointing_enable({"use_reentrant": False})
 
@@ -126,7 +127,11 @@ class VLoRA(PaperModule):
                 raise ValueError(
                     f"model.prompts.{name} is {prompt!r}, but data.form.{name} is {data.form[name]!r}: set both alike."
                 )
-        self.language.check_length(self.visual_tokens + data.length)
+        tokens, most = self.visual_tokens, self.language.positions - self.visual_tokens
+        self.language.check_length(
+            tokens + data.length,
+            f"data.length is {data.length} behind {tokens} visual tokens, set it to {most} at most",
+        )
         if not self.given:
             raise ValueError(
                 "the language model or the tower has no weights: name the arm that has them with `from` in the plan, "
@@ -166,7 +171,6 @@ class VLoRA(PaperModule):
         Several processes (DDP) train one phase at a time: `generator_share` 1, then an arm from it with 0. Between them
         `ddp_find_unused_parameters_true` is needed.
         """
-        self.language.requires_grad_(self.bridge is None or self.generator_share < 1)
         return decay_groups(self.named_parameters())
 
     def validate(self, data: IllustratedTexts, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -194,7 +198,7 @@ class VLoRA(PaperModule):
         if len(prompts) != len(images):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} pictures: give one for each.")
         tokenizer, longest = self.language.tokenizer, max(map(len, prompts))
-        self.language.check_length(self.visual_tokens + longest + self.most)
+        self.language.check_length(self.visual_tokens + longest + self.most, "shorten the question")
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         padded = torch.tensor([[pad] * (longest - len(ids)) + list(ids) for ids in prompts], device=images.device)
         there = torch.tensor([[False] * (longest - len(ids)) + [True] * len(ids) for ids in prompts])
@@ -231,7 +235,7 @@ class VLoRA(PaperModule):
             "answer/true": [rows["answers"][row][n] for row, n in asked],
             "answer/written": self._written(data, split, places, prompts),
         }
-        found = {name: utf8(each) for name, each in texts.items()}
+        found = {name: torch.from_numpy(encoded(each)) for name, each in texts.items()}
         found |= {f"label/{name}": rows[name] for name in WORLD if name in rows}
         found["answer/row"] = places
         found["caption/tokens"] = torch.tensor([len(self.language.encode(text)) for text in said])
@@ -242,9 +246,9 @@ class VLoRA(PaperModule):
         self, data: IllustratedTexts, split: str, rows: Int[Tensor, " rows"], prompts: Sequence[Sequence[int]]
     ) -> list[str]:
         found = []
-        for start in range(0, len(rows), AT_ONCE):
-            images = data.images(split, rows[start : start + AT_ONCE]).to(self.device)
-            found += self.answers(images, prompts[start : start + AT_ONCE])
+        for start in range(0, len(rows), data.evaluation_batch_size):
+            part = slice(start, start + data.evaluation_batch_size)
+            found += self.answers(data.images(split, rows[part]).to(self.device), prompts[part])
         return found
 
     def prompt(self, question: str | None = None) -> list[int]:
@@ -254,7 +258,7 @@ class VLoRA(PaperModule):
 
     def forward(self, images: Shaped[Tensor, "batch 3 h w"]) -> UInt8[Tensor, "batch bytes"]:
         """Captions of stored pictures, UTF-8 with zeros behind."""
-        return utf8(self.answers(images, [self.prompt()] * len(images)))
+        return torch.from_numpy(encoded(self.answers(images, [self.prompt()] * len(images))))
 
     def export(self) -> dict[str, Tensor]:
         """The weights of the arm, and those of a tower of our own."""
@@ -298,11 +302,3 @@ class VLoRA(PaperModule):
         if self.way == "queries":
             return self.bridge.decoder.queries.shape[1]
         return self.tower.network.grid**2 if self.way == "projector" else 0
-
-
-def utf8(texts: Sequence[str]) -> UInt8[Tensor, "texts bytes"]:
-    """Texts as bytes with zeros behind."""
-    encoded = [text.encode() for text in texts]
-    longest = max([1, *map(len, encoded)])
-    rows = [list(each.ljust(longest, b"\0")) for each in encoded]
-    return torch.tensor(rows, dtype=torch.uint8).reshape(len(rows), longest)

@@ -1,17 +1,26 @@
 """Pictures with prompts and answers: what is learnt is the answer, and padding changes nothing else."""
 
+import io
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_modules.datamodules.illustrated import (
     IGNORED,
+    PURPOSES,
     WORLD_FORM,
     IllustratedBatches,
     IllustratedTexts,
     caption_prompt,
+    picture_size,
     question_prompt,
+    words_at,
 )
-from lightning_modules.datasets.splits import Portion
+from lightning_modules.datasets import conversations, pictures
+from lightning_modules.datasets.splits import Portion, random_words
 from lightning_modules.datasets.world import quadrants, views
 from lightning_modules.vision_language.causal import make_causal
 
@@ -108,12 +117,114 @@ def test_a_long_text_is_cut(folder):
     assert batch["token_ids"].shape == (20, 6)
 
 
+WHO = ("human", "gpt")
+SAID = [
+    [("what shape ?", "red circle"), ("what color ?", "red"), ("how many things are there ?", "one")],
+    [("what shape ?", "blue star")],
+]
+
+
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory):
+    """Conversations in LLaVA's form: 600 with a picture, whose three answers or one take turns, and 20 without."""
+    folder = tmp_path_factory.mktemp("mix")
+    (folder / "pictures").mkdir()
+    for number in range(pictures.DRAWN):
+        (folder / f"pictures/{number}.jpg").write_bytes(pictures.drawn_jpeg(number))
+    entries = []
+    for number in range(620):
+        turns = [{"from": who, "value": text} for turn in SAID[number % 2] for who, text in zip(WHO, turn, strict=True)]
+        image = {"image": f"{number % pictures.DRAWN}.jpg"} if number < 600 else {}
+        entries.append({"id": str(number), "conversations": turns} | image)
+    (folder / "mix.json").write_text(json.dumps(entries))
+    conversations.prepare(folder / "new", form="llava", file="mix.json", images="pictures", count=620, limit=None,
+                          cache=str(folder))  # fmt: skip
+    return folder / "new"
+
+
+def instructions(mix, turn="user : {} assistant :", **changes):
+    splits = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "rows": 60}}
+    form = WORLD_FORM | ({"turn": turn} if turn else {})
+    return texts(mix, image_size=32, questions=1.0, text_only=0.0, form=form, splits=splits, **changes)
+
+
+def test_all_answers_of_a_conversation_are_learnt_in_one_text(mix):
+    data = instructions(mix)
+    batch = next(data.evaluation_batches("val"))
+    for row, ids, labels in zip(batch["rows"].tolist(), batch["token_ids"], batch["labels"], strict=True):
+        said = list(zip(data.columns["val"]["questions"][row], data.columns["val"]["answers"][row], strict=True))
+        assert decoded(data, labels[labels != IGNORED]) == " ".join(f"{answer} </s>" for _, answer in said)
+        turns = " ".join(f"user : {question} assistant : {answer} </s>" for question, answer in said)
+        assert decoded(data, ids[: len(data.language.encode(turns)) + 1]) == f"<s> {turns}"
+    learnt = (batch["labels"] != IGNORED).sum(1)
+    assert set(learnt.tolist()) == {7, 3}, "each answer, and the end token of each"
+    alone = next(instructions(mix, turn=None).evaluation_batches("val"))
+    assert (alone["labels"] != IGNORED).sum(1).max() == 3, "the first answer alone"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_conversations_without_a_picture_are_learnt_and_not_judged(mix, streamed):
+    data = instructions(mix, streamed=streamed)
+    loader = data.train_dataloader()
+    loader.num_workers = 0
+    loader.sampler.set_epoch(0)
+    batches = list(loader)
+    seen = {
+        int(row): bool(has) for batch in batches for row, has in zip(batch["rows"], batch["has_image"], strict=True)
+    }
+    stored = data._groups[np.arange(620)]["image"] if streamed else data.columns["train"]["images"]
+    assert all(has == (len(stored[row]) > 0) for row, has in seen.items())
+    assert 0 < sum(not has for has in seen.values()) <= 20
+    assert all(not batch["images"][~batch["has_image"]].any() for batch in batches)
+    assert all(len(image) for image in data.columns["val"]["images"])
+
+
+def test_streamed_rows_are_seen_once_an_epoch_in_another_order_and_none_that_is_judged(mix):
+    data = instructions(mix, streamed=True)
+    assert data.columns.keys() == {"val"}, "those of train are never in memory together"
+    loader = data.train_dataloader()
+    loader.num_workers = 0
+    orders = []
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        orders.append(torch.cat([batch["rows"] for batch in loader]).tolist())
+    assert len(orders[0]) == len(set(orders[0])) == len(loader) * 16 == 560
+    assert orders[0] != orders[1] and not set(orders[0]) & set(data.rows["val"][1].tolist())
+
+
+def test_words_of_a_few_rows_are_those_of_all():
+    rows = np.array([0, 3, 4, 1001])
+    for purpose in PURPOSES:
+        assert np.array_equal(words_at(rows, 7, purpose, 2), random_words(1002, 7, purpose, 0, 2)[rows])
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_of_a_picture_is_in_its_header(orientation):
+    opened, exif = io.BytesIO(), Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new("RGB", (20, 10)).save(opened, "JPEG", exif=exif)
+    assert picture_size(opened.getvalue()) == pictures.decode(opened.getvalue()).shape[1::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("question", "user :"), ("question", "{} {}"), ("turn", "{x} {}"), ("caption", "describe {}")]
+)
+def test_a_form_without_a_place_for_the_question_is_refused(folder, name, text):
+    with pytest.raises(ValueError, match=rf"data\.form\.{name} is .*expected a text"):
+        texts(folder, form=WORLD_FORM | {name: text})
+
+
 def test_what_does_not_fit_is_refused(folder):
     with pytest.raises(ValueError, match="image_size"):
         texts(folder, image_size=32).columns  # noqa: B018
     with pytest.raises(ValueError, match="call `for_models`"):
         next(IllustratedTexts(folder=folder, **SETTINGS).evaluation_batches("val"))
-    with pytest.raises(ValueError, match="expected train"):
+    with pytest.raises(ValueError, match="expected some of train"):
         texts(folder, splits={"odd": {"source": "train", "rows": None}})
+    judged = texts(folder, splits={"test": {"source": "val", "rows": None}})
+    assert len(next(judged.evaluation_batches("test"))["rows"]) == 20
+    with pytest.raises(ValueError, match="there is no split 'train'"):
+        judged.train_dataloader()
     with pytest.raises(ValueError, match="more than 1"):
         texts(folder, regions=0.75)

@@ -96,7 +96,8 @@ def illustrated(folder, length=6, regions=0.0):
     """Pictures with captions or questions, or phrases of regions, all cut to one length; some without their picture."""
     made = IllustratedTexts(folder=folder, seed=1, splits={"train": {"source": "val", "rows": 40}}, batch_size=8,
                             evaluation_batch_size=8, length=length, questions=0.4, regions=regions,
-                            text_only=0.2, padding="right")  # fmt: skip
+                            text_only=0.2, padding="right",
+                            form={"caption": "", "question": "{}", "sampled": False})  # fmt: skip
     made.for_models(make_causal(hidden_size=16, layers=1, heads=2, kv_heads=1, mlp_dim=16, positions=64))
     return made
 

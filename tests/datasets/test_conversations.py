@@ -37,11 +37,38 @@ def mix(tmp_path):
 def test_turns_are_questions_and_answers_and_the_placeholder_of_the_picture_is_no_text(mix, caplog):
     with caplog.at_level(logging.WARNING):
         rows = prepare(mix)
-    assert [list(each) for each in rows["questions"]] == [["What is it?", "Which color?"], ["Who?"]]
-    assert [list(each) for each in rows["answers"]] == [["A cup.", "Red."], ["Nobody"]]
-    assert [list(each) for each in rows["captions"]] == [["A cup."], ["Nobody"]]
-    assert rows["image"][0] == pictures.drawn_jpeg(0)
+    assert [list(each) for each in rows["questions"]] == [["What is it?", "Which color?"], ["Who?"], ["Hello"]]
+    assert [list(each) for each in rows["answers"]] == [["A cup.", "Red."], ["Nobody"], ["Hi"]]
+    assert [list(each) for each in rows["captions"]] == [["A cup."], ["Nobody"], ["Hi"]]
+    assert list(rows["image"]) == [pictures.drawn_jpeg(0), pictures.drawn_jpeg(2), b""]
     assert "1 of 3 conversations have no picture" in caplog.text
+    assert len(prepare(mix, count=3, limit=2)["image"]) == 2
+
+
+def test_an_answer_before_the_first_question_and_the_last_question_are_left_out(mix):
+    spoken = entry(0, "Who?", "Nobody", "And now?")
+    spoken["conversations"].insert(0, {"from": "gpt", "value": "Hello"})
+    write(mix, [spoken])
+    rows = prepare(mix)
+    assert [list(each) for each in (rows["questions"][0], rows["answers"][0])] == [["Who?"], ["Nobody"]]
+
+
+def test_folders_of_img2dataset_are_read_one_after_another(tmp_path, monkeypatch):
+    """Pairs by the million: what is read is no more than what is asked for."""
+    for number in range(6):
+        place = tmp_path / f"capsfusion/{number // 2:05d}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(pictures.drawn_jpeg(number))
+        (place / f"{number}.txt").write_text(f"a cup {number}")
+    read = []
+    caption = conversations._caption
+    monkeypatch.setattr(conversations, "_caption", lambda path: read.append(path) or caption(path))
+    options = {"form": "img2dataset", "file": None, "images": "capsfusion"}
+    assert [each[0] for each in prepare(tmp_path, limit=3, **options)["captions"]] == ["a cup 0", "a cup 1", "a cup 2"]
+    assert len(read) == 3
+    assert len(prepare(tmp_path, count=6, **options)["image"]) == 6
+    with pytest.raises(ValueError, match="there are 6 conversations or pictures, expected 7"):
+        prepare(tmp_path, count=7, **options)
 
 
 def test_pictures_with_a_text_file_beside_them_are_captioned(tmp_path):
@@ -68,9 +95,9 @@ def test_missing_and_broken_pictures_are_left_out_up_to_a_share(mix):
     (mix / "pictures/coco/0.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 1 picture files are broken, more than max_broken \(0.0\)"):
         prepare(mix)
-    assert len(prepare(mix, max_broken=0.5)["image"]) == 1
+    assert list(prepare(mix, max_broken=0.5)["image"]) == [pictures.drawn_jpeg(2), b""]
     (mix / "pictures/coco/0.jpg").write_bytes(b"no picture")
-    assert len(prepare(mix, max_broken=0.5)["image"]) == 1
+    assert list(prepare(mix, max_broken=0.5)["image"]) == [pictures.drawn_jpeg(2), b""]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +106,10 @@ def test_missing_and_broken_pictures_are_left_out_up_to_a_share(mix):
         ("{", "is not JSON"),
         ("{}", "is no list, expected LLaVA's form"),
         (json.dumps([entry(0, "a", "b", image=False)]), "none of 1 entries has an image"),
-        (json.dumps([entry(0, "a", "b", "c")]), "entry 0 is said by .*, expected human and gpt in turn"),
+        (
+            json.dumps([entry(0, "a", "b") | {"conversations": [{"from": "human", "value": "a"}] * 3}]),
+            "entry 0 is said by .* in turn",
+        ),
         (json.dumps([{"image": "a.jpg", "conversations": [{"value": "a"}]}]), "entry 0 has no turns with from and"),
     ],
 )
@@ -92,7 +122,7 @@ def test_files_of_another_form_are_refused(mix, content, message):
 def test_settings_that_do_not_fit_are_refused(mix):
     with pytest.raises(ValueError, match="file is None with form 'llava'"):
         prepare(mix, file=None)
-    with pytest.raises(ValueError, match="there are 2 pictures with texts, expected 3"):
-        prepare(mix, count=3)
+    with pytest.raises(ValueError, match="there are 3 conversations or pictures, expected 2"):
+        prepare(mix, count=2)
     with pytest.raises(ValueError, match=r"has no \.jpg with a \.txt beside it"):
         prepare(mix, form="img2dataset", file=None)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lightning_modules.datasets.world.quadrants import CELLS, phrase, placed, short
-from lightning_modules.mm_gem.evaluation import attributes, evaluate, first_thing, marked, texts_of, things
+from lightning_modules.mm_gem.evaluation import attributes, evaluate, first_thing, framed
 from lightning_modules.runs import Evaluation, Run
+from lightning_modules.vision_language.told import marked, texts_of, things
 
 FACTS = {"parameters": 10, "parameters_of_two_models": 17, "visual_tokens": 4}
 
@@ -33,6 +34,7 @@ def predictions(written=None, rows: int = 3) -> dict[str, np.ndarray]:
         "region_captions": stored([phrase(thing) for scene in scenes for thing in scene]),
         "region_rows": np.arange(rows).repeat(4),
         "region_cells": np.tile(list(CELLS), rows),
+        "region_boxes": np.tile(np.float32([[0, 0, 0.5, 0.5]]), (4 * rows, 1)),
         "shown/images": np.zeros((1, 32, 32, 3), np.uint8),
     }
     return found
@@ -61,7 +63,7 @@ def test_what_is_all_right_is_100_percent():
         assert metrics[name] == 100, name
     assert metrics["parameters_of_two_models"] == 17
     assert metrics["bleu_4"] == pytest.approx(1)
-    assert [gallery.id for gallery in found.galleries] == ["captions", "retrieved"]
+    assert [gallery.id for gallery in found.galleries] == ["captions", "retrieved", "regions"]
     assert found.galleries[0].rows[0][0].picture is not None
 
 
@@ -129,6 +131,28 @@ def test_words_of_captions_are_right_or_wrong():
     assert [right for _, right in pieces if right is not None] == [True, False, True]
     assert first_thing(text) == {"size": 0, "color": 1, "shape": 0}
     assert first_thing("nothing at all") == {}
+
+
+def test_regions_are_shown_with_their_phrases_and_what_is_wrong_of_what_is_written():
+    arrays = predictions()
+    right = texts_of(arrays["region_captions"])
+    wrong = ["tiny", *right[1:]] if right[0] == "tiny" else [right[1], *right[1:]]
+    rows = evaluated(arrays | {"region_written": stored(wrong)}).galleries[2].rows
+    assert len(rows) == 4, "those of the one picture that was kept"
+    picture, phrase_, written = rows[0]
+    assert picture.picture is not None and phrase_.text == [(right[0], None)]
+    judged = [own for _, own in written.text if own is not None]
+    assert judged == [a == b for a, b in zip(right[0].split(), right[1].split(), strict=True)]
+    assert all(own in (True, None) for _, own in rows[1][2].text)
+    unknown = {name: x for name, x in arrays.items() if name not in ("cell", "color", "shape", "size", "region_cells")}
+    assert evaluated(unknown).galleries[2].rows[0][2].text == [(right[0], None)]
+
+
+def test_a_frame_lies_in_its_box():
+    found = framed(np.zeros((20, 30, 3), np.uint8), np.float32([0.0, 0.5, 0.5, 1.0]))
+    red = found[..., 0] == 255
+    assert red[10:, :16].any() and not red[:10].any() and not red[:, 16:].any()
+    assert red[-1, :15].all() and red[10:, 0].all() and not red[13:17, 4:12].any()
 
 
 def test_no_run_is_refused():

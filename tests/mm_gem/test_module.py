@@ -11,6 +11,7 @@ from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.columns import infer_schema
 from lightning_modules.mm_gem.module import MmGem
+from lightning_modules.mm_gem.objectives import others_alike, paired_nce, text_keys
 from lightning_modules.mm_gem.predictor import Describer, EmbedsAndWrites
 from lightning_modules.vision_language.causal import make_causal
 from lightning_modules.vision_language.towers import make_tower
@@ -103,6 +104,51 @@ def test_an_objective_without_weight_is_not_computed(folder):
     assert module(embedding=0.0).terms(given).keys() == {"generation"}
     with pytest.raises(ValueError, match=r"model\.losses are 0 both"):
         module(0.0, 0.0)
+
+
+@pytest.mark.parametrize("losses", [(1.0, 0.0), (0.0, 1.0)])
+def test_what_an_objective_alone_needs_is_trained_and_nothing_else(folder, losses):
+    """Otherwise processes that share the work (DDP) stop, as they wait for gradients of the rest."""
+    made = module(*losses)
+    made.training_step(batch(made, folder)).backward()
+    assert not [name for name, x in made.named_parameters() if x.requires_grad != (x.grad is not None)]
+
+
+def test_the_temperature_is_held_within_its_bound_and_can_come_back(folder):
+    made = module(max_scale=20.0, temperature=0.01)
+    made.on_train_batch_end(None, None, 0)
+    assert made.network.scale.item() == pytest.approx(20)
+    made.embedding_loss((made.network.tokens(*(batch(made, folder)[name] for name in ("images", "box"))),),
+                        batch(made, folder)).backward()  # fmt: skip
+    assert made.network.log_scale.grad
+
+
+def test_texts_that_are_read_alike_are_no_negatives_of_each_other(folder):
+    """The texts of one batch, cut to one word: what differs behind it is not read."""
+    made = module(text_limit=1)
+    given = batch(made, folder)
+    text = given["token_ids"], given["attention_mask"]
+    vectors = made.network.text_vectors(*text)
+    alike = (vectors @ vectors.T > 1 - 1e-6).fill_diagonal_(False)
+    ids, there, _ = made.network.ended(*text)
+    assert alike.any() and torch.equal(others_alike(text_keys(ids, there)), alike)
+    tokens = made.network.tokens(given["images"], given["box"])
+    pictures = made.network.picture_vectors(tokens)
+    expected = paired_nce(pictures, vectors, made.network.scale, text_keys(ids, there))
+    torch.testing.assert_close(made.embedding_loss((tokens,), given), expected)
+
+
+def test_a_picture_is_looked_at_once_for_all_its_regions(folder, monkeypatch):
+    made, seen = module(), []
+    data = texts(folder)
+    made.check_data(data)
+    features = made.network.tower.features
+    monkeypatch.setattr(made.network.tower, "features", lambda images: (seen.append(len(images)), features(images))[1])
+    found = made.predictions(data, torch.device("cpu"))
+    assert sum(seen) == 16 and len(found["region_features"]) == 16
+    rows, boxes = found["region_rows"], found["region_boxes"]
+    alone = made.embed_pictures(data.images("test", rows), boxes)
+    torch.testing.assert_close(found["region_features"], alone)
 
 
 def test_the_second_stage_starts_from_the_first_and_leaves_the_tower_as_it_is(folder):

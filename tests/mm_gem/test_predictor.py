@@ -13,7 +13,8 @@ from lightning_modules.mm_gem.boxes import read_boxes
 from lightning_modules.mm_gem.predictor import Describer
 from lightning_modules.vision_language.towers import make_tower
 
-SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 32}
+SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 32,
+         "patch_size": 4}  # fmt: skip
 COLOURS = ("red", "green", "blue")
 
 

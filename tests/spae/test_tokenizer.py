@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from lightning_modules import settings
 from lightning_modules.spae import module as module_file
-from lightning_modules.spae.module import labels, percentiles, utf8
+from lightning_modules.spae.module import labels, percentiles
 from stages.composing import compose
 
 PICTURES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -212,10 +212,6 @@ def test_labels_are_those_of_the_first_object_or_the_class():
     batch = {"scene/color": torch.tensor([[3, -1], [4, 2]]), "scene/place": torch.tensor([0, 1]), "ids": torch.zeros(2)}
     assert {name: x.tolist() for name, x in labels(batch).items()} == {"color": [3, 4], "place": [0, 1]}
     assert labels({"labels": torch.tensor([5])})["class"].tolist() == [5]
-
-
-def test_words_are_stored_as_bytes_with_zeros_behind():
-    assert utf8(["ab", "ü"]).tolist() == [[97, 98], [0xC3, 0xBC]] and utf8(["a", "bcd"]).tolist()[0] == [97, 0, 0]
 
 
 def test_predictions_say_what_each_layer_is_worth(prepared):

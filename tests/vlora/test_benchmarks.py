@@ -1,11 +1,10 @@
 """Answers to the questions of benchmarks: how they are read, and scores worked out by hand."""
 
-import csv
-
 import pytest
 
+from lightning_modules.datasets.question_tables import Question
 from lightning_modules.vlora import benchmarks
-from lightning_modules.vlora.benchmarks import Question, chosen, yes_or_no
+from lightning_modules.vlora.benchmarks import chosen, yes_or_no
 
 OPTIONS = {"A": "a red cup", "B": "a cup", "C": "two cups"}
 
@@ -71,40 +70,13 @@ def test_hallusionbench_asks_for_whole_figures_and_whole_questions():
         benchmarks.hallusion([told("7", "1")], ["yes"])
 
 
-def test_tables_are_read_and_their_questions_asked(tmp_path):
-    table, answers = tmp_path / "bench.tsv", tmp_path / "answers.tsv"
-    lines = [
-        "index\timage\tquestion\thint\tA\tB\tanswer",
-        f"3\t{'A' * 200_000}\tWhat?\tLook.\tcup\that\tB",
-        "4\tA\tIs it?\t\t\t\tYes",
-    ]
-    table.write_text("\n".join(lines) + "\n")
-    limit = csv.field_size_limit()
-    first, second = benchmarks.read_questions(table)
-    assert csv.field_size_limit() == limit, "other tables have theirs"
-    assert first.options == {"A": "cup", "B": "hat"}
-    assert second.options == {}
-    assert benchmarks.asked(first).splitlines()[:4] == ["Look.", "What?", "A. cup", "B. hat"]
-    assert "single word" in benchmarks.asked(second)
+def test_answers_are_found_by_their_index(tmp_path):
+    answers, questions = tmp_path / "answers.tsv", [pick("3", "B"), told("4", "Yes")]
     answers.write_text("index\tprediction\n4\tNo\n3\tB. hat\n")
-    assert benchmarks.read_answers(answers, [first, second]) == ["B. hat", "No"]
+    assert benchmarks.read_answers(answers, questions) == ["B. hat", "No"]
     answers.write_text("index\tprediction\n4\tNo\n")
     with pytest.raises(ValueError, match="no answer to 1 questions, 3 first"):
-        benchmarks.read_answers(answers, [first, second])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "has no rows"),
-        ("index\tquestion\n1\tWhat?\n", "has no column answer"),
-        ("index\tquestion\tanswer\n1\tWhat?\tA\n1\tWho?\tB\n", "has an index more than once"),
-    ],
-)
-def test_tables_of_another_form_are_refused(tmp_path, content, message):
-    (tmp_path / "bench.tsv").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        benchmarks.read_questions(tmp_path / "bench.tsv")
+        benchmarks.read_answers(answers, questions)
 
 
 def test_as_many_answers_as_questions():

@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from lightning_modules.datasets.world.scenes import COLORS, SHAPES, SIZES
 from lightning_modules.runs import Run
-from lightning_modules.vlora.evaluation import evaluate, judged_words
+from lightning_modules.vision_language.told import marked
+from lightning_modules.vlora.evaluation import evaluate
 
 FACTS = {"visual_tokens": 16, "bridge_parameters": 10, "parameters": 20, "hidden_size": 8, "mlp_dim": 16, "layers": 2}
 LARGE, SMALL = SIZES.index("large"), SIZES.index("small")
@@ -92,7 +93,7 @@ def test_pictures_of_which_nothing_is_known(tmp_path):
 
 
 def test_words_are_marked():
-    found = judged_words("large pink circle , small", {0: {"size": LARGE, "color": 0, "shape": SHAPES.index("circle")}})
+    found = marked("large pink circle , small", {0: {"size": LARGE, "color": 0, "shape": SHAPES.index("circle")}})
     assert found == [("large", True), (" ", None), ("pink", False), (" ", None), ("circle", True), (" , small", None)]
 
 

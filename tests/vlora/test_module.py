@@ -89,6 +89,18 @@ def test_at_first_the_bridge_learns_alone(module, data):
     assert not any(p.requires_grad for p in module.tower.network.parameters())
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_never_learns_is_frozen_from_the_beginning(data, share):
+    """Processes that share the work (DDP) look at what needs a gradient before the first step."""
+    found = built(**{"model.generator_share": share})
+    found.start_from(networks(found))
+    before = {name for name, x in found.named_parameters() if x.requires_grad}
+    assert any(name.startswith("language.") for name in before) == (share == 0)
+    found.check_data(data)
+    found.training_step(next(iter(data.train_dataloader()))).backward()
+    assert before == {name for name, x in found.named_parameters() if x.grad is not None}
+
+
 def test_an_export_writes_the_same(module, data):
     module.check_data(data)
     images = data.images("val", torch.arange(3))

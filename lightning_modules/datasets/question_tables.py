@@ -1,0 +1,205 @@
+"""Tables of questions about pictures, as benchmarks of models that see are published for VLMEvalKit.
+
+Read `prepare` first. A table is separated by tabs and has `index`, `question`, `answer` and `image`, in base64, where
+there are options `A`, `B` and so on, and possibly `category`, `hint` and others. As VLMEvalKit has it (recalled, not
+read again), a short `image` is the index of the row that has the picture, and one in brackets is a list of pictures, of
+which the first is taken.
+"""
+
+import ast
+import base64
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lightning_modules.datasets import pictures, storage
+from lightning_modules.datasets.columns import infer_schema
+from lightning_modules.datasets.download import StandIn, find
+from lightning_modules.datasets.lists import objects
+from lightning_modules.datasets.skipped import Skipped
+from lightning_modules.files import replace_folder
+from lightning_modules.settings import Count, Share
+
+LETTERS = "ABCDEFGHI"
+NEEDED = ("index", "question", "answer")
+REFERENCE = 64  # letters of the index of another row at most
+Benchmark = Literal["mmbench", "ccbench", "mme", "scienceqa", "hallusionbench", "mmmu"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of a table: options by their letters, none where yes or no is asked; `more` has the further columns."""
+
+    index: str
+    question: str
+    answer: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, str] = field(default_factory=dict)
+
+
+def prepare(
+    folder: Path,
+    *,
+    benchmark: Benchmark,
+    file: str,
+    limit: Count | None = None,
+    mirror: str | None = None,
+    cache: str,
+    max_broken: Share = 0.0,
+) -> None:
+    """Writes our shards from a copy of your own; all rows are the split `test`.
+
+    Columns: `image`, as it is; `questions` and `answers`, lists of one text: what is asked (`asked`) and the right
+    answer; `table`, the row as JSON with the name of the benchmark, which `row_of` reads.
+
+    Args:
+        folder: the prepared data set.
+        benchmark: decides how answers are scored.
+        file: the table.
+        limit: keep only the first so many questions; null keeps all.
+        mirror: local folder that holds the table, as it is or below `benchmarks/`.
+        cache: another place where it may lie.
+        max_broken: largest share of questions without a picture that can be decoded, which are left out.
+
+    Raises:
+        DataUnavailable: the table is not there.
+        ValueError: it does not have the form, or too many pictures are broken.
+    """
+    path = find("benchmarks", file, mirror=mirror, cache=Path(cache))
+    rows = islice(_pictured(path, max_broken), limit)
+    with replace_folder(folder) as new:
+        blocks = _blocks(pictures.sound(rows, max_broken), benchmark)
+        if (first := next(blocks, None)) is None:
+            raise ValueError(f"no picture in {path} can be read: fetch the table again.")
+        schema = infer_schema(first)
+        written = {"test": storage.write_blocks(new, "test", chain([first], blocks), "jpeg", schema=schema)}
+        storage.write_card(
+            new, name=benchmark, splits=written, codec="jpeg", shape=None, num_classes=None,
+            source=f"questions of {benchmark}, form of VLMEvalKit", schema=schema,
+        )  # fmt: skip
+
+
+def stand_in(folder: Path, *, rows: int, benchmark: Benchmark, file: str, **_: object) -> StandIn:
+    """See `download.StandIn`: two questions about each drawn picture, in the form that the benchmark's scores need."""
+    rows += rows % 2
+    with (folder / file).open("w", newline="", encoding="utf-8") as opened:
+        names = [*NEEDED, "image", "A", "B", "category", "l2-category"]
+        table = csv.DictWriter(opened, names, delimiter="\t")
+        table.writeheader()
+        for number in range(rows):
+            pair, place = divmod(number, 2)
+            told = benchmark in ("mme", "hallusionbench")
+            table.writerow({
+                "index": f"drawn_{pair}_0_{place}" if benchmark == "hallusionbench" else number,
+                "question": "Is it red?",
+                "answer": "Yes" if told else "A",
+                "image": base64.b64encode(pictures.drawn_jpeg(pair)).decode(),
+                "A": "" if told else "yes",
+                "B": "" if told else "no",
+                "category": "existence",
+                "l2-category": "drawn",
+            })  # fmt: skip
+    return StandIn({"cache": str(folder), "limit": None}, {"test": None})
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a table, in its order, without their pictures.
+
+    Raises:
+        ValueError: it cannot be read, a column or an index is missing or there twice, or it has no rows.
+    """
+    return [_question(row) for row in read_rows(path)]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, in its order.
+
+    Raises:
+        ValueError: see `read_questions`.
+    """
+    limit = csv.field_size_limit(sys.maxsize)  # pictures; other tables of this process keep theirs
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
+    finally:
+        csv.field_size_limit(limit)
+    if not rows:
+        raise ValueError(f"{path} has no rows, expected a line of names and a line for each question.")
+    if missing := [name for name in NEEDED if name not in rows[0]]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(rows[0])}.")
+    if len({row["index"] for row in rows}) < len(rows):
+        raise ValueError(f"{path} has an index more than once: each question needs its own.")
+    return rows
+
+
+def _question(row: Mapping[str, str]) -> Question:
+    options = {letter: text for letter in LETTERS if (text := (row.get(letter) or "").strip())}
+    rest = {name: text or "" for name, text in row.items() if name not in (*NEEDED, "image", *LETTERS) and name}
+    return Question(row["index"], row["question"] or "", (row["answer"] or "").strip(), options, rest)
+
+
+def asked(question: Question) -> str:
+    """What a model is asked: hint, question, options, and how to answer, as LLaVA-1.5 is asked."""
+    hint = question.more.get("hint", "").strip()
+    lines = [hint] * bool(hint and hint != "nan") + [question.question]
+    lines += [f"{letter}. {text}" for letter, text in question.options.items()]
+    if question.options:
+        return "\n".join([*lines, "Answer with the option's letter from the given choices directly."])
+    return "\n".join([*lines, "Answer the question using a single word or phrase."])
+
+
+def row_of(table: str) -> tuple[str, Question]:
+    """The name of the benchmark and the question that a row of the column `table` is of."""
+    stored = json.loads(table)
+    return stored.pop("benchmark"), Question(**stored)
+
+
+def _pictured(path: Path, max_broken: float) -> Iterator[tuple[str, bytes, Question]]:
+    """Name, picture and question of each row."""
+    rows = read_rows(path)
+    if "image" not in rows[0]:
+        raise ValueError(f"{path} has no column image; there are {', '.join(rows[0])}.")
+    cells = {row["index"]: row["image"] or "" for row in rows}
+    skipped = Skipped("questions", max_broken)
+    for row in rows:
+        cell = cells[row["index"]]
+        cell = cells.get(cell, cell) if len(cell) <= REFERENCE else cell
+        try:
+            content = base64.b64decode(_first(cell), validate=True)
+        except ValueError as error:
+            skipped.skip(ValueError(f"the picture of question {row['index']} in {path} is not base64: {error}"))
+            continue
+        skipped.read()
+        yield f"the picture of question {row['index']} in {path}", content, _question(row)
+
+
+def _first(cell: str) -> str:
+    """The picture of a cell, or the first of its list."""
+    if not cell.startswith("["):
+        return cell
+    try:
+        found = ast.literal_eval(cell)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"it begins as a list and is none ({type(error).__name__})") from error
+    if not found or not isinstance(found[0], str):
+        raise ValueError("it is a list without a picture")
+    return found[0]
+
+
+def _blocks(rows: Iterator[tuple[str, bytes, Question]], benchmark: str) -> Iterator[dict[str, np.ndarray]]:
+    while block := list(islice(rows, storage.ROW_GROUP)):
+        yield {
+            "image": objects(content for _, content, _ in block),
+            "questions": objects([asked(question)] for *_, question in block),
+            "answers": objects([question.answer] for *_, question in block),
+            "table": objects(json.dumps({"benchmark": benchmark} | asdict(question)) for *_, question in block),
+        }
