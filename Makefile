@@ -29,7 +29,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro rehearse page test test-slow test-guides check check-plan sweep dashboard audit release bench ui sync doctor lock clean
+.PHONY: help setup repro rehearse page docs test test-slow test-guides check check-plan sweep dashboard audit release bench ui sync doctor lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ rehearse: setup  ## run every stage of the preset `paper` for a moment, and say 
 page: setup  ## write the page from the results on this machine, or from the committed verdicts if there are none (PRESET=paper)
 	@$(BIN)/python -m stages.report --preset $(call quoted,$(PRESET))
 	@echo data/report/$(call quoted,$(PRESET))/index.html
+
+docs: setup  ## build the documentation as a site: guides, design, and a reference of the code
+	@$(BIN)/mkdocs build --quiet
+	@echo site/index.html
 
 test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one paper)
 	@$(BIN)/python -m pytest -n logical --dist worksteal $(PAPERS)

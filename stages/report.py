@@ -1,7 +1,7 @@
 """Write the page: data/{results,curves}/<preset>/ -> data/report/<preset>/.
 
-Writes index.html, plots/figures.csv, and beside them machine.js, which DVC does not track. A paper without results here
-is shown with the committed verdicts in results/<preset>/<paper>/claims.json.
+Writes index.html, papers/<stem>.html and plots/figures.csv, and beside them machine.js, which DVC does not track. A
+paper without results here is shown with the committed verdicts in results/<preset>/<paper>/claims.json.
 """
 
 import argparse
@@ -110,7 +110,9 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
             table = csv.DictWriter(file, figures.COLUMNS, lineterminator="\n")
             table.writeheader()
             table.writerows(figures.table({arm.name: arm.figures[:1] for arm in arms}))
-        (out / "index.html").write_text(page.render(papers, preset, unavailable), encoding="utf-8")
+        (out / "papers").mkdir()
+        for name, text in page.render(papers, preset, unavailable).items():
+            (out / name).write_text(text, encoding="utf-8")
         (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate"
 TRACKED = {  # blocks of a system's file that a stage depends on in `dvc.yaml`
     "pretrain": {"model", "data", "pretrain"},
     "finetune": {"model", "downstream"},
-    "evaluate": {"evaluate"},
+    "evaluate": {"model", "data", "evaluate"},  # predictor.json says how the model is built, and what it was given
 }
 
 

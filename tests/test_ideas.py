@@ -60,9 +60,11 @@ def test_the_section_is_right_by_the_letter(project):
     assert changed == {"dvc.lock"}  # manifests and page, which every change of code changes
     assert new == {"conf/system/smoothing/", "ideas/smoothing/", "plans/tiny/smoothing/", "results/tiny/smoothing/"}
     assert before == {path: path.read_bytes() for path in before}
-    page = unescape((project.folder / "data/report/tiny/index.html").read_text())
-    assert page.index('id="committees"') < page.index('id="small_ensembles"') < page.index('id="smoothing"')
-    assert "An idea of your own, held against" in page and 'data-claim="smoothing/single"' in page
+    report = project.folder / "data/report/tiny"
+    page, own = (unescape((report / name).read_text()) for name in ("index.html", "papers/smoothing.html"))
+    places = [page.index(f'href="papers/{stem}.html"') for stem in ("committees", "small_ensembles", "smoothing")]
+    assert places == sorted(places)
+    assert "An idea of your own, held against" in own and 'data-claim="smoothing/single"' in own
     overview = page.partition('id="overview"')[2].partition("</table>")[0]
     assert "small_ensembles" in overview and "smoothing" not in overview
     assert re.search("^0 of [0-9]+ stages", project.run("make", "repro", "PAPER=smoothing").stdout, re.MULTILINE)

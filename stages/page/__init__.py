@@ -1,16 +1,18 @@
-"""The report page: one HTML file without external resources, made from the results alone."""
+"""The report: an overview and a page for each paper, in HTML without external resources, from the results alone."""
 
 import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import TypeAdapter
+from scipy import stats
 
 from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, Idea, chance
 from lightning_modules.runs import Figure, Gallery
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HERE = Path(__file__).parent
+MOST_SEEDS = 100  # an estimate beyond is not worth telling
 ICONS = {"shown": "✓", "refuted": "✗", "undecided": "≈", "not testable": "–"}
 
 
@@ -99,8 +102,8 @@ def count(rows: Sequence[Mapping[str, Any]], verdict: str = "verdict") -> dict[s
     return {verdict: found[verdict] for verdict in VERDICTS}
 
 
-def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str]) -> str:
-    """The page as text, the same for the same results.
+def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str]) -> dict[str, str]:
+    """The text of each page, the same for the same results: `index.html` and `papers/<stem>.html`.
 
     Args:
         papers: what to show, in this order; own ideas come last, and count in no number over all papers.
@@ -116,32 +119,65 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "change": change,
         "interval": interval,
         "margin": margin,
+        "needed": needed,
         "breakable": breakable,
         "probability": probability,
         "silent": silent,
         "sound": sound,
         "still": still,
     }
-    return environment.get_template("page.html.j2").render(
-        papers=[paper for paper in papers if not paper.own],
-        ideas=[paper for paper in papers if paper.own],
-        preset=preset,
-        unavailable=unavailable,
-        rows=[row for paper in papers if not paper.own for row in paper.rows],
-        count=count,
-        chance=chance,
-        alpha=f"{ALPHA:.0%}".replace("%", " %"),
-        icons=ICONS,
-        confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
-        scale=interval_scale,
-        points=figures.points,
-        drawing=lambda figure, prefix, first: Markup(
+    common = {
+        "papers": [paper for paper in papers if not paper.own],
+        "ideas": [paper for paper in papers if paper.own],
+        "preset": preset,
+        "unavailable": unavailable,
+        "rows": [row for paper in papers if not paper.own for row in paper.rows],
+        "count": count,
+        "chance": chance,
+        "alpha": f"{ALPHA:.0%}".replace("%", " %"),
+        "icons": ICONS,
+        "confidence": f"{CONFIDENCE:.0%}".replace("%", " %"),
+        "scale": interval_scale,
+        "points": figures.points,
+        "drawing": lambda figure, prefix, first: Markup(
             figures.svg(figure, prefix, figures.LARGE if first else figures.SMALL)
         ),
-        curves=lambda panel, names: Markup(curves.svg(panel, names)),
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-    )
+        "curves": lambda panel, names: Markup(curves.svg(panel, names)),
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+    }
+    pages = {"index.html": ("index.html.j2", {"home": "index.html", "place": partial(place, "papers/")})}
+    for paper in papers:
+        own = {"home": "../index.html", "place": partial(place, ""), "paper": paper}
+        pages[f"papers/{paper.facts.stem}.html"] = ("paper.html.j2", own)
+    return {name: environment.get_template(source).render(common | own) for name, (source, own) in pages.items()}
+
+
+def place(folder: str, stem: str, claim: str | None = None) -> str:
+    """Where a paper, or one of its claims, is shown, as a link from a page beside `folder`."""
+    return f"{folder}{stem}.html" + (f"#{stem}-{claim}" if claim else "")
+
+
+def needed(row: Mapping[str, Any]) -> str:
+    """What it would take to decide a claim: nothing, more seeds, or what stands in the way of judging it."""
+    if row["verdict"] == "not testable":
+        return row["reason"][0].upper() + row["reason"][1:]
+    if row["verdict"] != "undecided":
+        return "decided"
+    seeds = seeds_needed(row)
+    return f"about {seeds} seeds" if seeds else f"more than {MOST_SEEDS} seeds: the mean is close to the margin"
+
+
+def seeds_needed(row: Mapping[str, Any]) -> int | None:
+    """How many seeds would decide a claim if mean and spread stay as they are; None if more than `MOST_SEEDS`."""
+    to_axis = math.log if row["compare"] == "ratio" else float
+    low, high, mean, margin = (to_axis(value) for value in (*row["interval"], row["difference"], row["margin"]))
+    distance = {"higher": abs(mean - margin), "lower": abs(mean + margin), "equal": abs(abs(mean) - margin)}
+    quantile = partial(stats.t.ppf, (1 + CONFIDENCE) / 2)
+    deviation = (high - low) / 2 / quantile(row["n"] - 1) * math.sqrt(row["n"])
+    enough = (n for n in range(row["n"] + 1, MOST_SEEDS + 1)
+              if quantile(n - 1) * deviation / math.sqrt(n) < distance[row["direction"]])  # fmt: skip
+    return next(enough, None)
 
 
 def number(value: float | None, decimals: int | None = None) -> str:

@@ -16,6 +16,7 @@ import networkx
 
 from lightning_modules.files import scratch
 from lightning_modules.processes import GO_ON_LATER, cores
+from stages.plan import parts
 from stages.runner import durations
 from stages.runner.bookkeeping import Bookkeeper, Busy
 from stages.runner.children import Child, Server, forked_module, wait
@@ -24,6 +25,7 @@ from stages.runner.display import Lines, Running, span
 TICK = 0.2  # seconds between two checks of what cannot wake the loop
 PATIENCE = 1.0  # seconds until a stage whose files are busy is tried again
 GRACE = 60.0  # seconds that a child has to end by itself: for a step of a training and its checkpoint
+TRAININGS = ("pretrain", "pretrain_from", "finetune")  # stages that write their progress
 LAST_LINES = 15  # how many lines of the log of a failed stage are shown
 
 
@@ -37,6 +39,7 @@ class Work:
         seconds: time spent, summed over slots.
         failed: why it failed; empty if it did not.
         stopped: whether one of its commands has ended with `GO_ON_LATER`.
+        short: whether a command that trains had nothing to train, because the seed store had its outputs.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Work:
     seconds: float = 0.0
     failed: str = ""
     stopped: bool = False
+    short: bool = False
     started: int = 0
     of: int = field(init=False)
 
@@ -265,6 +269,8 @@ class Runner:
         work, running, slot = self._running.pop(child)
         code = child.poll()
         child.close()
+        trains = parts(work.name)[1] in TRAININGS and (work.own or not work.of)  # not what collects trained seeds
+        work.short |= trains and not running.progress.exists()
         running.progress.unlink(missing_ok=True)
         self.free.append(slot)
         work.running -= 1
@@ -311,7 +317,8 @@ class Runner:
             except Exception as error:
                 self._fail(work.name, self._noted(work.name, error), work.seconds)
             else:
-                self._took[work.name] = work.seconds
+                if not work.short or work.name not in self._durations:  # the time of a whole training is worth more
+                    self._took[work.name] = work.seconds
                 self._finish(work.name, "done", work.seconds)
             self._ended.remove(work)
             self._works.pop(work.name, None)

@@ -87,7 +87,10 @@ def sent(finished, arm: str, stage: str) -> list[dict]:
 
 def test_the_report_shows_every_verdict_and_leads_to_the_runs(finished, see):
     folder = finished.folder / "data/report/tiny"
-    dom = see("report", (folder / "index.html").as_uri())
+    overview = see("overview", (folder / "index.html").as_uri())
+    pages = {page.stem: see(page.stem, page.as_uri()) for page in sorted((folder / "papers").iterdir())}
+    assert pages and all(f'href="papers/{stem}.html"' in overview for stem in pages)
+    dom = "".join(pages.values())
     shown = {block.partition('"')[0]: block for block in dom.split('data-claim="')[1:]}
     ledgers = (finished.folder / "results/tiny").glob("*/claims.json")
     claims = [row for ledger in ledgers for row in json.loads(ledger.read_text())]

@@ -5,15 +5,18 @@ import json
 import re
 import shutil
 from base64 import b64decode, b64encode
+from html import escape
 from html.parser import HTMLParser
 from io import BytesIO
 
 import numpy as np
 import pytest
+import scipy
 import yaml
 from PIL import Image
 
 from lightning_modules.datasets.video.films import Sound
+from lightning_modules.metrics import claims
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
 from lightning_modules.videopoet.sounds import sounding
 from stages import evaluate, page, report
@@ -97,11 +100,11 @@ def results_of(root, arm):
 def project(tmp_path, monkeypatch):
     """A repository with two papers, of which one arm has no results."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    for stem, claims in CLAIMS.items():
+    for stem, made in CLAIMS.items():
         facts = {
             "stem": stem, "title": f"{stem} {HOSTILE}", "authors": ["A. Author", "B. Author"], "year": 2020,
             "venue": "ICLR", "arxiv": "2012.01988", "official_code": "https://example.org/code", "idea": HOSTILE,
-            "differences": [HOSTILE], "claims": claims,
+            "differences": [HOSTILE], "claims": made,
         }  # fmt: skip
         (tmp_path / f"lightning_modules/{stem}").mkdir(parents=True)
         (tmp_path / f"lightning_modules/{stem}/facts.yaml").write_text(yaml.safe_dump(facts))
@@ -185,7 +188,15 @@ def made(project):
 def page_of(project):
     report.main([], root=project)
     folder = project / "data/report/tiny"
-    return folder, Reader((folder / "index.html").read_text())
+    return folder, Reader(text_of(folder))
+
+
+def pages_of(folder):
+    return [folder / "index.html", *sorted((folder / "papers").iterdir())]
+
+
+def text_of(folder):
+    return "".join(path.read_text() for path in pages_of(folder))
 
 
 def ledger_of(project):
@@ -241,7 +252,7 @@ def test_the_page_tells_post_hoc_claims_p_values_and_what_survives_holms_correct
 
 def test_the_sound_of_a_clip_is_played_beside_it_and_is_in_the_page_once(project):
     folder, _ = page_of(project)
-    page = (folder / "index.html").read_text()
+    page = text_of(folder)
     wav = b64encode(Sound(np.arange(99, dtype=np.int16), 8000).wav()).decode()
     shown = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,([^"]+)"', page)
     assert shown and set(shown) == {wav}
@@ -290,29 +301,75 @@ def test_nothing_outside_the_folder_is_loaded(project):
         for name in ("src", "srcset", "data", "poster", "action", "xlink:href"):
             address = attributes.get(name, "")
             local = address.startswith(("#", "data:image/png;base64,", "data:audio/wav;base64,"))
-            assert local or address in ("", "machine.js"), (tag, address)
+            assert local or address in ("", "../machine.js"), (tag, address)
         if name := attributes.get("href"):
             assert tag == "a" or name.startswith("#"), (tag, name)
-    text = (folder / "index.html").read_text()
+    text = text_of(folder)
     assert "@import" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
 
 
 def test_text_of_the_facts_and_figures_is_escaped(project):
     folder, _, reader = made(project)
-    assert sum(tag == "script" for tag, _ in reader.tags) == 2  # machine.js and the one that reads it
-    assert "alert" not in re.sub(r"&lt;script&gt;alert", "", (folder / "index.html").read_text())
+    assert (
+        sum(tag == "script" for tag, _ in reader.tags) == 2 * 2
+    )  # machine.js and what reads it, on the page of each paper
+    assert "alert" not in re.sub(r"&lt;script&gt;alert", "", text_of(folder))
     assert "".join(reader.text).count(HOSTILE) >= len(CLAIMS["alpha"]) + len(CLAIMS["beta"])
 
 
-def test_ids_are_unique_and_links_within_the_page_lead_somewhere(project):
-    _, _, reader = made(project)
-    assert sorted(reader.ids) == sorted(set(reader.ids))
-    inner = {
-        at[name][1:] for _, at in reader.tags for name in ("href", "xlink:href") if at.get(name, "").startswith("#")
-    }
-    named = {name for _, attributes in reader.tags for name in attributes.get("aria-labelledby", "").split()}
-    assert inner | named <= set(reader.ids)
+def test_ids_are_unique_and_links_between_the_pages_lead_somewhere(project):
+    folder, _, _ = made(project)
+    read = {path: Reader(path.read_text()) for path in pages_of(folder)}
+    assert len(read) == 1 + len(CLAIMS)
+    links = 0
+    for path, reader in read.items():
+        assert sorted(reader.ids) == sorted(set(reader.ids))
+        named = {name for _, attributes in reader.tags for name in attributes.get("aria-labelledby", "").split()}
+        assert named <= set(reader.ids)
+        for link in (at[name] for _, at in reader.tags for name in ("href", "xlink:href") if name in at):
+            file, _, place = link.partition("#")
+            if not file.startswith("http"):
+                target = (path.parent / file).resolve() if file else path
+                assert not place or place in read[target].ids, f"{path.name}: {link}"
+                links += 1
+    assert links > 40
+
+
+def test_a_table_tells_what_it_would_take_to_decide_each_claim(project):
+    folder, ledger, _ = made(project)
+    table = (folder / "index.html").read_text().partition('id="claims"')[2]
+    for row in ledger:
+        cell = table.partition(f'papers/{row["paper"]}.html#{row["paper"]}-{row["id"]}"')[2].partition("</tr>")[0]
+        assert row["verdict"] in cell and escape(page.needed(row)) in cell
+    told = {row["id"]: page.needed(row) for row in ledger}
+    assert told["shown"] == told["refuted"] == "decided"
+    assert told["undecided"] == "more than 100 seeds: the mean is close to the margin"
+    assert told["paper"] == "Can be judged at preset paper only"
+
+
+@pytest.mark.parametrize(
+    ("direction", "compare", "differences", "margin"),
+    [
+        ("higher", "difference", [0.2, 1.4, 2.0], 0.5),
+        ("lower", "difference", [-0.2, -1.4, -2.0], 0.5),
+        ("equal", "difference", [-0.6, 0.1, 0.8], 1.0),
+        ("higher", "ratio", [1.0, 1.2, 1.5], 1.05),
+    ],
+)
+def test_so_many_seeds_of_the_same_mean_and_spread_decide_a_claim(direction, compare, differences, margin):
+    def decided(n):
+        values = np.log(differences) if compare == "ratio" else np.array(differences)
+        half = scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+        ends, edge = (values.mean() - half, values.mean() + half), np.log(margin) if compare == "ratio" else margin
+        return claims.decide(direction, *ends, edge)[0] != "undecided", ends, values.mean()
+
+    undecided, ends, mean = decided(3)
+    assert not undecided
+    told = np.exp if compare == "ratio" else np.array
+    row = {"compare": compare, "direction": direction, "margin": margin, "n": 3, "difference": told(mean)}
+    found = page.seeds_needed({**row, "interval": list(told(ends))})
+    assert decided(found)[0] and not decided(found - 1)[0]
 
 
 def test_metrics_and_points_for_dvc(project):
@@ -342,7 +399,7 @@ def test_examples_are_shown_with_right_and_wrong_words(project):
     marked = [attributes["class"] for tag, attributes in reader.tags if tag == "mark"]
     assert marked == ["right", "wrong", "right", "wrong"]  # what the marks mean, and the two words
     assert "beta-digits-captioned" in reader.ids
-    assert (folder / "index.html").read_text().count("Examples: <code>") == 1
+    assert text_of(folder).count("Examples: <code>") == 1
 
 
 def test_an_evaluation_without_examples_writes_none(tmp_path):
@@ -411,7 +468,7 @@ def test_claims_over_results_that_are_not_up_to_date_are_not_judged(project):
 
 
 def test_facts_of_the_machine_stay_out_of_the_page(project):
-    before = (made(project)[0] / "index.html").read_bytes()
+    before = text_of(made(project)[0])
     record(project, 0, status={"wall_seconds": 70.0, "peak_memory_mib": 99.0}, machine={
         "h8/milliseconds_per_image@batch_1": 0.5, "h64/milliseconds_per_image@batch_1": 2.0,
         "made_by.processor": "AVX2", "made_by.precision": '"32-true"', "made_by.torch": "2.13.0",
@@ -421,7 +478,7 @@ def test_facts_of_the_machine_stay_out_of_the_page(project):
     record(project, 2)  # still running
     record(project, 3, sent={"uri": "http://host:5000/", "experiment_id": "4", "run_id": "abc"})
     folder, _, _ = made(project)
-    assert (folder / "index.html").read_bytes() == before
+    assert text_of(folder) == before
     script = (folder / "machine.js").read_text()
     found = json.loads(script.removeprefix("window.REPRISE_MACHINE = ").rstrip(";\n"))["pretrain/alpha-digits"]
     assert (found["time"], found["memory"], found["hardware"]) == ("1 min 20 s", "120 MiB RAM", "Fast, 2 cores")
@@ -503,7 +560,7 @@ def test_every_kind_of_series_is_drawn_in_colours_of_the_page(kind, scale):
 
 def test_the_legend_has_the_colours_of_the_curves(project):
     folder, _ = page_of(project)
-    legend = re.search(r'<ul class="legend".*?</ul>', (folder / "index.html").read_text(), re.DOTALL)[0]
+    legend = re.search(r'<ul class="legend".*?</ul>', text_of(folder), re.DOTALL)[0]
     said = re.findall(r'var\(--series-(\d)\)" class="(\w+)".*?</svg> (.*?)</li>', legend)
     assert said == [("1", "line", "single"), ("2", "dashed", "limit")]
 
@@ -524,7 +581,7 @@ def test_the_page_shows_what_the_trainings_of_a_paper_have_logged(project):
     assert "lossalpha-digits1– accuracyalpha-digits–0.05" in text, "the last values, in training and on val"
     buttons = [attributes for tag, attributes in reader.tags if tag == "button"]
     assert [(each["data-curve"], each["aria-pressed"]) for each in buttons] == [("0", "false")] * 2
-    assert sum(tag == "script" for tag, _ in reader.tags) == 2, "what a column is called is escaped"
+    assert sum(tag == "script" for tag, _ in reader.tags) == 2 * 2, "what a column is called is escaped"
 
 
 def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
@@ -560,7 +617,7 @@ def test_an_own_idea_comes_after_the_papers_and_counts_in_no_total(project):
     assert (found["verdict"], found["place"], found["arms"]) == ("shown", "own idea", ["aaa-digits"])
     _, reader = page_of(project)
     text, old = (" ".join("".join(each.text).split()) for each in (reader, before))
-    papers = [id for id in reader.ids if id in ("aaa", "alpha", "beta")]
+    papers = list(dict.fromkeys(id for id in re.findall(r"papers/(\w+)\.html", text_of(project / "data/report/tiny"))))
     assert papers == ["alpha", "beta", "aaa"] and "own idea" in text and "held against beta" in text
     start, end = "How a verdict is reached", "What could not run"
     assert text.partition(start)[2].partition(end)[0] == old.partition(start)[2].partition(end)[0]  # totals and tables

@@ -246,6 +246,24 @@ def test_parts_of_what_leads_to_a_claim_soonest_start_first(run, tmp_path):
     assert sorted(started[:3]) == ["y0", "y1", "y2"] and len(started) == 6
 
 
+@pytest.mark.parametrize("slots", [[""], ["", ""]])
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_training_whose_seeds_are_in_the_store_keeps_the_duration_that_is_known(
+    run, tmp_path, monkeypatch, slots, trains
+):
+    monkeypatch.setattr(schedule, "scratch", lambda: tmp_path / ".scratch")
+    durations.remember(tmp_path / ".scratch", {"pretrain": 900.0, "evaluate": 900.0})
+    training, taking_up = 'echo 1 >"$REPRISE_PROGRESS"; ', "true; "
+    first = training if trains else taking_up
+    stages = {
+        "pretrain": ((), f"{first if len(slots) == 1 else taking_up}touch out/pretrain"),
+        "evaluate": ((), "touch out/evaluate"),
+    }
+    run(stages, parts=lambda name: [first, training] if name == "pretrain" else [], slots=slots)
+    known = durations.load(tmp_path, tmp_path / ".scratch")
+    assert known["evaluate"] < 60 and (known["pretrain"] < 60) == trains
+
+
 def test_a_part_that_fails_fails_its_stage(run):
     runner, ran = run(
         {"a": ((), f"{COPY}a"), "b": ((), f"{COPY}b")},

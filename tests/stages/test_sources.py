@@ -88,7 +88,7 @@ def test_a_stage_has_the_shared_files_of_the_blocks_that_it_depends_on(settings)
         stage: {path.stem for path in sources.shared(settings / "system/one/tiny.yaml", blocks)}
         for stage, blocks in sources.TRACKED.items()
     }
-    assert found == {"pretrain": {"vit"}, "finetune": {"vit", "slow", "any"}, "evaluate": set()}
+    assert found == {"pretrain": {"vit"}, "finetune": {"vit", "slow", "any"}, "evaluate": {"vit"}}
     assert not list(sources.shared(settings / "system/two/tiny.yaml"))
 
 
