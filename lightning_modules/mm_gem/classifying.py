@@ -10,15 +10,10 @@ from jaxtyping import Float
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from lightning_modules.metrics.actions import top_accuracy
 from lightning_modules.mm_gem.classes import class_vectors
 from lightning_modules.mm_gem.module import AT_ONCE, MmGem
 from lightning_modules.mm_gem.naming import NamedPictures
-from lightning_modules.runs import Evaluation, Run
 from lightning_modules.validation import judged
-
-PERCENT = 100
-TOP = (1, 5)
 
 
 class Classifying(MmGem):
@@ -59,25 +54,3 @@ class Classifying(MmGem):
     def _embedded(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
         return torch.cat([self.embed_texts(part) for part in parts])
-
-
-def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
-    """How many pictures are told rightly: `top1_percent`, `top5_percent`, and `classes`.
-
-    Args:
-        runs: finished runs of `Classifying`, one for each seed.
-        dataset: first part of every metric's name.
-
-    Raises:
-        ValueError: there is no run.
-    """
-    if not runs:
-        raise ValueError("there is no run to evaluate: train the arm first.")
-    metrics = {}
-    for run in runs:
-        arrays = run.predictions()
-        scores, labels = arrays["similarities"], arrays["labels"]
-        count = scores.shape[1]
-        found = {f"top{k}_percent": PERCENT * top_accuracy(scores, labels, k) for k in TOP if k < count}
-        metrics[run.seed] = {f"{dataset}/{name}": value for name, value in (found | {"classes": float(count)}).items()}
-    return Evaluation(metrics=metrics)

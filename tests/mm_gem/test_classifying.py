@@ -11,7 +11,8 @@ from pytorch_lightning import LightningDataModule
 
 from lightning_modules import rehearsal, settings
 from lightning_modules.datasets import storage
-from lightning_modules.mm_gem.classifying import Classifying, evaluate
+from lightning_modules.mm_gem.classifying import Classifying
+from lightning_modules.mm_gem.classifying_evaluation import evaluate
 from lightning_modules.mm_gem.naming import read_names
 from lightning_modules.runs import Run
 from stages.composing import compose
