@@ -38,11 +38,15 @@ class Animator(Predictor):
         """Pictures are to be animated; text files among the inputs are pose files of RealEstate10K.
 
         Raises:
-            ValueError: there is no picture.
+            ValueError: there is no picture, or two pose files have one name.
         """
         super().begin([], among)
-        self.files = [path for path in inputs if path.suffix == ".txt"]
-        pictures = [path for path in inputs if path.suffix != ".txt"]
+        self.files = [path for path in inputs if path.suffix.lower() == ".txt"]
+        pictures = [path for path in inputs if path.suffix.lower() != ".txt"]
+        names = [file.stem for file in self.files]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two pose files are called {twice!r}, and so would be their films: rename one of them.")
         if not pictures:
             raise ValueError(f"there are {len(self.files)} pose files and no picture: give a picture to be animated.")
         return pictures

@@ -21,9 +21,11 @@ from lightning_modules.video_tokens.predictor import clip_of
 from lightning_modules.video_tokens.training import stored
 from lightning_modules.videopoet.audio import HIGHEST, stored_sound
 from lightning_modules.videopoet.module import VideoPoet
+from lightning_modules.videopoet.prompts import Asked, read_asked
 from lightning_modules.videopoet.text import cutter
 
 PICTURES, SOUNDS, TEXTS = (".png", ".jpg", ".jpeg", ".webp", ".bmp"), (".wav", ".mp3", ".flac", ".ogg"), (".txt",)
+LONGEST = 512  # tokens of a text that are looked at, to say how many it has
 Video = Float[Tensor, "1 3 frames h w"]
 
 
@@ -48,7 +50,7 @@ class Director(Predictor):
         """Films, as far as the network has learnt the tasks that they need.
 
         A video gets sound (`v2a`) and goes on (`fp`); a picture begins to move (`i2v`); a sound gets a video (`a2v`); a
-        text file has a caption in each line, and each gets a video (`t2v`). Films that are written get sound, too.
+        text file has captions, see `prompts`, and each gets a video (`t2v`). Films that are written get sound, too.
 
         An answer has `task` and `film`; where sound is written also `sound`; of a text its `caption`.
 
@@ -97,16 +99,49 @@ class Director(Predictor):
     def _staged(self, path: Path) -> Iterator[dict[str, Any]]:
         if "t2v" not in self.module.tasks:
             return
-        try:
-            captions = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
-        cut = cutter(self.module.text)
-        for number, caption in enumerate(captions):
-            ids, mask = (torch.from_numpy(x) for x in cut([caption], self.module.text_length))
-            batch = self._blank(1) | {"caption": ids, "caption_mask": mask}
-            film = self._film(self.module.generate("t2v", batch, seed=number)["video"])
-            yield {"row": str(number), "task": "a video of the text", "caption": caption, **film}
+        for number, asked in enumerate(read_asked(path)):
+            film = self._film(self.written(asked, seed=number))
+            yield {"row": str(number), "task": "a video of the text", "caption": asked.caption, **film}
+
+    def written(self, asked: Asked, seed: int = 0) -> Video:
+        """The clip of a caption, away from its negative prompt.
+
+        Raises:
+            ValueError: a text has more words than there are places, or there is a negative prompt without guidance.
+        """
+        module, batch = self.module, self._told(asked.caption)
+        options = {} if asked.guidance is None else {"guidance": asked.guidance}
+        if not asked.avoided:
+            return module.generate("t2v", batch, seed=seed, **options)["video"]
+        options = module.decoding | options
+        if not options["guidance"]:
+            raise ValueError(
+                f"{asked.avoided!r} is to be avoided, but guidance is 0, so that nothing is: write 'guidance: 2' above "
+                "the caption."
+            )
+        layout = module.layouts["t2v"]
+        texts = (batch, self._told(asked.avoided))
+        given, without = (module.sequences("t2v", each, whole=False) for each in texts)
+        ids = module.network.generate(
+            given, layout.slots, layout.places, without=without, generator=torch.Generator().manual_seed(seed),
+            **options | {"top_k": int(options["top_k"])},
+        )  # fmt: skip
+        return module.drawn(module.words.visual_tokens(layout.written(ids)["video"]))
+
+    def _told(self, text: str) -> dict[str, Tensor]:
+        """A batch of one text.
+
+        Raises:
+            ValueError: it has more words than there are places.
+        """
+        cut, places = cutter(self.module.text), self.module.text_length
+        ids, mask = cut([text], max(places, LONGEST))
+        if (count := int(mask.sum())) > places:
+            raise ValueError(
+                f"{text!r} takes {count} tokens with its start and end, but this model reads {places}: make it shorter."
+            )
+        return self._blank(1) | {"caption": torch.from_numpy(ids[:, :places]),
+                                 "caption_mask": torch.from_numpy(mask[:, :places])}  # fmt: skip
 
     def _blank(self, rows: int) -> dict[str, Tensor]:
         """Clips whose pixels are not looked at."""

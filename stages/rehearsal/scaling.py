@@ -14,6 +14,7 @@ from stages.plan import Plan, Row
 NARROW = 16  # divides widths on a CPU; every width of a vision transformer is a multiple of 64
 NARROWED = re.compile(r"(\w+_)?(dim|width|hidden|bottleneck)|hidden_size|intermediate_size|codebook_size")
 OF_THE_DATA = ("feature_dim",)  # widths that a network cannot choose
+FEWER_BITS = 3  # divides the bits of tokens that have no codebook, on a CPU: 2^6 for 2^18, of which a softmax is small
 BATCH, EVALUATION_BATCH = 4, 8  # rows, on a CPU
 DEEP, LAYERS = 12, 4  # a network of more than so many blocks has so few on a CPU
 WRITTEN = ("pictures", "judged_rows")  # counts of what a network writes, one token after another
@@ -124,8 +125,11 @@ def _data_blocks(system: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
 def _small(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
     """What a setting of a network is on a CPU."""
     before, _, last = name.rpartition(".")
-    counted = last == "codebook_size" and settings.get(f"{before}.embedding_dim", value) is None
-    if _narrowed(last, value) and not counted:  # tokens of bits have no codebook
+    if last == "codebook_size" and settings.get(f"{before}.embedding_dim", value) is None:
+        return 2 ** ((value.bit_length() - 1) // FEWER_BITS)
+    if last == "bits" and isinstance(value, list):  # of the parts of such a token
+        return [part // FEWER_BITS for part in value]
+    if _narrowed(last, value):
         return value // NARROW
     if last == "widths" and all(isinstance(width, int) for width in value):
         return [max(number, width // NARROW) for number, width in enumerate(value, start=1)]

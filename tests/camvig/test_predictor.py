@@ -9,6 +9,7 @@ from lightning_modules.camvig.module import CamViG
 from lightning_modules.camvig.paths import AXES
 from lightning_modules.camvig.predictor import Animator
 from lightning_modules.datasets.video.posed import _drawn
+from lightning_modules.settings import bind
 from tests.camvig.test_module import config
 
 
@@ -47,6 +48,8 @@ def test_pose_files_take_the_place_of_named_moves(animator, picture, tmp_path):
 def test_wrong_files_are_refused(animator, picture, tmp_path):
     with pytest.raises(ValueError, match="there are 1 pose files and no picture"):
         animator.begin([tmp_path / "walk.txt"])
+    with pytest.raises(ValueError, match=r"two pose files are called 'walk'.*rename one"):
+        animator.begin([picture, tmp_path / "walk.txt", tmp_path / "other/walk.TXT"])
     (tmp_path / "short.txt").write_text(_drawn("short", 3))
     animator.begin([picture, tmp_path / "short.txt"])
     with pytest.raises(ValueError, match=r"short.txt has 3 poses, expected at least 5"):
@@ -56,3 +59,63 @@ def test_wrong_files_are_refused(animator, picture, tmp_path):
         list(animator.answer(tmp_path / "nothing.png"))
     with pytest.raises(ValueError, match="Animator chooses from nothing"):
         animator.begin([picture], among=tmp_path)
+
+
+LINE = "0 0.5 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no pose file of RealEstate10K: expected an address, and then lines of 19 numbers each"),
+        (b"address\n", "is no pose file of RealEstate10K"),
+        (f"address\n{LINE} 7\n".encode(), "is no pose file of RealEstate10K"),
+        (f"address\n{LINE.replace('0.9', 'wide')}\n".encode(), "cannot be read as a pose file of RealEstate10K"),
+        (f"address\n{LINE.replace('0.9', 'nan')}\n".encode(), "is no pose file of RealEstate10K"),
+        (f"address\n{LINE}\n{LINE.removesuffix(' 0')}\n".encode(), "cannot be read as a pose file"),
+        (("address\n" + 5 * f"{LINE.replace('0 1 0 0 0 0 1 0', '0 3 0 0 0 0 1 0')}\n").encode(), "are no rotation"),
+        (("address\n" + 5 * f"{LINE.replace('0 0 1 0', '0 0 -1 0')}\n").encode(), "are no rotation"),
+        (b"\xff\xfe\x00", "cannot be read as a pose file of RealEstate10K"),
+    ],
+)
+def test_a_file_that_is_no_pose_file_is_named(animator, picture, tmp_path, content, message):
+    (tmp_path / "walk.txt").write_bytes(content)
+    animator.begin([picture, tmp_path / "walk.txt"])
+    with pytest.raises(ValueError, match=message) as found:
+        list(animator.answer(picture))
+    assert "walk.txt" in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_picture_is_named(animator, tmp_path, content):
+    (tmp_path / "mine.png").write_bytes(content)
+    animator.begin([tmp_path / "mine.png"])
+    with pytest.raises(ValueError, match=r"mine.png cannot be read as a picture") as found:
+        list(animator.answer(tmp_path / "mine.png"))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"path_tokens": {"encoding": "spline"}}, "encoding"),
+        ({"path_tokens": {"codes": 63}}, "codes is 63, expected an even number of bins"),
+        ({"path_tokens": {"codes": 0}}, "codes"),
+        ({"path_tokens": {"translation": -1.0}}, "translation"),
+        ({"path_tokens": {"unit": 0.0}}, "unit"),
+        ({"path_tokens": {"reach": 1.0}}, "reach"),
+        ({"decoding": {"temperature": -1.0}}, "temperature"),
+        ({"decoding": {"top_k": 1.5}}, "top_k"),
+        ({"path_drop": 1.5}, "path_drop"),
+        ({"judged_rows": 0}, "judged_rows"),
+        ({"pixel_scale": 0}, "pixel_scale"),
+        ({"first_frame": True}, "first_frame"),
+    ],
+)
+def test_a_wrong_setting_is_answered_in_one_line(changed, message):
+    good = config()
+    settings = {key: {**good[key], **value} if isinstance(value, dict) else value for key, value in changed.items()}
+    block = {"_target_": "lightning_modules.camvig.module.CamViG", **good, **settings}
+    with pytest.raises(ValueError, match=message) as found:
+        bind(block, "conf/system/camvig/tiny.yaml: model")()
+    assert len(str(found.value).splitlines()) == 1

@@ -294,7 +294,8 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
 
     bits = compose("paper", system="magvit2")["system"]
     changed = scaling.changes(bits, {}, whole=False)
-    assert changed["model.network.hidden_size"] == 64 and "model.tokenizer.codebook_size" not in changed
+    assert changed["model.network.hidden_size"] == 64
+    assert changed["model.tokenizer.codebook_size"] == 2**6 and changed["model.network.bits"] == [3, 3]
     assert changed["model.network.attention_dropout"] == 0.0
     assert "model.network.attention_dropout" not in scaling.changes(bits, {}, whole=True)
     splits = {name: {"source": name, "rows": None} for name in ("train", "val", "test")}

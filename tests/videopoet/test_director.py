@@ -12,8 +12,10 @@ from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.datasets.video.files import evenly, read_frames
 from lightning_modules.datasets.video.films import Film, Sound
 from lightning_modules.datasets.video.hearing import read_sound
+from lightning_modules.settings import bind
 from lightning_modules.videopoet.module import VideoPoet
 from lightning_modules.videopoet.predictor import Director
+from lightning_modules.videopoet.prompts import Asked, read_asked
 from lightning_modules.videopoet.tasks import TASKS
 from stages import predict
 
@@ -22,13 +24,17 @@ TOKENIZER = {"frames": 9, "size": 8, "width": 4, "multipliers": (1, 1, 1), "bloc
 CODEC = {"samples": 4608, "rate": 4096, "levels": 2, "codes": 4, "strides": [16, 16], "width": 4, "dim": 8}
 
 
+def settings(tasks) -> dict:
+    return {
+        "tokenizer": TOKENIZER, "codec": CODEC, "text": {"words": 133, "dim": 6}, "text_length": 8,
+        "network": {"hidden_size": 16, "layers": 1, "heads": 2, "mlp_dim": 16}, "tasks": list(tasks),
+        "judged_tasks": list(tasks)[:1],
+    }  # fmt: skip
+
+
 def director(tasks=tuple(TASKS)) -> Director:
     torch.manual_seed(0)
-    module = VideoPoet(
-        tokenizer=TOKENIZER, codec=CODEC, text={"words": 133, "dim": 6}, text_length=8, tasks=list(tasks),
-        network={"hidden_size": 16, "layers": 1, "heads": 2, "mlp_dim": 16}, judged_tasks=list(tasks)[:1],
-    )  # fmt: skip
-    return Director(module)
+    return Director(VideoPoet(**settings(tasks)))
 
 
 @pytest.fixture
@@ -69,6 +75,101 @@ def test_an_arm_answers_with_the_tasks_that_it_has_learnt_and_says_if_there_are_
     with pytest.raises(ValueError, match="Save it as UTF-8"):
         (files / "bad.txt").write_bytes(b"\xff\xfe\x00")
         list(director().answer(files / "bad.txt"))
+
+
+def test_texts_can_be_moved_away_from_and_ended_alike(files):
+    """Section 3.5: a negative prompt and an ending. Moved away from nothing said, it is what guidance always was."""
+    (files / "mine.txt").write_text(
+        "also: up\nguidance: 2\na red circle moving\nnot: a blue square moving up\na red circle moving\n"
+        "Not:\na red circle moving\nalso:\nguidance:\na red circle moving\n"
+    )
+    asked = read_asked(files / "mine.txt")
+    told = "a red circle moving up"
+    avoided = "a blue square moving up"
+    assert asked == [
+        Asked(told, "", 2.0),
+        Asked(told, avoided, 2.0),
+        Asked(told, "", 2.0),
+        Asked("a red circle moving"),
+    ]
+    answering = director()
+    with torch.no_grad():
+        for parameter in answering.module.network.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    plain, away, again = (answering.written(each) for each in asked[:3])
+    assert torch.equal(plain, again) and not torch.equal(plain, away)
+    same = answering.written(Asked(told, told, 5.0))  # moved away from itself: as without guidance
+    assert torch.equal(same, answering.written(Asked(told, "", 0.0)))
+    assert [each["caption"] for each in answering.answer(files / "mine.txt")] == [each.caption for each in asked]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "has 0 lines and no caption: write one on each line"),
+        ("only.txt", b"not: a red circle\nguidance: 2\n", "has 2 lines and no caption"),
+        ("much.txt", b"guidance: much\na circle\n", "the line 'guidance: much', expected a number from 0 on"),
+        ("less.txt", b"guidance: -1\na circle\n", "the line 'guidance: -1', expected a number from 0 on"),
+        ("endless.txt", b"guidance: inf\na circle\n", "the line 'guidance: inf', expected a number"),
+        ("idle.txt", b"guidance: 0\nnot: a square\na circle\n", "'a square' is to be avoided, but guidance is 0"),
+        ("long.txt", b"a red circle moving left and up and down\n", "takes 11 tokens .*, but this model reads 8"),
+        ("bad.txt", b"\xff\xfe\x00", "bad.txt cannot be read as text.*Save it as UTF-8"),
+        ("nothing.txt", None, "nothing.txt cannot be read as text"),
+        ("bad.png", b"no picture", "bad.png cannot be read as a picture"),
+        ("nothing.png", None, "nothing.png cannot be read as a picture"),
+        ("bad.mp4", b"no video", "bad.mp4"),
+        ("nothing.mp4", None, "nothing.mp4"),
+        ("bad.pdf", b"%PDF-1.4", "bad.pdf"),
+        ("bad.wav", b"no sound", "bad.wav cannot be decoded"),
+        ("nothing.wav", None, "nothing.wav cannot be decoded"),
+    ],
+)
+def test_a_file_that_cannot_be_answered_is_named_in_one_line(files, name, content, message):
+    if content is not None:
+        (files / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as found:
+        list(director().answer(files / name))
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_a_sound_that_is_too_short_is_refused(files):
+    with (files / "short.wav").open("wb") as file:
+        Sound(np.zeros(1000, np.int16), 4096).save(file)
+    with pytest.raises(ValueError, match=r"short.wav ends before the clip does: 1000 of 4608 samples are there"):
+        list(director().answer(files / "short.wav"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tasks": []}, "tasks"),
+        ({"tasks": ["t2w"]}, "the task 't2w' is unknown"),
+        ({"judged_tasks": ["stylise"]}, "the task 'stylise' is unknown"),
+        ({"weights": {"i2v": 0}}, "weights"),
+        ({"tasks": ["t2v"], "weights": {"i2v": 2.0}}, "the task 'i2v' is unknown"),
+        ({"turn": 1.0}, "turn"),
+        ({"first": 1.5}, "first"),
+        ({"batches": "packed"}, "batches"),
+        ({"mixed": 0}, "mixed"),
+        ({"given": 3}, "given is 3, expected less than the latent frames of a clip"),
+        ({"text_drop": -0.1}, "text_drop"),
+        ({"decoding": {"temprature": 1.0}}, "decoding has 'temprature'"),
+        ({"decoding": {"guidance": -1.0}}, "guidance"),
+        ({"segments": 0}, "segments"),
+        ({"text": {"words": 9, "dim": 6, "hub": "google/t5-v1_1-xl"}}, "give hub alone"),
+        ({"text": {}}, "give hub alone"),
+        ({"codec": CODEC | {"strides": [16, 15]}}, "strides"),
+        ({"codec": CODEC | {"levels": 0}}, "levels"),
+        ({"network": {"hidden_size": 16, "layers": 1, "heads": 3, "mlp_dim": 16}}, "heads"),
+        ({"marks": ["bos"]}, "the special 'bos' is named twice"),
+        ({"mark": []}, "mark"),
+    ],
+)
+def test_a_wrong_setting_is_answered_in_one_line(changed, message):
+    block = {"_target_": "lightning_modules.videopoet.module.VideoPoet", **settings(tuple(TASKS)), **changed}
+    with pytest.raises(ValueError, match=message) as found:
+        bind(block, "conf/system/videopoet/tiny.yaml: model")()
+    assert len(str(found.value).splitlines()) == 1
 
 
 def test_the_command_writes_films_and_sounds(files, monkeypatch, capsys):
