@@ -18,6 +18,7 @@ from PIL import Image
 from lightning_modules.datasets import pictures
 from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.hd_vila.manipulation import Manipulation, enlarged
+from lightning_modules.hd_vila.ranker import check_sentences
 from lightning_modules.predictors import Predictor, lines_among
 
 
@@ -56,8 +57,9 @@ class Editor(Predictor):
         """For each sentence `changed`, a picture, with the cosine of picture and sentence `before` and `after`.
 
         Raises:
-            ValueError: the file is no picture that can be read.
+            ValueError: the file is no picture that can be read, or there are no sentences, or one that is in no list.
         """
+        check_sentences(sentences)
         module, device = self.module, self.module.device
         pixels = torch.from_numpy(np.array(pictures.read(Path(path))))
         given = module.centre(module.guide.preprocess(pixels.permute(2, 0, 1)[None].to(device)))

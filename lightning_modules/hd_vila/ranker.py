@@ -7,6 +7,7 @@ for sentence, similarity in ranker.rank("clip.mp4", ["a red striped circle movin
     print(f"{similarity:.3f}  {sentence}")
 """
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,9 @@ class Ranker(Predictor):
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded, or is too short.
+            ValueError: there are no sentences, or one that is in no list.
         """
+        check_sentences(sentences)
         token_ids, mask = (torch.from_numpy(x) for x in self.tokenizer(sentences, self.text_length))
         device = self.module.device
         video = self.module.encode(*self.module.clips_of({name: x.to(device) for name, x in self._read(path).items()}))[
@@ -94,3 +97,15 @@ class Ranker(Predictor):
             "middle": rearrange(high, "k h w c -> 1 k c h w"),
             "neighbours": rearrange(low, "k t h w c -> 1 k t c h w"),
         }
+
+
+def check_sentences(sentences: Sequence[str]) -> None:
+    """Refuse what is no list of sentences.
+
+    Raises:
+        ValueError: see above.
+    """
+    if isinstance(sentences, str) or not sentences or not all(isinstance(each, str) for each in sentences):
+        raise ValueError(
+            f"sentences is {reprlib.repr(sentences)}, expected a list such as ['a red circle moving left']."
+        )

@@ -9,6 +9,7 @@ moment.picture.save("moment.png")
 """
 
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,7 @@ class Finder(Predictor):
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
+            ValueError: there are no paragraphs, or one that is in no list.
         """
         return self._ranked(self._read(path), paragraphs)
 
@@ -111,7 +113,10 @@ class Finder(Predictor):
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
+            ValueError: the sentence is no text.
         """
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise ValueError(f"sentence is {reprlib.repr(sentence)}, expected a text such as 'the blue circle'.")
         return self._moment(self._read(path), sentence)
 
     @torch.inference_mode()
@@ -141,6 +146,10 @@ class Finder(Predictor):
         return _Seen(whole[0].cpu(), clips[0].cpu(), shown.frames, shown.seconds)
 
     def _ranked(self, seen: "_Seen", paragraphs: Sequence[str]) -> list[tuple[str, float]]:
+        if isinstance(paragraphs, str) or not paragraphs or not all(isinstance(each, str) for each in paragraphs):
+            raise ValueError(
+                f"paragraphs is {reprlib.repr(paragraphs)}, expected a list such as ['The red circle. The blue one.']."
+            )
         similarity = (self.encode_texts(paragraphs)[0] @ seen.whole).tolist()
         return sorted(zip(paragraphs, similarity, strict=True), key=lambda pair: -pair[1])
 

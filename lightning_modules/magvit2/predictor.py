@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from lightning_modules.files import read_array
 from lightning_modules.magvit2.compression import WORD
@@ -31,7 +33,7 @@ class Continuer(predictor.Continuer):
         path, module = Path(path), self.module
         with torch.inference_mode():
             if path.suffix == ".npy":
-                yield shown(module.drawn(module.read_again(_words(path))))
+                yield shown(module.drawn(self._read_again(path)))
                 return
             truth = clip_of(path, module.tokenizer)
             tokens = module.encoded(truth)
@@ -44,6 +46,16 @@ class Continuer(predictor.Continuer):
                 **shown(video),
             }
         yield from super().answer(path, top)
+
+    def _read_again(self, path: Path) -> Int[Tensor, "1 tokens"]:
+        words = _words(path)
+        try:
+            return self.module.read_again(words)
+        except (AssertionError, ValueError) as error:  # the coder's own is the former
+            raise ValueError(
+                f"{path} cannot be read with this generator: {str(error).splitlines()[0]} Take the one that wrote it, "
+                "on a machine of the same kind."
+            ) from error
 
 
 class Recogniser(Predictor):
@@ -61,8 +73,10 @@ class Recogniser(Predictor):
         """The most probable actions: `class`, its number in the data set, `direction` if it was learnt, `probability`.
 
         Raises:
-            ValueError: the file cannot be read.
+            ValueError: the file cannot be read, or `top` is less than 1.
         """
+        if top < 1:
+            raise ValueError(f"top is {top}, expected at least 1.")
         module, reader = self.module, self.module.reader
         with torch.inference_mode():
             video = clip_of(Path(path), reader.tokenizer) * reader.pixel_scale
@@ -74,7 +88,7 @@ class Recogniser(Predictor):
 
 def _words(path: Path) -> np.ndarray:
     array = read_array(path)
-    if array.dtype != np.uint32 or array.ndim != 1:
+    if array.dtype != np.uint32 or array.ndim != 1 or not len(array):
         raise ValueError(
             f"{path} holds {array.dtype} of shape {array.shape}, expected one row of uint32, as predict writes `code`."
         )

@@ -156,6 +156,8 @@ def test_the_editor_changes_files(folder, tmp_path):  # noqa: F811
     assert len(list(editor.answer(tmp_path / "mine.png", top=1))) == 1
     with pytest.raises(ValueError, match=r"nothing\.png cannot be read as a picture"):
         list(editor.change(tmp_path / "nothing.png", ["a"]))
+    with pytest.raises(ValueError, match="sentences is 'a red circle', expected a list"):
+        list(editor.change(tmp_path / "mine.png", "a red circle"))
 
 
 def test_what_cannot_be_is_refused(folder):  # noqa: F811

@@ -50,6 +50,19 @@ def test_input_that_cannot_be_ranked_is_refused(ranker, tmp_path):
         ranker.rank(tmp_path / "text.mp4", SENTENCES)
 
 
+@pytest.mark.parametrize("given", ["a red circle", []])
+def test_what_is_no_list_of_sentences_is_refused(ranker, tmp_path, given):
+    encode(tmp_path / "clip.mp4", 9)
+    with pytest.raises(ValueError, match=r"sentences is .*, expected a list such as \['a red circle moving left'\]"):
+        ranker.rank(tmp_path / "clip.mp4", given)
+
+
+def test_a_video_is_not_answered_before_the_sentences_are_known(ranker, tmp_path):
+    encode(tmp_path / "clip.mp4", 9)
+    with pytest.raises(ValueError, match=r"sentences is \[\], expected a list"):
+        list(ranker.answer(tmp_path / "clip.mp4"))
+
+
 def test_a_model_of_another_task_ranks_nothing():
     with torch.device("meta"), pytest.raises(ValueError, match="trained for 'choice'; sentences are ranked by one of"):
         Ranker(module(task="choice"), RECORD)

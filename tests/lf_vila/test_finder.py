@@ -70,6 +70,18 @@ def test_inputs_that_cannot_be_compared_are_refused(finder, videos, names, found
         finder.begin([videos / name for name in names])
 
 
+@pytest.mark.parametrize("given", ["the red circle", []])
+def test_what_is_no_list_of_paragraphs_is_refused(finder, videos, given):
+    with pytest.raises(ValueError, match=r"paragraphs is .*, expected a list such as \['The red circle"):
+        finder.rank(videos / "one.mp4", given)
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_what_is_no_sentence_is_refused(finder, videos, given):
+    with pytest.raises(ValueError, match=r"sentence is .*, expected a text such as 'the blue circle'"):
+        finder.moment(videos / "one.mp4", given)
+
+
 def test_a_file_that_is_no_video_is_refused(finder, videos):
     with pytest.raises(BrokenVideo):
         finder.rank(videos / "paragraphs.txt", PARAGRAPHS)

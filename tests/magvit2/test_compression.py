@@ -108,6 +108,12 @@ def test_a_video_becomes_a_file_of_bits_and_the_file_a_video(tmp_path):
     (again,) = answerer.answer(tmp_path / "code.npy")
     assert np.array_equal(again["video"], code["video"])
     np.save(tmp_path / "wrong.npy", np.zeros((2, 4)))
+    np.save(tmp_path / "empty.npy", code["code"][:0])
+    with pytest.raises(ValueError, match=r"empty.npy holds uint32 of shape \(0,\), expected one row of uint32"):
+        list(answerer.answer(tmp_path / "empty.npy"))
+    np.save(tmp_path / "two.npy", np.tile(code["code"], 40))
+    with pytest.raises(ValueError, match=r"two.npy cannot be read with this generator: .* Take the one that wrote it"):
+        list(answerer.answer(tmp_path / "two.npy"))
     with pytest.raises(ValueError, match=r"wrong.npy holds float64 of shape \(2, 4\), expected one row of uint32"):
         next(answerer.answer(tmp_path / "wrong.npy"))
 

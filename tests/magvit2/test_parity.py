@@ -127,3 +127,29 @@ def test_the_order_of_bits_is_that_of_each_re_implementation():
         quantiser = LookupFree(2**10, 10, order=order).eval()
         assert quantiser(latents).tokens.item() == token
         assert torch.equal(quantiser.embed(torch.tensor([[[[token]]]])), latents)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "sample", "mean", "total", "gradient"),
+    [
+        (0.01, 0.05658227668807286, 1.995030827497759, -0.07171097559272026, 0.30505515131294275),
+        (1.0, 5.115802357715149, 6.1812681187651695, 0.015587303383246279, -0.1798749488838484),
+    ],
+)
+def test_lookup_free_quantisation_is_that_of_vector_quantize_pytorch(temperature, sample, mean, total, gradient):
+    """Its `LFQ` (1.32.0) in float64, with the author's weights, and 1e-30 in place of the 1e-5 within its logarithm.
+
+    With its own 1e-5, where smaller chances count as that, the two entropies are 0.056581 and 1.994984 (temperature
+    0.01), 5.115364 and 6.181268 (temperature 1).
+    """
+    latents = (0.5 * wave(2, 10, 3, 4, 4).double()).requires_grad_()
+    found = LookupFree(2**10, 10, temperature=temperature, order="big")(latents)
+    sum(found.terms.values()).backward()
+    numbers = torch.arange(1, found.tokens.numel() + 1)
+    assert int((found.tokens.flatten() * numbers).sum()) == 2371400
+    logits = (4 / temperature * latents).movedim(1, -1).flatten(0, -2)
+    assert sample_entropy(logits).item() == pytest.approx(sample, rel=CLOSE)
+    assert entropy(mean_chances(logits.sigmoid())).item() == pytest.approx(mean, rel=CLOSE)
+    assert found.terms["commitment"].item() / 0.25 == pytest.approx(0.4885355179529935, rel=CLOSE)
+    assert sum(found.terms.values()).item() == pytest.approx(total, rel=CLOSE)
+    assert summed(latents.grad) == pytest.approx(gradient, rel=CLOSE)

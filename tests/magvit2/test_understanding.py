@@ -185,6 +185,8 @@ def test_the_actions_in_a_video_are_named(reverse, monkeypatch):
     best = int(np.argmax(chances))
     direction = {"direction": "backward" if best >= 3 else "forward"} if reverse else {}
     assert lines[0] == {"rank": 1, "class": best % 3, **direction, "probability": lines[0]["probability"]}
+    with pytest.raises(ValueError, match="top is -1, expected at least 1"):
+        list(answering.Recogniser(built).answer("mine.mp4", top=-1))
 
 
 def test_accuracy_is_that_of_actions_and_of_their_two_halves():
