@@ -32,7 +32,7 @@ def prepare(folder: Path, *, parts: dict[str, dict[str, Any]]) -> None:
         for name, each in prepares.items():
             each(new / name)
         cards = {name: storage.card(new / name) for name in parts}
-        facts = {"name": folder.parent.name, "splits": smallest(cards), "parts": cards}
+        facts = {"name": "_".join(parts), "splits": smallest(cards), "parts": cards}
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
