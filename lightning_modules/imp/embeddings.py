@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_modules.imp.encoder import EPS
-from lightning_modules.imp.tokens import Tokens
+from lightning_modules.imp.tokens import Tokens, centred
 
 
 class Positions(nn.Module):
@@ -61,8 +61,9 @@ class Embedding(nn.Module):
         self.pos_encoding = Positions(buckets, dim)
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "batch tokens dim"]:
-        """Content plus position."""
-        return self.to_embedding(tokens.content) + self.pos_encoding(tokens.coordinates, tokens.content.shape[1])
+        """Content plus position; stored pixels are centred here, when tokens have been dropped."""
+        content = centred(tokens.content) if tokens.content.dtype == torch.uint8 else tokens.content
+        return self.to_embedding(content) + self.pos_encoding(tokens.coordinates, tokens.content.shape[1])
 
 
 def draw_embeddings(module: nn.Module) -> None:

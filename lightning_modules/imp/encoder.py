@@ -106,7 +106,7 @@ def sparse_layers(layers: int, mixture: Mixture | None) -> list[bool]:
     Raises:
         ValueError: see `Encoder`.
     """
-    if mixture is None:
+    if mixture is None or not mixture["layers"]:
         return [False] * layers
     sparse = mixture["layers"]
     if sparse > layers:

@@ -33,18 +33,17 @@ Routing = Literal["expert_choice", "token_choice", "soft"]
 class Mixture(TypedDict):
     """Of the layers with experts.
 
-    `experts`: of a layer. `layers`: how many layers have them, the last ones, or with `place` uniform at equal
-    distances. `routing`: see `routing`. `largest_group`: tokens that are routed together at most. `capacity`: places of
-    all experts together, as a share of the tokens; `least_capacity`: places of an expert at least. `selected` and
-    `prioritised`: of token choice. `slots`: of an expert of the soft router. `evaluation_groups`: `batch` deals tokens
-    out as in training, as the official code does, so that answers depend on the batch; with `sample`, each sample is a
-    group of its own.
-    `z_loss`, `balance`: weights of the two losses; the balance is that of token choice.
+    `experts`: of a layer. `layers`: how many layers have them, 0 for none; the last ones, or with `place` uniform those
+    at equal distances. `routing`: see `routing`. `largest_group`: tokens that are routed together at most. `capacity`:
+    places of all experts together, as a share of the tokens; `least_capacity`: places of an expert at least. `selected`
+    and `prioritised`: of token choice. `slots`: of an expert of the soft router. `evaluation_groups`: `batch` deals
+    tokens out as in training, as the official code does, so that answers depend on the batch; with `sample`, each
+    sample is a group of its own. `z_loss`, `balance`: weights of the two losses; the balance is that of token choice.
     """
 
     __pydantic_config__ = STRICT
     experts: Annotated[Count, Field(ge=2)]
-    layers: Count
+    layers: Natural
     place: Literal["last", "uniform"]
     routing: Routing
     largest_group: Count

@@ -34,7 +34,6 @@ from lightning_modules.imp.tokens import (
     LOUDEST,
     Dropping,
     Tokens,
-    centred,
     drop_tokens,
     log_mel,
     spectrogram_patches,
@@ -230,8 +229,7 @@ class Imp(PaperModule):
         if modality == "text":
             return text_tokens(content, batch["attention_mask"].reshape(content.shape))
         if modality == "vision":
-            pixels = centred(content)
-            clip = pixels if name == "video" else still(pixels, settings["patch"][0])
+            clip = content if name == "video" else still(content, settings["patch"][0])
             return tubelets(clip, tuple(settings["patch"]))
         if modality == "waveform":
             return waveform_patches(_wave(content), settings["patch"])
@@ -306,6 +304,8 @@ class Imp(PaperModule):
         """The loss of each task, and how often its best answer is right."""
         sums, rows = defaultdict(float), defaultdict(int)
         for name, batch in map(parted, batches):
+            if name not in data.trained:
+                continue
             count = len(next(iter(batch.values())))
             rows[name] += count
             sums[f"{name}/loss"] += count * self.loss(name, batch)[0].double()
@@ -354,20 +354,23 @@ class Imp(PaperModule):
         `<task>/probe_labels` of rows to learn a probe from; of a contrast `<task>/<modality>_to_<modality>`; of masked
         words `<task>/words`. `<task>/prompts` are vectors of the classes, of texts, and `<task>/prompted` those of the
         rows that they are compared with. `experts/<modality>/probability` and `experts/<modality>/first`, (layers
-        experts), are the router's mean probability and how often an expert is its first choice. `shown/...`: first rows.
+        experts), are the router's mean probability and how often an expert is its first choice. `shown/...`: some rows.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = defaultdict(list)
         load: dict[str, list[Tensor]] = defaultdict(list)
         (split,) = judged(data.splits)
-        for name, batch in map(parted, data.evaluation_batches(split)):
+        learnt = [batch for task in data.trained for batch in data.evaluation_batches(split, task)]
+        for name, batch in map(parted, learnt):
             rows = {key: x.to(device) for key, x in batch.items()}
             for key, x in self.answers(name, rows).items():
                 found[f"{name}/{key}"].append(x.cpu())
             for modality in self.tasks[name]["modalities"]:
                 load[modality] += self.routed(name, modality, rows)
         answers = {key: torch.cat(parts) for key, parts in found.items()}
-        return answers | self.probes(data, device) | self.prompted() | _loads(load) | self.shown(data, split)
+        return (
+            answers | self.probes(data, device) | self.prompted(data.trained) | _loads(load) | self.shown(data, split)
+        )
 
     def answers(self, name: str, batch: Batch) -> dict[str, Tensor]:
         """What one task says about some rows."""
@@ -386,7 +389,7 @@ class Imp(PaperModule):
     def probes(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """Features and labels of rows that were trained on, for linear probes."""
         found: dict[str, list[Tensor]] = defaultdict(list)
-        for task in (name for name, task in self.tasks.items() if task["objective"] == "classification"):
+        for task in (name for name in data.trained if self.tasks[name]["objective"] == "classification"):
             left = PROBED if "train" in data.splits else 0
             batches = data.evaluation_batches("train", task) if left else iter(())
             while left > 0 and (batch := next(batches, None)) is not None:
@@ -397,14 +400,15 @@ class Imp(PaperModule):
         return {key: torch.cat(parts) for key, parts in found.items()}
 
     @torch.no_grad()
-    def prompted(self) -> dict[str, Tensor]:
-        """Vectors of the classes of the tasks that have prompts."""
+    def prompted(self, trained: Sequence[str]) -> dict[str, Tensor]:
+        """Vectors of the classes of the tasks that have prompts, of those that were trained."""
         return {
             f"{name}/prompts": self.class_vectors(
                 [[template.format(each) for template in told["templates"]] for each in told["classes"]],
                 self.tasks[name]["modalities"][0],
             ).cpu()
             for name, told in self.prompts.items()
+            if name in trained
         }
 
     @torch.no_grad()
@@ -490,7 +494,7 @@ class Imp(PaperModule):
     def shown(self, data: LightningDataModule, split: str) -> dict[str, Tensor]:
         """Pixels and texts of the first rows, of each task that contrasts."""
         found = {}
-        for task in (name for name, task in self.tasks.items() if task["objective"] == "contrast"):
+        for task in (name for name in data.trained if self.tasks[name]["objective"] == "contrast"):
             _, rows = parted(next(data.evaluation_batches(split, task)))
             for key in ("images", "video", "token_ids"):
                 if key in rows:

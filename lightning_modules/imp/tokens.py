@@ -21,7 +21,7 @@ FLOOR = 1e-6  # beside a mel band, before the logarithm, as in the official code
 class Tokens(NamedTuple):
     """What is embedded.
 
-    content: numbers of each token, or its id.
+    content: numbers of each token, or its id; pixels are stored ones, 0 to 255.
     coordinates: of each token along each axis of its modality, 0 to 1; null for texts, whose positions are indices.
     there: which tokens are no padding; null where all are there.
     """
@@ -37,7 +37,7 @@ def grid(*sizes: int) -> Float[Tensor, "tokens axes"]:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
 
 
-def tubelets(video: Float[Tensor, "batch 3 frames height width"], patch: tuple[int, int, int]) -> Tokens:
+def tubelets(video: Shaped[Tensor, "batch 3 frames height width"], patch: tuple[int, int, int]) -> Tokens:
     """Boxes of pixels; within each the order is frame, row, column, colour, as in the official code.
 
     Raises:
@@ -118,7 +118,7 @@ def centred(pixels: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return pixels.float() / 127.5 - 1
 
 
-def still(images: Float[Tensor, "batch 3 height width"], frames: int) -> Float[Tensor, "batch 3 frames height width"]:
+def still(images: Shaped[Tensor, "batch 3 height width"], frames: int) -> Shaped[Tensor, "batch 3 frames height width"]:
     """Pictures as clips of equal frames."""
     return repeat(images, "b c h w -> b c t h w", t=frames)
 
