@@ -1,4 +1,4 @@
-"""Texts some of whose words are hidden, and asked for; a batch depends on its place in the epochs alone.
+"""Texts as ids, some of whose words are hidden and asked for; a batch depends on its place in the epochs alone.
 
 The rule is BERT's (1810.04805, section 3.1): of 15 % of the words, 80 % become the mask token, 10 % another word, and
 10 % stay.
@@ -27,6 +27,7 @@ from lightning_modules.processes import loader_workers, outlive_signals
 from lightning_modules.settings import Count, Share
 
 MASKING = 130  # purpose of random words, which `datasets.splits` has not
+KEPT = 32_768  # rows of a source that are tokenised once and kept; of a larger one, each row when it is shown
 JUDGED = (1 << 64) - 1  # the epoch whose masks evaluation has
 IGNORED = -100  # target of a word that is not asked for
 MASKED, EXCHANGED = 0.8, 0.9  # shares of the words asked for: up to here the mask token, from there on another word
@@ -36,24 +37,26 @@ Batch = dict[str, Tensor]
 class MaskedTexts(LightningDataModule):
     """Batches of `token_ids` and `targets` (batch length, -100 where no word is asked for) and `attention_mask`.
 
-    With `pairs` also `segments` (batch length), 0 and 1 for the first and second sentence, and `labels`, whether the
-    second belongs to the first. Rows are read by the row group, so that a corpus need not fit into memory.
+    With `pairs` also `segments` (batch length), 0 and 1 for the first and second sentence, and `labels`: whether the
+    second belongs to the first, or what `label` names. Rows are read by the row group, so that a corpus need not fit
+    into memory.
 
     Args:
-        folder: a prepared data set with the column `text`, and `second` and `label` for pairs.
+        folder: a prepared data set with the column `text`, and `second` for pairs.
         seed: decides the rows of the splits and, with the epoch, order and masks.
         splits: for each split (train, val, test) its source and number of rows, see `datasets.splits.draw_splits` and
             `datasets.streaming.hold_out`.
         tokenizer: null for the captioned world's words, else see `published_tokenizer`.
         text_length: tokens of a row, special ones included; of two sentences that are too long, the longer one is cut.
         pairs: show two sentences.
-        masked: share of the words that are asked for.
+        label: column of what is said of a row, integers or floats; null for `label` of pairs, and none otherwise.
+        masked: share of the words that are asked for; 0 for tasks that read whole texts.
         batch_size: rows of one optimiser step, over all processes and accumulated batches; null where nothing is
             trained.
         evaluation_batch_size: rows that are judged at a time.
 
     Raises:
-        ValueError: a split is unknown, or the tokenizer has no mask token.
+        ValueError: a split is unknown, or the data set has no such column.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class MaskedTexts(LightningDataModule):
         tokenizer: str | None = None,
         text_length: Annotated[Count, Field(ge=4)],
         pairs: bool = False,
+        label: str | None = None,
         masked: Share = 0.15,
         batch_size: Count | None = None,
         evaluation_batch_size: Count,
@@ -74,9 +78,13 @@ class MaskedTexts(LightningDataModule):
         self.folder, self.seed, self.splits = folder, seed, splits
         self.tokenizer_name, self.text_length, self.pairs, self.masked = tokenizer, text_length, pairs, masked
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        wanted = ["text", *(("second", "label") if pairs else ())]
-        if missing := [name for name in wanted if name not in storage.card(folder)["columns"]]:
-            raise ValueError(f"{folder} has no column {missing[0]!r}, which data.pairs ({pairs}) asks for.")
+        self.label = "label" if pairs and label is None else label
+        there = storage.card(folder)["columns"]
+        if missing := [name for name in self._columns if name not in there]:
+            raise ValueError(
+                f"{folder} has the columns {', '.join(there)}, but not {missing[0]!r}, which data.pairs ({pairs}) and "
+                f"data.label ({label}) ask for."
+            )
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -92,7 +100,7 @@ class MaskedTexts(LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of pairs."""
+        """Number of classes of `labels`; null for scores."""
         return storage.card(self.folder)["num_classes"]
 
     @cached_property
@@ -115,7 +123,7 @@ class MaskedTexts(LightningDataModule):
         source, rows = self.rows["train"]
         groups, mine = self._groups(source), portion(self)
         batches = EpochBatches(groups.ends, batch_size=self.batch_size, seed=self.seed, portion=mine, rows=rows)
-        large = len(rows) > 1_000_000  # a small set is tokenised faster here than by new processes
+        large = len(groups) > KEPT  # what is kept is shown faster here than by new processes
         workers = loader_workers(mine.processes, mine.rows(self.batch_size) * self.text_length) if large else 0
         return DataLoader(
             _Masked(self, groups), sampler=batches, batch_size=None, num_workers=workers,
@@ -130,7 +138,11 @@ class MaskedTexts(LightningDataModule):
             yield shown[JUDGED, rows[start : start + self.evaluation_batch_size]]
 
     def _groups(self, source: str) -> RowGroups:
-        return RowGroups(self.folder, source, ["text", *(("second", "label") if self.pairs else ())])
+        return RowGroups(self.folder, source, self._columns)
+
+    @property
+    def _columns(self) -> list[str]:
+        return ["text", *(["second"] * self.pairs), *([self.label] if self.label else [])]
 
 
 class _Masked(Dataset):
@@ -138,20 +150,23 @@ class _Masked(Dataset):
 
     def __init__(self, data: MaskedTexts, groups: RowGroups):
         self.data, self.groups, self.tokenizer = data, groups, data.tokenizer
+        self.kept = self._read(np.arange(len(groups))) if len(groups) <= KEPT else None
 
     def __len__(self) -> int:
         return len(self.groups)
 
+    def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        columns = self.groups[rows]
+        read = sentences(self.tokenizer, columns["text"], columns.get("second"), self.data.text_length)
+        return read if self.data.label is None else read | {"labels": columns[self.data.label]}
+
     def __getitem__(self, at: tuple[int, np.ndarray]) -> Batch:
         epoch, rows = at
-        columns, data = self.groups[rows], self.data
-        read = sentences(self.tokenizer, columns["text"], columns.get("second"), data.text_length)
+        data = self.data
+        read = self._read(rows) if self.kept is None else {name: x[rows] for name, x in self.kept.items()}
         words = np.stack([_random_words(data.seed, int(row), epoch, data.text_length) for row in rows])
         token_ids, targets = hide(read["token_ids"], self.tokenizer, words, data.masked)
-        found = read | {"token_ids": token_ids, "targets": targets}
-        if data.pairs:
-            found["labels"] = columns["label"]
-        return {name: torch.from_numpy(x) for name, x in found.items()}
+        return {name: torch.from_numpy(x) for name, x in (read | {"token_ids": token_ids, "targets": targets}).items()}
 
 
 def _random_words(seed: int, row: int, epoch: int, length: int) -> UInt64[np.ndarray, "two length"]:
@@ -197,7 +212,7 @@ def hide(
 ) -> tuple[Int[np.ndarray, "rows length"], Int[np.ndarray, "rows length"]]:
     """Ids with some words hidden, and the ids that are asked for.
 
-    Of each row the share is rounded, but one word is asked for at least, if there is one.
+    Of each row the share is rounded, but one word is asked for at least, if there is one; of a share of 0 none.
 
     Args:
         token_ids: of sentences.
@@ -205,6 +220,8 @@ def hide(
         words: random; two for each place, which decide whether and how a word is hidden.
         share: of the words that are asked for.
     """
+    if share == 0:
+        return token_ids, np.full_like(token_ids, IGNORED)
     special = [tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id, tokenizer.mask_id]
     ordinary = ~np.isin(token_ids, special)
     count = np.maximum(np.rint(ordinary.sum(1) * share).astype(np.int64), ordinary.any(1))
