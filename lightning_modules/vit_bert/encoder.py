@@ -77,9 +77,7 @@ class Encoder(nn.Module):
         ValueError: see `Attention`.
     """
 
-    def __init__(
-        self, *, dim: int, hidden: int, layers: int, heads: int, norm: Order, norm_eps: float, dropout: float
-    ):
+    def __init__(self, *, dim: int, hidden: int, layers: int, heads: int, norm: Order, norm_eps: float, dropout: float):
         super().__init__()
         self.blocks = nn.ModuleList(
             Layer(dim, hidden, heads, norm=norm, norm_eps=norm_eps, dropout=dropout) for _ in range(layers)

@@ -48,7 +48,10 @@ class ImageTeacher(Frozen):
     def __init__(self, hub: str, statistics: tuple[Sequence[float], Sequence[float]]):
         network = from_pretrained(ViTForImageClassification, hub, partial(_architecture, hub), unused=UNUSED)
         super().__init__(network)
-        (mean, std), half = (torch.tensor(x)[:, None, None] for x in pair(statistics)), torch.tensor(HALF)[:, None, None]
+        (mean, std), half = (
+            (torch.tensor(x)[:, None, None] for x in pair(statistics)),
+            torch.tensor(HALF)[:, None, None],
+        )
         self.register_buffer("scale", std / half, persistent=False)
         self.register_buffer("shift", (mean - half) / half, persistent=False)
 
