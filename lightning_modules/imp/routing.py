@@ -44,7 +44,7 @@ def number_of_groups(tokens: int, *, largest: int, experts: int, replicas: int =
     if found is None:
         raise ValueError(
             f"{tokens} tokens cannot be dealt out to {experts} experts with {replicas} replicas in equal groups: take "
-            f"a batch whose tokens are a multiple of {unit}."
+            f"a batch whose tokens are a multiple of {unit}, or, to evaluate, mixture.evaluation_groups: sample."
         )
     return found
 
