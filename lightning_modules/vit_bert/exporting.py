@@ -1,4 +1,4 @@
-"""A trained encoder for `transformers`: that of pictures as a ViT, or that of texts as a BERT, by its order of norms."""
+"""A trained encoder for `transformers`: the side of pictures as a ViT."""
 
 from collections.abc import Mapping, Sequence
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.settings import STRICT, Count, Share
+from lightning_modules.settings import STRICT, Count
 
 Combination = Literal["sum", "mask", "pcgrad"]
 Score = Literal["magnitude", "sensitivity", "random"]
@@ -202,7 +202,9 @@ def layer_of(name: str) -> str:
     return f"layer-{int(parts[1]) + 1}" if parts[0] == "blocks" else parts[0]
 
 
-def keep_largest(mask: Bool[Tensor, " weights"], score: Float[Tensor, " weights"], share: float) -> Bool[Tensor, " weights"]:
+def keep_largest(
+    mask: Bool[Tensor, " weights"], score: Float[Tensor, " weights"], share: float
+) -> Bool[Tensor, " weights"]:
     """The mask with the smallest scores taken out, until a share of all weights is left; of equal ones the last."""
     kept = round(share * len(mask))
     order = torch.where(mask, score, -torch.inf).argsort(descending=True, stable=True)

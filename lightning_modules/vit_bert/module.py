@@ -222,7 +222,7 @@ class VitBert(PaperModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Mask or project what is shared; what a step has not touched rests, as in a single process."""
-        if self.masks is not None and self.masks.gathered or self._masks():
+        if (self.masks is not None and self.masks.gathered) or self._masks():
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             found = self.masks.before_step(
                 self.network.encoders["shared"], self.trainer.global_step + 1,
@@ -341,7 +341,7 @@ class VitBert(PaperModule):
             self.masks.part(self.masks.mask, name).copy_(masks[name])
 
     def to_transformers(self) -> Exported:
-        """The side of pictures as a ViT, or with `norm: post` that of texts as a BERT; see `exporting`."""
+        """The side of pictures as a ViT, see `exporting`."""
         return exported(self.network, self.preprocess.statistics)
 
     def facts(self) -> dict:

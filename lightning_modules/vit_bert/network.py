@@ -177,10 +177,10 @@ class Network(nn.Module):
         super().__init__()
         dim, norm, norm_eps = encoder["dim"], encoder["norm"], encoder["norm_eps"]
         common = {"norm": norm, "norm_eps": norm_eps, "modality": modality_embedding}
-        self.tokens = nn.ModuleDict({"image": ImageTokens(images, dim, **common), "text": TextTokens(texts, dim, **common)})
-        self.encoders = nn.ModuleDict(
-            {name: Encoder(**encoder) for name in (("shared",) if shared else MODALITIES)}
+        self.tokens = nn.ModuleDict(
+            {"image": ImageTokens(images, dim, **common), "text": TextTokens(texts, dim, **common)}
         )
+        self.encoders = nn.ModuleDict({name: Encoder(**encoder) for name in (("shared",) if shared else MODALITIES)})
         heads = {"images": ClassHead(dim, images["classes"]), "words": WordHead(dim, texts["words"], norm_eps)}
         self.heads = nn.ModuleDict(heads | ({"pairs": ClassHead(dim, 2)} if texts["pairs"] else {}))
         self.dropout = nn.Dropout(encoder["dropout"])
