@@ -157,7 +157,8 @@ class _Masked(Dataset):
 
     def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         columns = self.groups[rows]
-        read = sentences(self.tokenizer, columns["text"], columns.get("second"), self.data.text_length)
+        second = columns["second"].tolist() if self.data.pairs else None
+        read = sentences(self.tokenizer, columns["text"].tolist(), second, self.data.text_length)
         return read if self.data.label is None else read | {"labels": columns[self.data.label]}
 
     def __getitem__(self, at: tuple[int, np.ndarray]) -> Batch:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_modules.datamodules.labelled import EpochSteps, portion
-from lightning_modules.datasets import storage
+from lightning_modules.datasets import storage, tables
 from lightning_modules.datasets.download import find
 from lightning_modules.datasets.skipped import Skipped
 from lightning_modules.datasets.sounds import read_whole
@@ -101,7 +101,7 @@ class SoundFiles(LightningDataModule):
             DataUnavailable: they are not there.
         """
         source, rows = self.rows[split]
-        return Sounds(self, {name: values[rows] for name, values in storage.read(self.folder, source).items()})
+        return Sounds(self, {name: values[rows] for name, values in tables.read(self.folder, source).items()})
 
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning; sounds are decoded by processes of its own.

@@ -141,7 +141,7 @@ def _named(file: str, names: set[str]) -> str | None:
     return next((stem + suffix for stem in stems for suffix in SUFFIXES if stem + suffix in names), None)
 
 
-def read_fsdd(place: Place, chosen: Chosen, classes: Mapping[str, int]) -> list[Sound]:
+def read_fsdd(place: Place, chosen: Chosen, classes: Mapping[str, str]) -> list[Sound]:
     """Spoken digits of some takes of every speaker.
 
     Raises:
@@ -159,7 +159,7 @@ def read_fsdd(place: Place, chosen: Chosen, classes: Mapping[str, int]) -> list[
     return found
 
 
-def read_esc50(place: Place, chosen: Chosen, classes: Mapping[str, int]) -> list[Sound]:
+def read_esc50(place: Place, chosen: Chosen, classes: Mapping[str, str]) -> list[Sound]:
     """Environmental sounds of some folds.
 
     Raises:
@@ -169,7 +169,7 @@ def read_esc50(place: Place, chosen: Chosen, classes: Mapping[str, int]) -> list
     return [Sound(row["filename"], (int(row["target"]),)) for row in rows if int(row["fold"]) in chosen["folds"]]
 
 
-def read_audioset(place: Place, chosen: Chosen, classes: Mapping[str, int]) -> list[Sound]:
+def read_audioset(place: Place, chosen: Chosen, classes: Mapping[str, str]) -> list[Sound]:
     """Segments of a file, each with all of its classes.
 
     Raises:

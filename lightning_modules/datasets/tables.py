@@ -1,7 +1,7 @@
 """Rows without pictures on disk: texts and sounds, in the same Parquet shards and with the same card as pictures.
 
-`storage.read` and `streaming.RowGroups` read what is written here; the card says that there is no picture by the codec
-`none`.
+The card says that there is no picture by the codec `none`. `read` takes a split as a whole, `streaming.RowGroups` some
+rows of it.
 """
 
 import json
@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_modules import rehearsal
-from lightning_modules.datasets.columns import ContentDigest
-from lightning_modules.datasets.storage import Split
+from lightning_modules.datasets import storage
+from lightning_modules.datasets.columns import ContentDigest, to_numpy
+from lightning_modules.datasets.storage import WAY_OUT, Split
 
 CODEC = "none"  # of pictures that are not there
 ROW_GROUP = 256
 SHARD_BYTES = 256 * 2**20
-Block = Mapping[str, Sequence]
+Block = Mapping[str, Sequence | np.ndarray]
 
 
 @dataclass
@@ -83,8 +84,37 @@ def _batches(blocks: Iterable[Block], schema: pa.Schema) -> Iterator[pa.RecordBa
             return
 
 
-def _plain(values: Sequence) -> Sequence:
+def _plain(values: Sequence | np.ndarray) -> Sequence:
     return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def read(folder: Path, split: str) -> dict[str, np.ndarray]:
+    """Reads a whole split into memory and checks it against the card.
+
+    Returns:
+        Every column by name, numbers as int64 or float32, everything else as objects.
+
+    Raises:
+        ValueError: the split is unknown, a shard is missing or damaged, or content and card disagree.
+    """
+    facts = storage.card(folder)
+    if split not in facts["splits"]:
+        raise ValueError(f"split {split!r} is not in {folder / 'card.json'}, expected one of {list(facts['splits'])}.")
+    paths, digest = storage.shards(folder, split), ContentDigest()
+    try:
+        table = pa.concat_tables(pq.read_table(path, partitioning=None) for path in paths)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{paths[0]} or a shard beside it cannot be read ({error}). {WAY_OUT}") from error
+    for batch in table.to_batches():
+        digest.update(batch)
+    expected = facts["splits"][split], facts["content_sha256"][split]
+    if (table.num_rows, digest.hexdigest()) != expected:
+        raise ValueError(
+            f"{paths[0]} and the shards beside it hold {table.num_rows} rows, but not the content of the "
+            f"{expected[0]} rows "
+            f"that card.json expects: shards or card were altered. {WAY_OUT}"
+        )
+    return {name: to_numpy(table[name], None) for name in table.column_names}
 
 
 def blocks_of(rows: Iterable[Mapping[str, object]], size: int = ROW_GROUP) -> Iterator[dict[str, list]]:

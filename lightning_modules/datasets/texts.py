@@ -193,7 +193,8 @@ def stand_in(
 ) -> StandIn:
     """See `download.StandIn`: documents of two passages, or of one without pairs."""
     for split, entry in splits.items():
-        told = [_sentences(split, number, 1 + pairs, words) for number in range(rows + pairs)]
+        count = 2 * rows if pairs and form == "sentences" else rows + pairs
+        told = [_sentences(split, number, 1 + pairs, words) for number in range(count)]
         path = folder / entry
         if path.suffix not in (".txt", ".parquet"):
             path = path / ("part-0.txt" if form == "lines" else "part-0.parquet")
