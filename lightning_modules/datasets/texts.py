@@ -13,18 +13,19 @@ A corpus is read once, from its beginning to its end, and never held in memory.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.datasets import tables
 from lightning_modules.datasets.download import StandIn, find
 from lightning_modules.datasets.splits import random_words
 from lightning_modules.files import replace_folder
-from lightning_modules.settings import Count, Natural
+from lightning_modules.settings import STRICT, Count, Natural
 
 PAIRS = 150  # purpose of random words, which `datasets.splits` has not
 REMEMBERED = 1000  # passages of other documents that a second one is drawn from
@@ -43,48 +44,54 @@ class Passage(NamedTuple):
     text: str
 
 
+class Corpus(TypedDict):
+    """A copy of a corpus: the form of its files, and the file or folder where they lie in the copy."""
+
+    __pydantic_config__ = STRICT
+    form: Form
+    files: str
+
+
 def prepare(
     folder: Path,
     *,
-    name: str,
-    form: Form,
-    splits: dict[str, str],
+    corpora: dict[str, Corpus],
     words: Count,
     pairs: bool,
     seed: Natural,
     mirror: str | None = None,
     cache: str,
 ) -> None:
-    """Writes the passages of a copy.
+    """Writes the passages of some corpora, one corpus after the other, as one split `train`.
 
     Args:
         folder: where shards and card go.
-        name: of the data set, a folder name in the mirror.
-        form: of the files, see the head of this module.
-        splits: the file of each in the copy, or the folder of several, which are read in the order of their names.
+        corpora: for each name, which is that of a folder in the mirror, what it has. Files are read in the order of
+            their names.
         words: of a passage, after which it ends with its sentence; a document's last words are a shorter one.
         pairs: write two passages a row.
         seed: decides which second passages follow, and which others there are.
-        mirror: local folder that holds the copy, as it is or below `name`.
-        cache: another place where the copy may lie.
+        mirror: local folder that holds the copies, each as it is or below its name.
+        cache: another place where they may lie.
 
     Raises:
-        DataUnavailable: the copy is not there.
+        DataUnavailable: a copy is not there.
         ValueError: a file does not have its form, or there is no text.
     """
+    found = {}
+    for name, corpus in corpora.items():
+        place = find(name, corpus["files"], mirror=mirror, cache=Path(cache))
+        found[name] = _files(place, corpus["form"]), corpus["form"]
+    told = passages(chain.from_iterable(documents(*each) for each in found.values()), words)
+    rows = paired(told, seed) if pairs else ({"text": passage.text} for passage in told)
+    blocks = tables.blocks_of(({"id": number, **row} for number, row in enumerate(rows)), ROW_GROUP)
     schema = PAIRED if pairs else SINGLE
     with replace_folder(folder) as new:
-        written = {}
-        for split, entry in splits.items():
-            files = _files(find(name, entry, mirror=mirror, cache=Path(cache)), form)
-            told = passages(documents(files, form), words)
-            rows = paired(told, seed) if pairs else ({"text": passage.text} for passage in told)
-            numbered = ({"id": number, **row} for number, row in enumerate(rows))
-            blocks = tables.blocks_of(numbered, ROW_GROUP)
-            written[split] = tables.write_blocks(new, split, blocks, schema, row_group=ROW_GROUP)
-        source = f"{name}, files of the form {form}"
-        classes = 2 if pairs else None
-        tables.write_card(new, name=name, splits=written, schema=schema, source=source, num_classes=classes)
+        written = {"train": tables.write_blocks(new, "train", blocks, schema, row_group=ROW_GROUP)}
+        source, classes = f"passages of {', '.join(corpora)}", 2 if pairs else None
+        tables.write_card(
+            new, name="_".join(corpora), splits=written, schema=schema, source=source, num_classes=classes
+        )
 
 
 def _files(place: Path, form: Form) -> list[Path]:
@@ -189,25 +196,26 @@ def _words(seed: int) -> Iterator[tuple[bool, int]]:
 
 
 def stand_in(
-    folder: Path, *, rows: int, form: Form, splits: Mapping[str, str], words: int, pairs: bool, **_: object
+    folder: Path, *, rows: int, corpora: Mapping[str, Corpus], words: int, pairs: bool, **_: object
 ) -> StandIn:
-    """See `download.StandIn`: documents of two passages, or of one without pairs."""
-    for split, entry in splits.items():
-        count = 2 * rows if pairs and form == "sentences" else rows + pairs
-        told = [_sentences(split, number, 1 + pairs, words) for number in range(count)]
-        path = folder / entry
-        if path.suffix not in (".txt", ".parquet"):
-            path = path / ("part-0.txt" if form == "lines" else "part-0.parquet")
+    """See `download.StandIn`: documents of two passages, or of one without pairs; the rows are shared out."""
+    mine = -(-rows // len(corpora))
+    for name, corpus in corpora.items():
+        form = corpus["form"]
+        count = 2 * mine if pairs and form == "sentences" else mine + pairs
+        told = [_sentences(name, number, 1 + pairs, words) for number in range(count)]
+        suffix = ".txt" if form == "lines" else ".parquet"
+        path = folder / corpus["files"]
+        path = path if path.suffix == suffix else path / f"part-0{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if form == "lines":
             path.write_text("\n\n".join("\n".join(sentences) for sentences in told) + "\n")
-        elif form == "parquet":
-            pq.write_table(pa.table({"text": ["\n".join(sentences) for sentences in told]}), path)
         else:
-            pq.write_table(pa.table({"text": [sentence for sentences in told for sentence in sentences]}), path)
-    return StandIn({"cache": str(folder)}, dict.fromkeys(splits))
+            texts = ["\n".join(each) for each in told] if form == "parquet" else list(chain(*told))
+            pq.write_table(pa.table({"text": texts}), path)
+    return StandIn({"cache": str(folder)}, {"train": None})
 
 
-def _sentences(split: str, number: int, passages: int, words: int) -> list[str]:
+def _sentences(name: str, number: int, passages: int, words: int) -> list[str]:
     filler = " ".join(["word"] * words)
-    return [f"Sentence {place} of text {number} of {split}: {filler}." for place in range(passages)]
+    return [f"Sentence {place} of text {number} of {name}: {filler}." for place in range(passages)]
