@@ -57,7 +57,9 @@ def stand_in(folder: Path, *, rows: int, parts: Mapping[str, Mapping[str, Any]],
             (folder / name).mkdir()
             made = module.stand_in(folder / name, rows=rows, **{k: v for k, v in block.items() if k != "_target_"})
             found[name] |= made.config
-            whole |= made.whole
+            for split, count in made.whole.items():
+                known = [each for each in (count, whole.get(split)) if each is not None]
+                whole[split] = min(known, default=None)
     return StandIn({"parts": found}, whole)
 
 
