@@ -3,6 +3,7 @@
 Read `Layer.forward` first. Names of parameters are those of the official code.
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -11,11 +12,18 @@ from torch import Tensor, nn
 from lightning_modules.imp.experts import Experts, FeedForward, Mixture
 
 EPS = 1e-6
+FAR = -1e10  # beside a score, as in the official code
 
 
 def scaling_norm(dim: int) -> nn.LayerNorm:
     """Layer norm without a bias."""
     return nn.LayerNorm(dim, eps=EPS, bias=False)
+
+
+def far_off(there: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 tokens tokens"]:
+    """What is added to scores: nothing where both tokens are there, and so much that nothing else counts elsewhere."""
+    both = there[:, None, :, None] & there[:, None, None, :]
+    return torch.zeros(both.shape, device=there.device).masked_fill(~both, FAR)
 
 
 class Attention(nn.Module):
@@ -37,10 +45,17 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], there: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """What each token takes from all tokens, or from those that are `there`."""
+        """What each token takes from all tokens, or from those that are `there`.
+
+        What is not there takes from all tokens alike, as in the official code: experts read padding, too.
+        """
         q, k, v = (rearrange(part(x), "b n (h d) -> b h n d", h=self.heads) for part in (self.q, self.k, self.v))
-        mask = None if there is None else there[:, None, None]
-        mixed = F.scaled_dot_product_attention(self.layer_norm_q(q), self.layer_norm_k(k), v, attn_mask=mask)
+        q, k = self.layer_norm_q(q), self.layer_norm_k(k)
+        if there is None:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:  # the fused kernels have no right gradient where a whole row is far off
+            scores = q / q.shape[-1] ** 0.5 @ k.transpose(2, 3)
+            mixed = (scores.float() + far_off(there)).softmax(3).to(v.dtype) @ v
         return self.o(rearrange(mixed, "b h n d -> b n (h d)"))
 
 

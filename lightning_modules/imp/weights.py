@@ -161,7 +161,7 @@ def load_official(network: Network, arrays: Mapping[str, Array], what: str) -> N
 def _tensor(turn: Turn, array: Array, name: str, what: str) -> Tensor:
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ValueError(f"{what} has {name} as {array.dtype}, expected floating-point numbers.")
-    return torch.from_numpy(np.ascontiguousarray(turn(array.astype(np.float32))))
+    return torch.from_numpy(np.array(turn(array), np.float32, order="C"))
 
 
 SCANS = {"layer_scan": "all", "layer_scan_dense": "first", "layer_scan_moe": "last"}
