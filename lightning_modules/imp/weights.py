@@ -202,7 +202,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
         )
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         from safetensors.numpy import load_file
 

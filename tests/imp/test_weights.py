@@ -1,7 +1,8 @@
 """Checkpoints in the layout of the official code, and what that code computes with them.
 
-The figures are those of flax modules typed after the official ones, with the routers of flaxformer, of which the official
-routers are copies, run on the same numbers with jax 0.10.2 and flax 0.12.8: losses, and sums of absolute gradients.
+The figures are those of flax modules typed after the official ones, with the routers of flaxformer, of which the
+official routers are copies, run on the same numbers with jax 0.10.2 and flax 0.12.8: losses, and sums of absolute
+gradients.
 """
 
 import numpy as np
@@ -35,7 +36,7 @@ GRADIENTS = {
         "soft": 1.5961144474204048,
     },
     "embed.vision.to_embedding.weight": {
-        "dense": 4.446268900972427, "experts": 528.246535326587, "tokens": 526.2900876874919, "soft": 0.9753283223890321,
+        "experts": 528.246535326587, "tokens": 526.2900876874919, "soft": 0.9753283223890321,
     },
     "embed.text.pos_encoding.tables.0.weight": {
         "dense": 1.3526186657254584, "experts": 293.6006915718317, "tokens": 314.28203761577606,
@@ -156,7 +157,7 @@ def test_losses_and_gradients_are_those_of_the_official_modules(name):
 
 
 def scanned(arrays, groups):
-    found = {name: x for name, x in arrays.items() if "/layer_" not in name or "layer_norm" in name.split("/")[1]}
+    found = dict(arrays)
     for scan, layers in groups.items():
         start = f"transformer_encoder/layer_{layers[0]}/"
         for name in (name for name in arrays if name.startswith(start)):
@@ -200,7 +201,7 @@ def test_a_missing_array_is_refused():
     network = built()
     arrays = arrays_of(network)
     del arrays["transformer_encoder/final_layer_norm/bias"]
-    with pytest.raises(ValueError, match=r"1 arrays are missing .* final_layer_norm/bias: absent"):
+    with pytest.raises(ValueError, match=r"1 arrays are missing .*final_layer_norm/bias: absent"):
         load_official(network, arrays, "mine.npz")
 
 
