@@ -60,6 +60,15 @@ HEARD = ("rate", "frame", "step", "bands", "lowest", "highest")  # settings of `
 Batch = Mapping[str, Tensor]
 
 
+class Shown(TypedDict):
+    """Of a user's files: side of pictures and clips, frames of clips, samples of sounds."""
+
+    __pydantic_config__ = STRICT
+    side: Count
+    frames: Count
+    samples: Count
+
+
 class Prompts(TypedDict):
     """Texts about the classes of a task: every template with the name of the class in place of `{}`."""
 
@@ -99,6 +108,7 @@ class Imp(PaperModule):
         prompts: of the tasks whose classes are found by texts, too; `shared` networks alone can.
         tokenizer: of texts, `world` or that of a published model.
         published: path of an official checkpoint to begin with, see `weights`; null for none.
+        shown: how a user's files are shown to it, see `Shown`.
 
     Raises:
         ValueError: see `Network`; or there are prompts that fit no task, or the checkpoint does not fit.
@@ -122,11 +132,12 @@ class Imp(PaperModule):
         prompts: dict[str, Prompts] | None = None,
         tokenizer: str = "world",
         published: str | None = None,
+        shown: Shown,
     ):
         super().__init__()
         self.tasks, self.modalities, self.dropping = tasks, modalities, dropping
         self.shared, self.zero_gradients = shared, zero_gradients
-        self.tokenizer_name, self.prompts = tokenizer, (prompts or {}) if shared else {}
+        self.shown, self.tokenizer_name, self.prompts = shown, tokenizer, (prompts or {}) if shared else {}
         parts = {SHARED: tasks} if shared else {name: {name: task} for name, task in tasks.items()}
         self.networks = nn.ModuleDict(
             {
@@ -369,7 +380,11 @@ class Imp(PaperModule):
                 load[modality] += self.routed(name, modality, rows)
         answers = {key: torch.cat(parts) for key, parts in found.items()}
         return (
-            answers | self.probes(data, device) | self.prompted(data.trained) | _loads(load) | self.shown(data, split)
+            answers
+            | self.probes(data, device)
+            | self.prompted(data.trained)
+            | _loads(load)
+            | self.examples(data, split)
         )
 
     def answers(self, name: str, batch: Batch) -> dict[str, Tensor]:
@@ -491,7 +506,7 @@ class Imp(PaperModule):
         there = torch.ones(tokens.content.shape[:2], dtype=torch.bool) if tokens.there is None else tokens.there.cpu()
         return [torch.stack([layer.probability.cpu()[there] for layer in experts])]
 
-    def shown(self, data: LightningDataModule, split: str) -> dict[str, Tensor]:
+    def examples(self, data: LightningDataModule, split: str) -> dict[str, Tensor]:
         """Pixels and texts of the first rows, of each task that contrasts."""
         found = {}
         for task in (name for name in data.trained if self.tasks[name]["objective"] == "contrast"):

@@ -46,6 +46,7 @@ def module(**changes):
     options = {
         "encoder": {"dim": 8, "hidden": 16, "layers": 2, "heads": 2, "norm_qk": False}, "mixture": MIXTURE,
         "modalities": MODALITIES, "tasks": TASKS, "common_dim": 8, "temperature": 0.2, "prompts": PROMPTS,
+        "shown": {"side": 8, "frames": 4, "samples": 512},
     }  # fmt: skip
     return Imp(**options | changes)
 
