@@ -30,6 +30,8 @@ Metrics = dict[str, float]
 def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8) -> Evaluation:
     """Of each seed the shares of right answers, and of the first one what its mask and its answers look like.
 
+    Fine-tuned arms are compared instead, see `evaluate_finetuned`.
+
     Metrics: `image_accuracy_percent` of classes, `masked_word_accuracy_percent` of hidden words,
     `pair_accuracy_percent` of whether a sentence follows, and `mean_accuracy_percent` of pictures and words;
     `parameters`, those of the encoders, and those of two models.
@@ -44,6 +46,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8) -> Evalu
     """
     if not runs:
         raise ValueError("there is no run to evaluate: train the arm first.")
+    if runs[0].name:
+        return evaluate_finetuned(runs, dataset)
     metrics, first = {}, runs[0].predictions()
     for run in runs:
         found = judged(run.predictions()) | {name: float(run.facts[name]) for name in SIZES}
@@ -169,10 +173,8 @@ def evaluate_finetuned(runs: Sequence[Run], dataset: str) -> Evaluation:
         dataset: first part of every metric's name.
 
     Raises:
-        ValueError: there is no run, or two runs of one seed were judged on different rows.
+        ValueError: two runs of one seed were judged on different rows.
     """
-    if not runs:
-        raise ValueError("there is no fine-tuned encoder to compare: `make repro` trains it.")
     metrics: dict[int, Metrics] = defaultdict(dict)
     predictions, protocols = [run.predictions() for run in runs], {run.name.partition("/")[2] for run in runs}
     for protocol in protocols:

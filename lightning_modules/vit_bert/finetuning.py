@@ -185,7 +185,7 @@ class FineTuneTexts(FineTune):
     ):
         if (outputs == 1) != (task == "stsb"):
             raise ValueError(
-                f"model.outputs is {outputs} for the task {task}: it is 1 for stsb, whose labels are scores, and only there."
+                f"model.outputs is {outputs} for the task {task}: it is 1 for stsb alone, whose labels are scores."
             )
         common = {"norm": encoder["norm"], "norm_eps": encoder["norm_eps"], "modality": modality_embedding}
         tokens = TextTokens(texts, encoder["dim"], **common)
