@@ -19,6 +19,7 @@ from pytorch_lightning import Trainer, seed_everything
 
 from lightning_modules import history, settings, training, watching
 from lightning_modules.base import AnyRecipe, PaperModule
+from lightning_modules.datasets import glue
 from lightning_modules.files import ROOT, sha256
 from lightning_modules.history import History
 from lightning_modules.runs import find_runs
@@ -495,4 +496,6 @@ ROWS_OF = {
     "epic_kitchens_100": 67_000, "coin": 9000, "violin": 76_000, "how2qa": 34_000, "condensed_movies": 23_000,
     "lvu_relationship": 100, "lvu_way_speaking": 100, "lvu_scene": 100, "queryd": 100, "cifar10": 50_000,
     "realestate10k": 67_000, "capsfusion": 30_720_000, "llava_mix": 625_000, "blip_558k": 558_128,
+    "imagenet_and_books": 1_281_167, "pictures_videos_sounds": 9000, "esc50": 1600, "audioset": 2_041_789,
+    **{f"glue_{task}": rows for task, rows in glue.ROWS.items()},
 }  # fmt: skip
