@@ -25,7 +25,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
-from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
+from lightning_modules.datasets.sentence_pieces import SentencePieces, caption_tokenizer
+from lightning_modules.datasets.storage import card
+from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.imp.experts import Mixture
 from lightning_modules.imp.network import EncoderSizes, Modalities, Network, Tasks
 from lightning_modules.imp.objectives import IGNORED, classification, cross_modal_nce, masked_words
@@ -70,10 +72,13 @@ class Shown(TypedDict):
 
 
 class Prompts(TypedDict):
-    """Texts about the classes of a task: every template with the name of the class in place of `{}`."""
+    """Texts about the classes of a task: every template with the name of the class in place of `{}`.
+
+    `classes`: null for the names that the data set has.
+    """
 
     __pydantic_config__ = STRICT
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Annotated[list[str], Field(min_length=2)] | None
     templates: Annotated[list[str], Field(min_length=1)]
 
 
@@ -153,9 +158,9 @@ class Imp(PaperModule):
             self.load_published(published)
 
     @cached_property
-    def tokenizer(self) -> TextTokenizer:
+    def tokenizer(self) -> TextTokenizer | SentencePieces:
         """What cuts texts."""
-        return tokenizer_called(self.tokenizer_name)
+        return caption_tokenizer(self.tokenizer_name)
 
     def network(self, task: str) -> Network:
         """That of a task."""
@@ -379,13 +384,7 @@ class Imp(PaperModule):
             for modality in self.tasks[name]["modalities"]:
                 load[modality] += self.routed(name, modality, rows)
         answers = {key: torch.cat(parts) for key, parts in found.items()}
-        return (
-            answers
-            | self.probes(data, device)
-            | self.prompted(data.trained)
-            | _loads(load)
-            | self.examples(data, split)
-        )
+        return answers | self.probes(data, device) | self.prompted(data) | _loads(load) | self.examples(data, split)
 
     def answers(self, name: str, batch: Batch) -> dict[str, Tensor]:
         """What one task says about some rows."""
@@ -415,16 +414,33 @@ class Imp(PaperModule):
         return {key: torch.cat(parts) for key, parts in found.items()}
 
     @torch.no_grad()
-    def prompted(self, trained: Sequence[str]) -> dict[str, Tensor]:
+    def prompted(self, data: LightningDataModule) -> dict[str, Tensor]:
         """Vectors of the classes of the tasks that have prompts, of those that were trained."""
         return {
             f"{name}/prompts": self.class_vectors(
-                [[template.format(each) for template in told["templates"]] for each in told["classes"]],
+                [[template.format(each) for template in told["templates"]] for each in self.class_names(name, data)],
                 self.tasks[name]["modalities"][0],
             ).cpu()
             for name, told in self.prompts.items()
-            if name in trained
+            if name in data.trained
         }
+
+    def class_names(self, name: str, data: LightningDataModule) -> list[str]:
+        """Those of a task that has prompts.
+
+        Raises:
+            ValueError: neither settings nor data set have them.
+        """
+        if (told := self.prompts[name]["classes"]) is not None:
+            return told
+        known = card(data.tasks[name].folder).get("classes")
+        found = next(iter(known.values())) if isinstance(known, dict) else known
+        if not found or len(found) != self.tasks[name]["classes"]:
+            raise ValueError(
+                f"model.prompts.{name}.classes is null, but the data set has no names of {self.tasks[name]['classes']} "
+                "classes: list them."
+            )
+        return [each.replace("_", " ") for each in found]
 
     @torch.no_grad()
     def class_vectors(self, texts: Sequence[Sequence[str]], target: str) -> Float[Tensor, "classes common"]:
@@ -540,10 +556,11 @@ def check_prompts(prompts: Mapping[str, Prompts], tasks: Tasks) -> None:
                 for each in task["modalities"]}  # fmt: skip
     for name, told in prompts.items():
         classes = tasks[name]["classes"] if name in tasks else None
-        if classes != len(told["classes"]) or tasks[name]["modalities"][0] not in compared:
+        given = classes if told["classes"] is None else len(told["classes"])
+        if classes is None or given != classes or tasks[name]["modalities"][0] not in compared:
             raise ValueError(
-                f"model.prompts.{name} has {len(told['classes'])} classes, but there is no task of that name with as "
-                "many whose modality another task contrasts with texts: correct them, or leave the prompts out."
+                f"model.prompts.{name} has {given} classes, but there is no task of that name with as many whose "
+                "modality another task contrasts with texts: correct them, or leave the prompts out."
             )
 
 
