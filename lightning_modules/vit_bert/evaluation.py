@@ -22,7 +22,7 @@ SIZES = ("parameters", "parameters_of_two_models", "encoder_parameters")
 GRADIENTS = {"cosine": "cosine", "ratio": "norm of texts / norm of pictures"}
 ENLARGED = 4  # times, so that small pictures and masks can be looked at
 LARGEST = 512  # pixels a side of an enlarged picture
-TEXT, IMAGE = (234, 139, 45), (38, 96, 164)  # colours of weights in a mask, by the modality that has them
+COLOURS = {"texts": (234, 139, 45), "pictures": (38, 96, 164)}  # of weights in a mask, by who has them
 Arrays = Mapping[str, np.ndarray]
 Metrics = dict[str, float]
 
@@ -57,7 +57,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 8) -> Evalu
     return Evaluation(
         metrics=metrics,
         figures=[*_densities(runs[0], first), *_gradients(runs[0])],
-        galleries=_galleries(first, examples),
+        galleries=_galleries(first, examples, owners(runs[0])),
         not_computed=missing,
     )
 
@@ -79,15 +79,16 @@ def _densities(run: Run, arrays: Arrays) -> list[Figure]:
     """The share that texts have of each matrix, after each pruning; nothing without a mask."""
     if "densities" not in arrays:
         return []
+    first, other = owners(run)
     shares, steps = PERCENT * arrays["densities"], list(range(len(arrays["densities"])))
     series = [Series(_named(name), "line", steps, shares[:, column].tolist())
               for column, name in enumerate(run.facts["masked"]) if arrays["densities"].shape[1] <= 16]  # fmt: skip
     series.append(Series("mean of all matrices", "dashed", steps, shares.mean(1).tolist()))
     told = (
-        "Share of each matrix of the encoder whose weights learn from texts, after each pruning; the others learn from "
-        "pictures. First seed. A global ranking gives whole layers away, one within layers none."
+        f"Share of each matrix of the encoder whose weights learn from {first}, after each pruning; the others learn "
+        f"from {other}. First seed. A global ranking gives whole layers away, one within layers none."
     )
-    return [Figure("densities", "Who has which layer", told, "prunings", "weights of texts, %", series)]
+    return [Figure("densities", "Who has which layer", told, "prunings", f"weights of {first}, %", series)]
 
 
 def _named(matrix: str) -> str:
@@ -109,7 +110,12 @@ def _gradients(run: Run) -> list[Figure]:
     return found
 
 
-def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
+def owners(run: Run) -> tuple[str, str]:
+    """The modality that has the weights of the mask, and the one that has the others, in words."""
+    return ("pictures", "texts") if run.facts.get("first") == "image" else ("texts", "pictures")
+
+
+def _galleries(arrays: Arrays, examples: int, owned: tuple[str, str]) -> list[Gallery]:
     """Masked words filled in, classes of pictures, and corners of masks."""
     found = []
     if "shown/words" in arrays:
@@ -122,7 +128,10 @@ def _galleries(arrays: Arrays, examples: int) -> list[Gallery]:
         found.append(Gallery("classes", "Classes of pictures", "Test pictures of one seed.", rows))
     corners = {name.removeprefix("corner/"): x for name, x in arrays.items() if name.startswith("corner/")}
     if corners:
-        rows = [[Exhibit(_named(name), picture=_corner(name, x))] for name, x in list(corners.items())[: 2 * examples]]
+        rows = [
+            [Exhibit(_named(name), picture=_corner(name, x, owned))]
+            for name, x in list(corners.items())[: 2 * examples]
+        ]
         told = "A corner of each matrix: orange weights learn from texts, blue ones from pictures. One seed."
         found.append(Gallery("masks", "Masks", told, rows))
     return found
@@ -153,9 +162,10 @@ def _classified(arrays: Arrays, row: int) -> list[Exhibit]:
     ]
 
 
-def _corner(name: str, mask: np.ndarray) -> Picture:
-    pixels = np.where(mask[:, :, None], np.array(TEXT, np.uint8), np.array(IMAGE, np.uint8))
-    return Picture.of(_enlarged(pixels), f"mask of {_named(name)}: {PERCENT * mask.mean():.0f} % of texts")
+def _corner(name: str, mask: np.ndarray, owned: tuple[str, str]) -> Picture:
+    there, other = (np.array(COLOURS[modality], np.uint8) for modality in owned)
+    share = f"mask of {_named(name)}: {PERCENT * mask.mean():.0f} % of {owned[0]}"
+    return Picture.of(_enlarged(np.where(mask[:, :, None], there, other)), share)
 
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 With losses of pictures and of texts, and a binary mask M of the shape of the shared weights, the gradient is
 `M * g_text + (1 - M) * g_image`. M is 1 everywhere at first; every so many steps the weights whose gradients of the
-text loss have been the smallest lose their 1, until the wanted share is left.
+text loss have been the smallest lose their 1, until the wanted share is left. With `first: image` the modalities change
+places: then pictures begin with all weights.
 
 Both losses are summed and go backward once: they read the shared weights through `Route`, whose backward pass masks.
 So accumulated batches, scaled losses, clipping and DDP need no code here; only what is ranked is averaged over
 processes. Read `SharedGradients.views` and `SharedGradients.before_step`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -30,7 +31,8 @@ class Masking(TypedDict):
     """How the mask is found; the defaults of the files are our choice, as the paper's values are not known.
 
     `score`: what weights are ranked by, the running mean of |g| (`magnitude`) or of |g * weight| (`sensitivity`), or
-    nothing (`random`: a mask that is drawn). `kept`: share of the weights that texts keep. `prunings`: how many times
+    nothing (`random`: a mask that is drawn). `first`: the modality that begins with all weights, whose gradients are
+    ranked. `kept`: share of the weights that it keeps. `prunings`: how many times
     some are taken away, evenly over the share `until` of the steps. `momentum`: of the running mean. `ranking`: over
     all layers (`global`) or within each matrix (`layer`). `vectors`: mask biases and norms too; otherwise their
     gradients are summed.
@@ -38,6 +40,7 @@ class Masking(TypedDict):
 
     __pydantic_config__ = STRICT
     score: Score
+    first: Literal["image", "text"]
     kept: Annotated[float, Field(gt=0, lt=1)]
     prunings: Count
     until: Annotated[float, Field(gt=0, le=1)]
@@ -47,7 +50,7 @@ class Masking(TypedDict):
 
 
 def density(pruned: int, settings: Masking) -> float:
-    """Share of the weights that texts have after so many prunings: 1 - (1 - kept) k / K."""
+    """Share of the weights that the first modality has after so many prunings: 1 - (1 - kept) k / K."""
     return 1 - (1 - settings["kept"]) * pruned / settings["prunings"]
 
 
@@ -111,14 +114,12 @@ class SharedGradients(nn.Module):
     def begin(self, encoder: nn.Module, *, watched: bool) -> None:
         """Say before the batches of a step whether its gradients will be looked at, so that they are kept apart."""
         ranked = self.combination == "mask" and int(self.pruned) < self.settings["prunings"]
-        wanted = {
-            "text": watched or self.combination == "pcgrad" or (ranked and self.settings["score"] != "random"),
-            "image": watched,
-        }
+        wanted = {"image", "text"} if watched else set()
+        if self.combination == "pcgrad" or (ranked and self.settings["score"] != "random"):
+            wanted.add(self.settings["first"])
         like = next(encoder.parameters())
-        for modality, keep in wanted.items():
-            if keep and modality not in self.gathered:
-                self.gathered[modality] = torch.zeros(self.ends[-1], device=like.device, dtype=like.dtype)
+        for modality in wanted - set(self.gathered):
+            self.gathered[modality] = torch.zeros(self.ends[-1], device=like.device, dtype=like.dtype)
 
     def views(self, encoder: nn.Module, modality: str) -> dict[str, Tensor]:
         """The weights as one modality reads them, for `torch.func.functional_call`; empty where nothing is done."""
@@ -129,7 +130,7 @@ class SharedGradients(nn.Module):
         found = {}
         for name, weight in encoder.named_parameters():
             mask = self.part(self.mask, name) if name in masked else None
-            mask = ~mask if mask is not None and modality == "image" else mask
+            mask = ~mask if mask is not None and modality != self.settings["first"] else mask
             found[name] = Route.apply(weight, mask, None if gathered is None else self.part(gathered, name))
         return found
 
@@ -147,22 +148,22 @@ class SharedGradients(nn.Module):
         self.gathered = {}
         watched = comparison(gathered["image"], gathered["text"]) if len(gathered) == 2 else {}
         if self.combination == "pcgrad":
-            self._project(encoder, gathered["text"])
+            self._project(encoder, gathered[self.settings["first"]])
         if self.combination == "mask":
-            if "text" in gathered:
-                self._remember(encoder, gathered["text"])
+            if self.settings["first"] in gathered:
+                self._remember(encoder, gathered[self.settings["first"]])
             self._prune(due(steps, total, self.settings))
         return watched
 
-    def _project(self, encoder: nn.Module, text: Float[Tensor, " weights"]) -> None:
+    def _project(self, encoder: nn.Module, one: Float[Tensor, " weights"]) -> None:
         weights = dict(encoder.named_parameters())
         whole = torch.cat([weights[name].grad.flatten() for name in self.names])
-        found = pcgrad(whole - text, text)
+        found = pcgrad(whole - one, one)
         for name in self.names:
             weights[name].grad.copy_(self.part(found, name))
 
-    def _remember(self, encoder: nn.Module, text: Float[Tensor, " weights"]) -> None:
-        score = text[: len(self.running)].abs()
+    def _remember(self, encoder: nn.Module, gradient: Float[Tensor, " weights"]) -> None:
+        score = gradient[: len(self.running)].abs()
         if self.settings["score"] == "sensitivity":
             weights = dict(encoder.named_parameters())
             score = score * torch.cat([weights[name].flatten() for name in self.masked]).abs()
@@ -185,7 +186,7 @@ class SharedGradients(nn.Module):
         check_equal(self.mask)
 
     def density_by_block(self) -> Iterator[tuple[str, Tensor]]:
-        """The share that texts have of all masked weights, and of those of each layer."""
+        """The share that the first modality has of all masked weights, and of those of each layer."""
         if not self.masked:
             return
         yield "density", self.mask.float().mean()
@@ -258,8 +259,3 @@ def digest(mask: Bool[Tensor, " weights"]) -> Tensor:
     """A number that tells masks apart: the sum of the squared places."""
     places = torch.arange(1, len(mask) + 1, device=mask.device)[mask]
     return (places * places % (2**31 - 1)).sum()
-
-
-def state_of(masks: SharedGradients) -> Mapping[str, Tensor]:
-    """The mask of each weight in its shape, true where texts have it."""
-    return {name: masks.part(masks.mask, name) for name in masks.masked}

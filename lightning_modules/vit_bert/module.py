@@ -317,7 +317,7 @@ class VitBert(PaperModule):
         return {f"shown/{name}": x.cpu().contiguous() for name, x in shown.items()}
 
     def export(self) -> dict[str, Tensor]:
-        """The network, and the mask of each shared weight (`grad_mask.<weight>`, true where texts have it)."""
+        """The network, and the mask of each shared weight (`grad_mask.<weight>`, true where `masking.first` has it)."""
         found = {f"network.{name}": x for name, x in self.network.state_dict().items()}
         if self._masks():
             found |= {f"grad_mask.{name}": self.masks.part(self.masks.mask, name).clone() for name in self.masks.masked}
@@ -353,7 +353,9 @@ class VitBert(PaperModule):
             "parameters_of_two_models": count_parameters(self.network) - shared + own,
             "encoder_parameters": shared,
         }
-        return found | ({"masked": list(self.masks.masked)} if self._masks() else {})
+        return found | (
+            {"masked": list(self.masks.masked), "first": self.masks.settings["first"]} if self._masks() else {}
+        )
 
 
 def network_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ ENCODER = {"dim": 8, "hidden": 16, "layers": 2, "heads": 2, "norm": "pre", "norm
 IMAGES = {"image_size": 8, "patch_size": 4, "classes": 5}
 TEXTS = {"words": 40, "positions": 12, "pairs": True}
 PIXELS = {"pixel_scale": 255.0, "mean": [0.5] * 3, "std": [0.25] * 3}
-MASKING = {"score": "magnitude", "kept": 0.5, "prunings": 5, "until": 0.5, "momentum": 0.9, "ranking": "global",
-           "vectors": False}  # fmt: skip
+MASKING = {"score": "magnitude", "first": "text", "kept": 0.5, "prunings": 5, "until": 0.5, "momentum": 0.9,
+           "ranking": "global", "vectors": False}  # fmt: skip
 UNTAUGHT = {"image": 0.0, "text": 0.0, "temperature": 2.0, "teachers": {"image": None, "text": None}}
 
 

@@ -17,7 +17,15 @@ ORACLES = {oracle.name: oracle.model_extra for oracle in FACTS.oracles}
 BASE = {"dim": 768, "hidden": 3072, "layers": 12, "heads": 12, "norm": "pre", "norm_eps": 1e-6, "dropout": 0.0}
 IMAGES = {"image_size": 224, "patch_size": 16, "classes": 1000}
 TEXTS = {"words": 30522, "positions": 512, "pairs": True}
-MASKING = {"score": "magnitude", "kept": 0.5, "prunings": 10, "until": 0.5, "momentum": 0.9, "ranking": "global"}
+MASKING = {
+    "score": "magnitude",
+    "first": "text",
+    "kept": 0.5,
+    "prunings": 10,
+    "until": 0.5,
+    "momentum": 0.9,
+    "ranking": "global",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +60,9 @@ def test_the_unified_trunk_and_the_two_that_it_stands_for():
     assert round(100 * trunk / size(vit, bert), 1) == 56.1
 
 
-@pytest.mark.parametrize(("classes", "name"), [(1000, "vit-b16-1000"), (21841, "vit-b16-21841"), (21843, "vit-b16-21843")])
+@pytest.mark.parametrize(
+    ("classes", "name"), [(1000, "vit-b16-1000"), (21841, "vit-b16-21841"), (21843, "vit-b16-21843")]
+)
 def test_teachers_of_pictures(classes, name):
     assert size(ViTForImageClassification(ViTConfig(num_labels=classes))) == ORACLES[name]["params"]
 
@@ -67,14 +77,18 @@ def test_tokens():
 
 @pytest.mark.parametrize(("vectors", "name"), [(True, "half-of-all"), (False, "half-of-matrices")])
 def test_half_of_the_weights_are_masked(vectors, name):
-    masks = SharedGradients(torch.nn.ModuleList(network().encoder("text").blocks), "mask", MASKING | {"vectors": vectors})
+    masks = SharedGradients(
+        torch.nn.ModuleList(network().encoder("text").blocks), "mask", MASKING | {"vectors": vectors}
+    )
     assert len(masks.mask) // 2 == ORACLES[name]["weights"]
 
 
 def test_post_norm_has_the_embeddings_norm_of_bert_and_no_last_one():
     post = Network(encoder=BASE | {"norm": "post"}, images=IMAGES, texts=TEXTS)
     assert size(post.encoder("text")) == ORACLES["blocks"]["params"]
-    assert size(post.tokens["text"]) + size(post.encoder("text")) == size(BertModel(BertConfig(), add_pooling_layer=False))
+    assert size(post.tokens["text"]) + size(post.encoder("text")) == size(
+        BertModel(BertConfig(), add_pooling_layer=False)
+    )
 
 
 @pytest.mark.parametrize(("tokens", "name"), [(197, "image"), (128, "text-128"), (512, "text-512")])
