@@ -281,7 +281,12 @@ class AlternatingLoader:
 
 
 def _endless(loader: DataLoader, done: int) -> Iterator[Batch]:
-    """The batches of a loader, epoch after epoch, from number `done` on."""
+    """The batches of a loader, epoch after epoch, from number `done` on.
+
+    Each time that a loader begins, it draws a number. It draws from a generator of its own, because it may begin at any
+    step, and a training that goes on at another one has to draw the same dropout.
+    """
+    loader.generator = torch.Generator()
     epoch, place = divmod(done, len(loader))
     while True:
         loader.sampler.resume(epoch, place)
