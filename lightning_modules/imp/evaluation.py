@@ -167,7 +167,9 @@ def _figures(arrays: Arrays, metrics: Metrics, dataset: str) -> list[Figure]:
         if name.endswith(("_accuracy_percent", "_recall_at_1_percent", "_zero_shot_percent", "_probe_percent"))
         and name.count("/") == 1
     }
-    bars = Series("score", "bars", list(range(len(scores))), list(scores.values()), labels=list(scores))
+    bars = Series(
+        "score", "bars", [float(place) for place in range(len(scores))], list(scores.values()), labels=list(scores)
+    )
     told = "Of the first seed, on test rows."
     found = [Figure("scores", "What one network does", told, "task", "percent", [bars])]
     if load := loads(arrays, "probability"):
@@ -175,7 +177,7 @@ def _figures(arrays: Arrays, metrics: Metrics, dataset: str) -> list[Figure]:
             Series(
                 modality,
                 "bars",
-                list(range(layers.shape[1])),
+                [float(place) for place in range(layers.shape[1])],
                 (PERCENT * layers[-1]).tolist(),
                 labels=[f"expert {number + 1}" for number in range(layers.shape[1])],
             )

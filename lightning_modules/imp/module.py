@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -171,7 +171,9 @@ class Imp(PaperModule):
         terms = self.terms(batch)
         self.log_terms({f"pretrain/{name}": term for name, term in terms.items()})
         total = sum(self.tasks[name.split("/")[0]]["weight"] * term for name, term in terms.items())
-        return total + self._touched() if self._many() else total
+        if not self.zero_gradients and not self._many():
+            return total
+        return _Touched.apply(total, *(parameter for parameter in self.parameters() if parameter.requires_grad))
 
     def terms(self, batch: Mapping[str, Batch]) -> dict[str, Float[Tensor, ""]]:
         """The loss of each task, and that of its experts (`<task>/experts`)."""
@@ -256,17 +258,12 @@ class Imp(PaperModule):
         """Whether several processes train together, each of which has to give every parameter a gradient."""
         return self._trainer is not None and self.trainer.world_size > 1
 
-    def _touched(self) -> Float[Tensor, ""]:
-        """Zero, with a gradient of zero for every parameter."""
-        return 0.0 * sum(parameter.flatten()[0] for parameter in self.parameters() if parameter.requires_grad)
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Give what the step has not touched a gradient of zero, or take it away; see `zero_gradients`."""
-        for parameter in self.parameters():
-            if self.zero_gradients and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            elif not self.zero_gradients and self._many() and not parameter.grad.any():
-                parameter.grad = None
+        """Take the gradients of zero away, where they are there for other processes alone; see `zero_gradients`."""
+        if not self.zero_gradients and self._many():
+            for parameter in self.parameters():
+                if parameter.grad is not None and not parameter.grad.any():
+                    parameter.grad = None
 
     def parameter_groups(self) -> list[dict]:
         """Matrices of linear maps are decayed; norms, biases, tables, temperatures and soft routers are not."""
@@ -544,6 +541,19 @@ class Imp(PaperModule):
             "active_parameters": whole - idle,
             "modalities": {name: task["modalities"] for name, task in self.tasks.items()},
         }
+
+
+class _Touched(torch.autograd.Function):
+    """A loss as it is, with a gradient of zero in addition for every parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
 
 
 def check_prompts(prompts: Mapping[str, Prompts], tasks: Tasks) -> None:

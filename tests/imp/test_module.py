@@ -71,7 +71,7 @@ def batches(rows=4):
 @pytest.mark.parametrize("name", list(TASKS))
 @pytest.mark.parametrize("layers", [0, 1])
 def test_a_step_learns_one_task_alone(name, layers):
-    imp = module(mixture=MIXTURE | {"layers": layers})
+    imp = module(mixture=MIXTURE | {"layers": layers}, zero_gradients=False)
     loss = imp.training_step({name: batches(8)[name]})
     loss.backward()
     touched = {key.split(".")[2] + "." + key.split(".")[3] for key, p in imp.named_parameters() if p.grad is not None}
@@ -148,7 +148,7 @@ def test_only_matrices_are_decayed():
 
 
 def test_separate_networks_share_nothing():
-    imp = module(shared=False)
+    imp = module(shared=False, zero_gradients=False)
     imp.training_step({"clips": batches()["clips"]}).backward()
     assert {name.split(".")[1] for name, p in imp.named_parameters() if p.grad is not None} == {"clips"}
 
