@@ -106,6 +106,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"lf_vila": {}},
     },
+    "imp": {
+        "pretrain": {"imp": {"data.steps": 8, "pretrain.validate_every": None}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"imp": {}},
+    },
 }
 
 
