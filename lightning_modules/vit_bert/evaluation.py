@@ -80,7 +80,7 @@ def _densities(run: Run, arrays: Arrays) -> list[Figure]:
     if "densities" not in arrays:
         return []
     first, other = owners(run)
-    shares, steps = PERCENT * arrays["densities"], list(range(len(arrays["densities"])))
+    shares, steps = PERCENT * arrays["densities"], [float(step) for step in range(len(arrays["densities"]))]
     series = [Series(_named(name), "line", steps, shares[:, column].tolist())
               for column, name in enumerate(run.facts["masked"]) if arrays["densities"].shape[1] <= 16]  # fmt: skip
     series.append(Series("mean of all matrices", "dashed", steps, shares.mean(1).tolist()))

@@ -17,7 +17,6 @@ from lightning_modules.layers.vision import PatchEmbedding
 from lightning_modules.settings import STRICT, Count, Positive
 from lightning_modules.vit_bert.encoder import Encoder, Order
 
-TABLES = 0.02  # deviation of fresh embeddings, as in ViT and BERT
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -158,7 +157,8 @@ class Network(nn.Module):
         texts: see `TextSizes`.
         modality_embedding: a learned vector is added to all tokens of a modality.
         shared: false gives a ViT and a BERT of the same sizes which share nothing.
-        deviation: of fresh weights, which are 0.02 in ViT and BERT; null for Xavier's, which suit narrow layers.
+        deviation: of fresh weights, which is 0.02 in ViT and BERT; null for what suits narrow layers, matrices as Xavier
+            draws them, and embeddings and positions of deviation 1 / sqrt(dim).
 
     Raises:
         ValueError: see `Encoder` and `ImageTokens`.
@@ -187,7 +187,7 @@ class Network(nn.Module):
         self.shared = shared
         self.apply(partial(initialise, deviation=deviation))
         for parameter in (p for part in self.tokens.values() for p in part.parameters(recurse=False)):
-            nn.init.trunc_normal_(parameter, std=TABLES)
+            nn.init.trunc_normal_(parameter, std=deviation or dim**-0.5)
 
     def encoder(self, modality: Modality) -> Encoder:
         """That of a modality."""
@@ -224,9 +224,9 @@ class Network(nn.Module):
 
 
 def initialise(module: nn.Module, deviation: float | None) -> None:
-    """Fresh weights: matrices as `Network` says, embeddings of 0.02, biases zero."""
+    """Fresh weights, see `Network`; biases are zero."""
     if isinstance(module, nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=TABLES)
+        nn.init.trunc_normal_(module.weight, std=deviation or module.embedding_dim**-0.5)
     elif isinstance(module, nn.Linear | nn.Conv2d):
         if deviation is None:
             nn.init.xavier_uniform_(module.weight.flatten(1))

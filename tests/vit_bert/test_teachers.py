@@ -39,7 +39,7 @@ def test_published_teachers_say_what_transformers_says(hub):
 
 
 def test_teachers_are_a_share_of_the_loss_and_never_learn(hub):
-    names, vit, _ = hub
+    names, _, _ = hub
     network, plain, rows = module(distillation=taught(**names)), module(), batch()
     found, hard = network.terms(rows["images"])["images"], plain.terms(rows["images"])["images"]
     images = network.preprocess(rows["images"]["images"])
