@@ -10,13 +10,16 @@ from pytorch_lightning import LightningDataModule
 
 from lightning_modules import settings
 from lightning_modules.camvig.clips import CameraClips
+from lightning_modules.datamodules.heard_videos import CaptionedVideos
 from lightning_modules.datamodules.illustrated import IllustratedTexts
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datamodules.masked_texts import MaskedTexts
 from lightning_modules.datamodules.modalities import ModalityRows
 from lightning_modules.datamodules.sounds import SoundFiles
-from lightning_modules.datasets import digits, sounds
+from lightning_modules.datamodules.streamed_captions import StreamedCaptions
+from lightning_modules.datasets import digits, flickr30k, sounds
 from lightning_modules.datasets.download import MIRROR_VARIABLE
+from lightning_modules.datasets.video import with_sound
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.spae.documents import Texts
@@ -45,6 +48,7 @@ WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "c
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
         "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
         "sounding videos", "illustrated texts", "illustrated regions", "masked texts", "modalities", "sound files",
+        "captioned crops", "captioned videos",
         "tasks joined", "tasks in turn", "tasks by intervals", "tasks by weights"]  # fmt: skip
 
 
@@ -88,6 +92,8 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
             folder=prepared("world_many") / "pairs", modalities=["images", "text"], text_length=16, **resident
         ),
         "sound files": lambda: sound_files(tmp_path / "sounds"),
+        "captioned crops": lambda: captioned_crops(tmp_path / "crops"),
+        "captioned videos": lambda: captioned_videos(tmp_path / "captioned"),
         "tasks joined": lambda: alternating(prepared("world_many"), "joint"),
         "tasks in turn": lambda: alternating(prepared("world_many"), "alternate"),
         "tasks by intervals": lambda: alternating(prepared("world_many"), "interval"),
@@ -104,6 +110,29 @@ def sound_files(folder):
     drawn = {"train": {"source": "train", "rows": 33}}
     return SoundFiles(folder=folder / "index", seed=1, splits=drawn, sample_rate=8000, seconds=0.25, batch_size=8,
                       evaluation_batch_size=8, max_broken=0.0)  # fmt: skip
+
+
+def captioned_crops(folder):
+    """Drawn pictures with five captions each, encoded."""
+    if not folder.exists():
+        folder.mkdir()
+        made = flickr30k.stand_in(folder, rows=24, splits={"train": 24})
+        flickr30k.prepare(folder / "prepared", limit=None, **made.config)
+    return StreamedCaptions(folder=folder / "prepared", seed=1, splits={"train": {"source": "train", "rows": None}},
+                            batch_size=8, evaluation_batch_size=8, image_size=16, crop_scale=[0.2, 1.0],
+                            text_length=6)  # fmt: skip
+
+
+def captioned_videos(folder):
+    """Clips of one film that begin anywhere, with their sound."""
+    if not folder.exists():
+        folder.mkdir()
+        corpus = {"name": "drawn", "corpus": "didemo", "splits": {"train": {"annotations": "train_data.json"}}}
+        made = with_sound.stand_in(folder, rows=17, **corpus)
+        with_sound.prepare(folder / "prepared", **corpus | made.config)
+    return CaptionedVideos(folder=folder / "prepared", seed=1, splits={"train": {"source": "train", "rows": None}},
+                           text_length=6, frames=3, rate=10.0, size=16, sample_rate=4000, batch_size=8,
+                           evaluation_batch_size=8, max_broken=0.0)  # fmt: skip
 
 
 def alternating(folder, schedule):
