@@ -201,7 +201,7 @@ class VitBert(PaperModule):
     def _has_pairs(self, batch: Batch) -> bool:
         return "pairs" in self.network.heads and "segments" in batch
 
-    def _encode(self, modality: Modality, tokens: Tensor, there: Bool[Tensor, "..."] | None, split: bool) -> Tensor:
+    def _encode(self, modality: Modality, tokens: Tensor, there: Tensor | None, split: bool) -> Tensor:
         encoder = self.network.encoder(modality)
         views = self.masks.views(encoder, modality) if split and self.masks is not None else {}
         return functional_call(encoder, views, (tokens, there)) if views else encoder(tokens, there)

@@ -157,8 +157,8 @@ class Network(nn.Module):
         texts: see `TextSizes`.
         modality_embedding: a learned vector is added to all tokens of a modality.
         shared: false gives a ViT and a BERT of the same sizes which share nothing.
-        deviation: of fresh weights, which is 0.02 in ViT and BERT; null for what suits narrow layers, matrices as Xavier
-            draws them, and embeddings and positions of deviation 1 / sqrt(dim).
+        deviation: of fresh weights, which is 0.02 in ViT and BERT; null for what suits narrow layers, matrices of
+            Xavier, and embeddings and positions of deviation 1 / sqrt(dim).
 
     Raises:
         ValueError: see `Encoder` and `ImageTokens`.

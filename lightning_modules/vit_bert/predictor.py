@@ -16,6 +16,7 @@ from lightning_modules.predictors import Predictor, centre_share
 from lightning_modules.vit_bert.module import VitBert
 
 SHOWN = 60  # letters of a sentence in a message
+MASK = "[MASK]"
 TEXTS = (".txt", ".text")
 
 
@@ -96,7 +97,7 @@ class Answers(Predictor):
 
     def _read(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and segments of one sentence or two."""
-        parts = [self.tokenizer.backend.encode(part).ids for part in text.split("\t")]
+        parts = [self._ids(part) for part in text.split("\t")]
         if len(parts) > 2:
             raise ValueError(f"{text[:SHOWN]!r} has {len(parts)} sentences between tabulators, expected one or two.")
         ids = [*parts[0], *(parts[1][1:] if len(parts) == 2 else ())]
@@ -105,6 +106,14 @@ class Answers(Predictor):
             raise ValueError(f"{text[:SHOWN]!r} has {len(ids)} tokens, expected at most {most}: make it shorter.")
         segments = [0] * len(parts[0]) + [1] * (len(ids) - len(parts[0]))
         return torch.tensor([ids]), torch.tensor([segments])
+
+    def _ids(self, sentence: str) -> list[int]:
+        """With start and end; the mask is no word that a tokenizer cuts."""
+        pieces = [self.tokenizer.backend.encode(piece).ids for piece in sentence.split(MASK)]
+        ids = pieces[0][:-1]
+        for piece in pieces[1:]:
+            ids += [self.tokenizer.mask_id, *piece[1:-1]]
+        return [*ids, pieces[-1][-1]]
 
     def _check(self, task: str) -> None:
         learnt = self.record["data"].get("trained") or list(self.tasks)
