@@ -122,15 +122,19 @@ def dispatched(
     x: Float[Tensor, "groups tokens dim"], dispatch: Dispatch
 ) -> Float[Tensor, "groups experts capacity dim"]:
     """What each expert gets."""
-    flat = dispatch.index.flatten(1)
-    taken = x.gather(1, flat[..., None].expand(-1, -1, x.shape[2]))
-    return taken.unflatten(1, dispatch.index.shape[1:])
+    return x.flatten(0, 1).index_select(0, _rows(dispatch, x.shape[1])).unflatten(0, dispatch.index.shape)
 
 
 def combined(
     answers: Float[Tensor, "groups experts capacity dim"], dispatch: Dispatch, tokens: int
 ) -> Float[Tensor, "groups tokens dim"]:
     """The weighted sum of answers for each token; zeros for one that no expert has taken."""
-    weighted = (answers * dispatch.weight[..., None].to(answers.dtype)).flatten(1, 2)
-    found = weighted.new_zeros(len(answers), tokens, answers.shape[-1])
-    return found.scatter_add(1, dispatch.index.flatten(1)[..., None].expand_as(weighted), weighted)
+    weighted = (answers * dispatch.weight[..., None].to(answers.dtype)).flatten(0, 2)
+    found = weighted.new_zeros(len(answers) * tokens, answers.shape[-1])
+    return found.index_add(0, _rows(dispatch, tokens), weighted).unflatten(0, (-1, tokens))
+
+
+def _rows(dispatch: Dispatch, tokens: int) -> Int[Tensor, " places"]:
+    """The place of each token among those of all groups."""
+    groups = torch.arange(len(dispatch.index), device=dispatch.index.device)
+    return (dispatch.index + tokens * groups[:, None, None]).flatten()
