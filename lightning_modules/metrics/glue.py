@@ -11,7 +11,7 @@ Answers = Float[np.ndarray, "rows outputs"]
 Labels = Int[np.ndarray, " rows"] | Float[np.ndarray, " rows"]
 
 
-def scores(task: str, outputs: Answers, labels: Labels) -> dict[str, float]:
+def scores(task: str, outputs: Answers, labels: Int[np.ndarray, " _"] | Float[np.ndarray, " _"]) -> dict[str, float]:
     """What GLUE reports of a task, in percent.
 
     Args:
