@@ -10,16 +10,16 @@ from pytorch_lightning import LightningDataModule
 
 from lightning_modules import settings
 from lightning_modules.camvig.clips import CameraClips
-from lightning_modules.datamodules.heard_videos import CaptionedVideos
 from lightning_modules.datamodules.illustrated import IllustratedTexts
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datamodules.masked_texts import MaskedTexts
-from lightning_modules.datamodules.modalities import ModalityRows
-from lightning_modules.datamodules.sounds import SoundFiles
-from lightning_modules.datamodules.streamed_captions import StreamedCaptions
 from lightning_modules.datasets import digits, flickr30k, sounds
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.datasets.video import with_sound
+from lightning_modules.imp.captioned_pictures import StreamedCaptions
+from lightning_modules.imp.captioned_videos import CaptionedVideos
+from lightning_modules.imp.modality_rows import ModalityRows
+from lightning_modules.imp.sound_files import SoundFiles
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.spae.documents import Texts
@@ -142,7 +142,11 @@ def alternating(folder, schedule):
     data = {
         "images": {"_target_": f"{home}.labelled.LabelledImages"},
         "texts": {"_target_": f"{home}.masked_texts.MaskedTexts", "text_length": 24, "pairs": True, **few},
-        "clips": {"_target_": f"{home}.modalities.ModalityRows", "modalities": ["video", "audio"], "label": "label"},
+        "clips": {
+            "_target_": "lightning_modules.imp.modality_rows.ModalityRows",
+            "modalities": ["video", "audio"],
+            "label": "label",
+        },
     }
     shown = [{"frames": 4, "height": 16, "width": 16, "drop": 0.5}, {"height": 32, "width": 32, "drop": 0.0}]
     tasks = {

@@ -9,10 +9,10 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from lightning_modules import settings
-from lightning_modules.datamodules.sounds import SoundFiles
 from lightning_modules.datasets import sounds, storage, tables
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.datasets.video.files import BrokenVideo
+from lightning_modules.imp.sound_files import SoundFiles
 from stages.composing import compose
 from tests.pipeline import ROOT
 
