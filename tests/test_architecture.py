@@ -48,10 +48,6 @@ ONE_USER = {  # modules of the shared folders that one paper uses, and why they 
     "ensembling/committee_files.py": "written beside the cascades that it stores",
     "ensembling/classifier.py": "named by `Members.predictor`, so that no import of it is seen",
     "video_tokens/predictor.py": "MAGVIT's answers too; `predictor` names them, so that no import of it is seen",
-    "datamodules/modalities.py": "data modules of tasks lie beside `alternating`, which ViT-BERT and IMP share",
-    "datamodules/streamed_captions.py": "likewise",
-    "datamodules/heard_videos.py": "likewise",
-    "datamodules/sounds.py": "likewise",
     "layers/hub_vit.py": "MoViNets, ViT-BERT and IMP export their classifiers with it",
 }
 

@@ -67,7 +67,7 @@ class Schedule:
     Args:
         kind: `joint`: all of them in every step. `alternate`: one after the other. `interval`: rounds over all of them,
             in which a task is left out unless the number of the round, from 1, is a multiple of its interval (the loop
-            of IMP's official code). `weighted`: one task a step, drawn by the weights.
+            of MAX, the library of official codes). `weighted`: one task a step, drawn by the weights.
         tasks: names, in their order.
         weights: of each.
         intervals: of each.

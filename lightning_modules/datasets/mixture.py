@@ -32,7 +32,7 @@ def prepare(folder: Path, *, parts: dict[str, dict[str, Any]]) -> None:
         for name, each in prepares.items():
             each(new / name)
         cards = {name: storage.card(new / name) for name in parts}
-        facts = {"name": "_".join(parts), "splits": smallest(cards), "parts": cards}
+        facts = {"name": "_".join(parts), "splits": smallest(cards), "content_sha256": contents(cards), "parts": cards}
         (new / "card.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -44,6 +44,15 @@ def smallest(cards: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
             rows = told["rows"] if isinstance(told, Mapping) else told
             splits[split] = min(rows, splits.get(split, rows))
     return splits
+
+
+def contents(cards: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The digests of all splits of all parts, by `<part>/<split>`."""
+    return {
+        f"{name}/{split}": told["sha256"] if isinstance(told, Mapping) else card["content_sha256"][split]
+        for name, card in cards.items()
+        for split, told in card["splits"].items()
+    }
 
 
 def stand_in(folder: Path, *, rows: int, parts: Mapping[str, Mapping[str, Any]], **_: object) -> StandIn:

@@ -21,6 +21,8 @@ def test_a_part_is_as_if_it_had_been_prepared_alone(tmp_path):
     card = storage.card(tmp_path / "new")
     assert card["splits"] == {"all": 1797} and card["name"] == "one_other"
     assert card["parts"] == {name: storage.card(tmp_path / "alone") for name in ("one", "other")}
+    alone = storage.card(tmp_path / "alone")["content_sha256"]["all"]
+    assert card["content_sha256"] == {"one/all": alone, "other/all": alone}
 
 
 def test_a_training_depends_on_the_content_of_all_parts(tmp_path):
