@@ -1,5 +1,6 @@
 """Video files with captions and, if asked for, their sound, decoded when they are needed."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -96,6 +98,11 @@ class CaptionedVideos(DecodedVideos):
         """Samples of the sound of a clip; 0 without sound."""
         return round(self.seconds * (self.sample_rate or 0))
 
+    @property
+    def span(self) -> int:
+        """Frames that a clip and its sound take, so that what is drawn leaves room for both."""
+        return max(self.frames, math.ceil(self.samples / (self.sample_rate or 1) * self.rate))
+
     def shown(self, split: str) -> "ToldVideos":
         """The videos of a split.
 
@@ -144,9 +151,12 @@ class ToldVideos:
         """`video` (frames size size 3), `token_ids`, `attention_mask` and `audio`; see `annotated_videos.Videos`."""
         shown, path, said = self.settings, self.home / self.files[row], self.captions[row]
         begin, _, sentence = (0, 0, 0) if words is None else words
-        choose = partial(in_the_middle, shown=shown.frames, stride=1)
-        if words is not None:
-            choose = partial(at_random, shown=shown.frames, stride=1, word=begin)
+        span = partial(in_the_middle if words is None else at_random, shown=shown.span, stride=1)
+        span = span if words is None else partial(span, word=begin)
+
+        def choose(total: int) -> Int[np.ndarray, " shown"]:
+            return span(total)[: shown.frames] if total >= shown.span else np.arange(shown.frames) % total
+
         square = partial(central_square, short_side=shown.size, size=shown.size)
         seen = read_shown(path, choose, square, rate=shown.rate)
         ids, mask = shown.tokenizer([said[sentence % len(said)]], shown.text_length)
