@@ -423,7 +423,7 @@ class Imp(PaperModule):
         }
 
     def class_names(self, name: str, data: LightningDataModule) -> list[str]:
-        """Those of a task that has prompts.
+        """Those of a task that has prompts; a copy of a data set may lack some of the last ones.
 
         Raises:
             ValueError: neither settings nor data set have them.
@@ -432,10 +432,10 @@ class Imp(PaperModule):
             return told
         known = card(data.tasks[name].folder).get("classes")
         found = next(iter(known.values())) if isinstance(known, dict) else known
-        if not found or len(found) != self.tasks[name]["classes"]:
+        if not found or len(found) > self.tasks[name]["classes"]:
             raise ValueError(
-                f"model.prompts.{name}.classes is null, but the data set has no names of {self.tasks[name]['classes']} "
-                "classes: list them."
+                f"model.prompts.{name}.classes is null, but the data set has names of {len(found or [])} classes, not of "
+                f"{self.tasks[name]['classes']}: list them."
             )
         return [each.replace("_", " ") for each in found]
 
