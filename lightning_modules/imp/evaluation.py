@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.metrics.specialisation import mutual_information
-from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
+from lightning_modules.runs import LARGEST_PICTURE, Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 from lightning_modules.settings import Count, Positive
 
 PERCENT = 100
@@ -193,16 +193,14 @@ def _figures(arrays: Arrays, metrics: Metrics, dataset: str) -> list[Figure]:
 
 def _galleries(arrays: Arrays, examples: int, candidates: int) -> list[Gallery]:
     """For the first rows of each contrast with texts and vision the text that is nearest."""
-    from lightning_modules.datasets.tokenizers import world_tokenizer
-
     found = []
     for task in sorted({name.split("/")[1] for name in arrays if name.startswith("shown/")}):
         pixels = arrays.get(f"shown/{task}/images", arrays.get(f"shown/{task}/video"))
-        texts, vectors = arrays.get(f"shown/{task}/token_ids"), arrays.get(f"{task}/vision_to_text")
+        texts, vectors = arrays.get(f"shown/{task}/texts"), arrays.get(f"{task}/vision_to_text")
         if pixels is None or texts is None or vectors is None or arrays[f"{task}/text_to_vision"].shape[0] < 2:
             continue
         count = min(examples, len(pixels), len(texts))
-        said = world_tokenizer().decode(texts)
+        said = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in texts]
         nearest = (vectors[:count] @ arrays[f"{task}/text_to_vision"][: len(texts)].T).argmax(1)
         rows = [
             [
@@ -222,6 +220,6 @@ def _pixels(shown: np.ndarray) -> np.ndarray:
     if shown.ndim == 4:
         frames = (0, shown.shape[1] // 2, shown.shape[1] - 1)
         shown = np.concatenate([shown[:, frame] for frame in frames], axis=2)
-    pixels = shown.transpose(1, 2, 0)
-    times = max(1, min(ENLARGED, 512 // max(pixels.shape[:2])))
-    return np.ascontiguousarray(pixels.repeat(times, 0).repeat(times, 1))
+    pixels, longest = shown.transpose(1, 2, 0), max(shown.shape[1:])
+    every, times = -(-longest // LARGEST_PICTURE), max(1, min(ENLARGED, LARGEST_PICTURE // longest))
+    return np.ascontiguousarray(pixels[::every, ::every].repeat(times, 0).repeat(times, 1))

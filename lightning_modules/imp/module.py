@@ -434,7 +434,7 @@ class Imp(PaperModule):
         found = next(iter(known.values())) if isinstance(known, dict) else known
         if not found or len(found) > self.tasks[name]["classes"]:
             raise ValueError(
-                f"model.prompts.{name}.classes is null, but the data set has names of {len(found or [])} classes, not of "
+                f"model.prompts.{name}.classes is null, but the data set has {len(found or [])} names of classes, not "
                 f"{self.tasks[name]['classes']}: list them."
             )
         return [each.replace("_", " ") for each in found]
@@ -524,9 +524,12 @@ class Imp(PaperModule):
         found = {}
         for task in (name for name in data.trained if self.tasks[name]["objective"] == "contrast"):
             _, rows = parted(next(data.evaluation_batches(split, task)))
-            for key in ("images", "video", "token_ids"):
+            for key in ("images", "video"):
                 if key in rows:
                     found[f"shown/{task}/{key}"] = rows[key][:SHOWN].cpu().contiguous()
+            if "token_ids" in rows and hasattr(self.tokenizer, "decode"):
+                said = self.tokenizer.decode(rows["token_ids"][:SHOWN].cpu().numpy())
+                found[f"shown/{task}/texts"] = utf8(said)
         return found
 
     def facts(self) -> dict:
@@ -541,6 +544,13 @@ class Imp(PaperModule):
             "active_parameters": whole - idle,
             "modalities": {name: task["modalities"] for name, task in self.tasks.items()},
         }
+
+
+def utf8(texts: Sequence[str]) -> Int[Tensor, "texts bytes"]:
+    """Texts as bytes with zeros behind."""
+    encoded = [text.encode() for text in texts]
+    longest = max([1, *map(len, encoded)])
+    return torch.tensor([list(each.ljust(longest, b"\0")) for each in encoded], dtype=torch.uint8)
 
 
 class _Touched(torch.autograd.Function):

@@ -28,7 +28,7 @@ def arrays():
         "pairs/text_to_vision": eye[[0, 1, 3, 2]],
         "texts/words": np.array([[1, 2], [2, 2]], np.float32),
         "shown/pairs/images": draw.integers(0, 256, (4, 3, 8, 8)).astype(np.uint8),
-        "shown/pairs/token_ids": np.full((4, 3), 5),
+        "shown/pairs/texts": np.frombuffer(b"ab\0cd\0ef\0gh\0", np.uint8).reshape(4, 3),
         "experts/vision/probability": np.array([[1.0, 0.0]]),
         "experts/text/probability": np.array([[0.0, 1.0]]),
         "experts/vision/first": np.array([[0.5, 0.5]]),
@@ -86,6 +86,16 @@ def test_an_evaluation_has_numbers_figures_and_galleries(arrays, monkeypatch, tm
     assert [figure.id for figure in found.figures] == ["scores", "experts"]
     assert [gallery.id for gallery in found.galleries] == ["nearest-pairs"]
     assert len(found.galleries[0].rows) == 4
+    assert [exhibit.text for exhibit in found.galleries[0].rows[2][1:]] == [[("ef", None)], [("gh", False)]]
+
+
+def test_large_clips_are_shown_smaller(arrays, monkeypatch, tmp_path):
+    large = arrays | {"shown/pairs/video": np.zeros((4, 3, 5, 256, 256), np.uint8)}
+    del large["shown/pairs/images"]
+    monkeypatch.setattr(Run, "predictions", lambda self: large)
+    run = Run(tmp_path, 0)
+    run.__dict__["facts"] = {"modalities": MODALITIES, "parameters": 1, "active_parameters": 1, "encoder_parameters": 1}
+    assert evaluate([run], "world_many").galleries[0].rows[0][0].picture is not None
 
 
 def test_nothing_to_evaluate_is_refused():
