@@ -59,9 +59,9 @@ def lightened(config):
             block["episodes"] = min(block["episodes"], JUDGED)
     if data.get("batches") != "classes":  # of these, a batch has a row of each
         data["batch_size"] = min(data["batch_size"], ROWS)
-    for name, split in data["splits"].items():
-        if name != "train":
-            split["rows"] = min(split["rows"] or JUDGED, JUDGED)
+    blocks = [data, *(task["data"] for task in data.get("tasks", {}).values())]
+    for split in (split for block in blocks for name, split in block.get("splits", {}).items() if name != "train"):
+        split["rows"] = min(split["rows"] or JUDGED, JUDGED)
     return config
 
 
@@ -76,7 +76,7 @@ def build(request, prepared):
         module = instantiate_seeded(config)
         if row.start:
             module.start_from(instantiate_seeded(composed(PLAN.pretrain[row.start])).export())
-        data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all")
+        data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all", _recursive_=False)
         module.check_data(data)  # as before each training
         return module, data
 
@@ -146,6 +146,8 @@ def test_what_a_network_exports_says_the_same_of_stored_data_once_another_took_i
             parameter.add_(1.0)
     other.load_export(module.export())
     own = next(iter(inspect.signature(module.forward).parameters))
+    if all(isinstance(columns, dict) for columns in batch.values()):  # of several tasks: those of the first that fits
+        batch = next((columns for columns in batch.values() if own in columns), next(iter(batch.values())))
     name = next(name for name in (own, "video", "images", "token_ids") if name in batch)
     stored = (batch[name].flatten(0, -4) if name == "images" else batch[name])[:4]
     with torch.inference_mode():

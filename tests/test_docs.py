@@ -106,6 +106,18 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"lf_vila": {}},
     },
+    "vit_bert": {
+        "pretrain": {"vit_bert-separate": {"data.steps": 8, "pretrain.validate_every": None}},
+        "pretrain_from": {"vit_bert": {"data.steps": 8, "pretrain.validate_every": None}},
+        "finetune": {},
+        "evaluate": {"vit_bert": {}},
+    },
+    "imp": {
+        "pretrain": {"imp": {"data.steps": 8, "pretrain.validate_every": None}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"imp": {}},
+    },
 }
 
 

@@ -19,6 +19,7 @@ from pytorch_lightning import Trainer, seed_everything
 
 from lightning_modules import history, settings, training, watching
 from lightning_modules.base import AnyRecipe, PaperModule
+from lightning_modules.datasets import glue
 from lightning_modules.files import ROOT, sha256
 from lightning_modules.history import History
 from lightning_modules.runs import find_runs
@@ -100,7 +101,7 @@ def build(request, prepared):
             module.start_from(instantiate_seeded(composed(PLAN.pretrain[row.start])).export())
         if part == "drawing":
             module.reading_epochs, module.given_centroids = 0, True
-        data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all")
+        data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all", _recursive_=False)
         if not part:
             module.check_data(data)  # as before each training
         return module, data
@@ -193,7 +194,7 @@ def test_reciprocal_ranks_of_features_that_agree_are_one(case, build, monkeypatc
 def test_accumulated_batches_are_one_step(prepared, tmp_path):
     config = composed(PLAN.pretrain["maskalign-teacher"])
     module = instantiate_seeded(config)
-    data = instantiate(config["data"], folder=prepared("world_graded"), seed=0, _convert_="all")
+    data = instantiate(config["data"], folder=prepared("world_graded"), seed=0, _convert_="all", _recursive_=False)
     recipe = {"validate_every": {"steps": 2}, "validate_rows": ROWS}
     rows, record = fit(module, data, tmp_path, recipe, accumulate=2)
     assert [step for step, row in rows.items() if "validation/loss" in row] == [2, 4]
@@ -204,14 +205,14 @@ def test_accumulated_batches_are_one_step(prepared, tmp_path):
 @pytest.mark.parametrize("system", ["unified_t2i_i2t", "clip_vip"])
 def test_the_norm_of_a_gradient_is_that_before_it_is_clipped(system, prepared, tmp_path):
     config = composed(row := PLAN.pretrain[CHOSEN[system]])
-    data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all")
+    data = instantiate(config["data"], folder=prepared(row.dataset), seed=0, _convert_="all", _recursive_=False)
     rows, _ = fit(instantiate_seeded(config), data, tmp_path, {"clip": 1e-3})
     assert all(rows[step]["grad_norm"] > 1e-2 for step in range(STEPS))
 
 
 def test_what_is_logged_of_a_step_is_its_rate_and_the_norm_of_its_gradient(prepared, tmp_path):
     config = composed(PLAN.pretrain["committees-digits"])
-    data = instantiate(config["data"], folder=prepared("digits"), seed=0, _convert_="all")
+    data = instantiate(config["data"], folder=prepared("digits"), seed=0, _convert_="all", _recursive_=False)
     rows, record = fit(instantiate_seeded(config), data, tmp_path, {"warmup": 0.4})
     rates = [config["pretrain"]["lr"] * share for share in (0.5, 1, 1, 0.75, 0.25)]
     assert [rows[step]["lr"] for step in range(STEPS)] == pytest.approx(rates)
@@ -375,7 +376,7 @@ def train_as_rank(rank, port, folder, dataset, every):
     config = composed(PLAN.pretrain["maskalign-teacher"])
     config["model"]["encoder"]["drop_path"] = 0.1
     module = instantiate_seeded(config)
-    data = instantiate(config["data"], folder=dataset, seed=0, _convert_="all")
+    data = instantiate(config["data"], folder=dataset, seed=0, _convert_="all", _recursive_=False)
     recipe = {"validate_every": every, "validate_rows": ROWS}
     rows, _ = fit(module, data, folder, recipe, devices=2, strategy="ddp")
     torch.save({"rows": rows, "weights": module.state_dict()}, folder / f"{rank}.pt")
@@ -496,4 +497,6 @@ ROWS_OF = {
     "lvu_relationship": 100, "lvu_way_speaking": 100, "lvu_scene": 100, "queryd": 100, "cifar10": 50_000,
     "realestate10k": 67_000, "capsfusion": 30_720_000, "llava_mix": 665_298, "blip_558k": 558_128,
     "sharegpt4v": 102_025,
+    "imagenet_and_books": 1_281_167, "pictures_videos_sounds": 9000, "esc50": 1600, "audioset": 2_041_789,
+    **{f"glue_{task}": rows for task, rows in glue.ROWS.items()},
 }  # fmt: skip

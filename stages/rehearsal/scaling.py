@@ -93,18 +93,18 @@ def changes(
         block, _, rest = _block(name)
         if block == "model" and not whole and (small := _small(name, value, settings)) != value:
             found[name] = small
-        if block == "data" and rest == "batch_size" and value:
+        if block == "data" and _of_batches(rest, "batch_size") and value:
             mine = -(-value // devices)
             mine = min(mine, batch or mine)
             if mine != value:
                 found[name] = mine
-        if block == "data" and rest == "evaluation_batch_size" and not whole:
+        if block == "data" and _of_batches(rest, "evaluation_batch_size") and not whole:
             found[name] = min(value, EVALUATION_BATCH)
     scored = not whole and "model.judged_rows" in settings  # each token of a judged clip, for every word
     for name, data in _data_blocks(system):
         found |= {f"{name}.{key}": value for key, value in _fewer_rows(data, rows).items()}
         if scored:
-            found |= {f"{name}.splits.{split}.rows": PICTURES for split in data["splits"] if split != "train"}
+            found |= {f"{name}.splits.{split}.rows": PICTURES for split in data.get("splits", {}) if split != "train"}
     return found
 
 
@@ -115,11 +115,19 @@ def _block(name: str) -> tuple[str, str, str]:
     return parts[0], ".", ".".join(parts[1:])
 
 
+def _of_batches(rest: str, name: str) -> bool:
+    """Whether a setting of a data module, or of that of a task, is the one of this name."""
+    return rest == name or (rest.startswith("tasks.") and rest.endswith(f".data.{name}"))
+
+
 def _data_blocks(system: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if "data" in system:
-        yield "data", system["data"]
-    for protocol, recipe in system.get("downstream", {}).items():
-        yield f"downstream.{protocol}.data", recipe["data"]
+    """The data modules of the system and of its protocols, and those of the tasks that they alternate between."""
+    blocks = {"data": system["data"]} if "data" in system else {}
+    blocks |= {f"downstream.{name}.data": recipe["data"] for name, recipe in system.get("downstream", {}).items()}
+    for name, block in blocks.items():
+        yield name, block
+        for task, settings in block.get("tasks", {}).items() if isinstance(block.get("tasks"), Mapping) else ():
+            yield f"{name}.tasks.{task}.data", settings["data"]
 
 
 def _small(name: str, value: Any, settings: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_modules import rehearsal, settings
-from lightning_modules.datasets import storage
+from lightning_modules.datasets import storage, tables
 from lightning_modules.datasets.columns import to_numpy
 from lightning_modules.datasets.video import corpora
 from lightning_modules.files import replace_folder
@@ -186,7 +186,7 @@ def shorten(prepared: Path, out: Path, rows: int) -> Found:
     """Copy the first rows of each split of a prepared data set; one of an unknown form is taken as it is."""
     facts = storage.card(prepared)
     rehearsal.current = rehearsal.Rehearsal(rows=rows)
-    if "codec" in facts:
+    if facts.get("codec", tables.CODEC) != tables.CODEC:
         with replace_folder(out) as new:
             written = {split: _first_rows(prepared, new, split, facts) for split in facts["splits"]}
             card = {

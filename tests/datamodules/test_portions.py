@@ -8,11 +8,18 @@ import pytest
 import torch
 from pytorch_lightning import LightningDataModule
 
+from lightning_modules import settings
 from lightning_modules.camvig.clips import CameraClips
 from lightning_modules.datamodules.illustrated import IllustratedTexts
 from lightning_modules.datamodules.labelled import LabelledImages
-from lightning_modules.datasets import digits
+from lightning_modules.datamodules.masked_texts import MaskedTexts
+from lightning_modules.datasets import digits, flickr30k, sounds
 from lightning_modules.datasets.download import MIRROR_VARIABLE
+from lightning_modules.datasets.video import with_sound
+from lightning_modules.imp.captioned_pictures import StreamedCaptions
+from lightning_modules.imp.captioned_videos import CaptionedVideos
+from lightning_modules.imp.modality_rows import ModalityRows
+from lightning_modules.imp.sound_files import SoundFiles
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.movinet.clips import LabelledClips
 from lightning_modules.spae.documents import Texts
@@ -40,7 +47,9 @@ WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "c
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
         "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
-        "sounding videos", "illustrated texts", "illustrated regions"]  # fmt: skip
+        "sounding videos", "illustrated texts", "illustrated regions", "masked texts", "modalities", "sound files",
+        "captioned crops", "captioned videos",
+        "tasks joined", "tasks in turn", "tasks by intervals", "tasks by weights"]  # fmt: skip
 
 
 @pytest.fixture
@@ -78,7 +87,77 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "sounding videos": lambda: sounding.of_new_files(tmp_path / "sounding", monkeypatch),
         "illustrated texts": lambda: illustrated(prepared("world_pairs")),
         "illustrated regions": lambda: illustrated(prepared("world_quadrants"), length=4, regions=0.4),
+        "masked texts": lambda: MaskedTexts(folder=prepared("world_many") / "texts", text_length=24, **resident),
+        "modalities": lambda: ModalityRows(
+            folder=prepared("world_many") / "pairs", modalities=["images", "text"], text_length=16, **resident
+        ),
+        "sound files": lambda: sound_files(tmp_path / "sounds"),
+        "captioned crops": lambda: captioned_crops(tmp_path / "crops"),
+        "captioned videos": lambda: captioned_videos(tmp_path / "captioned"),
+        "tasks joined": lambda: alternating(prepared("world_many"), "joint"),
+        "tasks in turn": lambda: alternating(prepared("world_many"), "alternate"),
+        "tasks by intervals": lambda: alternating(prepared("world_many"), "interval"),
+        "tasks by weights": lambda: alternating(prepared("world_many"), "weighted"),
     }
+
+
+def sound_files(folder):
+    """Short tones, of which a second is shown from anywhere on, the rest of it silent."""
+    if not folder.exists():
+        settings_ = {"name": "fsdd", "form": "fsdd", "splits": {"train": {"takes": [5, 49]}}, "sounds": "recordings"}
+        made = sounds.stand_in(folder, rows=40, num_classes=10, **settings_)
+        sounds.prepare(folder / "index", num_classes=10, **settings_, **made.config)
+    drawn = {"train": {"source": "train", "rows": 33}}
+    return SoundFiles(folder=folder / "index", seed=1, splits=drawn, sample_rate=8000, seconds=0.25, batch_size=8,
+                      evaluation_batch_size=8, max_broken=0.0)  # fmt: skip
+
+
+def captioned_crops(folder):
+    """Drawn pictures with five captions each, encoded."""
+    if not folder.exists():
+        folder.mkdir()
+        made = flickr30k.stand_in(folder, rows=24, splits={"train": 24})
+        flickr30k.prepare(folder / "prepared", limit=None, **made.config)
+    return StreamedCaptions(folder=folder / "prepared", seed=1, splits={"train": {"source": "train", "rows": None}},
+                            batch_size=8, evaluation_batch_size=8, image_size=16, crop_scale=[0.2, 1.0],
+                            text_length=6)  # fmt: skip
+
+
+def captioned_videos(folder):
+    """Clips of one film that begin anywhere, with their sound."""
+    if not folder.exists():
+        folder.mkdir()
+        corpus = {"name": "drawn", "corpus": "didemo", "splits": {"train": {"annotations": "train_data.json"}}}
+        made = with_sound.stand_in(folder, rows=17, **corpus)
+        with_sound.prepare(folder / "prepared", **corpus | made.config)
+    return CaptionedVideos(folder=folder / "prepared", seed=1, splits={"train": {"source": "train", "rows": None}},
+                           text_length=6, frames=3, rate=10.0, size=16, sample_rate=4000, batch_size=8,
+                           evaluation_batch_size=8, max_broken=0.0)  # fmt: skip
+
+
+def alternating(folder, schedule):
+    """Three tasks, of which one has few rows, so that it begins again in the middle of an epoch."""
+    home = "lightning_modules.datamodules"
+    few = {"splits": {"train": {"source": "val", "rows": 24}}}
+    data = {
+        "images": {"_target_": f"{home}.labelled.LabelledImages"},
+        "texts": {"_target_": f"{home}.masked_texts.MaskedTexts", "text_length": 24, "pairs": True, **few},
+        "clips": {
+            "_target_": "lightning_modules.imp.modality_rows.ModalityRows",
+            "modalities": ["video", "audio"],
+            "label": "label",
+        },
+    }
+    shown = [{"frames": 4, "height": 16, "width": 16, "drop": 0.5}, {"height": 32, "width": 32, "drop": 0.0}]
+    tasks = {
+        name: {"part": name, "weight": weight, "interval": interval, "resolutions": resolutions, "data": data[name]}
+        for name, weight, interval, resolutions in (
+            ("images", 1.0, 1, None), ("texts", 2.0, 2, None), ("clips", 1.0, 3, shown)
+        )
+    }  # fmt: skip
+    block = {"_target_": f"{home}.alternating.Alternating", "splits": {"train": {"source": "val", "rows": 40}},
+             "batch_size": 8, "evaluation_batch_size": 8, "schedule": schedule, "steps": 7, "tasks": tasks}  # fmt: skip
+    return settings.bind(block, "data", folder=folder, seed=1)()
 
 
 def texts(folder):
@@ -113,17 +192,27 @@ def epoch(module, rank=0, processes=1, accumulated=1, done=None):
     else:
         loader.sampler.resume(1, done)
     assert len(loader) == len(loader.sampler)
-    found = list(loader)
+    found = [flat(batch) for batch in loader]
     loader.sampler.set_epoch(2)
     assert len(list(loader)) == len(loader), "whatever was left of this epoch, the next one is whole"
     return found
 
 
+def flat(batch):
+    """A batch of several tasks as one with columns of all of them."""
+    if not any(isinstance(x, dict) for x in batch.values()):
+        return batch
+    return {f"{task}/{name}": x for task, columns in batch.items() for name, x in columns.items()}
+
+
 def joined(batches, axis):
-    """Every tensor of batches, one behind the other."""
-    return {
-        name: torch.cat([batch[name] for batch in batches], axis) for name, x in batches[0].items() if x.ndim > axis
-    }
+    """Every tensor of batches, one behind the other: those of one shape in all."""
+    found = {}
+    for batch in batches:
+        for name, x in batch.items():
+            if x.ndim > axis:
+                found.setdefault((name, *(x.shape[1:] if "/" in name else ())), []).append(x)
+    return {name: torch.cat(parts, axis) for name, parts in found.items()}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -136,9 +225,8 @@ def test_two_processes_times_two_accumulated_batches_see_the_rows_of_one_once_ea
     assert together.keys() == expected.keys()
     for name, x in expected.items():
         assert torch.equal(together[name], x), name
-    seen = next(expected[name] for name in ("images", "video", "middle", "token_ids") if name in expected).transpose(
-        0, axis
-    )
+    shown = ("images", "video", "middle", "token_ids", "audio", "images/images")
+    seen = next(x for wanted in shown for (name, *_), x in expected.items() if name == wanted).transpose(0, axis)
     assert len(seen.flatten(1).unique(dim=0)) > len(seen) // 4  # the rows differ, or nothing would have been tested
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lightning_modules import rehearsal
-from lightning_modules.datasets import storage
+from lightning_modules.datasets import mixture, storage
 from lightning_modules.datasets.splits import draw_splits
 from lightning_modules.datasets.video import corpora
 from lightning_modules.files import ROOT
@@ -307,6 +307,18 @@ def test_networks_and_batches_become_small_and_counts_of_rows_are_those_there_ar
     assert scaling.changes(codes, {}, whole=False)["model.tokenizer.codebook_size"] == 64
 
 
+def test_data_modules_of_tasks_become_small_as_those_of_systems():
+    own = {"batch_size": 256, "splits": {"train": {"source": "t", "rows": None}, "val": {"source": "t", "rows": 4096}}}
+    tasks = {"one": {"part": "one", "data": own}, "other": {"part": "other", "data": {}}}
+    splits = {"train": {"source": "t", "rows": None}, "val": {"source": "t", "rows": 9}}
+    system = {"data": {"batch_size": 1024, "evaluation_batch_size": 64, "splits": splits, "tasks": tasks}}
+    assert scaling.changes(system, {"t": 24}, whole=False) == {
+        "data.batch_size": 4, "data.evaluation_batch_size": 8, "data.tasks.one.data.batch_size": 4,
+        "data.tasks.one.data.splits.val.rows": 12,
+    }  # fmt: skip
+    assert scaling.needed_rows(system, whole=False) == 16 and scaling.needed_rows(system, whole=True) == 4096
+
+
 @pytest.mark.parametrize(("preset", "arm"), [(preset, arm) for preset, plan in PLANS.items() for arm in plan.pretrain])
 def test_the_rows_that_are_prepared_suffice_for_two_steps_of_a_training(preset, arm):
     row = PLANS[preset].pretrain[arm]
@@ -334,6 +346,9 @@ def test_the_first_rows_of_prepared_data_are_a_data_set_of_their_own(tmp_path, m
     storage.write_card(whole, name="x", splits=splits, codec="raw", shape=(2, 2, 1), num_classes=3, source="here")
     work.shorten(whole, tmp_path / "short", 300)
     assert storage.read(tmp_path / "short", "train")["label"].tolist() == (np.arange(300) % 3).tolist()
+    mixture.prepare(tmp_path / "mixture", parts={"a": {"_target_": "lightning_modules.datasets.digits.prepare"}})
+    work.shorten(tmp_path / "mixture", tmp_path / "taken", 300)
+    assert storage.card(tmp_path / "taken") == storage.card(tmp_path / "mixture"), "as it is: there is no form to cut"
 
     index = tmp_path / "data/datasets/clips/paper"
     index.mkdir(parents=True)
