@@ -546,7 +546,7 @@ class Imp(PaperModule):
         }
 
 
-def utf8(texts: Sequence[str]) -> Int[Tensor, "texts bytes"]:
+def utf8(texts: Sequence[str]) -> Shaped[Tensor, "texts bytes"]:
     """Texts as bytes with zeros behind."""
     encoded = [text.encode() for text in texts]
     longest = max([1, *map(len, encoded)])
