@@ -43,6 +43,7 @@ def main() -> list[dict]:
                    "times the memory": row["peak, MiB"] / first["peak, MiB"]} for row in rows]  # fmt: skip
 
 
+@torch.enable_grad()
 def _step(module: VitBert, batch: dict[str, dict[str, Tensor]]) -> None:
     encoder = module.network.encoders["shared"]
     module.zero_grad(set_to_none=True)
@@ -51,6 +52,7 @@ def _step(module: VitBert, batch: dict[str, dict[str, Tensor]]) -> None:
     module.masks.before_step(encoder, 1, 1_000_000)
 
 
+@torch.enable_grad()
 def _two_passes(module: VitBert, batch: dict[str, dict[str, Tensor]]) -> None:
     masks, encoder = module.masks, module.network.encoders["shared"]
     weights = dict(encoder.named_parameters())
