@@ -96,7 +96,8 @@ def losses(module, batches, lr=1e-3):
         loss = module.training_step(batch, step)
         optimizer.zero_grad()
         loss.backward()
-        if step == 0:  # processes that share the work (DDP) would wait for such a gradient
+        turns = isinstance(next(iter(batch.values())), dict) and len(batch) == 1  # other tasks rest in this step
+        if step == 0 and not turns:  # processes that share the work (DDP) would wait for such a gradient
             assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
         optimizer.step()
         yield loss.item()

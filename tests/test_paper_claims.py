@@ -15,6 +15,7 @@ from lightning_modules.metrics.video_published import NOT_COMPUTED
 from lightning_modules.movinet.module import MEMORY_AT
 from lightning_modules.runs import Run
 from lightning_modules.video_tokens.tasks import TASKS
+from lightning_modules.vision_language.told import encoded
 from stages.claims import judge
 from stages.composing import compose
 from stages.evaluate import write_evaluation
@@ -154,10 +155,14 @@ def camvig(model, draw, published):
 
 
 def vlora(model, draw, published):
-    """The same of VLoRA: captions, and answers of which some are right."""
+    """The same of VLoRA: captions, and answers of which some are right; or answers to the questions of a benchmark."""
+    if model["_target_"].endswith("Answering"):
+        question = {"question": "which ?", "answer": "A", "options": {"A": "red", "B": "blue"}, "more": {}}
+        tables = [json.dumps({"benchmark": "mmbench", "index": str(row)} | question) for row in range(ROWS)]
+        return {}, {"answer/table": encoded(tables), "answer/written": encoded(draw.choice(["A", "B"], ROWS).tolist())}
 
     def texts(*said):
-        return np.stack([np.frombuffer(text.encode().ljust(9, b"\0"), np.uint8) for text in said])
+        return encoded(said)
 
     arrays = {name: texts(*["a cup"] * ROWS) for name in ("caption/true", "caption/written", "caption/shuffled")}
     arrays |= {"answer/question": texts(*["what"] * ROWS), "answer/true": texts(*["red"] * ROWS)}

@@ -105,7 +105,13 @@ def test_what_is_written_is_what_was_drawn_with_a_card_and_a_sheet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", sorted((ROOT / "conf/dataset").glob("world_*/*.yaml")), ids=lambda f: f"{f.parent.name}-{f.stem}"
+    "file",
+    [  # of mixtures see test_many.py
+        file
+        for file in sorted((ROOT / "conf/dataset").glob("world_*/*.yaml"))
+        if "datasets.mixture.prepare" not in file.read_text()
+    ],
+    ids=lambda f: f"{f.parent.name}-{f.stem}",
 )
 def test_configurations_are_taken(tmp_path, file):
     config = yaml.safe_load(file.read_text())
