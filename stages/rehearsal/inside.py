@@ -226,7 +226,8 @@ class Rehearsing:
         system = self.composed(system=row.system, overrides=row.overrides)["system"]
         how = {"whole": self.request.whole, "batch": batch, "devices": self.devices}
         changed = scaling.changes(system, self.cards.get(row.dataset, {}), **how)
-        self.overrides[stage, row.arm] = dict(scaling.leaves(row.overrides)) | changed
+        written = self.composed(system=row.system, overrides=row.overrides, resolve=False)["system"]
+        self.overrides[stage, row.arm] = dict(scaling.leaves(row.overrides)) | scaling.own(changed, written)
 
     def write(self) -> None:
         """Write the rows of all papers, atomically: stages read them meanwhile."""

@@ -108,6 +108,17 @@ def changes(
     return found
 
 
+def own(changed: Changes, written: Mapping[str, Any]) -> Changes:
+    """Those changes whose settings a system's file has itself; a block that refers to another one follows it.
+
+    Args:
+        changed: as `changes` gives them.
+        written: the configuration before references such as `encoder: ${system.model.encoder}` are resolved.
+    """
+    there = dict(leaves(written))
+    return {name: value for name, value in changed.items() if name in there}
+
+
 def _block(name: str) -> tuple[str, str, str]:
     """The block that a setting lies in, `model` or `data`, of the system itself or of a protocol."""
     parts = name.split(".")

@@ -42,6 +42,22 @@ def test_deep_networks_have_few_blocks_on_a_cpu():
     assert scaling.changes(system, {}, whole=True) == {}
 
 
+def test_what_a_rehearsal_changes_is_written_in_the_file_of_the_system_itself():
+    changed = {"model.encoder.dim": 48, "downstream.images.model.encoder.dim": 48}
+    encoder = {"model": {"encoder": "${system.model.encoder}"}}
+    written = {"model": {"encoder": {"dim": 768}}, "downstream": {"images": encoder}}
+    assert scaling.own(changed, written) == {"model.encoder.dim": 48}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_a_rehearsal_changes_can_be_changed(preset):
+    rows = [row for stage in ("pretrain", "finetune") for row in getattr(PLANS[preset], stage).values()]
+    for system in {row.system for row in rows}:
+        resolved, written = (compose(preset, system=system, resolve=resolve)["system"] for resolve in (True, False))
+        changed = scaling.own(scaling.changes(resolved, {}, whole=False), written)
+        compose(preset, system=system, overrides=changed, resolve=False)
+
+
 @pytest.mark.slow
 @pytest.mark.sampled
 @pytest.mark.timeout(1800)  # a paper has up to thirty stages here
