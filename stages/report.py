@@ -17,7 +17,7 @@ from lightning_modules.tracking import records
 from stages import page
 from stages.command import add_preset, run_stage
 from stages.composing import downstream
-from stages.page import curves, figures, machine
+from stages.page import comparing, curves, figures, machine
 from stages.plan import Plan, Row, load_plan
 
 
@@ -101,7 +101,13 @@ def page_of(plan: Plan) -> Path:
     return Path("data/report", plan.preset, "index.html")
 
 
-def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict[str, str]) -> None:
+def write(
+    folder: Path,
+    papers: list[page.Paper],
+    preset: str,
+    unavailable: dict[str, str],
+    comparisons: Iterable[comparing.Comparison] = (),
+) -> None:
     """Write the report, whole or not at all."""
     arms = [arm for paper in papers for arm in paper.arms + paper.sweeps if not arm.missing]
     with replace_folder(folder) as out:
@@ -111,7 +117,7 @@ def write(folder: Path, papers: list[page.Paper], preset: str, unavailable: dict
             table.writeheader()
             table.writerows(figures.table({arm.name: arm.figures[:1] for arm in arms}))
         (out / "papers").mkdir()
-        for name, text in page.render(papers, preset, unavailable).items():
+        for name, text in page.render(papers, preset, unavailable, comparisons).items():
             (out / name).write_text(text, encoding="utf-8")
         (out / "machine.js").write_text(machine.script(scratch() / "runs", preset), encoding="utf-8")
 
@@ -140,7 +146,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     papers = read_papers(plan, root, unavailable)
     for paper in papers:
         paper.trainings = curves.read(root / "data/curves" / plan.preset, plan, paper.trained)
-    write(root / page_of(plan).parent, papers, plan.preset, unavailable)
+    comparisons = comparing.load(root / comparing.FILE)
+    write(root / page_of(plan).parent, papers, plan.preset, unavailable, comparisons)
     for paper in papers:
         for arm in paper.arms:
             record_figures(paper.facts.stem, arm, plan.preset)

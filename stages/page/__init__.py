@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from scipy import stats
 
 from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance, Facts, Idea, chance
 from lightning_modules.runs import Figure, Gallery
-from stages.page import curves, figures
+from stages.page import comparing, curves, figures
 from stages.page.moving import silent, sound, still
 
 if TYPE_CHECKING:
@@ -102,13 +102,19 @@ def count(rows: Sequence[Mapping[str, Any]], verdict: str = "verdict") -> dict[s
     return {verdict: found[verdict] for verdict in VERDICTS}
 
 
-def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str]) -> dict[str, str]:
+def render(
+    papers: Sequence[Paper],
+    preset: str,
+    unavailable: Mapping[str, str],
+    comparisons: Iterable[comparing.Comparison] = (),
+) -> dict[str, str]:
     """The text of each page, the same for the same results: `index.html` and `papers/<stem>.html`.
 
     Args:
         papers: what to show, in this order; own ideas come last, and count in no number over all papers.
         preset: the preset of the results.
         unavailable: data set -> why it was not available.
+        comparisons: across papers.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -132,6 +138,7 @@ def render(papers: Sequence[Paper], preset: str, unavailable: Mapping[str, str])
         "preset": preset,
         "unavailable": unavailable,
         "rows": [row for paper in papers if not paper.own for row in paper.rows],
+        "compared": comparing.compare(comparisons, papers),
         "count": count,
         "chance": chance,
         "alpha": f"{ALPHA:.0%}".replace("%", " %"),

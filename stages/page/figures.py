@@ -163,11 +163,17 @@ def _category_axis(axes: Axes, bars: list[Series]) -> None:
 
 
 def _label(axes: Axes, figure: Figure, ink: str) -> None:
-    """Names below the points of the first series that has names; the others' are in the table of numbers."""
+    """Names below the points of the first series that has names, or of all clouds where a figure has nothing else.
+
+    The others' are in the table of numbers.
+    """
     style = {"textcoords": "offset points", "ha": "left", "va": "top", "color": ink, "fontsize": 9, "alpha": 0.8}
-    named = next((series for series in figure.series if series.labels and series.kind != "bars"), None)
-    for label, x, y in zip(named.labels, named.x, named.y, strict=True) if named else ():
-        axes.annotate(label, (x, y), (4, -4), **style)
+    named = [series for series in figure.series if series.labels and series.kind != "bars"]
+    if any(series.kind != "points" for series in figure.series):
+        named = named[:1]
+    for series in named:
+        for label, x, y in zip(series.labels, series.x, series.y, strict=True):
+            axes.annotate(label, (x, y), (4, -4), **style)
 
 
 def _errors(series: Series) -> list[list[float]] | None:

@@ -1,0 +1,127 @@
+"""What the overview compares across papers: arms that report the same metrics, side by side. Nothing is judged here."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lightning_modules.runs import Figure, Series
+from lightning_modules.settings import complaint, meant
+
+if TYPE_CHECKING:
+    from stages.page import Arm, Paper
+
+FILE = Path("conf/comparisons.yaml")  # in the project's folder
+
+
+class Comparison(BaseModel):
+    """One entry of the file.
+
+    Attributes:
+        id: the place on the page.
+        metrics: names without the data set, and what they are called. The first is the x axis, the second the y axis.
+        arms: of several papers, and of any preset: those without results are left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z_]+$")]
+    title: str
+    text: str
+    metrics: Annotated[dict[str, str], Field(min_length=2)]
+    arms: Annotated[list[str], Field(min_length=2)]
+
+
+@dataclass
+class Row:
+    """What one arm contributes: the mean and interval of each metric, None where it has none."""
+
+    paper: str
+    arm: str
+    dataset: str
+    values: list[dict[str, Any] | None]
+
+
+@dataclass
+class Compared:
+    """A comparison with its numbers. `name` and `figures` are what a figure of an arm has, too."""
+
+    name: str
+    comparison: Comparison
+    rows: list[Row]
+    figures: list[Figure]
+
+
+def load(path: Path) -> list[Comparison]:
+    """The comparisons of a project; none if it has no such file.
+
+    Raises:
+        ValueError: the file has an unknown or missing key or an impossible value, or an id twice.
+    """
+    if not path.is_file():
+        return []
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        found = TypeAdapter(list[Comparison]).validate_python(given)
+    except ValidationError as error:
+        raise ValueError(complaint(str(FILE), given, error.errors()[0], Comparison.model_fields)) from None
+    ids = [each.id for each in found]
+    if twice := next((name for name in ids if ids.count(name) > 1), None):
+        raise ValueError(f"{FILE}: id {twice!r} is there twice, expected each once")
+    return found
+
+
+def check(path: Path, arms: Iterable[str]) -> None:
+    """Refuse arms that no plan has.
+
+    Raises:
+        ValueError: the file is wrong, or names an arm that is none of `arms`.
+    """
+    known = set(arms)
+    for each in load(path):
+        if unknown := [arm for arm in each.arms if arm not in known]:
+            raise ValueError(f"{FILE}: {each.id}: no plan evaluates {unknown[0]!r}{meant(unknown[0], known)}")
+
+
+def compare(comparisons: Iterable[Comparison], papers: Sequence["Paper"]) -> list[Compared]:
+    """The comparisons for which at least two papers have results, with their numbers."""
+    arms = {arm.name: (paper.facts.stem, arm) for paper in papers for arm in paper.arms if not arm.missing}
+    found = []
+    for each in comparisons:
+        rows = [_row(*arms[name], list(each.metrics)) for name in each.arms if name in arms]
+        rows = [row for row in rows if None not in row.values[:2]]
+        if len({row.paper for row in rows}) > 1:
+            found.append(Compared(f"across-{each.id}", each, rows, [_figure(each, rows)]))
+    return found
+
+
+def _row(paper: str, arm: "Arm", metrics: Sequence[str]) -> Row:
+    named = {key.partition("/")[2]: (key.partition("/")[0], value) for key, value in arm.metrics.items()}
+    found = [named.get(metric) for metric in metrics]
+    dataset = next((each[0] for each in found if each), "")
+    return Row(paper, arm.name, dataset, [each and each[1] for each in found])
+
+
+def _figure(comparison: Comparison, rows: Sequence[Row]) -> Figure:
+    """A cloud of points for each paper, with intervals along y."""
+    x_label, y_label = list(comparison.metrics.values())[:2]
+    series = []
+    for paper in dict.fromkeys(row.paper for row in rows):
+        mine = [row for row in rows if row.paper == paper]
+        x, y = ([row.values[number] for row in mine] for number in (0, 1))
+        series.append(
+            Series(
+                paper,
+                "points",
+                [value["mean"] for value in x],
+                [value["mean"] for value in y],
+                [value.get("low", value["mean"]) for value in y],
+                [value.get("high", value["mean"]) for value in y],
+                [row.arm for row in mine],
+            )
+        )
+    caption = "Means over seeds; bars are 95 % intervals along the y axis."
+    return Figure("points", comparison.title, caption, x_label, y_label, series)

@@ -1,0 +1,76 @@
+"""What the overview compares across papers."""
+
+import pytest
+import yaml
+
+from lightning_modules.files import ROOT
+from stages import page
+from stages.page import comparing
+from stages.plan import PRESETS, load_plan
+
+ENTRY = {
+    "id": "both",
+    "title": "Both",
+    "text": "Two papers.",
+    "metrics": {"accuracy_percent": "accuracy (%)", "cost": "cost", "extra": "extra"},
+    "arms": ["alpha", "alpha-large", "beta", "elsewhere"],
+}
+
+
+def paper(stem, **arms):
+    facts = type("Facts", (), {"stem": stem})()
+    shown = [
+        page.Arm(
+            name, [], metrics={f"digits/{k}": {"mean": v, "low": v - 1, "high": v + 1} for k, v in metrics.items()}
+        )
+        for name, metrics in arms.items()
+    ]
+    return page.Paper(facts, [], shown)
+
+
+def write(folder, *entries):
+    path = folder / "comparisons.yaml"
+    path.write_text(yaml.safe_dump(list(entries)))
+    return path
+
+
+def test_arms_of_two_papers_stand_side_by_side(tmp_path):
+    alpha = paper("alpha", **{"alpha": {"accuracy_percent": 90.0, "cost": 3.0}, "alpha-large": {"cost": 9.0}})
+    beta = paper("beta", beta={"accuracy_percent": 80.0, "cost": 1.0, "extra": 5.0})
+    (found,) = comparing.compare(comparing.load(write(tmp_path, ENTRY)), [alpha, beta])
+    assert [(row.paper, row.arm, row.dataset) for row in found.rows] == [
+        ("alpha", "alpha", "digits"),
+        ("beta", "beta", "digits"),
+    ]
+    assert [value and value["mean"] for row in found.rows for value in row.values] == [90.0, 3.0, None, 80.0, 1.0, 5.0]
+    (figure,) = found.figures
+    assert [(s.name, s.x, s.y, s.low, s.high, s.labels) for s in figure.series] == [
+        ("alpha", [90.0], [3.0], [2.0], [4.0], ["alpha"]), ("beta", [80.0], [1.0], [0.0], [2.0], ["beta"]),
+    ]  # fmt: skip
+    assert not comparing.compare(comparing.load(write(tmp_path, ENTRY)), [alpha]), "one paper is no comparison"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"arms": ["alpha"]}, r"arms is \['alpha'\]"),
+        ({"metrics": {"cost": "cost"}}, "metrics is {'cost': 'cost'}"),
+        ({"titel": "x"}, "titel: unknown key"),
+        ({"id": "Two words"}, "id is 'Two words'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path, changes, told):
+    with pytest.raises(ValueError, match=told):
+        comparing.load(write(tmp_path, ENTRY | changes))
+
+
+def test_an_id_twice_and_an_unknown_arm_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="id 'both' is there twice"):
+        comparing.load(write(tmp_path, ENTRY, ENTRY))
+    with pytest.raises(ValueError, match="both: no plan evaluates 'elsewhere'"):
+        comparing.check(write(tmp_path, ENTRY), ["alpha", "alpha-large", "beta"])
+
+
+def test_the_projects_own_comparisons_name_arms_of_its_plans():
+    assert comparing.load(ROOT / comparing.FILE)
+    comparing.check(ROOT / comparing.FILE, [arm for preset in PRESETS for arm in load_plan(preset).evaluate])
