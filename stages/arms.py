@@ -19,7 +19,7 @@ Ledger = Sequence[Mapping[str, Any]]
 def record_training(plan: Plan, row: Row, out: Path) -> None:
     """Record an arm as a whole, after its seeds were trained: means of the metrics in `out/seed-<seed>/`."""
     by_seed = {run.seed: json.loads((run.folder / "metrics.json").read_text()) for run in find_runs(out)}
-    with _opened(plan, row.paper, row.arm) as record:
+    with _opened(plan, row.paper, row.arm, recipe(row)) as record:
         record.data(_data(plan, row), "training")
         record.update(summarised(by_seed))
         if "mlflow.note.content" not in record.meta["tags"]:
@@ -36,6 +36,20 @@ def record_evaluation(
         if evaluation.predictor:
             folder = ROOT / "data/results" / plan.preset / row.paper / name
             record.model(evaluation.predictor, [folder], {file: sha256(folder / file) for file in evaluation.files})
+
+
+def recipe(row: Row) -> dict[str, str]:
+    """What is trained and how an arm differs from the file of its system, as tags.
+
+    They are not parameters: MLflow keeps the first value of a parameter, and a plan changes.
+    """
+    overrides = ", ".join(f"{name}={value}" for name, value in records.flatten(row.overrides).items())
+    return {
+        "system": row.system,
+        "dataset": row.dataset,
+        "from": row.start or "nothing",
+        "overrides": overrides or "none",
+    }
 
 
 def prefixed(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -130,8 +144,8 @@ def _measured(row: Mapping[str, Any]) -> list[str]:
     return [f"{row['difference']:.4g}", "" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"]
 
 
-def _opened(plan: Plan, paper: str, arm: str) -> records.RunRecord:
-    return records.open_record(experiment=paper, arm=arm, preset=plan.preset)
+def _opened(plan: Plan, paper: str, arm: str, tags: Mapping[str, str] | None = None) -> records.RunRecord:
+    return records.open_record(experiment=paper, arm=arm, preset=plan.preset, tags=tags)
 
 
 def _data(plan: Plan, row: Row) -> Path:

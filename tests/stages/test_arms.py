@@ -1,13 +1,14 @@
 """What MLflow says of papers and arms: verdicts, commands, means, within the lengths that it takes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lightning_modules.files import ROOT
 from lightning_modules.metrics import claims
 from stages import arms
-from stages.plan import load_plan
+from stages.plan import Row, load_plan
 from tests.conftest import STEMS as PAPERS
 
 PLAN = load_plan("tiny")
@@ -60,6 +61,15 @@ def test_a_table_that_is_too_long_loses_statements_then_what_cannot_be_tested():
     judged = arms.table(ledger, len(short) - 1, "committees")
     assert "Claims that cannot be tested at this size are left out." in judged and len(judged) < len(short)
     assert "`results/tiny/committees/claims.json`" in arms.table(ledger, 100, "committees")
+
+
+def test_an_arm_says_what_it_trains_and_what_it_changes():
+    overrides = {"model": {"rank": 8}, "data.batch_size": 4}
+    row = Row("vlora-few", "vlora", "vlora", overrides, dataset="told", start="language")
+    assert arms.recipe(row) == {
+        "system": "vlora", "dataset": "told", "from": "language", "overrides": "model.rank=8, data.batch_size=4",
+    }  # fmt: skip
+    assert arms.recipe(replace(row, overrides={}))["overrides"] == "none"
 
 
 def test_an_arm_has_the_mean_and_the_interval_of_each_metric():
