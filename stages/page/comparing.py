@@ -1,6 +1,6 @@
 """What the overview compares across papers: arms that report the same metrics, side by side. Nothing is judged here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,6 +105,11 @@ def _row(paper: str, arm: "Arm", metrics: Sequence[str]) -> Row:
     return Row(paper, arm.name, dataset, [each and each[1] for each in found])
 
 
+def _end(value: Mapping[str, Any], end: str) -> float:
+    """An end of an interval; of one seed, which has none, the value itself."""
+    return value["mean"] if value[end] is None else value[end]
+
+
 def _figure(comparison: Comparison, rows: Sequence[Row]) -> Figure:
     """A cloud of points for each paper, with intervals along y."""
     x_label, y_label = list(comparison.metrics.values())[:2]
@@ -118,8 +123,8 @@ def _figure(comparison: Comparison, rows: Sequence[Row]) -> Figure:
                 "points",
                 [value["mean"] for value in x],
                 [value["mean"] for value in y],
-                [value.get("low", value["mean"]) for value in y],
-                [value.get("high", value["mean"]) for value in y],
+                [_end(value, "low") for value in y],
+                [_end(value, "high") for value in y],
                 [row.arm for row in mine],
             )
         )

@@ -47,6 +47,9 @@ def test_arms_of_two_papers_stand_side_by_side(tmp_path):
     assert [(s.name, s.x, s.y, s.low, s.high, s.labels) for s in figure.series] == [
         ("alpha", [90.0], [3.0], [2.0], [4.0], ["alpha"]), ("beta", [80.0], [1.0], [0.0], [2.0], ["beta"]),
     ]  # fmt: skip
+    beta.arms[0].metrics["digits/cost"] |= {"low": None, "high": None}
+    (found,) = comparing.compare(comparing.load(write(tmp_path, ENTRY)), [alpha, beta])
+    assert found.figures[0].series[1].low == [1.0], "one seed has no interval"
     assert not comparing.compare(comparing.load(write(tmp_path, ENTRY)), [alpha]), "one paper is no comparison"
 
 
