@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,12 @@ def reached(roots: Iterable[Path], through_papers: bool) -> set[Path]:
     return found
 
 
+@cache
+def configured(file: Path) -> list[Path]:
+    """The code that a file of `conf/` names."""
+    return list(sources.targets(yaml.safe_load(file.read_text())))
+
+
 def users() -> dict[Path, set[str]]:
     """Who uses each project file: papers by their folders and systems, and what every paper runs through."""
     roots: dict[str, list[Path]] = {stem: list((PACKAGE / stem).glob("*.py")) for stem in STEMS}
@@ -143,8 +150,7 @@ def users() -> dict[Path, set[str]]:
                 continue
             started = row  # and what it starts from, which may be arms of another paper
             while started:
-                file = ROOT / f"conf/system/{started.system}/{preset}.yaml"
-                roots[row.paper] += sources.targets(yaml.safe_load(file.read_text()))
+                roots[row.paper] += configured(ROOT / f"conf/system/{started.system}/{preset}.yaml")
                 started = plan.pretrain.get(getattr(started, "start", None))
     found: dict[Path, set[str]] = {}
     for stem, files in roots.items():
@@ -152,7 +158,7 @@ def users() -> dict[Path, set[str]]:
             found.setdefault(path, set()).add(stem)
     common = [*(ROOT / "stages").rglob("*.py"), PACKAGE / "tracking/mirror.py"]  # a process of its own
     for file in (ROOT / "conf/sweep").glob("*.yaml"):
-        common += sources.targets(yaml.safe_load(file.read_text()))
+        common += configured(file)
     for path in reached(common, through_papers=False):
         found.setdefault(path, set()).update(STEMS)
     return found

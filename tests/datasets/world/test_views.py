@@ -1,6 +1,5 @@
 """The views as stored: the same bytes whoever draws them, and labels that say what is there."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -70,7 +69,7 @@ def digest(view: str) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.parametrize(("view", "workers"), [*itertools.product(GOLDEN, (1, 3)), ("images", 2)])
+@pytest.mark.parametrize(("view", "workers"), [*((view, 1) for view in GOLDEN), ("images", 2), ("images", 3)])
 def test_any_number_of_workers_writes_the_golden_bytes(tmp_path, view, workers):
     card = prepare(tmp_path / view, view, workers)
     assert card["content_sha256"]["train"] == GOLDEN[view]
