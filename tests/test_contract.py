@@ -23,7 +23,7 @@ from tests.conftest import STEMS
 PLANS = {preset: load_plan(preset) for preset in PRESETS}
 PLAN = PLANS["tiny"]
 LATER = 1e-3  # relative, of losses after the first: see the golden losses below
-FIRST = 4  # golden losses that are computed of a further arm of a system
+FIRST = 2  # golden losses that are computed of a further arm of a system
 ROWS, JUDGED = 8, 24  # of a batch, and of the splits that are evaluated, where no number is compared with a golden one
 WRITTEN = 4  # clips that a network writes, of those
 
@@ -104,25 +104,21 @@ def losses(module, batches, lr=1e-3):
 
 
 @pytest.mark.parametrize("system", CHOSEN)
-def test_steps_on_one_batch_lower_the_loss_and_a_seed_fixes_it(system, build):
-    """Within sixty steps three in a row are clearly lower; augmented images with smoothed labels take longest."""
+def test_steps_on_one_batch_lower_the_loss_a_seed_fixes_it_and_what_is_saved_can_be_loaded(system, build):
+    """Within sixty steps three in a row are clearly lower; augmented images with smoothed labels take longest.
+
+    Loaded weights give the same loss and the same predictions, whatever the network had learnt before.
+    """
     found = []
-    module, data = build()
-    for loss in losses(module, [next(iter(data.train_dataloader()))] * 60):
+    other, data = build()
+    for loss in losses(other, [next(iter(data.train_dataloader()))] * 60):
         found.append(loss)
         if max(found[-3:]) < 0.85 * found[0]:
             break
     assert max(found[-3:]) < 0.85 * found[0]
     module, data = build()
-    assert list(losses(module, [next(iter(data.train_dataloader()))] * 3)) == found[:3]
-
-
-@pytest.mark.parametrize("system", CHOSEN)
-def test_saved_and_loaded_gives_the_same_loss_and_the_same_predictions(system, build):
-    module, data = build()
-    other, _ = build()
     batch = next(iter(data.train_dataloader()))
-    list(losses(module, [batch] * 3))
+    assert list(losses(module, [batch] * 3)) == found[:3]
     other.load_state_dict(module.state_dict())
     first, second = (each.predictions(data, torch.device("cpu")) for each in (module, other))
     assert first.keys() == second.keys()

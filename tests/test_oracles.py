@@ -26,17 +26,17 @@ def on_meta(name):
         ("google/efficientnet-b2", 260, 9_109_994, "0.9936"),
         ("google/efficientnet-b3", 300, 12_233_232, "1.8271"),
         ("google/efficientnet-b4", 380, 19_341_616, "4.3938"),
-        ("google/efficientnet-b5", 456, 30_389_784, "10.2664"),
-        ("google/efficientnet-b6", 528, 43_040_704, "19.0676"),
-        ("google/efficientnet-b7", 600, 66_347_960, "37.7459"),
+        pytest.param("google/efficientnet-b5", 456, 30_389_784, "10.2664", marks=pytest.mark.slow),
+        pytest.param("google/efficientnet-b6", 528, 43_040_704, "19.0676", marks=pytest.mark.slow),
+        pytest.param("google/efficientnet-b7", 600, 66_347_960, "37.7459", marks=pytest.mark.slow),
         # v1.5: the stride is in the 3x3 convolution
         ("microsoft/resnet-50", 224, 25_557_032, "4.089"),
         ("microsoft/resnet-101", 224, 44_549_160, "7.801"),
-        ("microsoft/resnet-152", 224, 60_192_808, "11.514"),
+        pytest.param("microsoft/resnet-152", 224, 60_192_808, "11.514", marks=pytest.mark.slow),
         ("google/vit-base-patch16-224", 224, 86_567_656, "17.56"),
         ("google/vit-base-patch16-384", 384, 86_859_496, "55.48"),
-        ("google/vit-large-patch16-224", 224, 304_326_632, "61.55"),
-        ("google/vit-large-patch16-384", 384, 304_715_752, "191.07"),
+        pytest.param("google/vit-large-patch16-224", 224, 304_326_632, "61.55", marks=pytest.mark.slow),
+        pytest.param("google/vit-large-patch16-384", 384, 304_715_752, "191.07", marks=pytest.mark.slow),
     ],
 )
 def test_hub_classifiers(name, size, parameters, giga_macs):
@@ -46,6 +46,7 @@ def test_hub_classifiers(name, size, parameters, giga_macs):
     assert f"{count_macs(network, (3, size, size)) / 1e9:.{digits}f}" == giga_macs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "giga_macs"),
     [

@@ -71,6 +71,8 @@ def fit(module, data, folder, recipe, **changes):
 
 PARTS = ["maskalign/finetune", "maskalign/probe", "clip_vip/finetune", "image_side/drawing", "unified_t2i_i2t/second"]
 CASES = [*CHOSEN, *PARTS]
+QUICK = ("clip_vip", "committees", "imp_texts", "masked_autoencoder")  # trained twice without the mark slow
+TRAINED = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
 def drop(block):
@@ -109,7 +111,7 @@ def build(request, prepared):
     return build
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TRAINED)
 def test_validation_changes_nothing_of_a_training(case, build, tmp_path):
     """Weights, predictions and all other columns are the same; the curves have points where they are due."""
     found = []

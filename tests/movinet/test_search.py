@@ -318,6 +318,7 @@ def test_of_equal_rewards_the_cheaper_network_is_the_best_and_what_is_infeasible
     assert "no trial is complete" in json.loads(nothing.files["study.json"])["statement"] and nothing.figures == []
 
 
+@pytest.mark.slow
 def test_the_command_with_one_trial_of_each_sampler_ends_well(make, tmp_path, monkeypatch, capsys):
     search = scored(make(**SMALL, startup=4, fresh_seeds=[5]))
     search.recipe["epochs"] = 1  # of the networks that are trained again
