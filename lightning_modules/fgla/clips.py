@@ -24,8 +24,8 @@ Columns = dict[str, np.ndarray]
 class TimelapseClips(Labelled):
     """Batches of `video`, uint8 (batch 3 frames h w), `flow`, float32 (batch frames-1 2 h w), `rows` and `starts`.
 
-    `flow` is backward, in pixels, see `warping`. Training batches are windows of clips, `rows` and `starts` say of which
-    clip of the split and from which frame on. Those of evaluation are whole clips and have `visible`, bool (batch
+    `flow` is backward, in pixels, see `warping`. Training batches are windows of clips, `rows` and `starts` say of
+    which clip of the split and from which frame on. Those of evaluation are whole clips and have `visible`, bool (batch
     frames-1 h w), pixels that show what was there a frame before; `parts` (batch h w), see `datasets.world.timelapse`;
     and `other` (batch 3 h w), the first frame of another clip with the same layout.
 
@@ -58,7 +58,9 @@ class TimelapseClips(Labelled):
             folder=folder, seed=seed, splits=splits, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size
         )
         if window < 2:
-            raise ValueError(f"window is {window}, expected at least 2 frames: motion is what lies between two of them.")
+            raise ValueError(
+                f"window is {window}, expected at least 2 frames: motion is what lies between two of them."
+            )
         self.window, self.daylight = window, daylight
 
     @cached_property

@@ -1,8 +1,8 @@
 """How well pictures move, from stored predictions. Imports no torch.
 
-Everything is measured with codes from the clip itself (`reconstruction`), so that arms are compared with the same source
-of codes, and of whole clips also with those that are recalled or drawn. Baselines need no training: nothing moves, or
-all moves as the mean of the true flow.
+Everything is measured with codes from the clip itself (`reconstruction`), so that arms are compared with the same
+source of codes, and of whole clips also with those that are recalled or drawn. Baselines need no training: nothing
+moves, or all moves as the mean of the true flow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: s
     `mean/l1` of the baselines. Of whole clips for each source of codes: `<source>/clip_l1`, `/last_l1`, `/ssim`,
     `/frechet_drawn` (see `metrics.motion.DrawnFeatures`, no FVD), and what published networks gave. With one flow for
     each step, warped at once and frame by frame: `accumulated/last_l1`, `by_frame/last_l1`, `.../sharpness_percent` of
-    the real last frame's, and `.../true_last_l1` with the true flow. `copy/last_l1`, `mean/last_l1`.
+    the real last frame's, and `.../true_last_l1` with the true flow; `copy/last_l1`, `mean/last_l1`: where it is known,
+    over pixels that show what the first frame showed.
     `transfer/epe` where clips have others of the same layout. Votes of a `study`, see `study.judged`.
     `parameters`, `code_numbers`.
 
@@ -142,7 +143,9 @@ def _flows(arrays: Arrays, examples: int) -> Gallery:
               for told, flow in (("true flow", truth), ("flow of the generator", made))),
         ])  # fmt: skip
     wheel_shown = Exhibit("direction by hue, length by saturation", picture=Picture.of(wheel(), "a wheel of colours"))
-    told = "Backward flow of test clips of one seed: where each pixel comes from. The generator saw the first frame alone."
+    told = (
+        "Backward flow of test clips of one seed: where each pixel comes from. The generator saw the first frame alone."
+    )
     return Gallery("flows", "Flows as colours", told, [*rows, [wheel_shown]])
 
 

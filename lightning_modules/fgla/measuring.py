@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_modules.datasets.world.timelapse import PARTS
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_modules.fgla.module import Codes, Fgla
 
 SHOWN = 8  # clips that are kept for the page
+SURE = 1e-3  # how little of a pixel may be new
 Arrays = dict[str, Tensor]
 
 
@@ -32,7 +34,8 @@ class Measured:
     - Of clips that go on from their first frame, for each source of codes (`reconstruction`, `retrieval`, `prior`):
       `<source>/l1` (clips steps), `<source>/ssim`, `<source>/features`, and those of published networks.
     - `accumulated/l1`, `by_frame/l1`, `accumulated/sharp`, `by_frame/sharp`: the same flows, warped at once or frame by
-      frame, and not finished; `.../true_l1` likewise with the true flow. `copy/l1`, `mean/l1` of baselines.
+      frame, and not finished; `.../true_l1` likewise with the true flow. `copy/l1`, `mean/l1` of baselines. Where it
+      is known, over pixels that show what the first frame showed.
     - `transfer/epe`: another clip's first frame of the same layout, moved by this clip's codes; against this flow.
     - `shown/...`: of the first clips.
 
@@ -53,18 +56,20 @@ class Measured:
         known = "flow" in batch or module.flow_teacher is not None
         flow = module.flow(batch, video)[:, :steps] if known else None
         codes = module.encode(video, flow)
-        found = self.neighbouring(batch, video, flow, codes) | self.multi_step(video, flow, codes)
-        sources = {"reconstruction": codes, "retrieval": module.recall(video[:, :, 0])}
+        flows = module.moved(video[:, :, 0], codes)
+        found = self.neighbouring(batch, video, flow, codes)
+        found |= self.multi_step(video, flow, flows, still_seen(batch["visible"], flow) if "visible" in batch else None)
+        clips = {"reconstruction": module.rendered(video[:, :, 0], flows, codes)}
+        clips["retrieval"] = module.animate(video[:, :, 0], module.recall(video[:, :, 0]))
         if module.encoder.variational:
-            sources["prior"] = module.prior(len(video))
-        clips = {name: module.animate(video[:, :, 0], given) for name, given in sources.items()}
+            clips["prior"] = module.animate(video[:, :, 0], module.prior(len(video)))
         for name, clip in clips.items():
             found |= {f"{name}/{kind}": values for kind, values in self.clip(clip, video).items()}
         found |= {f"{kind}/real": x for kind, x in self.seen(video).items()}
         if "other" in batch and flow is not None:
             moved = module.moved(module.read(batch["other"]), codes)
             found["transfer/epe"] = end_point_error(moved, flow).mean((-2, -1))
-        return found | self.shown(video, flow, codes, clips)
+        return found | self.shown(video, flow, flows, clips)
 
     def neighbouring(self, batch: Mapping[str, Tensor], video: Tensor, flow: Tensor | None, codes: "Codes") -> Arrays:
         """From each frame to the next."""
@@ -97,19 +102,19 @@ class Measured:
             found["part_epe"] = (errors[:, None] * own).sum((2, 3, 4)) / (steps * own.sum((2, 3, 4))).clamp_min(1)
         return found
 
-    def multi_step(self, video: Tensor, flow: Tensor | None, codes: "Codes") -> Arrays:
-        """From the first frame on, warped at once or frame by frame."""
-        first, later = video[:, :, 0], video[:, :, 1:]
-        flows, found = self.module.moved(first, codes), {}
+    def multi_step(self, video: Tensor, flow: Tensor | None, flows: Tensor, where: Tensor | None) -> Arrays:
+        """From the first frame on, by the true flow and by those of the generator, at once or frame by frame."""
+        first, later, found = video[:, :, 0], video[:, :, 1:], {}
         for name, by_frame in (("accumulated", False), ("by_frame", True)):
             frames = animated(first, flows, by_frame=by_frame)
-            found[f"{name}/l1"] = absolute_error(frames, later)
+            found[f"{name}/l1"] = absolute_error(frames, later, where)
             found[f"{name}/sharp"] = sharpness(frames) / sharpness(later).clamp_min(1e-6)
             if flow is not None:
-                found[f"{name}/true_l1"] = absolute_error(animated(first, flow, by_frame=by_frame), later)
-        found["copy/l1"] = absolute_error(first[:, :, None].expand_as(later), later)
+                found[f"{name}/true_l1"] = absolute_error(animated(first, flow, by_frame=by_frame), later, where)
+        found["copy/l1"] = absolute_error(first[:, :, None].expand_as(later), later, where)
         if flow is not None:
-            found["mean/l1"] = absolute_error(animated(first, flow.mean((-2, -1), keepdim=True).expand_as(flow)), later)
+            mean = flow.mean((-2, -1), keepdim=True).expand_as(flow)
+            found["mean/l1"] = absolute_error(animated(first, mean), later, where)
         return found
 
     def clip(self, made: Tensor, real: Tensor) -> Arrays:
@@ -121,14 +126,30 @@ class Measured:
         """What networks see in clips."""
         return {"features": self.features(video)} | self.networks.seen(video)
 
-    def shown(self, video: Tensor, flow: Tensor | None, codes: "Codes", clips: Mapping[str, Tensor]) -> Arrays:
+    def shown(self, video: Tensor, flow: Tensor | None, flows: Tensor, clips: Mapping[str, Tensor]) -> Arrays:
         """The first clips with what was made of them, and flows from the first frame on."""
         many, self.left = min(self.left, len(video)), max(self.left - len(video), 0)
         if not many:
             return {}
         found = {f"shown/{name}": stored(clip[:many]) for name, clip in clips.items()}
         found["shown/real"] = stored(video[:many])
-        found["shown/flow"] = self.module.moved(video[:many, :, 0], codes.first(many))
+        found["shown/flow"] = flows[:many]
         if flow is not None:
             found["shown/true_flow"] = flow[:many]
         return found
+
+
+def still_seen(
+    visible: Bool[Tensor, "batch steps h w"], flow: Float[Tensor, "batch steps 2 h w"]
+) -> Bool[Tensor, "batch steps h w"]:
+    """Which pixels of each later frame show what the first one showed.
+
+    Args:
+        visible: pixels that show what the frame before did.
+        flow: true, between neighbours.
+    """
+    seen = [visible[:, 0]]
+    for step in range(1, visible.shape[1]):
+        before = warp(seen[-1][:, None].to(flow), flow[:, step])[:, 0]
+        seen.append(visible[:, step] & (before > 1 - SURE))
+    return torch.stack(seen, 1)

@@ -1,12 +1,13 @@
 """FGLA (Xue et al., ACM Multimedia 2021, 2109.02216): a picture of a landscape becomes a clip in which it moves.
 
-A motion encoder embeds what moves between frames of a real time lapse, place by place; a motion generator makes flows of
-a picture and such an embedding; the picture follows the flows. Read `Fgla.training_step` first, then `network.py` and
-`warping.py`.
+A motion encoder embeds what moves between frames of a real time lapse, place by place; a motion generator makes flows
+of a picture and such an embedding; the picture follows the flows. Read `Fgla.training_step` first, then `network.py`
+and `warping.py`.
 
-Only the paper's abstract could be read, and no code is published: that motion is embedded in a fine-grained way and that
-a generator makes motion of it is the paper's. Grid, layers, losses and what an embedding is taken from at test time are
-ours, after what is public of Animating Landscape (AL; Endo et al. 2019). Three sources of embeddings are told apart:
+Only the paper's abstract could be read, and no code is published: that motion is embedded in a fine-grained way and
+that a generator makes motion of it is the paper's. Grid, layers, losses and what an embedding is taken from at test
+time are ours, after what is public of Animating Landscape (AL; Endo et al. 2019). Three sources of embeddings are told
+apart:
 
 - `reconstruction`: from the clip itself, an upper bound.
 - `retrieval`: from the training clip whose first frame looks most alike (`recall`); they are kept with the weights.
@@ -118,10 +119,6 @@ class Codes(NamedTuple):
 
     motion: Float[Tensor, "batch steps c g g"]
     light: Float[Tensor, "batch steps k"] | None
-
-    def first(self, many: int) -> "Codes":
-        """Those of the first clips."""
-        return Codes(self.motion[:many], None if self.light is None else self.light[:many])
 
 
 class Fgla(PaperModule):
@@ -385,7 +382,12 @@ class Fgla(PaperModule):
             codes: of as many clips.
             by_frame: whether each frame is warped from the one before and not from the picture.
         """
-        flows = self.moved(pictures, codes)
+        return self.rendered(pictures, self.moved(pictures, codes), codes, by_frame=by_frame)
+
+    def rendered(
+        self, pictures: Float[Tensor, "batch 3 h w"], flows: Flows, codes: Codes, *, by_frame: bool = False
+    ) -> Float[Tensor, "batch 3 later h w"]:
+        """Clips that begin with pictures and follow flows, in the light that codes say; see `animate`."""
         frames, totals = animated(pictures, flows, by_frame=by_frame), accumulate(flows)
         finished = [pictures]
         for step in range(flows.shape[1]):
@@ -498,9 +500,7 @@ class Fgla(PaperModule):
         load_strictly(self, {**weights, "own_flow": self.own_flow}, "exported weights")
 
 
-def _check(
-    frames: int, encoder: EncoderSettings, refinement: object, discriminator: object, remembered: int
-) -> None:
+def _check(frames: int, encoder: EncoderSettings, refinement: object, discriminator: object, remembered: int) -> None:
     if frames < 2:
         raise ValueError(f"frames is {frames}, expected at least 2: motion is what lies between two of them.")
     if discriminator and not refinement:

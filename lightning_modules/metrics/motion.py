@@ -1,4 +1,4 @@
-"""Numbers reported for flows and for clips that move by them; `DrawnFeatures` for a distance of clips without weights."""
+"""Numbers reported for flows and for clips that move by them, and `DrawnFeatures` for a distance between clips."""
 
 import torch
 import torch.nn.functional as F
