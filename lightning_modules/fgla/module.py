@@ -100,11 +100,11 @@ class Finishing(TypedDict):
 
 
 class Lighting(TypedDict):
-    """See `Appearance`."""
+    """See `Appearance`; a `code_dim` of 0 is for light that stays as it is."""
 
     __pydantic_config__ = STRICT
     width: Count
-    code_dim: Count
+    code_dim: Natural
 
 
 class Patches(TypedDict):
@@ -133,7 +133,7 @@ class Fgla(PaperModule):
         flow_teacher: the network that says the flow of clips that come without, see `raft.FlowTeacher`.
         weights: of the terms of the loss.
         refinement: of warped frames; null for none.
-        appearance: of the light; null where it does not change.
+        appearance: of the light.
         discriminator: that refined frames are held against; null for none.
         perception: whose answers the perceptual loss compares, see `Perception`; null for no such loss.
         codebook: training clips whose codes are remembered for `recall`.
@@ -159,7 +159,7 @@ class Fgla(PaperModule):
         flow_teacher: FlowSettings | None = None,
         weights: Weights,
         refinement: Finishing | None = None,
-        appearance: Lighting | None = None,
+        appearance: Lighting,
         discriminator: Patches | None = None,
         perception: str | None = None,
         codebook: Count,
@@ -173,7 +173,7 @@ class Fgla(PaperModule):
         self.encoder = MotionEncoder(size=size, **own)
         self.generator = MotionGenerator(size=size, code_dim=encoder["code_dim"], **generator)
         self.refinement = Refinement(**refinement) if refinement else None
-        self.appearance = Appearance(**appearance) if appearance else None
+        self.appearance = Appearance(**appearance) if appearance["code_dim"] else None
         self.discriminator = PatchDiscriminator(**discriminator) if discriminator else None
         self.perception = Perception(perception) if perception else None
         self.flow_teacher = FlowTeacher(**flow_teacher) if flow_teacher else None
@@ -183,7 +183,7 @@ class Fgla(PaperModule):
         self.register_buffer("known", torch.zeros(codebook, dtype=torch.bool))
         self.register_buffer("known_looks", torch.zeros(codebook, 3 * LOOKS**2))
         self.register_buffer("known_motion", torch.zeros(*shape, encoder["code_dim"], *2 * [encoder["grid"]]))
-        self.register_buffer("known_light", torch.zeros(*shape, appearance["code_dim"] if appearance else 0))
+        self.register_buffer("known_light", torch.zeros(*shape, appearance["code_dim"]))
         self.register_buffer("own_flow", torch.zeros(remembered, frames - 1, 2, size // 2, size // 2))
 
     def check_data(self, data: LightningDataModule) -> None:
