@@ -1,8 +1,8 @@
 """Official data sets of captions, questions, statements, and statements about two pictures, read while training.
 
-The batches are those of `pictures.AskedPictures`, with `sizes`: pictures keep their aspect ratio, and are filled up to
-the largest of their batch. Read `OfficialPictures` first. Pictures are decoded in worker processes; a batch depends on
-seed and epoch alone.
+The batches are those of `pictures.AskedPictures`, with `sizes`: pictures keep their aspect ratio and lie at the upper
+left of a square. Its side is the same in all batches, so that what a picture becomes depends on no other one. Read
+`OfficialPictures` first. Pictures are decoded in worker processes; a batch depends on seed and epoch alone.
 """
 
 import json
@@ -31,7 +31,6 @@ from lightning_modules.settings import Count
 from lightning_modules.visual_parsing.pictures import Retrieval, Task
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, which is zero once normalised
-MULTIPLE = 32  # of the sides of a batch of pictures: one token of the last stage of Swin, and of a ResNet
 KINDS = ("yes/no", "number", "other")  # of answers, as VQA reports them
 CAPTIONS = 5  # of a picture that are searched, as papers report it
 TEXTS = {"caption": "captions", "question": "questions", "entailment": "statements", "pair": "statements"}
@@ -83,7 +82,7 @@ class OfficialPictures(LightningDataModule):
         evaluation_batch_size: texts that are judged at a time.
         short: side that the shorter edge of a picture is brought to, in pixels, unless the longer one then exceeds
             `long`.
-        long: see `short`.
+        long: side of the square that all pictures lie in.
 
     Raises:
         ValueError: a split is missing or unknown, or the longer side is to be the shorter one.
@@ -173,7 +172,7 @@ class OfficialPictures(LightningDataModule):
         source, items = self.items("train")
         mine = portion(self)
         order = EpochBatches(source.ends, batch_size=self.batch_size, seed=self.seed, portion=mine, rows=items)
-        values = mine.rows(self.batch_size) * source.rows * 3 * self.short * self.long
+        values = mine.rows(self.batch_size) * source.rows * 3 * self.long**2
         return DataLoader(
             Texts(self, source), sampler=order, batch_size=None, num_workers=loader_workers(mine.processes, values),
             worker_init_fn=outlive_signals, pin_memory=torch.cuda.is_available(),
@@ -187,15 +186,15 @@ class OfficialPictures(LightningDataModule):
 
     def batch(self, source: Source, items: Int[np.ndarray, " batch"], turn: int | None = None) -> dict[str, Tensor]:
         """Some items. Captions take turns from epoch to epoch; without a turn, the first is given."""
-        units, numbers = source.unit[items], source.number[items]
+        units, numbers = source.unit[items], source.number[items].tolist()
         said = source.columns[TEXTS[self.task]]
         if self.task == "caption" and turn is not None:
             numbers = [(turn + unit) % len(said[unit]) for unit in units.tolist()]
-        at = list(zip((units * source.rows).tolist(), list(numbers), strict=True))
+        at = list(zip((units * source.rows).tolist(), numbers, strict=True))
         token_ids, attention_mask = self.tokenizer([said[row][number] for row, number in at], self.text_length)
         found = {"token_ids": torch.from_numpy(token_ids), "attention_mask": torch.from_numpy(attention_mask)}
         found |= {"rows": torch.from_numpy(items), **self._labels(source, at)}
-        images, sizes = self._pictures(source.groups, (units[:, None] * source.rows + np.arange(source.rows)))
+        images, sizes = self._pictures(source.groups, units[:, None] * source.rows + np.arange(source.rows))
         if source.rows == 1:
             images, sizes = images[:, 0], sizes[:, 0]
         return {"images": images, "sizes": sizes, **found}
@@ -233,10 +232,11 @@ class OfficialPictures(LightningDataModule):
 
     def _pictures(
         self, groups: RowGroups, rows: Int[np.ndarray, "batch each"]
-    ) -> tuple[UInt8[Tensor, "batch each 3 height width"], Int[Tensor, "batch each 2"]]:
+    ) -> tuple[UInt8[Tensor, "batch each 3 side side"], Int[Tensor, "batch each 2"]]:
         """Pictures of some rows, each decoded once, and the sizes that they have."""
         used, place = np.unique(rows, return_inverse=True)
-        images, sizes = framed([scaled(decode(each), self.short, self.long) for each in groups[used]["image"]])
+        pixels = [scaled(decode(each), self.short, self.long) for each in groups[used]["image"]]
+        images, sizes = framed(pixels, self.long)
         place = torch.from_numpy(place.reshape(rows.shape))
         return images[place], sizes[place]
 
@@ -286,13 +286,12 @@ def scaled(picture: UInt8[np.ndarray, "h w 3"], short: int, long: int) -> UInt8[
 
 
 def framed(
-    pictures: list[UInt8[np.ndarray, "_ _ 3"]],
-) -> tuple[UInt8[Tensor, "rows 3 height width"], Int[Tensor, "rows 2"]]:
-    """Pictures of any sizes in frames of one size, at the top left, and their heights and widths."""
-    sizes = np.array([picture.shape[:2] for picture in pictures])
-    height, width = -(-sizes.max(0) // MULTIPLE) * MULTIPLE
-    frames = np.empty((len(pictures), height, width, 3), np.uint8)
+    pictures: list[UInt8[np.ndarray, "_ _ 3"]], side: int
+) -> tuple[UInt8[Tensor, "rows 3 side side"], Int[Tensor, "rows 2"]]:
+    """Pictures at the upper left of squares, and their heights and widths."""
+    frames = np.empty((len(pictures), side, side, 3), np.uint8)
     frames[:] = FILL
     for frame, picture in zip(frames, pictures, strict=True):
         frame[: picture.shape[0], : picture.shape[1]] = picture
-    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))), torch.from_numpy(sizes)
+    sizes = torch.tensor([picture.shape[:2] for picture in pictures])
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))), sizes
