@@ -96,7 +96,7 @@ def judged(folder: str) -> dict[str, float]:
         chosen = [vote["chosen"] == key["pairs"][vote["pair"]]["first"] for vote in ballot["votes"]]
         shares[ballot["subject"]] = sum(chosen) / len(chosen)
     votes = len(shares) * len(key["pairs"])
-    liked = round(sum(shares.values()) * len(key["pairs"]))
+    liked = float(round(sum(shares.values()) * len(key["pairs"])))
     mostly = sum(1.0 if share > 0.5 else 0.5 if share == 0.5 else 0.0 for share in shares.values())
     return {**_share("votes", liked, votes), "votes/subjects": float(len(shares)),
             **_share("votes/subjects", mostly, len(shares))}  # fmt: skip
@@ -137,7 +137,7 @@ def _read(path: Path, form: type) -> dict:
         raise ValueError(f"{path} cannot be read: {error}. Take the file as the study wrote it.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected what the study wrote.")
-    return check(content, form, str(path))
+    return check(content, form, f"{path}: {form.__name__.lower()}")
 
 
 def pairs_of(first: Path, second: Path, seed: int) -> tuple[Key, list[dict[Side, bytes]]]:
