@@ -28,7 +28,7 @@ Arrays = Mapping[str, np.ndarray]
 def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: str | None = None) -> Evaluation:
     """How near flows and clips are to the truth.
 
-    Of each frame and the next: `epe` in pixels, `epe/<part>`, `l1` and `ssim`; `copy/epe`, `copy/l1`, `mean/epe`,
+    Of each frame and the next: `epe` in pixels, `epe/<part>` and `l1`; `copy/epe`, `copy/l1`, `mean/epe`,
     `mean/l1` of the baselines. Of whole clips for each source of codes: `<source>/clip_l1`, `/last_l1`, `/ssim`,
     `/frechet_drawn` (see `metrics.motion.DrawnFeatures`, no FVD), and what published networks gave. With one flow for
     each step, warped at once and frame by frame: `accumulated/last_l1`, `by_frame/last_l1`, `.../sharpness_percent` of
@@ -67,8 +67,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: s
 
 def scores(arrays: Arrays) -> dict[str, float]:
     """All numbers of one run, see `evaluate`."""
-    found = {"l1": _mean(arrays["step/l1"]), "ssim": _mean(arrays["step/ssim"])}
-    found["copy/l1"] = _mean(arrays["step/copy_l1"])
+    found = {"l1": _mean(arrays["step/l1"]), "copy/l1": _mean(arrays["step/copy_l1"])}
     if "epe" in arrays:
         found |= {name: _mean(arrays[name]) for name in ("epe", "copy/epe", "mean/epe")}
         found["mean/l1"] = _mean(arrays["step/mean_l1"])

@@ -30,7 +30,7 @@ class Measured:
     - `epe` (clips steps): of the flow between neighbours, codes from the clip itself; `copy/epe` if nothing moved,
       `mean/epe` of the mean of the true flow, one vector for the whole frame; `part_epe` (clips parts). Only where the
       flow is known or a teacher says it.
-    - `step/l1`, `step/copy_l1`, `step/mean_l1`, `step/ssim`: each frame warped to the next, over visible pixels.
+    - `step/l1`, `step/copy_l1`, `step/mean_l1`: each frame warped to the next, over visible pixels.
     - Of clips that go on from their first frame, for each source of codes (`reconstruction`, `retrieval`, `prior`):
       `<source>/l1` (clips steps), `<source>/ssim`, `<source>/features`, and those of published networks.
     - `accumulated/l1`, `by_frame/l1`, `accumulated/sharp`, `by_frame/sharp`: the same flows, warped at once or frame by
@@ -78,16 +78,12 @@ class Measured:
         light = module.light(before, after)
         where = batch["visible"][:, :steps] if "visible" in batch else None
 
-        def next_frames(moved: Tensor) -> Tensor:
-            frames = module.lighted(warp(before, moved.flatten(0, 1)), light)
-            return frames.unflatten(0, (-1, steps)).transpose(1, 2)
-
         def l1(moved: Tensor) -> Tensor:
-            return absolute_error(next_frames(moved), video[:, :, 1:], where)
+            frames = module.lighted(warp(before, moved.flatten(0, 1)), light).unflatten(0, (-1, steps))
+            return absolute_error(frames.transpose(1, 2), video[:, :, 1:], where)
 
         made = module.generator(before, codes.motion.flatten(0, 1)).unflatten(0, (-1, steps))
         found = {"step/l1": l1(made), "step/copy_l1": l1(torch.zeros_like(made))}
-        found["step/ssim"] = ssim(next_frames(made).clamp(0, 1), video[:, :, 1:])
         if flow is None:
             return found
         errors, mean = end_point_error(made, flow), flow.mean((-2, -1), keepdim=True).expand_as(flow)

@@ -54,6 +54,7 @@ LOOKS = 4  # places along each axis whose mean colours say how a picture looks, 
 ROUNDS = 2  # of an encoder that sees its generator's own flow, where none is remembered
 Video = Float[Tensor, "batch 3 frames h w"]
 Flows = Float[Tensor, "batch steps 2 h w"]
+HalfFlows = Float[Tensor, "batch steps 2 h2 w2"]
 
 
 class EncoderSettings(TypedDict):
@@ -276,7 +277,7 @@ class Fgla(PaperModule):
             )
         return self.flow_teacher(video)
 
-    def embed(self, video: Video, flow: Flows | None, own: Flows | None = None) -> tuple[Code, Tensor]:
+    def embed(self, video: Video, flow: Flows | None, own: HalfFlows | None = None) -> tuple[Code, Tensor]:
         """Codes of all pairs of neighbours, and what the generator gets: (batch steps c g g).
 
         In training a variational code is drawn. With the span `clip` all pairs of a clip get the mean of their codes.
@@ -305,7 +306,7 @@ class Fgla(PaperModule):
             motion = motion.mean(1, keepdim=True).expand_as(motion)
         return code, motion
 
-    def encode(self, video: Video, flow: Flows | None = None, own: Flows | None = None) -> Codes:
+    def encode(self, video: Video, flow: Flows | None = None, own: HalfFlows | None = None) -> Codes:
         """The codes of clips: of the motion between neighbours, and of the light of each frame after the first.
 
         Raises:
@@ -324,7 +325,7 @@ class Fgla(PaperModule):
         light = self.appearance.encode(*(x.transpose(1, 2).flatten(0, 1) for x in (first, video[:, :, 1:])))
         return Codes(motion, light.unflatten(0, motion.shape[:2]))
 
-    def recollected(self, batch: Mapping[str, Tensor]) -> Flows | None:
+    def recollected(self, batch: Mapping[str, Tensor]) -> HalfFlows | None:
         """The generator's last flow for these windows, at half their size, if the encoder sees it."""
         if "own" not in self.encoder.sees:
             return None
