@@ -112,6 +112,12 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"vit_bert": {}},
     },
+    "fgla": {
+        "pretrain": {"fgla": {"pretrain.epochs": 1}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"fgla": {}},
+    },
     "imp": {
         "pretrain": {"imp": {"data.steps": 8, "pretrain.validate_every": None}},
         "pretrain_from": {},

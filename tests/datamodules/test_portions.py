@@ -16,6 +16,7 @@ from lightning_modules.datamodules.masked_texts import MaskedTexts
 from lightning_modules.datasets import digits, flickr30k, sounds
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.datasets.video import with_sound
+from lightning_modules.fgla.clips import TimelapseClips
 from lightning_modules.imp.captioned_pictures import StreamedCaptions
 from lightning_modules.imp.captioned_videos import CaptionedVideos
 from lightning_modules.imp.modality_rows import ModalityRows
@@ -46,7 +47,7 @@ PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "
 WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
-        "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
+        "videos to generate", "texts", "sounding clips", "camera clips", "time lapses", "posed videos",
         "sounding videos", "illustrated texts", "illustrated regions", "masked texts", "modalities", "sound files",
         "captioned crops", "captioned videos",
         "tasks joined", "tasks in turn", "tasks by intervals", "tasks by weights"]  # fmt: skip
@@ -83,6 +84,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "texts": lambda: texts(prepared("world_plain")),
         "sounding clips": lambda: SoundingClips(folder=prepared("world_sounding"), **resident),
         "camera clips": lambda: CameraClips(folder=prepared("world_camera"), share=0.5, **resident),
+        "time lapses": lambda: TimelapseClips(folder=prepared("world_timelapse"), window=3, **resident),
         "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
         "sounding videos": lambda: sounding.of_new_files(tmp_path / "sounding", monkeypatch),
         "illustrated texts": lambda: illustrated(prepared("world_pairs")),

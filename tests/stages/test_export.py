@@ -44,6 +44,7 @@ REFUSED = {
             "camvig",
             "camvig_base",
             "camvig_tokenizer",
+            "fgla",
             "hd_vila",
             "hd_vila_manipulation",
             "lf_vila",
