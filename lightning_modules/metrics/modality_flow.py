@@ -107,8 +107,10 @@ class FlowMeter:
             )
         mask = self.attended[:, None, None] if mask is None else mask
         columns = torch.cat([self._columns, self._rolled], dim=-1).to(query.dtype)
-        values = columns[:, None].expand(-1, query.shape[1], -1, -1)
-        self._count(F.scaled_dot_product_attention(query, key, values, attn_mask=mask, scale=scale).float().mean(1))
+        wide = F.pad(columns, (0, max(0, query.shape[-1] - columns.shape[-1])))  # kernels want values as wide as keys
+        values = wide[:, None].expand(-1, query.shape[1], -1, -1)
+        products = F.scaled_dot_product_attention(query, key, values, attn_mask=mask, scale=scale)
+        self._count(products[..., : columns.shape[-1]].float().mean(1))
 
     @property
     def rolled_out(self) -> Flow:
