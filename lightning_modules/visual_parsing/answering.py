@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
-from lightning_modules.settings import Count
+from lightning_modules.settings import Count, Positive
 from lightning_modules.validation import judged
 from lightning_modules.visual_parsing.module import Batch, Reader
 from lightning_modules.visual_parsing.network import BertPart
@@ -29,7 +29,7 @@ class Answering(Reader):
     """A pre-trained network with a new head of two layers.
 
     Args:
-        visual: as in pre-training, like `bert`, `positions`, `feature_head` and `preprocess`.
+        visual: as in pre-training, like all up to `preprocess`.
         task: `question`, `entailment` or `pair`.
         outputs: answers that can be given: of questions those of the data, three labels, or true and false.
 
@@ -45,12 +45,13 @@ class Answering(Reader):
         visual: VisualSettings,
         bert: BertPart,
         positions: Count | None,
+        position_deviation: Positive,
         feature_head: Literal["linear", "mlp"],
         preprocess: dict,
         task: Literal["question", "entailment", "pair"],
         outputs: Count,
     ):
-        super().__init__(visual, bert, positions, feature_head, preprocess)
+        super().__init__(visual, bert, positions, position_deviation, feature_head, preprocess)
         if LABELS.get(task, outputs) != outputs:
             raise ValueError(f"model.outputs is {outputs}, but the task {task} has {LABELS[task]} labels.")
         dim = self.network.bert.config.hidden_size

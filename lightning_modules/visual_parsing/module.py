@@ -67,6 +67,7 @@ class Shown(NamedTuple):
 
     Attributes:
         token_ids: with mask tokens.
+        whole: without.
         attention_mask: false for padding.
         labels: the word at each place that is asked for, `NO_LABEL` elsewhere.
         matched: whether the text is that of the picture.
@@ -76,6 +77,7 @@ class Shown(NamedTuple):
     """
 
     token_ids: Int[Tensor, "batch length"]
+    whole: Int[Tensor, "batch length"]
     attention_mask: Bool[Tensor, "batch length"]
     labels: Int[Tensor, "batch length"]
     matched: Bool[Tensor, " batch"]
@@ -97,11 +99,13 @@ class Reader(PaperModule):
         visual: VisualSettings,
         bert: BertPart,
         positions: int | None,
+        position_deviation: float,
         feature_head: Literal["linear", "mlp"],
         preprocess: dict,
     ):
         super().__init__()
-        self.network = Network(visual=visual, bert=bert, positions=positions, feature_head=feature_head)
+        parts = {"positions": positions, "position_deviation": position_deviation, "feature_head": feature_head}
+        self.network = Network(visual=visual, bert=bert, **parts)
         self.preprocess = Preprocess(**preprocess)
 
     def read_by(self, data: LightningDataModule) -> None:
@@ -152,9 +156,12 @@ class VisualParsing(Reader):
     Args:
         visual: see `VisualSettings`.
         bert: see `BertPart`.
-        positions: see `Network`, also for `feature_head`.
+        positions: see `Network`, also for `position_deviation` and `feature_head`.
         preprocess: arguments of `Preprocess`.
         visual_masking: see `VisualMasking`.
+        regression: `joint` masks words and features in one pass; `apart` masks features in a pass of their own, with
+            whole texts, of which nothing reaches the visual encoder. A small encoder that learns from the regression
+            soon writes all of a picture into every token, and then nothing has to be told from the words.
         word_masking: share of the words that are asked for.
         unmatched: probability that a picture gets the text of another one.
         pairs: `shuffled` gives every picture another's text before anything else: a control, from which nothing that
@@ -174,16 +181,18 @@ class VisualParsing(Reader):
         visual: VisualSettings,
         bert: BertPart,
         positions: Count | None,
+        position_deviation: Positive,
         feature_head: Literal["linear", "mlp"],
         preprocess: dict,
         visual_masking: VisualMasking,
+        regression: Literal["joint", "apart"],
         word_masking: Share,
         unmatched: Share,
         pairs: Literal["matched", "shuffled"],
         losses: Weights,
         ranked: Natural,
     ):
-        super().__init__(visual, bert, positions, feature_head, preprocess)
+        super().__init__(visual, bert, positions, position_deviation, feature_head, preprocess)
         if visual["kind"] == "cnn" and visual_masking["how"] == "guided":
             raise ValueError(
                 "model.visual_masking.how is guided, but model.visual.kind is cnn, which has no attention: set how to "
@@ -192,6 +201,7 @@ class VisualParsing(Reader):
         if not any(losses.values()):
             raise ValueError(f"model.losses ({dict(losses)}) are all zero, expected one above 0.")
         self.visual_masking, self.word_masking, self.unmatched = visual_masking, word_masking, unmatched
+        self.apart = regression == "apart"
         self.shuffled, self.losses, self.ranked = pairs == "shuffled", losses, ranked
         self.words: dict[str, Any] = {}
 
@@ -224,7 +234,7 @@ class VisualParsing(Reader):
         return self.losses["features"] > 0 and self.visual_masking["how"] != "none"
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> Float[Tensor, ""]:
-        """Masked words, masked features, and whether both belong together, in one pass."""
+        """Masked words, whether text and picture belong together, and masked features; see `regression` above."""
         shown = self.shown(batch)
         fused = self._fuse(shown)
         terms = self.terms(shown, fused)
@@ -241,20 +251,21 @@ class VisualParsing(Reader):
         asked = self.unmatched if self.losses["matching"] else 0.0
         matched = torch.rand(len(token_ids), device=token_ids.device) >= asked
         token_ids, attention_mask = _exchanged(token_ids, attention_mask, matched)
-        labels = torch.full_like(token_ids, NO_LABEL)
+        whole, labels = token_ids, torch.full_like(token_ids, NO_LABEL)
         if self.losses["words"]:
             token_ids, labels = mask_words(token_ids, share=self.word_masking, **self.words)
             labels = labels.masked_fill(~matched[:, None], NO_LABEL)
         parsed, there = self.parsed(batch)
         hidden = self._hidden(parsed, there, self.visual_masking["how"] if self.regresses else "none")
-        return Shown(token_ids, attention_mask, labels, matched, parsed, there, hidden)
+        return Shown(token_ids, whole, attention_mask, labels, matched, parsed, there, hidden)
 
     def _hidden(self, parsed: Parsed, there: Tensor, how: How) -> Bool[Tensor, "batch tokens"]:
         weights = None if parsed.weights is None else parsed.weights.detach()
         return choose({**self.visual_masking, "how": how}, weights, there)
 
     def _fuse(self, shown: Shown) -> Fused:
-        return self.network.fuse(shown.token_ids, shown.attention_mask, shown.parsed, shown.there, shown.hidden)
+        hidden = None if self.apart else shown.hidden
+        return self.network.fuse(shown.token_ids, shown.attention_mask, shown.parsed, shown.there, hidden)
 
     def terms(self, shown: Shown, fused: Fused) -> dict[str, Float[Tensor, ""]]:
         """The losses that have a weight. Words and features are asked for only where text and picture match."""
@@ -265,10 +276,20 @@ class VisualParsing(Reader):
         if self.losses["matching"]:
             found["matching"] = F.cross_entropy(self.network.matching(fused).float(), (~shown.matched).long())
         if self.regresses:
-            told = shown.hidden & shown.matched[:, None]
-            error = (self.network.features(fused)[told].float() - targets(fused.tokens)[told]).square().mean(1)
-            found["features"] = error.sum() / max(1, len(error))
+            said, truth = self._features(shown, fused)
+            found["features"] = (said.float() - truth).square().mean(1).sum() / max(1, len(truth))
         return found
+
+    def _features(self, shown: Shown, fused: Fused) -> tuple[Float[Tensor, "asked dim"], Float[Tensor, "asked dim"]]:
+        """What is said of the masked features of matched pairs, and what they are."""
+        rows = shown.matched.nonzero()[:, 0]
+        hidden, tokens = shown.hidden[rows], fused.tokens[rows]
+        if not self.apart or not len(rows):
+            return self.network.features(fused)[rows][hidden], targets(tokens)[hidden]
+        again = self.network.fuse(
+            shown.whole[rows], shown.attention_mask[rows], shown.parsed, shown.there[rows], hidden, tokens.detach()
+        )
+        return self.network.features(again)[hidden], targets(tokens)[hidden]
 
     def validate(self, data: LightningDataModule, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Losses, shares of right masked words and of right matches, and how much attention flows (first batch)."""
@@ -353,7 +374,7 @@ class VisualParsing(Reader):
     def _judged(self, batch: Batch) -> dict[str, Tensor]:
         shown = self.shown(batch)
         found = {f"right/{name}": right for name, right in self._right(shown, self._fuse(shown)).items()}
-        if "matching" in found:  # each picture with its own text, and with another one: chance is one half
+        if "right/matching" in found:  # each picture with its own text, and with another one: chance is one half
             found["right/matching"] = torch.cat([self._matched(batch), ~self._matched(_with_other(batch))])
         for name, changed, special in (("own", batch, True), ("other", _with_other(batch), True),
                                        ("content", batch, False)):  # fmt: skip

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.layers.bert import run_layers
 from lightning_modules.layers.published import from_pretrained
 from lightning_modules.rehearsal import width
 from lightning_modules.settings import STRICT, Count, Positive, Share
@@ -67,6 +66,7 @@ class Network(nn.Module):
         bert: see `BertPart`.
         positions: rows and columns of visual tokens that have an embedding each; null for none, since Swin has only
             relative positions.
+        position_deviation: of these embeddings at the start. Beside normalised tokens, BERT's 0.02 is hardly seen.
         feature_head: that of masked features: one layer, or two with a GELU.
 
     Raises:
@@ -79,6 +79,7 @@ class Network(nn.Module):
         visual: VisualSettings,
         bert: BertPart,
         positions: Count | None,
+        position_deviation: Positive,
         feature_head: Literal["linear", "mlp"],
     ):
         super().__init__()
@@ -94,17 +95,18 @@ class Network(nn.Module):
         self.mfr_head = nn.Linear(dim, dim) if feature_head == "linear" else nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )  # fmt: skip
-        self._initialise()
+        self._initialise(position_deviation)
 
-    def _initialise(self) -> None:
-        """As BERT: normal with its deviation, biases zero."""
+    def _initialise(self, position_deviation: float) -> None:
+        """As BERT, normal with its deviation and biases zero; positions with their own."""
         deviation = self.bert.config.initializer_range
         for layer in (*self.visual_proj.modules(), *self.mfr_head.modules()):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=deviation)
                 nn.init.zeros_(layer.bias)
-        for vectors in (self.mask_token, *(() if self.positions is None else self.positions.values())):
-            nn.init.normal_(vectors, std=deviation)
+        nn.init.normal_(self.mask_token, std=deviation)
+        for vectors in () if self.positions is None else self.positions.values():
+            nn.init.normal_(vectors, std=position_deviation)
 
     def parse(self, images: Float[Tensor, "batch 3 height width"]) -> Parsed:
         """Visual tokens of pictures, and their weights."""
@@ -117,6 +119,7 @@ class Network(nn.Module):
         parsed: Parsed,
         there: Bool[Tensor, "batch tokens"],
         hidden: Bool[Tensor, "batch tokens"] | None = None,
+        tokens: Float[Tensor, "batch tokens dim"] | None = None,
     ) -> Fused:
         """Run the multimodal Transformer.
 
@@ -126,12 +129,13 @@ class Network(nn.Module):
             parsed: of the pictures.
             there: visual tokens that show a part of the picture.
             hidden: visual tokens in whose place stands the mask token; null for none.
+            tokens: visual tokens after projection, where they are known.
         """
-        tokens = self.visual_proj(parsed.features)
+        tokens = self.visual_proj(parsed.features) if tokens is None else tokens
         text, vision = self.bert.embeddings(token_ids), self._placed(tokens, parsed.grid, hidden)
-        states = run_layers(
-            self.bert.encoder.layer, torch.cat([text, vision], dim=1), self._additive(attention_mask, there, text.dtype)
-        )
+        states, mask = torch.cat([text, vision], dim=1), _additive(attention_mask, there, text.dtype)
+        for layer in self.bert.encoder.layer:
+            states = layer(states, mask)
         length = token_ids.shape[1]
         return Fused(states[:, :length], states[:, length:], tokens)
 
@@ -151,13 +155,6 @@ class Network(nn.Module):
                 )
             tokens = tokens + (rows[: grid[0], None] + columns[None, : grid[1]]).flatten(0, 1)
         return embeddings.dropout(tokens)
-
-    @staticmethod
-    def _additive(text: Tensor, vision: Tensor, kind: torch.dtype) -> Float[Tensor, "batch length_and_tokens"]:
-        """What is added to the scores of attention: fused and eager attention both read this form."""
-        there = torch.cat([text, vision], dim=1)
-        mask = torch.zeros(there.shape, dtype=kind, device=there.device)
-        return mask.masked_fill(~there, torch.finfo(kind).min)
 
     def pooled(self, fused: Fused) -> Float[Tensor, "batch dim"]:
         """BERT's pooler of the state of [CLS]: what picture and text are together."""
@@ -199,6 +196,15 @@ class WordHead(nn.Module):
     ) -> Float[Tensor, "asked words"]:
         """Logits of all words."""
         return F.linear(self.transform(states), words, self.bias)
+
+
+def _additive(
+    text: Bool[Tensor, "batch length"], vision: Bool[Tensor, "batch tokens"], kind: torch.dtype
+) -> Float[Tensor, "batch 1 1 length_and_tokens"]:
+    """What is added to the scores of attention: fused and eager attention both read this form."""
+    there = torch.cat([text, vision], dim=1)
+    mask = torch.zeros(there.shape, dtype=kind, device=there.device)
+    return mask.masked_fill(~there, torch.finfo(kind).min)[:, None, None]
 
 
 def targets(tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:

@@ -1,4 +1,4 @@
-"""Pictures of three things and a cover, told by their relations, asked about, and stated about truly, falsely or neither.
+"""Pictures of three things and a cover: captions, questions, and statements that are true, false or neither.
 
 A picture has a thing in three of its quadrants; a grey cover hides the fourth, so that nobody can say what is there.
 Things are large: each spreads over its whole quadrant, so that a part of one tells the rest of it. Read `told` first:
@@ -29,7 +29,7 @@ from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count
 
 THINGS = 3  # in each picture
-COVER = 128  # grey level of the cover
+COVER, HIDDEN = 128, "grey cover"  # its grey level, and what it is called
 KINDS = ("color", "shape", "relation", "count", "yes_no")  # of questions, one of each about each picture
 LABELS = ("contradiction", "neutral", "entailment")  # of statements, one of each about each picture
 NUMBERS = ("zero", "one", "two", "three")
@@ -69,17 +69,18 @@ def prepare(
 ) -> None:
     """Draws the data set, with a contact sheet (`sheet.png`) of its first pictures to look at.
 
-    Columns: `image`; `caption`; `captions`, a list whose first is `caption`, the other in another order; `questions`,
-    `answers` and `kinds`, lists of one length; `statements` and their `labels` (indices of `LABELS`), (3,);
-    `partner`, the id of another picture, and `pair_statement` about both, this one being left, with `pair_label`
-    (1 if true); `color`, `shape` and `cell` of each thing, (3,); `covered`, the cell of the cover.
+    Columns: `image`; `caption`; `captions`, a list whose first is `caption`, what is where, and the other of relations;
+    `questions`, `answers` and `kinds`, lists of one length; `statements` with `labels` (indices of `LABELS`), (3,);
+    `partner`, the id of another picture, and `pair_statement` about both, this one being left, with `pair_label` (1 if
+    true); `color`, `shape` and `cell` of each thing, (3,); `covered`, the cell of the cover.
 
     Args:
         folder: where shards, card and sheet go.
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of pictures of each split, even.
         image_size: side of the pictures in pixels, even.
-        colors: number of colours in use, at least 3; likewise `shapes`.
+        colors: number of colours in use, at least 3.
+        shapes: likewise.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -185,13 +186,14 @@ def pictures(scenes: Scenes, covered: Int[np.ndarray, " rows"], size: int) -> UI
 
 
 def told(row: list[Thing], words: list[int]) -> list[str]:
-    """Two captions. Each says how both pairs of neighbours are to each other: "red circle left of blue star , ..."."""
-    pairs = neighbours(row)
-    found = []
-    for word in words[:2]:
-        said = [pair.told(word >> place & 1) for place, pair in enumerate(pairs)]
-        found.append(" , ".join(said[::-1] if word & 4 else said))
-    return found
+    """Two captions: one lists the quadrants in reading order, one says how both pairs of neighbours are to each other.
+
+    "red circle , grey cover , blue square , ..." and "red circle above blue square , ...".
+    """
+    at = {thing.quadrant: thing.look for thing in row}
+    listed = " , ".join(at.get(quadrant, HIDDEN) for quadrant in range(len(CELLS)))
+    related = [pair.told(words[0] >> place & 1) for place, pair in enumerate(neighbours(row))]
+    return [listed, " , ".join(related[::-1] if words[0] & 4 else related)]
 
 
 def neighbours(row: list[Thing]) -> list[Pair]:
@@ -262,11 +264,15 @@ def statements(row: list[Thing], words: list[int], colors: int, shapes: int) -> 
 def compared(row: list[Thing], other: list[Thing], words: list[int]) -> tuple[str, int]:
     """A statement about two pictures, `row` being left, and 1 if it is true, 0 if not."""
     label, which = words[0] & 1, words[1]
-    left, right = ({color: sum(x.color == color for x in each) for color in range(len(COLORS))} for each in (row, other))
+    left, right = (
+        {color: sum(x.color == color for x in each) for color in range(len(COLORS))} for each in (row, other)
+    )
     unequal = [color for color in left if left[color] != right[color]]
     shared = [color for color in left if left[color] and right[color]]
     single = [color for color in left if bool(left[color]) != bool(right[color])]
-    if not unequal or (shared and single and words[2] & 1):  # only where it may be true and false: the form tells nothing
+    if not unequal or (
+        shared and single and words[2] & 1
+    ):  # only where it may be true and false: the form tells nothing
         chosen = shared if label or not single else single
         color = chosen[which % len(chosen)]
         return f"both pictures have a {COLORS[color]} thing", int(color in shared)
@@ -298,7 +304,8 @@ def vocabulary() -> list[str]:
     """All words of these texts, in alphabetical order."""
     sentences = [
         "what color is the thing at the", "what shape", "how many things are there", "both pictures have a thing",
-        "more things in the left right picture", *CELLS.values(), *BESIDE, *UPRIGHT, *answers(),
+        "more things in the left right picture", HIDDEN,
+        *CELLS.values(), *BESIDE, *UPRIGHT, *answers(),
     ]  # fmt: skip
     return sorted({word for sentence in sentences for word in sentence.split()} | {",", "?"})
 

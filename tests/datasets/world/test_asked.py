@@ -53,9 +53,10 @@ def test_bytes_are_those_of_every_machine():
 def test_captions_are_true_of_their_picture_and_not_of_another(rows):
     for row in range(CHUNK):
         there = looks(rows, row)
-        for caption in rows["captions"][row]:
-            assert all(holds(said, there) for said in caption.split(" , "))
-            assert {look for look in there.values() if look in caption} == set(there.values()), "all things are told"
+        listed, related = rows["captions"][row]
+        assert rows["caption"][row] == listed == " , ".join(there.get(cell, asked.HIDDEN) for cell in CELLS)
+        assert all(holds(said, there) for said in related.split(" , "))
+        assert {look for look in there.values() if look in related} == set(there.values()), "all things are told"
     wrong = sum(set(looks(rows, row).values()) == set(looks(rows, row - 1).values()) for row in range(CHUNK))
     assert wrong < CHUNK // 20
 
