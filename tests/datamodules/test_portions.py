@@ -28,6 +28,7 @@ from lightning_modules.spae.language import make_language
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.videopoet.clips import SoundingClips
 from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.visual_parsing.pictures import AskedPictures
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_clips as video_clips
@@ -39,6 +40,7 @@ from tests.movinet import test_clip_files as clip_files
 from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
 from tests.videopoet import test_sound as sounding
+from tests.visual_parsing import test_official as official
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
 annotated, actions, to_generate = annotated_videos.home, clip_files.home, video_clips.home
@@ -49,7 +51,7 @@ WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "c
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
         "videos to generate", "texts", "sounding clips", "camera clips", "time lapses", "posed videos",
         "sounding videos", "illustrated texts", "illustrated regions", "masked texts", "modalities", "sound files",
-        "captioned crops", "captioned videos",
+        "captioned crops", "captioned videos", "asked pictures", "official pictures",
         "tasks joined", "tasks in turn", "tasks by intervals", "tasks by weights"]  # fmt: skip
 
 
@@ -96,6 +98,10 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "sound files": lambda: sound_files(tmp_path / "sounds"),
         "captioned crops": lambda: captioned_crops(tmp_path / "crops"),
         "captioned videos": lambda: captioned_videos(tmp_path / "captioned"),
+        "asked pictures": lambda: AskedPictures(
+            folder=prepared("world_asked"), task="entailment", tokenizer="asked", text_length=14, **resident
+        ),
+        "official pictures": lambda: official.data(tmp_path / "official", "entailment", batch_size=8),
         "tasks joined": lambda: alternating(prepared("world_many"), "joint"),
         "tasks in turn": lambda: alternating(prepared("world_many"), "alternate"),
         "tasks by intervals": lambda: alternating(prepared("world_many"), "interval"),
