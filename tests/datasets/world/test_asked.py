@@ -11,7 +11,7 @@ from lightning_modules.datasets.world import asked
 from lightning_modules.datasets.world.drawing import RGB
 from lightning_modules.datasets.world.scenes import CHUNK, COLORS, SHAPES, Stream
 
-GOLDEN = "20672afce207648f83b1f623b2eef9a37f0cd5e3723be2e2d7583d220c894182"
+GOLDEN = "b77760d351be852ae8726868c15c9e9aca9d87b5c9eaa1ccde5bd0fd8c5dc1f5"
 OPTIONS = {"image_size": 32, "colors": 4, "shapes": 4}
 CELLS = {0: "top left", 2: "top right", 6: "bottom left", 8: "bottom right"}
 
