@@ -115,7 +115,7 @@ class MotionGenerator(nn.Module):
         x = self.blocks(self.inject[0](kept.pop(), code))
         for inject, up in zip(self.inject[1:], self.up, strict=True):
             x = inject(up(torch.cat([doubled(x), kept.pop()], 1)), code)
-        x = self.head(self.last(torch.cat([doubled(x), picture], 1)))
+        x = self.head(self.last(torch.cat([doubled(x), picture], 1))).float()  # bfloat16 is too coarse for places
         flow = self.reach * x[:, :2].tanh()
         return flow * x[:, 2:].sigmoid() if self.mask else flow
 
@@ -266,7 +266,7 @@ def resized(code: Float[Tensor, "batch c g g"], size: int) -> Float[Tensor, "bat
 
     Two products with a matrix of weights: they are the same on every processor, and so are their gradients.
     """
-    grid = code.shape[-1]
+    grid, code = code.shape[-1], code.float()
     if grid == 1:
         return code.expand(*code.shape[:2], size, size)
     at = ((torch.arange(size, device=code.device, dtype=code.dtype) + 0.5) * (grid / size) - 0.5).clamp(0, grid - 1)

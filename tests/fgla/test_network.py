@@ -47,6 +47,12 @@ def test_flows_stay_within_their_reach_and_follow_the_embedding(injection, mask)
     assert not torch.allclose(one, two)
 
 
+def test_flows_keep_their_digits_in_mixed_precision():
+    generator = MotionGenerator(**GENERATOR)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert generator(torch.rand(1, 3, 16, 16), torch.randn(1, 2, 4, 4)).dtype == torch.float32
+
+
 def test_the_bound_of_animating_landscape():
     """Card: tanh / 64 in units of half a picture is 255/2/64 pixels of 256: within one part in 255 of 256/128."""
     with torch.device("meta"):
