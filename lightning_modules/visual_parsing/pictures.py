@@ -7,12 +7,13 @@ give the same batches (`official.py`).
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int, UInt8
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -23,8 +24,9 @@ from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import ORDER, Part, Portion, check_splits, draw_splits, permutation
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.world import asked
-from lightning_modules.settings import Count
+from lightning_modules.settings import Count, Natural
 
+FIRST = (0,)  # the first caption alone
 Task = Literal["caption", "question", "entailment", "pair"]
 Batch = dict[str, Tensor]
 
@@ -51,7 +53,7 @@ class Items(NamedTuple):
 
     def batch(self, rows: Int[Tensor, " batch"], text: int = 0) -> Batch:
         """Some items, with the text of this number."""
-        token_ids, attention_mask = self.texts[text % len(self.texts)]
+        token_ids, attention_mask = self.texts[text]
         found = {"images": self.images[self.picture[rows]], "token_ids": token_ids[rows]}
         return found | {
             "attention_mask": attention_mask[rows], "rows": rows, **{name: x[rows] for name, x in self.columns.items()}
@@ -75,9 +77,11 @@ class AskedPictures(LightningDataModule):
         batch_size: rows of one optimiser step, over all processes and accumulated batches; null where nothing is
             trained.
         evaluation_batch_size: rows that are judged at a time.
+        turns: which caption of each picture is learnt from, epoch by epoch, over and over: 0 is the list of what is
+            where, 1 tells relations.
 
     Raises:
-        ValueError: a split is missing or unknown.
+        ValueError: a split is missing or unknown, or there is no such caption.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class AskedPictures(LightningDataModule):
         text_length: Count,
         batch_size: Count | None = None,
         evaluation_batch_size: Count,
+        turns: Annotated[list[Natural], Field(min_length=1)] = FIRST,
     ):
         super().__init__()
         check_splits(splits, batch_size)
@@ -98,6 +103,7 @@ class AskedPictures(LightningDataModule):
         self.tokenizer_name, self.text_length = tokenizer, text_length
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.answers, self.kinds = asked.answers(), list(asked.KINDS)
+        self.turns = list(turns)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -131,7 +137,13 @@ class AskedPictures(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """The training batches, the epoch set by Lightning."""
-        batches = Batches(self.items("train"), self.batch_size, self.seed, portion(self))
+        items = self.items("train")
+        if max(self.turns) >= len(items.texts):
+            raise ValueError(
+                f"data.turns is {self.turns}, but there are {len(items.texts)} texts of each picture (0 to "
+                f"{len(items.texts) - 1})."
+            )
+        batches = Batches(items, self.batch_size, self.seed, portion(self), self.turns)
         return DataLoader(batches, sampler=EpochSteps(len(batches)), batch_size=None)
 
     def evaluation_batches(self, split: str) -> Iterator[Batch]:
@@ -197,11 +209,11 @@ class AskedPictures(LightningDataModule):
 class Batches(Dataset):
     """Training batches; item `(epoch, place)` depends on the seed and on that pair only.
 
-    Captions take turns from epoch to epoch. Rows that do not fill a batch are left out of an epoch.
+    Captions take `turns` from epoch to epoch. Rows that do not fill a batch are left out of an epoch.
     """
 
-    def __init__(self, items: Items, batch_size: int, seed: int, part: Portion):
-        self.items, self.batch_size, self.seed, self.portion = items, batch_size, seed, part
+    def __init__(self, items: Items, batch_size: int, seed: int, part: Portion, turns: Sequence[int] = FIRST):
+        self.items, self.batch_size, self.seed, self.portion, self.turns = items, batch_size, seed, part, turns
         self.places = part.places(len(items.picture), batch_size)
         self.epoch, self.order = -1, torch.empty(0)
 
@@ -213,7 +225,8 @@ class Batches(Dataset):
         if epoch != self.epoch:
             self.epoch = epoch
             self.order = torch.from_numpy(permutation(len(self.items.picture), self.seed, ORDER, 0, epoch))
-        return self.items.batch(self.order[self.portion.window(place, self.batch_size)], epoch)
+        rows = self.order[self.portion.window(place, self.batch_size)]
+        return self.items.batch(rows, self.turns[epoch % len(self.turns)])
 
 
 def _pixels(stored: UInt8[np.ndarray, "rows height width 3"]) -> UInt8[Tensor, "rows 3 height width"]:

@@ -33,13 +33,13 @@ def written(text):
 
 
 def test_captions_take_turns_and_go_with_their_pictures(folder):
-    module, stored = data(folder), storage.read(folder, "train")
+    module, stored = data(folder, turns=[0, 0, 1]), storage.read(folder, "train")
     loader = module.train_dataloader()
     places = {image.tobytes(): row for row, image in enumerate(stored["image"].transpose(0, 3, 1, 2))}
-    for epoch in (0, 1):
+    for epoch, number in enumerate((0, 0, 1, 0)):
         batch = loader.dataset[epoch, 2]
         for image, text in zip(batch["images"], said(module, batch), strict=True):
-            assert text == written(stored["captions"][places[image.numpy().tobytes()]][epoch])
+            assert text == written(stored["captions"][places[image.numpy().tobytes()]][number])
 
 
 def test_an_order_depends_on_seed_and_epoch_alone(folder):
@@ -95,6 +95,8 @@ def test_captions_are_searched_with_all_of_theirs(folder):
         data(folder, "pair").retrieval("val")
 
 
-def test_a_split_that_is_not_there_is_refused(folder):
+def test_a_split_or_a_caption_that_is_not_there_is_refused(folder):
+    with pytest.raises(ValueError, match=r"data\.turns is \[2\]"):
+        data(folder, turns=[2]).train_dataloader()
     with pytest.raises(ValueError, match="no split 'test'"):
         next(data(folder).evaluation_batches("test"))
