@@ -7,10 +7,11 @@ import torch
 
 from lightning_modules import rehearsal
 from lightning_modules.fgla.raft import FlowTeacher, Raft, lookup, published, pyramid
-from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.metrics.compute import count_macs, count_parameters
 from tests.metrics.filled import clip, filled
 
 COUNTS = {"large": 5_257_536, "small": 990_162}  # torchvision's `num_params`
+GIGA_MACS = {"large": "211.0", "small": "47.7"}  # torchvision's `_ops`, of two pictures of 512 pixels
 # pictures of 128 x 136, the second rolled by 3 down and 5 to the left: number of corrections -> the flow right at
 # (17, 33) and down at (40, 50), the mean of its size, its standard deviation
 FLOWS = {
@@ -63,6 +64,24 @@ def test_parameters_and_names_are_torchvisions(size):
     listed = "\n".join(sorted(f"{name} {tuple(x.shape)}" for name, x in found.state_dict().items()))
     digests = {"large": "23b50731fc53e26a", "small": "b52844207e5a43c4"}
     assert hashlib.sha256(listed.encode()).hexdigest().startswith(digests[size])
+
+
+class Enlarging(torch.nn.Module):
+    """A network that makes the weights of upsampling after each of its 12 corrections, as torchvision does."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.network = Raft(size)
+
+    def forward(self, picture):
+        self.network(picture, picture)
+        for _ in range(11 if self.network.mask_predictor else 0):
+            self.network.mask_predictor(picture.new_empty(1, self.network.hidden, 64, 64))
+
+
+@pytest.mark.parametrize("size", COUNTS)
+def test_multiply_accumulates_are_torchvisions(size):
+    assert f"{count_macs(Enlarging(size), (3, 512, 512)) / 1e9:.1f}" == GIGA_MACS[size]
 
 
 @pytest.mark.parametrize(("size", "updates"), FLOWS)
