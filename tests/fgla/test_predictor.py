@@ -64,7 +64,7 @@ def test_clips_take_the_place_of_what_is_recalled(module, picture, tmp_path):
     assert landscapes.begin([clips[0], picture, clips[1]]) == [picture]
     assert [answer["motion"] for answer in landscapes.answer(picture)] == ["sea", "sky"]
     codes = landscapes.codes_of(clips[0])
-    assert codes.motion.shape == (1, 4, 2, 4, 4) and codes.light is None
+    assert codes.motion.shape == (1, 4, module.encoder.code_dim, 4, 4) and codes.light is None
 
 
 def test_a_variational_model_draws_motions(picture):
