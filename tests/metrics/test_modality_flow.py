@@ -178,3 +178,49 @@ def test_maps_of_another_shape_are_refused():
         _ = FlowMeter(*masks()).rolled_out
     with pytest.raises(ValueError, match="expected one of each"):
         baseline(0, 3)
+
+
+def test_flow_of_the_fused_layers_of_hd_vila():
+    """Words and a clip, read together by the upper half of a BERT with fused attention."""
+    from tests.hd_vila.test_module import module
+
+    network = module(task="answers", num_answers=12).network.eval()
+    bert = network.transformer.bert
+    dim = bert.embeddings.word_embeddings.embedding_dim
+    states, maps = torch.randn(2, 5, dim), torch.randn(2, 1, dim, 4, 4)
+    there = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    seen = bert.visual_embeddings(maps[:, 0]).shape[1]
+    language = nn.functional.pad(there, (0, seen))
+    vision = torch.arange(5 + seen).expand(2, -1) >= 5
+    meter, layers = FlowMeter(language, vision), bert.encoder.layer[network.half :]
+    with watching([layer.attention.self for layer in layers], meter, projected), torch.no_grad():
+        network.fuse(states, there, maps)
+    assert len(meter.layers) == len(layers) > 0
+    for flow in (*meter.layers, meter.rolled_out):
+        assert ((flow.symmetric > 0) & (flow.symmetric < 1)).all()
+        torch.testing.assert_close(
+            language.sum(1) * flow.to_language + seen * flow.to_vision, (language.sum(1) + seen) * flow.symmetric
+        )
+
+
+def test_flow_of_the_third_part_of_lf_vila():
+    """A paragraph and a video, read together."""
+    from stages.composing import compose
+    from tests.lf_vila.test_module import build
+
+    network = build(compose("tiny", system="lf_vila")["system"], task="fuse").network.eval()
+    bert, dim = network.text_encoder.bert, network.text_encoder.config.hidden_size
+    place = network.video_token_pos
+    tokens = torch.randn(2, network.frames, place.s_pos_embed.shape[2], dim)
+    ids = torch.randint(5, 50, (2, network.clips, 4))
+    with torch.no_grad():
+        texts = network.read_texts(ids, torch.ones_like(ids, dtype=torch.bool))
+    seen = place(tokens).shape[1]
+    words = texts.states.shape[1]
+    language = (torch.arange(words + seen) < words).expand(2, -1)
+    meter = FlowMeter(language, ~language)
+    layers = bert.encoder.layer[network.together :]
+    with watching([layer.attention.self for layer in layers], meter, projected), torch.no_grad():
+        network.fuse(texts, tokens)
+    assert len(meter.layers) == len(layers) > 0
+    assert ((meter.rolled_out.relative > 0) & (meter.rolled_out.symmetric < 1)).all()
