@@ -37,8 +37,8 @@ def clips(folder, **changes):
 def make(**changes):
     model = compose("tiny", system="fgla")["system"]["model"] | {"size": SIZE, "frames": FRAMES, "codebook": 6}
     model.pop("_target_")
+    model["generator"]["reach"], model["encoder"]["code_dim"] = 0.125, 2
     model["encoder"] |= changes
-    model["generator"]["reach"] = 0.125
     torch.manual_seed(0)
     return Fgla(**model)
 

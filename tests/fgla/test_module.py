@@ -17,7 +17,7 @@ SIZE, FRAMES = 16, 5
 def config(**changes):
     model = compose("tiny", system="fgla")["system"]["model"]
     model |= {"size": SIZE, "frames": FRAMES, "codebook": 6}
-    model["generator"]["reach"] = 0.125
+    model["generator"]["reach"], model["encoder"]["code_dim"] = 0.125, 2
     for name, value in changes.items():
         model[name] = model[name] | value if isinstance(model[name], dict) and isinstance(value, dict) else value
     return {name: value for name, value in model.items() if name != "_target_"}
