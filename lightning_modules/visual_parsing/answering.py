@@ -5,7 +5,7 @@ Search among pictures and captions needs no new head: its score is that of image
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,6 @@ class Answering(Reader):
         ValueError: the task has another number of labels.
     """
 
-    predictor = "lightning_modules.visual_parsing.predictor.Answers"
-
     def __init__(
         self,
         *,
@@ -57,7 +55,12 @@ class Answering(Reader):
         dim = self.network.bert.config.hidden_size
         read = dim * (2 if task == "pair" else 1)
         self.task = task
-        self.names: dict[str, list[str]] = {}
+        self.built = {
+            "_target_": f"{type(self).__module__}.{type(self).__name__}", "visual": visual, "bert": bert,
+            "positions": positions, "position_deviation": position_deviation, "feature_head": feature_head,
+            "preprocess": preprocess, "task": task, "outputs": outputs,
+        }  # fmt: skip
+        self.learnt: dict[str, Any] = {}
         self.head = nn.Sequential(
             nn.Linear(read, 2 * dim), nn.GELU(), nn.LayerNorm(2 * dim), nn.Linear(2 * dim, outputs)
         )
@@ -88,8 +91,10 @@ class Answering(Reader):
                 "must be equal."
             )
         self.read_by(data)
+        read = {name: getattr(data, name, None) for name in ("text_length", "short", "long")}
+        self.learnt = {"data": {"tokenizer": data.tokenizer_name, **read}}
         if self.task == "question":
-            self.names = {"kinds": list(data.kinds), "answers": list(data.answers)}
+            self.learnt |= {"kinds": list(data.kinds), "answers": list(data.answers)}
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> Float[Tensor, ""]:
         """The loss of the task."""
@@ -155,5 +160,5 @@ class Answering(Reader):
         return {name: torch.cat(values) for name, values in found.items()} | shown
 
     def facts(self) -> dict:
-        """The task, and of questions the names of kinds and answers."""
-        return {"task": self.task, **self.names}
+        """The task, what answers need (see `predictor`), and of questions the names of kinds and answers."""
+        return {"task": self.task, "model": self.built, **self.learnt}

@@ -3,6 +3,7 @@
 Reads stored predictions, without torch. Read `measured` first for a pre-trained arm, `evaluate_answers` for tasks.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.ensembling.pools import seed_series
+from lightning_modules.files import ROOT
 from lightning_modules.metrics.picture_questions import consistency
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import LARGEST_PICTURE, Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 from lightning_modules.settings import Count
 from lightning_modules.tasks.comparison import arms_of, check_rows, over_arms
 
+ANSWERING = "answering.json"  # where the networks lie that answer
 PERCENT = 100
 ENLARGED = 6  # times, so that small pictures can be looked at
 DIMMED = 0.2  # how bright a picture stays where nothing is attended to
@@ -199,7 +202,25 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
     figure = Figure("tasks", f"What each pre-training is worth ({dataset})", told, "arm", "percent", series)
     galleries = [_answered(run, each, examples, words) for run, each in zip(runs, predictions, strict=True)
                  if run.seed == runs[0].seed and run.name.partition("/")[0] == arms[-1]]  # fmt: skip
-    return Evaluation(metrics=dict(metrics), figures=[figure], galleries=galleries)
+    return Evaluation(
+        metrics=dict(metrics),
+        figures=[figure],
+        galleries=galleries,
+        files={ANSWERING: json.dumps(_places(runs), indent=1).encode()},
+        predictor="lightning_modules.visual_parsing.predictor.load_answers",
+    )
+
+
+def _places(runs: Sequence[Run]) -> dict[str, str]:
+    """Where the network of each protocol lies: those of the first arm and seed."""
+    first = runs[0].name.partition("/")[0]
+    found = {}
+    for run in runs:
+        arm, _, protocol = run.name.partition("/")
+        if arm == first:
+            place = run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder
+            found.setdefault(protocol, place.as_posix())
+    return found
 
 
 def scored(arrays: Arrays, kinds: Sequence[str]) -> Metrics:

@@ -24,12 +24,14 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
+from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.modality_flow import FlowMeter, watching
 from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.validation import judged, untouched
+from lightning_modules.visual_parsing.exporting import exported
 from lightning_modules.visual_parsing.masking import How, VisualMasking, choose, neighbours
 from lightning_modules.visual_parsing.network import BertPart, Fused, Network, targets, visible
 from lightning_modules.visual_parsing.parsing import Parsed, VisualSettings
@@ -144,6 +146,10 @@ class Reader(PaperModule):
             return 0.0
         return 0.0 * sum(parameter.flatten()[0] for parameter in self.parameters() if parameter.requires_grad)
 
+    def to_transformers(self) -> Exported:
+        """The visual parser as a Swin Transformer, see `exporting`."""
+        return exported(self.network.visual, self.preprocess.statistics)
+
     def parsed(self, batch: Batch) -> tuple[Parsed, Bool[Tensor, "batch tokens"]]:
         """Visual tokens of a batch of pictures, and which of them show a part of their picture."""
         parsed = self.network.parse(self.preprocess(batch["images"]))
@@ -173,7 +179,7 @@ class VisualParsing(Reader):
         ValueError: masking is guided, but a CNN says nothing about which tokens belong together; or nothing is learnt.
     """
 
-    predictor = "lightning_modules.visual_parsing.predictor.Answers"
+    predictor = "lightning_modules.visual_parsing.predictor.Captions"
 
     def __init__(
         self,
@@ -429,8 +435,12 @@ class VisualParsing(Reader):
         known = data.retrieval(split)
         pictures = int(known["picture_of"].max()) + 1
         count, size = min(self.ranked, pictures), data.evaluation_batch_size
-        batch = {"images": known["images"](np.arange(count)).to(device)}
-        parsed, there = self.parsed(batch)
+        parts = [
+            self.parsed({name: known[name](rows).to(device) for name in ("images", "sizes") if name in known})
+            for rows in np.array_split(np.arange(count), -(-count // size))
+        ]
+        parsed = Parsed(torch.cat([part.features for part, _ in parts]), None, parts[0][0].grid)
+        there = torch.cat([shown for _, shown in parts])
         captions = (known["picture_of"] < count).nonzero()[:, 0]
         scores = []
         for caption in captions.tolist():
