@@ -138,6 +138,7 @@ class Fgla(PaperModule):
         discriminator: that refined frames are held against; null for none.
         perception: whose answers the perceptual loss compares, see `Perception`; null for no such loss.
         codebook: training clips whose codes are remembered for `recall`.
+        judged_rows: clips that are judged, the first of the split; null for all.
         remembered: training clips of which the generator's last flow is kept, for an encoder that sees it.
         published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
         pixel_scale: the stored value of white.
@@ -164,6 +165,7 @@ class Fgla(PaperModule):
         discriminator: Patches | None = None,
         perception: str | None = None,
         codebook: Count,
+        judged_rows: Count | None = None,
         remembered: Natural = 0,
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
@@ -180,6 +182,7 @@ class Fgla(PaperModule):
         self.flow_teacher = FlowTeacher(**flow_teacher) if flow_teacher else None
         self.size, self.frames, self.span, self.supervised = size, frames, encoder["span"], supervised
         self.weights, self.published, self.pixel_scale = weights, published or {}, pixel_scale
+        self.judged_rows = judged_rows
         shape = (codebook, frames - 1)
         self.register_buffer("known", torch.zeros(codebook, dtype=torch.bool))
         self.register_buffer("known_looks", torch.zeros(codebook, 3 * LOOKS**2))
@@ -472,12 +475,15 @@ class Fgla(PaperModule):
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """What is measured of the clips of the split that is judged, see `measuring.Measured`."""
         self.to(device).eval()
-        measured, parts = Measured(self, device), defaultdict(list)
+        measured, parts, left = Measured(self, device), defaultdict(list), self.judged_rows
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
-                batch = {name: x.to(device) for name, x in batch.items() if is_rows(x)}
+                batch = {name: x[:left].to(device) for name, x in batch.items() if is_rows(x)}
                 for name, values in measured.batch(batch).items():
                     parts[name].append(values.cpu())
+                left = None if left is None else left - len(batch["video"])
+                if left == 0:
+                    break
         return {name: torch.cat(part) for name, part in parts.items()}
 
     def facts(self) -> dict:
