@@ -77,8 +77,8 @@ class AskedPictures(LightningDataModule):
         batch_size: rows of one optimiser step, over all processes and accumulated batches; null where nothing is
             trained.
         evaluation_batch_size: rows that are judged at a time.
-        turns: which caption of each picture is learnt from, epoch by epoch, over and over: 0 is the list of what is
-            where, 1 tells relations.
+        turns: which caption of each picture is learnt from, epoch by epoch, over and over: 0 lists all quadrants,
+            1 tells relations, and 2 the places of two things.
 
     Raises:
         ValueError: a split is missing or unknown, or there is no such caption.

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 def data(folder, task="caption", seed=0, **changes):
-    options = {"splits": SPLITS, "tokenizer": "asked", "text_length": 14, "batch_size": 8, "evaluation_batch_size": 10}
+    options = {"splits": SPLITS, "tokenizer": "asked", "text_length": 15, "batch_size": 8, "evaluation_batch_size": 10}
     return AskedPictures(folder=folder, seed=seed, task=task, **options | changes)
 
 
@@ -88,15 +88,15 @@ def test_pairs_have_their_partner_also_from_outside_the_split(folder):
 
 def test_captions_are_searched_with_all_of_theirs(folder):
     found = data(folder).retrieval("val")
-    assert len(found["token_ids"]) == len(found["picture_of"]) == 24
-    assert found["picture_of"].tolist() == list(range(12)) * 2
+    assert len(found["token_ids"]) == len(found["picture_of"]) == 36
+    assert found["picture_of"].tolist() == list(range(12)) * 3
     assert found["images"](np.arange(3)).shape == (3, 3, 32, 32)
     with pytest.raises(ValueError, match="only the task caption"):
         data(folder, "pair").retrieval("val")
 
 
 def test_a_split_or_a_caption_that_is_not_there_is_refused(folder):
-    with pytest.raises(ValueError, match=r"data\.turns is \[2\]"):
-        data(folder, turns=[2]).train_dataloader()
+    with pytest.raises(ValueError, match=r"data\.turns is \[3\]"):
+        data(folder, turns=[3]).train_dataloader()
     with pytest.raises(ValueError, match="no split 'test'"):
         next(data(folder).evaluation_batches("test"))

@@ -69,7 +69,7 @@ def prepare(
 ) -> None:
     """Draws the data set, with a contact sheet (`sheet.png`) of its first pictures to look at.
 
-    Columns: `image`; `caption`; `captions`, a list whose first is `caption`, what is where, and the other of relations;
+    Columns: `image`; `caption`; `captions`, a list of three (see `told`), the first of which is `caption`;
     `questions`, `answers` and `kinds`, lists of one length; `statements` with `labels` (indices of `LABELS`), (3,);
     `partner`, the id of another picture, and `pair_statement` about both, this one being left, with `pair_label` (1 if
     true); `color`, `shape` and `cell` of each thing, (3,); `covered`, the cell of the cover.
@@ -186,14 +186,18 @@ def pictures(scenes: Scenes, covered: Int[np.ndarray, " rows"], size: int) -> UI
 
 
 def told(row: list[Thing], words: list[int]) -> list[str]:
-    """Two captions: one lists the quadrants in reading order, one says how both pairs of neighbours are to each other.
+    """Three captions: all quadrants in reading order, both pairs of neighbours, and two things at their places.
 
-    "red circle , grey cover , blue square , ..." and "red circle above blue square , ...".
+    "red circle , grey cover , blue square , ...", "red circle above blue square , ...", and "red circle at the top left
+    , ...".
     """
     at = {thing.quadrant: thing.look for thing in row}
-    listed = " , ".join(at.get(quadrant, HIDDEN) for quadrant in range(len(CELLS)))
+    listed = [at.get(quadrant, HIDDEN) for quadrant in range(len(CELLS))]
     related = [pair.told(words[0] >> place & 1) for place, pair in enumerate(neighbours(row))]
-    return [listed, " , ".join(related[::-1] if words[0] & 4 else related)]
+    left = words[1] % THINGS  # the thing that is not told
+    placed = [f"{thing.look} at the {_place(thing)}" for number, thing in enumerate(row) if number != left]
+    turned = [related[::-1] if words[0] & 4 else related, placed[::-1] if words[0] & 8 else placed]
+    return [" , ".join(said) for said in (listed, *turned)]
 
 
 def neighbours(row: list[Thing]) -> list[Pair]:

@@ -11,7 +11,7 @@ from lightning_modules.datasets.world import asked
 from lightning_modules.datasets.world.drawing import RGB
 from lightning_modules.datasets.world.scenes import CHUNK, COLORS, SHAPES, Stream
 
-GOLDEN = "b77760d351be852ae8726868c15c9e9aca9d87b5c9eaa1ccde5bd0fd8c5dc1f5"
+GOLDEN = "899feef07ef010d355b0d7e9e1dfa3d983f97ca22a1624b8173717050d122c75"
 OPTIONS = {"image_size": 32, "colors": 4, "shapes": 4}
 CELLS = {0: "top left", 2: "top right", 6: "bottom left", 8: "bottom right"}
 
@@ -53,9 +53,11 @@ def test_bytes_are_those_of_every_machine():
 def test_captions_are_true_of_their_picture_and_not_of_another(rows):
     for row in range(CHUNK):
         there = looks(rows, row)
-        listed, related = rows["captions"][row]
+        listed, related, placed = rows["captions"][row]
         assert rows["caption"][row] == listed == " , ".join(there.get(cell, asked.HIDDEN) for cell in CELLS)
         assert all(holds(said, there) for said in related.split(" , "))
+        looks_at = dict(said.split(" at the ")[::-1] for said in placed.split(" , "))
+        assert looks_at.items() <= {CELLS[cell]: look for cell, look in there.items()}.items() and len(looks_at) == 2
         assert {look for look in there.values() if look in related} == set(there.values()), "all things are told"
     wrong = sum(set(looks(rows, row).values()) == set(looks(rows, row - 1).values()) for row in range(CHUNK))
     assert wrong < CHUNK // 20
@@ -164,10 +166,10 @@ def test_all_words_are_known(rows):
     tokenizer = asked.asked_tokenizer()
     texts = [*(said for name in ("captions", "questions", "statements") for row in rows[name] for said in row),
              *rows["pair_statement"]]  # fmt: skip
-    token_ids, _ = tokenizer(texts, 14)
+    token_ids, _ = tokenizer(texts, 15)
     assert not (token_ids == tokenizer.unknown_id).any()
     assert (token_ids[:, -1] != tokenizer.unknown_id).all()
-    assert max(len(tokenizer.backend.encode(said).ids) for said in texts) <= 14
+    assert max(len(tokenizer.backend.encode(said).ids) for said in texts) <= 15
     assert {answer for row in rows["answers"] for answer in row} <= set(asked.answers())
 
 
