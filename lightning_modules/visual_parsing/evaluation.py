@@ -201,7 +201,7 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
     told = "Test rows after all weights were fine-tuned on few pictures, with a new head."
     figure = Figure("tasks", f"What each pre-training is worth ({dataset})", told, "arm", "percent", series)
     galleries = [_answered(run, each, examples, words) for run, each in zip(runs, predictions, strict=True)
-                 if run.seed == runs[0].seed and run.name.partition("/")[0] == arms[-1]]  # fmt: skip
+                 if run.seed == runs[0].seed and run.name.partition("/")[0] == arms[0]]  # fmt: skip
     return Evaluation(
         metrics=dict(metrics),
         figures=[figure],
