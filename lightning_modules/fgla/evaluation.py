@@ -28,14 +28,13 @@ Arrays = Mapping[str, np.ndarray]
 def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: str | None = None) -> Evaluation:
     """How near flows and clips are to the truth.
 
-    Of each frame and the next: `epe` in pixels, `epe/<part>` and `l1`; `copy/epe`, `copy/l1`, `mean/epe`,
-    `mean/l1` of the baselines. Of whole clips for each source of codes: `<source>/clip_l1`, `/last_l1`, `/ssim`,
-    `/frechet_drawn` (see `metrics.motion.DrawnFeatures`, no FVD), and what published networks gave. With one flow for
-    each step, warped at once and frame by frame: `accumulated/last_l1`, `by_frame/last_l1`, `.../sharpness_percent` of
-    the real last frame's, and `.../true_last_l1` with the true flow; `copy/last_l1`, `mean/last_l1`: where it is known,
-    over pixels that show what the first frame showed.
-    `transfer/epe` where clips have others of the same layout. Votes of a `study`, see `study.judged`.
-    `parameters`, `code_numbers`.
+    Of each frame and the next: `epe` in pixels, `epe/<part>` and `l1`; `copy/epe`, `copy/l1`, `mean/epe`, `mean/l1` of
+    the baselines. Of whole clips for each source of codes: `<source>/clip_l1`, `/last_l1`, `/ssim`, `/frechet_drawn`
+    (see `metrics.motion.DrawnFeatures`, no FVD), and what published networks gave. Of the same flows, warped at once
+    and frame by frame: `accumulated/last_l1`, `by_frame/last_l1`, `.../sharpness` as a share of the real last frame's,
+    and `.../true_last_l1` with the true flow; `copy/last_l1`, `mean/last_l1`: where it is known, over pixels that show
+    what the first frame showed. `transfer/epe` where clips have others of the same layout. Votes of a `study`, see
+    `study.judged`. `parameters`, `code_numbers`.
 
     Args:
         runs: finished runs of `Fgla`, one for each seed.
@@ -78,7 +77,7 @@ def scores(arrays: Arrays) -> dict[str, float]:
             found |= {f"{source}/{name}": value for name, value in _of_clips(arrays, source).items()}
     for way in ("accumulated", "by_frame"):
         found[f"{way}/last_l1"] = _mean(arrays[f"{way}/l1"][:, -1])
-        found[f"{way}/sharpness_percent"] = 100 * _mean(arrays[f"{way}/sharp"][:, -1])
+        found[f"{way}/sharpness"] = _mean(arrays[f"{way}/sharp"][:, -1])
         if f"{way}/true_l1" in arrays:
             found[f"{way}/true_last_l1"] = _mean(arrays[f"{way}/true_l1"][:, -1])
     found |= {f"{way}/last_l1": _mean(arrays[f"{way}/l1"][:, -1]) for way in ("copy", "mean") if f"{way}/l1" in arrays}

@@ -1,5 +1,7 @@
 """FGLA's training and clips: sources of codes, switches, and what is remembered."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule
@@ -9,8 +11,10 @@ from lightning_modules.fgla import module as fgla
 from lightning_modules.fgla.module import Fgla, edge_aware, kl_divergence, looks, neighbours
 from lightning_modules.fgla.network import Code
 from lightning_modules.fgla.warping import accumulate, animated, warp
+from lightning_modules.metrics.claims import load_facts
 from stages.composing import compose
 
+FACTS = Path(fgla.__file__).with_name("facts.yaml")
 SIZE, FRAMES = 16, 5
 
 
@@ -49,6 +53,19 @@ def liven(module):
             for parameter in part.parameters():
                 torch.nn.init.normal_(parameter, std=0.1)
     return module
+
+
+def test_sizes_of_the_paper_preset_and_of_animating_landscape():
+    oracles = {oracle.name: oracle.model_extra for oracle in load_facts(FACTS).oracles}
+    model = compose("paper", system="fgla")["system"]["model"] | {"flow_teacher": None, "perception": None}
+    model.pop("_target_")
+    with torch.device("meta"):
+        assert Fgla(**model).facts()["code_numbers"] == oracles["embedding"]["numbers"]
+        small = model["encoder"] | {"grid": 1, "code_dim": oracles["animating-landscape-code"]["numbers"]}
+        theirs = Fgla(**model | {"encoder": small, "generator": model["generator"] | {"reach": 1 / 128}}).facts()
+    assert theirs["code_numbers"] == 8
+    # Theirs is in units of half a picture from centre to centre of its outermost pixels: 255 of 256 of ours.
+    assert theirs["reach"] * 255 / 256 == oracles["animating-landscape-reach"]["pixels"]
 
 
 def test_the_loss_is_that_of_the_warped_frame_the_flow_and_its_smoothness(module):
