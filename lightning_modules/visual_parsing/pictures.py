@@ -153,7 +153,7 @@ class AskedPictures(LightningDataModule):
             yield items.batch(rows)
 
     def retrieval(self, split: str) -> Retrieval:
-        """Pictures and captions that are to find one another.
+        """Pictures and captions that are to find one another: those that are learnt from.
 
         Raises:
             ValueError: the task has no captions.
@@ -161,12 +161,13 @@ class AskedPictures(LightningDataModule):
         if self.task != "caption":
             raise ValueError(f"data.task is {self.task!r}, but only the task caption has captions to be found.")
         items = self.items(split)
-        ids, masks = (torch.cat(parts) for parts in zip(*items.texts, strict=True))
+        texts = [items.texts[number] for number in sorted(set(self.turns))]
+        ids, masks = (torch.cat(parts) for parts in zip(*texts, strict=True))
         return {
             "images": lambda rows: items.images[torch.as_tensor(rows)],
             "token_ids": ids,
             "attention_mask": masks,
-            "picture_of": torch.arange(len(items.picture)).repeat(len(items.texts)),
+            "picture_of": torch.arange(len(items.picture)).repeat(len(texts)),
         }
 
     def _text(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
