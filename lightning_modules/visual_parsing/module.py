@@ -475,7 +475,7 @@ class VisualParsing(Reader):
             hidden = neighbours(parsed.weights, pivot, self.visual_masking["neighbours"])
             weights = parsed.weights[torch.arange(len(pivot), device=pivot.device), pivot]
             found |= {"shown/weights": weights, "shown/pivot": pivot, "shown/hidden": hidden}
-        return {name: x.cpu() for name, x in found.items()}
+        return {name: x.cpu().contiguous() for name, x in found.items()}
 
     def facts(self) -> dict:
         """Sizes."""
