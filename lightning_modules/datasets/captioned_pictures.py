@@ -72,7 +72,7 @@ def stand_in(
     folder: Path, *, rows: int, splits: Mapping[str, Any], visual_genome: list[str] | None, **_: object
 ) -> StandIn:
     """See `download.StandIn`: COCO's, and as many pictures with two regions each."""
-    made = coco_captions.stand_in(folder, rows=rows, splits=dict.fromkeys(splits, rows), features=None)
+    coco_captions.stand_in(folder, rows=rows, splits=dict.fromkeys(splits, rows), features=None)
     (folder / "val2014").mkdir(exist_ok=True)
     if visual_genome is not None:
         place = folder / visual_genome[0]
@@ -85,10 +85,11 @@ def stand_in(
         ]
         (folder / REGIONS).write_text(json.dumps(told))
         (folder / KNOWN).write_text(json.dumps([{"image_id": number, "coco_id": None} for number in range(rows)]))
-    config = {"splits": dict.fromkeys(splits, rows), "cache": str(folder), "limit": None}
-    if visual_genome is not None:
+    config, whole = {"splits": dict.fromkeys(splits, rows), "cache": str(folder), "limit": None}, dict(splits)
+    if visual_genome is not None:  # how many of its pictures have regions, and are not judged on, is not known
         config["visual_genome"] = visual_genome[:1]
-    return StandIn(config, made.whole)
+        whole["train"] = None
+    return StandIn(config, whole)
 
 
 def read_regions(descriptions: Path, known: Path, without: set[int]) -> list[tuple[int, tuple[str, ...]]]:
