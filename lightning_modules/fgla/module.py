@@ -434,13 +434,16 @@ class Fgla(PaperModule):
 
     @torch.no_grad()
     def fill(self, data: LightningDataModule) -> None:
-        """Remember the codes of the first training clips, as many as `codebook`."""
-        done = 0
+        """Remember the codes of the first training clips, as many as `codebook`; of several of a video, one."""
+        done, seen, each = 0, 0, getattr(data, "clips", 1)
         for batch in data.evaluation_batches("train"):
-            batch = {name: x[: len(self.known) - done].to(self.device) for name, x in batch.items() if is_rows(x)}
+            first, seen, left = -seen % each, seen + len(batch["video"]), len(self.known) - done
+            if not left:
+                break
+            batch = {name: x[first::each][:left].to(self.device) for name, x in batch.items() if is_rows(x)}
             video = self.read(batch["video"])[:, :, : self.frames]
             if not len(video):
-                break
+                continue
             own = self.own_flow[batch["rows"]] if "own" in self.encoder.sees else None
             flow = self.flow(batch, video)[:, : self.frames - 1] if "flow" in self.encoder.sees else None
             codes, to = self.encode(video, flow, own), slice(done, done + len(video))
