@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, NotRequired
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -149,6 +149,10 @@ class Reader(PaperModule):
     def to_transformers(self) -> Exported:
         """The visual parser as a Swin Transformer, see `exporting`."""
         return exported(self.network.visual, self.preprocess.statistics)
+
+    def forward(self, images: Shaped[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
+        """Visual tokens of stored pixels, as words meet them: after the projection, row by row of their grid."""
+        return self.network.visual_proj(self.network.parse(self.preprocess(images)).features)
 
     def parsed(self, batch: Batch) -> tuple[Parsed, Bool[Tensor, "batch tokens"]]:
         """Visual tokens of a batch of pictures, and which of them show a part of their picture."""
