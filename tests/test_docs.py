@@ -112,11 +112,30 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
         "finetune": {},
         "evaluate": {"vit_bert": {}},
     },
+    "fgla": {
+        "pretrain": {"fgla": {"pretrain.epochs": 1}},
+        "pretrain_from": {},
+        "finetune": {},
+        "evaluate": {"fgla": {}},
+    },
     "imp": {
         "pretrain": {"imp": {"data.steps": 8, "pretrain.validate_every": None}},
         "pretrain_from": {},
         "finetune": {},
         "evaluate": {"imp": {}},
+    },
+    "visual_parsing": {
+        "pretrain": {"visual_parsing": {"pretrain.epochs": 1, "pretrain.validate_every": None}},
+        "pretrain_from": {},
+        "finetune": {
+            "visual_parsing-questions": {"downstream.questions.epochs": 1, "downstream.questions.validate_every": None},
+            "visual_parsing-statements": {
+                f"downstream.{protocol}.{name}": value
+                for protocol in ("entailment", "pairs")
+                for name, value in (("epochs", 1), ("validate_every", None))
+            },
+        },
+        "evaluate": {"visual_parsing": {}, "visual_parsing-questions": {}, "visual_parsing-statements": {}},
     },
 }
 

@@ -190,9 +190,27 @@ def mm_gem(model, draw, published):
     return facts, arrays
 
 
+def fgla(model, draw, published):
+    """The same of FGLA: errors of each step, and what was seen in clips."""
+    steps, sources = model["frames"] - 1, ["reconstruction", "retrieval"]
+    arrays = {name: draw.uniform(1, 2, (ROWS, steps)) for name in ("epe", "copy/epe", "mean/epe")}
+    for name in ("step/l1", "step/copy_l1", "step/mean_l1", "copy/l1", "mean/l1", *(f"{each}/l1" for each in sources)):
+        arrays[name] = draw.uniform(0.1, 0.2, (ROWS, steps))
+    for way in ("accumulated", "by_frame"):
+        arrays |= {f"{way}/{name}": draw.uniform(0.1, 0.2, (ROWS, steps)) for name in ("l1", "sharp", "true_l1")}
+    for of in sources:
+        arrays |= {f"{of}/ssim": draw.random(ROWS), f"{of}/features": draw.normal(size=(ROWS, 2))}
+        arrays |= {f"{of}/i3d": draw.normal(size=(ROWS, 2)), f"{of}/lpips": draw.random(ROWS)} if published else {}
+    arrays |= {"step/ssim": draw.random(ROWS), "features/real": draw.normal(size=(ROWS, 2))}
+    arrays |= {"i3d/real": draw.normal(size=(ROWS, 2))} if published else {}
+    arrays |= {f"shown/{name}": np.zeros((1, 3, 4, 4, 3), np.uint8) for name in ("real", *sources)}
+    arrays |= {f"shown/{name}": np.ones((1, 2, 2, 4, 4), np.float32) for name in ("flow", "true_flow")}
+    return {"parameters": 3, "code_numbers": 512, "reach": 8.0}, arrays
+
+
 STORED = {
     "movinet": movinet, "lf_vila": lf_vila, "magvit": magvit, "magvit2": magvit2, "spae": spae, "videopoet": videopoet,
-    "camvig": camvig, "vlora": vlora, "mm_gem": mm_gem,
+    "camvig": camvig, "fgla": fgla, "vlora": vlora, "mm_gem": mm_gem,
 }  # fmt: skip
 
 

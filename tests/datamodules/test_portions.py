@@ -16,6 +16,7 @@ from lightning_modules.datamodules.masked_texts import MaskedTexts
 from lightning_modules.datasets import digits, flickr30k, sounds
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.datasets.video import with_sound
+from lightning_modules.fgla.clips import TimelapseClips
 from lightning_modules.imp.captioned_pictures import StreamedCaptions
 from lightning_modules.imp.captioned_videos import CaptionedVideos
 from lightning_modules.imp.modality_rows import ModalityRows
@@ -27,6 +28,7 @@ from lightning_modules.spae.language import make_language
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.videopoet.clips import SoundingClips
 from lightning_modules.vision_language.causal import make_causal
+from lightning_modules.visual_parsing.pictures import AskedPictures
 from tests.datamodules import test_annotated_videos as annotated_videos
 from tests.datamodules import test_streamed as streamed
 from tests.datamodules import test_video_clips as video_clips
@@ -38,6 +40,7 @@ from tests.movinet import test_clip_files as clip_files
 from tests.pipeline import ROOT
 from tests.unified_t2i_i2t import test_evaluation as captioned
 from tests.videopoet import test_sound as sounding
+from tests.visual_parsing import test_official as official
 
 pictures, videos, clips, scenes = streamed.folder, video_file_texts.home, video_texts.folder, captioned.folder
 annotated, actions, to_generate = annotated_videos.home, clip_files.home, video_clips.home
@@ -46,9 +49,9 @@ PART = {"train": {"source": "train", "rows": None}, "val": {"source": "train", "
 WAYS = ["one network", "copies", "streamed", "streamed in part", "captioned", "clips", "clips by class", "files",
         "long videos", "runs",
         "hybrid clips", "labelled clips", "labelled copies", "numbered clips", "event clips", "clip files",
-        "videos to generate", "texts", "sounding clips", "camera clips", "posed videos",
+        "videos to generate", "texts", "sounding clips", "camera clips", "time lapses", "posed videos",
         "sounding videos", "illustrated texts", "illustrated regions", "masked texts", "modalities", "sound files",
-        "captioned crops", "captioned videos",
+        "captioned crops", "captioned videos", "asked pictures", "official pictures",
         "tasks joined", "tasks in turn", "tasks by intervals", "tasks by weights"]  # fmt: skip
 
 
@@ -83,6 +86,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "texts": lambda: texts(prepared("world_plain")),
         "sounding clips": lambda: SoundingClips(folder=prepared("world_sounding"), **resident),
         "camera clips": lambda: CameraClips(folder=prepared("world_camera"), share=0.5, **resident),
+        "time lapses": lambda: TimelapseClips(folder=prepared("world_timelapse"), window=3, **resident),
         "posed videos": lambda: posed.of_new_files(tmp_path / "posed"),
         "sounding videos": lambda: sounding.of_new_files(tmp_path / "sounding", monkeypatch),
         "illustrated texts": lambda: illustrated(prepared("world_pairs")),
@@ -94,6 +98,10 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
         "sound files": lambda: sound_files(tmp_path / "sounds"),
         "captioned crops": lambda: captioned_crops(tmp_path / "crops"),
         "captioned videos": lambda: captioned_videos(tmp_path / "captioned"),
+        "asked pictures": lambda: AskedPictures(
+            folder=prepared("world_asked"), task="entailment", tokenizer="asked", text_length=14, **resident
+        ),
+        "official pictures": lambda: official.data(tmp_path / "official", "entailment", batch_size=8),
         "tasks joined": lambda: alternating(prepared("world_many"), "joint"),
         "tasks in turn": lambda: alternating(prepared("world_many"), "alternate"),
         "tasks by intervals": lambda: alternating(prepared("world_many"), "interval"),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 STEMS = {path.parent.name for path in ROOT.glob("lightning_modules/*/facts.yaml")}
 SYSTEMS = {row.system: arm for arm, row in PLAN.pretrain.items() if row.paper in STEMS}
 LANGUAGES = {"spae_language", "caption_language", "mm_gem"}
-SHOWN_ELSEWHERE = {"vit_bert"}  # tests/vit_bert compares its side of pictures with a ViT
+SHOWN_ELSEWHERE = {"vit_bert", "visual_parsing"}  # their own tests compare what is exported with ours
 EXPORTED = {
     "maskalign", "masked_autoencoder", "classifier", "clip_vip", "spae_clip", "caption_tower", *LANGUAGES,
     *SHOWN_ELSEWHERE,
@@ -44,6 +44,7 @@ REFUSED = {
             "camvig",
             "camvig_base",
             "camvig_tokenizer",
+            "fgla",
             "hd_vila",
             "hd_vila_manipulation",
             "lf_vila",

@@ -1,0 +1,117 @@
+"""Numbers, figures and galleries from what trained networks have stored."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from lightning_modules.files import sha256
+from lightning_modules.runs import Run
+from lightning_modules.visual_parsing.evaluation import evaluate, explained, flows, measured, regressions
+from tests.visual_parsing import small
+from tests.visual_parsing.test_answering import batch_of
+
+
+def run(folder, arrays, facts, name="", seed=0):
+    """A finished run with these predictions."""
+    folder.mkdir(parents=True)
+    save_file({key: np.ascontiguousarray(x) for key, x in arrays.items()}, folder / "predictions.safetensors")
+    digest = {"predictions_sha256": sha256(folder / "predictions.safetensors")}
+    (folder / "facts.json").write_text(json.dumps(facts | digest))
+    (folder / "history.csv").write_text("step,validation/flow\n20,0.5\n40,0.7\n")
+    return Run(folder, seed, name)
+
+
+def stored(module, data=None):
+    predictions = module.predictions(data or small.Data(), torch.device("cpu"))
+    return {name: x.numpy() for name, x in predictions.items()}
+
+
+def test_explained_variance():
+    assert explained(np.array([[1.0, 4.0], [2.0, 8.0]])) == pytest.approx(0.75)
+    assert explained(np.array([[4.0, 4.0]])) == 0, "who always says the mean"
+
+
+def test_what_words_add_is_what_their_own_caption_adds_to_another():
+    arrays = {f"regression/{how}/{text}": np.array([[error, 10.0]], np.float32)
+              for how, errors in {"guided": (2.0, 9.0, 8.0), "random": (1.0, 2.0, 2.0)}.items()
+              for text, error in zip(("own", "other", "hidden"), errors, strict=True)}  # fmt: skip
+    found = regressions(arrays, "guided")
+    assert found["features/text_gain_points"] == found["guided_features/text_gain_points"] == pytest.approx(70)
+    assert found["random_features/text_gain_points"] == pytest.approx(10)
+    assert found["features/hidden_r2_percent"] == pytest.approx(20)
+    assert regressions(arrays, "random")["features/own_r2_percent"] == pytest.approx(90)
+    assert regressions({}, "none") == {}
+
+
+def test_flow_is_a_mean_over_pictures_and_layers():
+    arrays = {f"flow/{name}/relative": np.array([[0.5, 1.0]]) for name in ("own", "other", "content")}
+    arrays |= {"flow/own/rolled_out": np.array([0.4]), "flow/own/to_language": np.array([[0.2, 0.4]]),
+               "flow/own/to_vision": np.array([[0.1, 0.1]])}  # fmt: skip
+    found = flows(arrays)
+    assert found["flow/own_percent"] == pytest.approx(75)
+    assert found["flow/to_language_percent"] == pytest.approx(30)
+
+
+def test_a_pre_trained_arm_has_numbers_figures_and_pictures(tmp_path):
+    module = small.module(ranked=4)
+    arrays = stored(module)
+    found = evaluate(
+        [run(tmp_path / f"seed-{seed}", arrays, module.facts(), seed=seed) for seed in (0, 1)], "world", examples=2
+    )
+    metrics = found.metrics[1]
+    assert metrics["world/word_accuracy_percent"] == pytest.approx(100 * arrays["right/word"].mean())
+    assert metrics["world/features/own_r2_percent"] == metrics["world/guided_features/own_r2_percent"]
+    assert 0 <= metrics["world/search/text_to_picture/recall_at_1_percent"] <= 100
+    assert metrics["world/parameters"] == module.facts()["parameters"]
+    assert [figure.id for figure in found.figures] == ["flow", "flow-steps", "features"]
+    assert len(found.figures[0].series[0].y) == 2, "layers"
+    parsing, reading = found.galleries
+    assert [exhibit.label for exhibit in parsing.rows[0]] == ["picture", "attention of the pivot", "what is masked"]
+    assert len(reading.rows) == 2 and len(reading.rows[1]) == 7
+    assert not found.not_computed
+
+
+def test_what_an_arm_has_not_learnt_is_said(tmp_path):
+    module = small.module(
+        visual={**small.VISUAL, "kind": "cnn"}, visual_masking={"how": "random", "pivots": 1, "neighbours": 3},
+        losses={"words": 0.0, "matching": 0.0, "features": 1.0},
+    )  # fmt: skip
+    found = evaluate([run(tmp_path / "seed-0", stored(module), module.facts())], "world")
+    assert found.not_computed.keys() >= {"word_accuracy_percent", "matching_accuracy_percent"}
+    assert "CNN" in found.not_computed["guided_features/own_r2_percent"]
+    assert len(found.galleries) == 1 and "world/features/own_r2_percent" in found.metrics[0]
+    unmasked = small.module(visual_masking={"how": "none", "pivots": 1, "neighbours": 3})
+    assert "features/own_r2_percent" not in measured(stored(unmasked), unmasked.facts())
+
+
+@pytest.mark.parametrize(("task", "outputs"), [("question", 22), ("entailment", 3), ("pair", 2)])
+def test_tasks_are_compared(tmp_path, task, outputs):
+    runs = []
+    for arm in ("one", "other"):
+        module, data = small.answering(task, outputs), small.Data(task)
+        data.batch = batch_of(task)
+        module.check_data(data)
+        runs.append(run(tmp_path / arm, stored(module, data), module.facts(), f"{arm}/tasks"))
+    found = evaluate(runs, "world", examples=3)
+    credit = runs[0].predictions()["credit"]
+    assert found.metrics[0]["world/tasks/accuracy_percent@one"] == pytest.approx(100 * credit.mean())
+    assert ("world/tasks/accuracy_percent/how@one" in found.metrics[0]) == (task == "question")
+    assert ("world/tasks/consistency_percent@one" in found.metrics[0]) == (task == "pair")
+    (gallery,) = found.galleries
+    assert len(gallery.rows) == 3 and len(gallery.rows[0]) == (4 if task == "pair" else 3)
+
+
+def test_nothing_to_evaluate_and_other_rows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no run"):
+        evaluate([], "world")
+    module, runs = small.answering("pair", 2), []
+    for number, arm in enumerate(("one", "other")):
+        data = small.Data("pair")
+        data.batch = batch_of("pair")
+        data.batch["labels"] = data.batch["labels"].roll(number)
+        runs.append(run(tmp_path / arm, stored(module, data), module.facts(), f"{arm}/tasks"))
+    with pytest.raises(ValueError, match="other test rows"):
+        evaluate(runs, "world")
