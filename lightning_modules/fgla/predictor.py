@@ -67,7 +67,7 @@ class Landscapes(Predictor):
         and its `colours`: hue is direction, saturation length.
 
         Raises:
-            ValueError: the picture or a clip cannot be read, or a clip is too short.
+            ValueError: the picture or a clip cannot be read, or a clip has a single frame.
         """
         picture = _tensor(np.array(read(Path(path))))
         small = self.squeezed(picture)
@@ -101,12 +101,12 @@ class Landscapes(Predictor):
                 yield f"by chance {number}", self.module.prior(1, seed=number)
 
     def codes_of(self, clip: Path) -> Codes:
-        """The codes of a clip: of its middle, with frames as far apart as in training.
+        """The codes of a clip: of its middle, frames as far apart as in training; fewer of a short one.
 
         An encoder that sees flows, but has no network for them, gets those of OpenCV (Farneback's).
 
         Raises:
-            ValueError: the file cannot be read, or has too few frames.
+            ValueError: the file cannot be read, or has a single frame.
         """
         module = self.module
         show = partial(central_square, short_side=module.size, size=module.size)
@@ -151,13 +151,14 @@ class Landscapes(Predictor):
 
 
 def middle(total: int, shown: int, stride: int) -> Int[np.ndarray, " shown"]:
-    """Frames a stride apart around the middle of a clip; a smaller stride where it is short.
+    """Frames a stride apart around the middle of a clip; where it is short, a smaller stride, and then fewer frames.
 
     Raises:
-        BrokenVideo: there are too few frames.
+        BrokenVideo: there is a single frame.
     """
-    if total < shown:
-        raise BrokenVideo(f"it has {total} frames, but the model needs {shown}: give a longer clip")
+    if total < 2:
+        raise BrokenVideo(f"it has {total} frame, but motion lies between at least 2: give a longer clip")
+    shown = min(shown, total)
     stride = min(stride, (total - 1) // (shown - 1))
     return (total - (shown - 1) * stride - 1) // 2 + stride * np.arange(shown)
 

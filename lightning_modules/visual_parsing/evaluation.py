@@ -39,10 +39,10 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 6, tokenize
     Metrics: `word_accuracy_percent` of masked words; `matching_accuracy_percent` of whether a text belongs to a
     picture, half of which do; `search/<direction>/...` by matching scores, see `metrics.retrieval`. Of masked features
     R^2 in percent, with `guided` and with `random` masks, for the picture's `own` caption, that of an `other` picture,
-    and one whose words are all `hidden`: `<mask>_features/<text>_r2_percent`; `<mask>_features/text_gain_points`, that
+    and one whose words are all `hidden`: `<mask>_features/<text>_r2_points`; `<mask>_features/text_gain_points`, that
     of the own caption less that of another. Without the first part, those of the masks that the arm was trained with.
-    Of inter-modality flow, over that of equal attention and mean over layers, in percent: `flow/<own, other>_percent`,
-    `flow/content_percent` without special tokens, `flow/rolled_out_percent`, and `flow/to_language_percent` and
+    Of inter-modality flow, over that of equal attention and mean over layers, in percent: `flow/<own, other>_points`,
+    `flow/content_points` without special tokens, `flow/rolled_out_points`, and `flow/to_language_percent` and
     `flow/to_vision_percent`, shares that are read from the other side.
 
     Args:
@@ -99,9 +99,9 @@ def regressions(arrays: Arrays, masking: str) -> Metrics:
     for name, errors in arrays.items():
         if name.startswith("regression/"):
             _, how, text = name.split("/")
-            found[f"{how}_features/{text}_r2_percent"] = PERCENT * explained(errors)
+            found[f"{how}_features/{text}_r2_points"] = PERCENT * explained(errors)
     for how in sorted({name.partition("_features/")[0] for name in found}):
-        own, other = (found[f"{how}_features/{text}_r2_percent"] for text in ("own", "other"))
+        own, other = (found[f"{how}_features/{text}_r2_points"] for text in ("own", "other"))
         found[f"{how}_features/text_gain_points"] = own - other
     start = f"{masking}_features/"
     return found | {f"features/{name.removeprefix(start)}": x for name, x in found.items() if name.startswith(start)}
@@ -109,8 +109,8 @@ def regressions(arrays: Arrays, masking: str) -> Metrics:
 
 def flows(arrays: Arrays) -> Metrics:
     """Inter-modality flow, mean over pictures and layers, see `evaluate`."""
-    found = {f"flow/{name}_percent": PERCENT * _mean(arrays[f"flow/{name}/relative"]) for name in FLOWS}
-    found["flow/rolled_out_percent"] = PERCENT * _mean(arrays["flow/own/rolled_out"])
+    found = {f"flow/{name}_points": PERCENT * _mean(arrays[f"flow/{name}/relative"]) for name in FLOWS}
+    found["flow/rolled_out_points"] = PERCENT * _mean(arrays["flow/own/rolled_out"])
     for name in ("to_language", "to_vision"):
         found[f"flow/{name}_percent"] = PERCENT * _mean(arrays[f"flow/own/{name}"])
     return found
@@ -125,8 +125,8 @@ def _missing(arrays: Arrays) -> dict[str, str]:
     if "right/matching" not in arrays:
         found |= dict.fromkeys(("matching_accuracy_percent", "search/text_to_picture/recall_at_1_percent"), NOT_LEARNT)
     if "regression/random/own" not in arrays:
-        return found | {"features/own_r2_percent": NOT_LEARNT}
-    return found if "regression/guided/own" in arrays else found | {"guided_features/own_r2_percent": NO_WEIGHTS}
+        return found | {"features/own_r2_points": NOT_LEARNT}
+    return found if "regression/guided/own" in arrays else found | {"guided_features/own_r2_points": NO_WEIGHTS}
 
 
 def _flows(arrays: Arrays) -> list[Figure]:
@@ -157,11 +157,11 @@ def _regressions(metrics: Mapping[int, Metrics], dataset: str) -> list[Figure]:
     """R^2 of masked features for each mask and text; nothing where no features are regressed."""
     first = next(iter(metrics.values()))
     texts = ("own", "other", "hidden")
-    masks = [how for how in ("guided", "random") if f"{dataset}/{how}_features/own_r2_percent" in first]
+    masks = [how for how in ("guided", "random") if f"{dataset}/{how}_features/own_r2_points" in first]
     names = {"own": "own caption", "other": "another caption", "hidden": "all words masked"}
     series = []
     for how in masks:
-        values = np.array([[found[f"{dataset}/{how}_features/{text}_r2_percent"] for text in texts]
+        values = np.array([[found[f"{dataset}/{how}_features/{text}_r2_points"] for text in texts]
                            for found in metrics.values()])  # fmt: skip
         series.append(seed_series(f"{how} masks", "bars", range(len(texts)), values, [names[text] for text in texts]))
     told = "Test rows. What the own caption adds to another one is what words tell of the picture."

@@ -25,9 +25,11 @@ from lightning_modules.vision_language.asked import lines_among_pictures
 from lightning_modules.visual_parsing.answering import Answering
 from lightning_modules.visual_parsing.module import UNMATCHED, Reader, VisualParsing
 from lightning_modules.visual_parsing.official import framed, scaled
+from lightning_modules.visual_parsing.parsing import Parsed
 
 FILE = "answering.json"  # of the results of tasks: where the trained network of each protocol lies
 DIGITS = 6
+TOGETHER = 64  # texts that are read with a picture at a time
 QUESTION = "?"  # a text that ends so is a question, any other one a statement
 WANTED = {"question": "questions, which end in `?`", "entailment": "statements about a picture",
           "pair": "statements about two pictures"}  # fmt: skip
@@ -127,10 +129,14 @@ class Captions(Predictor):
         self._check()
         if not texts:
             return []
-        batch = self._batch(path, texts)
-        parsed, there = self.module.parsed(batch)
-        fused = self.module.network.fuse(batch["token_ids"], batch["attention_mask"], parsed, there)
-        shares = self.module.network.matching(fused).float().softmax(-1)[:, 1 - UNMATCHED].tolist()
+        parsed, there = self.module.parsed(self.reading.pictures([path]))
+        written, shares = self.reading.texts(texts), []
+        for rows in torch.arange(len(texts)).split(TOGETHER):
+            some = Parsed(parsed.features.expand(len(rows), -1, -1), None, parsed.grid)
+            fused = self.module.network.fuse(
+                written["token_ids"][rows], written["attention_mask"][rows], some, there.expand(len(rows), -1)
+            )
+            shares += self.module.network.matching(fused).float().softmax(-1)[:, 1 - UNMATCHED].tolist()
         return sorted(zip(texts, shares, strict=True), key=lambda pair: -pair[1])
 
     @torch.inference_mode()
@@ -140,12 +146,7 @@ class Captions(Predictor):
         Raises:
             ValueError: see `begin` and `answer`.
         """
-        return self.module.flow(self._batch(path, [text]))["relative"][0].numpy()
-
-    def _batch(self, path: str | Path, texts: Sequence[str]) -> dict[str, Tensor]:
-        shown = self.reading.pictures([path])
-        repeated = {name: x.expand(len(texts), *x.shape[1:]) for name, x in shown.items()}
-        return repeated | self.reading.texts(texts)
+        return self.module.flow(self.reading.pictures([path]) | self.reading.texts([text]))["relative"][0].numpy()
 
     def _check(self) -> None:
         if not self.module.losses["matching"]:

@@ -64,6 +64,10 @@ def test_clips_take_the_place_of_what_is_recalled(module, picture, tmp_path):
     assert landscapes.begin([clips[0], picture, clips[1]]) == [picture]
     assert [answer["motion"] for answer in landscapes.answer(picture)] == ["sea", "sky"]
     codes = landscapes.codes_of(clips[0])
+    (answer,) = Landscapes(module).answer(picture)
+    assert answer["motion"] == "recalled"  # a clip belongs to one predictor
+    landscapes.begin([picture, encode(tmp_path / "short.mp4", 3)])
+    assert [len(answer["film"].frames) for answer in landscapes.answer(picture)] == [3]
     assert codes.motion.shape == (1, 4, module.encoder.code_dim, 4, 4) and codes.light is None
 
 
@@ -88,6 +92,7 @@ def test_frames_of_a_clip_lie_around_its_middle():
     assert middle(20, 5, 2).tolist() == [5, 7, 9, 11, 13]
     assert middle(7, 5, 4).tolist() == [1, 2, 3, 4, 5]
     assert middle(5, 5, 1).tolist() == [0, 1, 2, 3, 4]
+    assert middle(3, 5, 2).tolist() == [0, 1, 2]
 
 
 def test_wrong_files_are_refused(module, picture, tmp_path):
@@ -96,8 +101,10 @@ def test_wrong_files_are_refused(module, picture, tmp_path):
         landscapes.begin([tmp_path / "sea.mp4"])
     with pytest.raises(ValueError, match=r"two clips are called 'sea'.*rename one of them"):
         landscapes.begin([picture, tmp_path / "sea.mp4", tmp_path / "other/sea.MOV"])
-    landscapes.begin([picture, encode(tmp_path / "short.mp4", 4)])
-    with pytest.raises(ValueError, match=r"short.mp4: it has 4 frames, but the model needs 5: give a longer clip"):
+    landscapes.begin([picture, encode(tmp_path / "short.mp4", 1)])
+    with pytest.raises(
+        ValueError, match=r"short.mp4: it has 1 frame, but motion lies between at least 2: give a longer"
+    ):
         list(landscapes.answer(picture))
     landscapes.begin([picture, tmp_path / "nothing.mp4"])
     with pytest.raises(ValueError, match=r"nothing.mp4"):

@@ -47,6 +47,10 @@ def test_texts_are_ranked_by_how_surely_they_belong_to_a_picture(pictures, tmp_p
     assert [line["rank"] for line in lines] == [1, 2]
     assert {line["text"] for line in lines} == set(said)
     assert lines[0]["matches"] >= lines[1]["matches"]
+    many = model.rank(pictures[0], said * 40)  # more than are read at a time
+    assert [share for _, share in many] == pytest.approx(
+        [lines[0]["matches"]] * 40 + [lines[1]["matches"]] * 40, abs=1e-5
+    )
     alone = {text: model.rank(pictures[0], [text])[0][1] for text in said}
     assert {line["text"]: line["matches"] for line in lines} == pytest.approx(alone, abs=1e-5)
     assert model.flow(pictures[0], said[0]).shape == (2,)
