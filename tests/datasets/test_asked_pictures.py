@@ -279,7 +279,7 @@ def captions(tmp_path):
 
 def prepare_captions(folder, copy, **changes):
     config = {
-        "splits": {"train": 2, "val": 1, "test": 1}, "visual_genome": ["VG_100K"], "limit": None,
+        "splits": {"train": 2, "val": 1, "test": 1}, "restval": True, "visual_genome": ["VG_100K"], "limit": None,
         "mirror": str(copy), "cache": "none",
     }  # fmt: skip
     captioned_pictures.prepare(folder, **config | changes)
@@ -292,6 +292,15 @@ def test_regions_join_captions_but_for_pictures_that_are_judged_on(captions, tmp
     assert list(train["captions"][0]) == [f"Dog 0, view {view}." for view in range(5)]
     assert list(train["captions"][2]) == ["a tail", "an ear"]
     assert storage.card(tmp_path / "new")["splits"] == {"train": 4, "val": 1, "test": 1}
+
+
+def test_nothing_of_val2014_is_learnt_from_where_its_questions_are_judged(captions, tmp_path):
+    known = [{"image_id": number, "coco_id": of} for number, of in {1: None, 2: 1, 3: 3}.items()]
+    (captions / "image_data.json").write_text(json.dumps(known))
+    prepare_captions(tmp_path / "new", captions, restval=False, splits={"train": 1, "val": 1, "test": 1})
+    assert storage.read(tmp_path / "new", "train")["id"].tolist() == [0, 1_000_000_001]
+    prepare_captions(tmp_path / "more", captions)
+    assert storage.read(tmp_path / "more", "train")["id"].tolist() == [0, 1, 1_000_000_001, 1_000_000_002]
 
 
 def test_captions_alone_need_no_file_of_visual_genome(captions, tmp_path):

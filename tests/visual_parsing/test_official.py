@@ -22,7 +22,7 @@ VQA = {
 }  # fmt: skip
 PAIRS = {"splits": {"train": {"file": "train.json", "images": "images/train", "rows": None}}}
 SNLI = {"form": "snli", "splits": {"train": None}}
-CAPTIONS = {"splits": {"train": None, "val": None}, "visual_genome": ["VG_100K"]}
+CAPTIONS = {"splits": {"train": None, "val": None}, "restval": False, "visual_genome": ["VG_100K"]}
 FORMS = {
     "caption": (captioned_pictures, CAPTIONS),
     "question": (vqa2, VQA),
