@@ -1,8 +1,7 @@
 """COCO's captions and Visual Genome's regions in one data set: what models of pictures and language are pre-trained on.
 
-Read `prepare` first. A region's phrase is a text about the whole picture here. Pictures of Visual Genome that are judged
-on are left out, whatever is judged: search, for which COCO's splits `val` and `test` are held out, or questions of VQA
-about all of val2014.
+Read `prepare` first. A region's phrase is a text about the whole picture here. Pictures of Visual Genome that are
+judged on are left out: those of COCO's splits `val` and `test` for search, all of val2014 for the questions of VQA.
 """
 
 import json

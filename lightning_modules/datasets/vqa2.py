@@ -133,7 +133,8 @@ def read_questions(questions: Path, annotations: Path | None) -> list[Question]:
     """The questions of a split in the order of their file.
 
     Raises:
-        ValueError: a file does not have the official form, a question is there twice, or one has no annotation.
+        ValueError: a file does not have the official form, an id is no number, a question is there twice, or one has no
+            annotation.
     """
     entries = asked_pictures.read_json(questions, "questions")
     given = {} if annotations is None else _annotations(annotations)
@@ -142,6 +143,11 @@ def read_questions(questions: Path, annotations: Path | None) -> list[Question]:
             raise ValueError(
                 f"{annotations} has no answers to {len(open_)} questions of {questions}, {open_[0]} first."
             )
+        for number, image in ((entry["question_id"], entry["image_id"]) for entry in entries):
+            if not isinstance(number, int) or not isinstance(image, int):
+                raise ValueError(
+                    f"{questions} has the question_id {number!r} with the image_id {image!r}, not two numbers."
+                )
         found = [
             Question(
                 entry["question_id"], entry["image_id"], entry["question"].strip(),

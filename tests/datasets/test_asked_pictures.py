@@ -100,6 +100,10 @@ def test_files_of_vqa_that_do_not_hold_are_refused(vqa, tmp_path):
     (vqa / "annotations.json").write_text(json.dumps({"annotations": told["annotations"][:2]}))
     with pytest.raises(ValueError, match=r"has no answers to 1 questions of .*, 9001 first"):
         prepare_vqa(tmp_path / "new", vqa)
+    asked = json.loads((vqa / "questions.json").read_text())
+    (vqa / "questions.json").write_text(json.dumps({"questions": [asked["questions"][0] | {"image_id": "9"}]}))
+    with pytest.raises(ValueError, match=r"questions\.json has the question_id 9000 with the image_id '9', not two"):
+        prepare_vqa(tmp_path / "new", vqa)
     (vqa / "annotations.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         prepare_vqa(tmp_path / "new", vqa)
@@ -178,6 +182,30 @@ def test_files_of_snli_ve_that_do_not_hold_are_refused(snli, tmp_path):
     lines(snli / "snli_1.0_dev.jsonl", told("13", "It barks.", "neutral"))
     with pytest.raises(ValueError, match="has 'a', expected the number of a picture"):
         prepare_snli(tmp_path / "new", snli)
+
+
+def test_wrong_names_of_pictures_and_other_encodings_are_refused_with_file_and_line(snli, tmp_path):
+    place = snli / "snli_1.0_dev.jsonl"
+    lines(place, told("13", "It barks.", "neutral"), told("x7", "It barks.", "neutral"))
+    with pytest.raises(ValueError, match=r"line 2 of .*dev\.jsonl has the picture 'x7', expected a number"):
+        prepare_snli(tmp_path / "new", snli)
+    lines(place, told("13", "It barks.", "neutral") | {"pairID": 13})
+    prepare_snli(tmp_path / "new", snli)
+    place.write_bytes(json.dumps(told("13", "Ein H\u00fcgel.", "neutral"), ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"dev\.jsonl is not UTF-8 .*: save it so"):
+        prepare_snli(tmp_path / "new", snli)
+    (snli / "flickr30k_test.lst").write_bytes("13 \u00fc".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"flickr30k_test\.lst is not UTF-8"):
+        snli_ve.read_list(snli / "flickr30k_test.lst")
+    lines(place, {"Flickr30K_ID": "x7", "gold_label": "neutral", "sentence2": "It barks."})
+    with pytest.raises(ValueError, match=r"line 1 of .*dev\.jsonl has the picture 'x7', expected a number"):
+        snli_ve.read_snli_ve(place)
+
+
+def test_a_sentence_may_have_a_line_separator_in_it(snli):
+    said = {"Flickr30K_ID": "13", "gold_label": "neutral", "sentence2": "It barks.\u2028Or not."}
+    (snli / "one.jsonl").write_text(json.dumps(said, ensure_ascii=False) + "\r\n")
+    assert snli_ve.read_snli_ve(snli / "one.jsonl") == {"13": [("It barks.\u2028Or not.", "neutral")]}
 
 
 @pytest.mark.skipif(not (REAL / "snli-ve-vqa-lists").is_dir(), reason="the real lists are not there")
