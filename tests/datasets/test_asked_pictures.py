@@ -83,9 +83,8 @@ def test_answers_are_kept_if_they_are_frequent(vqa):
         vqa2.choose_answers(questions, {"splits": ["val"], "occurrences": 9, "count": None})
 
 
-def test_results_have_the_form_of_the_server(tmp_path):
-    vqa2.write_results(tmp_path / "results.json", [(9000, "yes"), (25000, "2")])
-    assert json.loads((tmp_path / "results.json").read_text()) == [
+def test_results_have_the_form_of_the_server():
+    assert json.loads(vqa2.results([(9000, "yes"), (25000, "2")])) == [
         {"question_id": 9000, "answer": "yes"},
         {"question_id": 25000, "answer": "2"},
     ]
