@@ -96,7 +96,7 @@ def explained(errors: np.ndarray) -> float:
 
 
 def regressions(arrays: Arrays, masking: str) -> Metrics:
-    """How well masked features are told, see `evaluate`."""
+    """How well masked features are predicted, see `evaluate`."""
     found: Metrics = {}
     for name, errors in arrays.items():
         if name.startswith("regression/"):
@@ -135,14 +135,14 @@ def _flows(arrays: Arrays) -> list[Figure]:
     """Flow by layer."""
     series = []
     for name, told in FLOWS.items():
-        by_layer = PERCENT * arrays[f"flow/{name}/relative"].astype(np.float64).mean(0)
+        by_layer = arrays[f"flow/{name}/relative"].astype(np.float64).mean(0)
         series.append(Series(f"pictures {told}", "line", [float(x) for x in range(1, 1 + len(by_layer))],
                              by_layer.tolist()))  # fmt: skip
     told = (
-        "Attention between words and visual tokens, over that of equal attention (100 %). Test rows, mean over heads; "
+        "Attention between words and visual tokens, over that of equal attention (1). Test rows, mean over heads; "
         "first seed. The formula is our reconstruction."
     )
-    return [Figure("flow", "Inter-modality flow by layer", told, "layer", "% of equal attention", series)]
+    return [Figure("flow", "Inter-modality flow by layer", told, "layer", "times equal attention", series)]
 
 
 def _through_training(run: Run) -> list[Figure]:
@@ -150,9 +150,9 @@ def _through_training(run: Run) -> list[Figure]:
     if "validation/flow" not in run.logged():
         return []
     steps, values = run.history("validation/flow")
-    line = Series("mean over layers", "line", steps.tolist(), (PERCENT * values).tolist())
+    line = Series("mean over layers", "line", steps.tolist(), values.tolist())
     told = "Of matched pairs of the split val, over that of equal attention. First seed."
-    return [Figure("flow-steps", "Inter-modality flow through training", told, "step", "% of equal attention", [line])]
+    return [Figure("flow-steps", "Inter-modality flow through training", told, "step", "times equal attention", [line])]
 
 
 def _regressions(metrics: Mapping[int, Metrics], dataset: str) -> list[Figure]:
@@ -167,7 +167,7 @@ def _regressions(metrics: Mapping[int, Metrics], dataset: str) -> list[Figure]:
                            for found in metrics.values()])  # fmt: skip
         series.append(seed_series(f"{how} masks", "bars", range(len(texts)), values, [names[text] for text in texts]))
     told = "Test rows. What the own caption adds to another one is what words tell of the picture."
-    return [Figure("features", "Masked features told from", told, "text", "R^2, %", series)] if series else []
+    return [Figure("features", "Masked features predicted from", told, "text", "R^2, %", series)] if series else []
 
 
 def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words: TextTokenizer) -> Evaluation:

@@ -41,8 +41,8 @@ def test_what_words_add_is_what_their_own_caption_adds_to_another():
     found = regressions(arrays, "guided")
     assert found["features/text_gain_points"] == found["guided_features/text_gain_points"] == pytest.approx(70)
     assert found["random_features/text_gain_points"] == pytest.approx(10)
-    assert found["features/hidden_r2_percent"] == pytest.approx(20)
-    assert regressions(arrays, "random")["features/own_r2_percent"] == pytest.approx(90)
+    assert found["features/hidden_r2_points"] == pytest.approx(20)
+    assert regressions(arrays, "random")["features/own_r2_points"] == pytest.approx(90)
     assert regressions({}, "none") == {}
 
 
@@ -51,7 +51,7 @@ def test_flow_is_a_mean_over_pictures_and_layers():
     arrays |= {"flow/own/rolled_out": np.array([0.4]), "flow/own/to_language": np.array([[0.2, 0.4]]),
                "flow/own/to_vision": np.array([[0.1, 0.1]])}  # fmt: skip
     found = flows(arrays)
-    assert found["flow/own_percent"] == pytest.approx(75)
+    assert found["flow/own_points"] == pytest.approx(75)
     assert found["flow/to_language_percent"] == pytest.approx(30)
 
 
@@ -63,7 +63,7 @@ def test_a_pre_trained_arm_has_numbers_figures_and_pictures(tmp_path):
     )
     metrics = found.metrics[1]
     assert metrics["world/word_accuracy_percent"] == pytest.approx(100 * arrays["right/word"].mean())
-    assert metrics["world/features/own_r2_percent"] == metrics["world/guided_features/own_r2_percent"]
+    assert metrics["world/features/own_r2_points"] == metrics["world/guided_features/own_r2_points"]
     assert 0 <= metrics["world/search/text_to_picture/recall_at_1_percent"] <= 100
     assert metrics["world/parameters"] == module.facts()["parameters"]
     assert [figure.id for figure in found.figures] == ["flow", "flow-steps", "features"]
@@ -81,10 +81,10 @@ def test_what_an_arm_has_not_learnt_is_said(tmp_path):
     )  # fmt: skip
     found = evaluate([run(tmp_path / "seed-0", stored(module), module.facts())], "world")
     assert found.not_computed.keys() >= {"word_accuracy_percent", "matching_accuracy_percent"}
-    assert "CNN" in found.not_computed["guided_features/own_r2_percent"]
-    assert len(found.galleries) == 1 and "world/features/own_r2_percent" in found.metrics[0]
+    assert "CNN" in found.not_computed["guided_features/own_r2_points"]
+    assert len(found.galleries) == 1 and "world/features/own_r2_points" in found.metrics[0]
     unmasked = small.module(visual_masking={"how": "none", "pivots": 1, "neighbours": 3})
-    assert "features/own_r2_percent" not in measured(stored(unmasked), unmasked.facts())
+    assert "features/own_r2_points" not in measured(stored(unmasked), unmasked.facts())
 
 
 @pytest.mark.parametrize(("task", "outputs"), [("question", 22), ("entailment", 3), ("pair", 2)])
