@@ -2,7 +2,8 @@
 
 Everything is measured with codes from the clip itself (`reconstruction`), so that arms are compared with the same
 source of codes, and of whole clips also with those that are recalled or drawn. An encoder that sees its generator's own
-last flow is the exception: of a new clip none is remembered, so its code is of the first frame alone.
+last flow is the exception: of a new clip none is remembered, so its code is of the first frame alone. Codes of `prior`
+are drawn alike for each batch of clips: there are as many motions as `data.evaluation_batch_size` says.
 
 Baselines: nothing moves, or all moves as the mean of the true flow. They need no training but for `copy/l1` and
 `mean/l1` of an arm that models the light, which are seen in the light that the arm reads from the next frame.
