@@ -51,8 +51,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: s
         ValueError: there is no run, or the votes cannot be read.
     """
     some_run(runs)
-    arm = runs[0].folder.parent.parent.name
-    voted = votes.judged(study, arm) if study else {}
+    voted, unvoted = _votes(runs[0], study) if study else ({}, NO_VOTES)
     metrics = {}
     for run in runs:
         found = scores(run.predictions()) | {name: float(run.facts[name]) for name in ("parameters", "code_numbers")}
@@ -60,7 +59,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: s
     first = runs[0].predictions()
     missing = not_computed(metrics)
     if not voted:
-        missing["votes"] = votes.not_of(study, arm) if study else NO_VOTES
+        missing["votes"] = unvoted
     if not any(name.endswith("frechet_drawn") for found in metrics.values() for name in found):
         missing["frechet_drawn"] = FEW
     return Evaluation(
@@ -69,6 +68,12 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: s
         galleries=[_clips(first, examples), *([_flows(first, examples)] if "shown/true_flow" in first else [])],
         not_computed=missing,
     )
+
+
+def _votes(run: Run, study: str) -> tuple[dict[str, float], str]:
+    """The votes of a study for the arm of a run, and why there are none if there are none."""
+    arm = run.folder.parent.parent.name  # <arm>/<stage>/seed-<seed>
+    return votes.judged(study, arm), votes.not_of(study, arm)
 
 
 def scores(arrays: Arrays) -> dict[str, float]:
