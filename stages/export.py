@@ -81,7 +81,16 @@ def seed_of(folder: Path, seed: str | None) -> Run:
 
 
 def processor(exported: "Exported", data: Mapping[str, Any]) -> Any:
-    """The image processor that does with a picture file what evaluation does: size, central square, normalisation."""
+    """The image processor that does with a picture file what evaluation does: size, central square, normalisation.
+
+    Raises:
+        ValueError: pictures keep their aspect ratio within a square.
+    """
+    if "long" in data:
+        raise ValueError(
+            f"pictures keep their aspect ratio within a square of {data['long']} px (data.short, data.long), which no "
+            "image processor of transformers does: export an arm whose pictures become squares"
+        )
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     config = getattr(exported.model.config, "vision_config", exported.model.config)

@@ -66,6 +66,18 @@ def _contents(rows: Iterable[Row], max_broken: float) -> Iterator[tuple[Path, by
         yield path, content, columns
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): save it so, or fetch it again.") from error
+
+
 def read_json(path: Path, key: str | None = None) -> Any:
     """The content of a JSON file, or what stands under one of its keys.
 
@@ -87,10 +99,10 @@ def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
     """The objects of a file with one on each line.
 
     Raises:
-        ValueError: a line is no JSON object, or a key is missing; or there is none.
+        ValueError: it is not UTF-8, a line is no JSON object, or a key is missing; or there is none.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # a sentence may have U+2028 in it
         if not line.strip():
             continue
         try:

@@ -1,7 +1,7 @@
 """COCO's captions and Visual Genome's regions in one data set: what models of pictures and language are pre-trained on.
 
-Read `prepare` first. A region's phrase is a text about the whole picture here. Pictures of Visual Genome that COCO's
-splits `val` and `test` have are left out: they are judged on.
+Read `prepare` first. A region's phrase is a text about the whole picture here. Pictures of Visual Genome that are
+judged on are left out: those of COCO's splits `val` and `test` for search, all of val2014 for the questions of VQA.
 """
 
 import json
@@ -15,7 +15,8 @@ from lightning_modules.datasets.download import StandIn, find
 from lightning_modules.files import replace_folder
 from lightning_modules.settings import Count, Share
 
-PARTS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}  # of Karpathy's splits
+SPLITS = ("train", "val", "test")
+RESTVAL = "restval"  # Karpathy's split of the pictures of val2014 that neither `val` nor `test` has
 GENOME = 1_000_000_000  # is added to the ids of Visual Genome's pictures, which COCO's have as well
 KARPATHY, REGIONS, KNOWN = "dataset_coco.json", "region_descriptions.json", "image_data.json"
 
@@ -24,6 +25,7 @@ def prepare(
     folder: Path,
     *,
     splits: Mapping[str, Count | None],
+    restval: bool,
     visual_genome: list[str] | None,
     limit: Count | None,
     mirror: str | None = None,
@@ -35,7 +37,9 @@ def prepare(
     Args:
         folder: the prepared data set.
         splits: which of train, val and test to write, and how many pictures of COCO each must have; null for any
-            number. `train` has Karpathy's `restval`, too.
+            number.
+        restval: whether `train` has Karpathy's `restval`, too. Without it nothing of val2014 is in `train`, neither
+            from COCO nor from Visual Genome, so that VQA's split `val` can be judged.
         visual_genome: folders of the pictures of Visual Genome, all of which are in `train`; null to leave them out.
         limit: keep only the first so many pictures of each split and of each of both; null keeps all.
         mirror: local folder that holds all this, as it is or below `coco_and_visual_genome/`.
@@ -50,15 +54,16 @@ def prepare(
     def copy(entry: str) -> Path:
         return find("coco_and_visual_genome", entry, mirror=mirror, cache=Path(cache))
 
-    if unknown := sorted(set(splits) - set(PARTS)):
-        raise ValueError(f"splits has {', '.join(unknown)}, expected some of {', '.join(PARTS)}.")
+    if unknown := sorted(set(splits) - set(SPLITS)):
+        raise ValueError(f"splits has {', '.join(unknown)}, expected some of {', '.join(SPLITS)}.")
     path = copy(KARPATHY)
     images = coco_captions.read_karpathy(path, "raw")
-    chosen = {split: [image for image in images if image.split in PARTS[split]] for split in splits}
+    parts = {split: {split, RESTVAL} if split == "train" and restval else {split} for split in SPLITS}
+    chosen = {split: [image for image in images if image.split in parts[split]] for split in splits}
     for split, count in splits.items():
         asked_pictures.expect(path, len(chosen[split]), count, f"pictures of {split}")
     halves = {half: copy(half) for half in ("train2014", "val2014")}
-    judged = {image.id for image in images if image.split in (*PARTS["val"], *PARTS["test"])}
+    judged = {image.id for image in images if image.split not in parts["train"]}
     regions = [] if visual_genome is None else read_regions(copy(REGIONS), copy(KNOWN), judged)
     folders = [copy(entry) for entry in visual_genome or []]
     with replace_folder(folder) as new:

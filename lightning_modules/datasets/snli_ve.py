@@ -92,14 +92,14 @@ def read_snli_ve(path: Path) -> Statements:
     """The sentences about each picture, from a file of the authors.
 
     Raises:
-        ValueError: it does not have the official form, or has an unknown label.
+        ValueError: it does not have the official form, a picture has no number, or a label is unknown.
     """
     found: Statements = {}
     for number, entry in enumerate(asked_pictures.read_lines(path, ("gold_label", "sentence2")), start=1):
         picture = entry.get("Flickr30K_ID", entry.get("Flikr30kID"))  # the authors' own parser has the second name
         if picture is None:
             raise ValueError(f"line {number} of {path} has no Flickr30K_ID: it does not have the official form.")
-        found.setdefault(str(picture).removesuffix(".jpg"), []).append(
+        found.setdefault(_picture(path, number, str(picture).removesuffix(".jpg")), []).append(
             (entry["sentence2"], _label(path, number, entry))
         )
     return found
@@ -117,10 +117,10 @@ def make_snli_ve(files: list[Path], lists: Mapping[str, Path]) -> dict[str, Stat
     for path in files:
         entries = asked_pictures.read_lines(path, ("gold_label", "pairID", "sentence2"))
         for number, entry in enumerate(entries, start=1):
-            if entry["gold_label"] == UNSURE or "vg_" in entry["pairID"]:
+            if entry["gold_label"] == UNSURE or "vg_" in str(entry["pairID"]):
                 continue
-            picture, _, _ = entry["pairID"].partition(".jpg")
-            told.setdefault(picture, []).append((entry["sentence2"], _label(path, number, entry)))
+            name, _, _ = str(entry["pairID"]).partition(".jpg")
+            told.setdefault(_picture(path, number, name), []).append((entry["sentence2"], _label(path, number, entry)))
     first, test = (read_list(lists[name]) for name in LISTS)
     parts = {"train": first[:-HELD], "dev": first[-HELD:], "test": test}
     return {split: {name: told[name] for name in names if name in told} for split, names in parts.items()}
@@ -132,12 +132,18 @@ def read_list(path: Path) -> list[str]:
     Raises:
         ValueError: it has none, or a line is no number.
     """
-    names = path.read_text(encoding="utf-8").split()
-    if wrong := [name for name in names if not name.isdigit()]:
+    names = asked_pictures.read_text(path).split()
+    if wrong := [name for name in names if not name.isdecimal()]:
         raise ValueError(f"{path} has {wrong[0]!r}, expected the number of a picture of Flickr30k on each line.")
     if not names:
         raise ValueError(f"{path} is empty, expected the number of a picture of Flickr30k on each line.")
     return names
+
+
+def _picture(path: Path, number: int, name: str) -> str:
+    if not name.isdecimal():
+        raise ValueError(f"line {number} of {path} has the picture {name!r}, expected a number of Flickr30k.")
+    return name
 
 
 def _label(path: Path, number: int, entry: Mapping[str, Any]) -> str:

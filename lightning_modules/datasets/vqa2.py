@@ -1,7 +1,7 @@
 """VQA 2.0 (Goyal et al. 2017, https://visualqa.org): questions about COCO's pictures, each answered by ten people.
 
 Read `prepare` first. Files are the official ones: `v2_OpenEnded_mscoco_<split>_questions.json`,
-`v2_mscoco_<split>_annotations.json`, and the folders of pictures. `write_results` writes what the server reads.
+`v2_mscoco_<split>_annotations.json`, and the folders of pictures. `results` are what the server reads.
 """
 
 import json
@@ -19,6 +19,7 @@ from lightning_modules.metrics.picture_questions import ANNOTATORS, label
 from lightning_modules.settings import STRICT, Count, Share
 
 FILE = "answers.json"  # beside the shards: the answers that can be given
+KINDS = ("yes/no", "number", "other")  # of answers
 DRAWN_ANSWERS = 5  # kinds of answers of a stand-in that are given by people beside those of the vocabulary
 
 
@@ -133,7 +134,8 @@ def read_questions(questions: Path, annotations: Path | None) -> list[Question]:
     """The questions of a split in the order of their file.
 
     Raises:
-        ValueError: a file does not have the official form, a question is there twice, or one has no annotation.
+        ValueError: a file does not have the official form, an id is no number, a question is there twice, or one has no
+            annotation.
     """
     entries = asked_pictures.read_json(questions, "questions")
     given = {} if annotations is None else _annotations(annotations)
@@ -142,6 +144,11 @@ def read_questions(questions: Path, annotations: Path | None) -> list[Question]:
             raise ValueError(
                 f"{annotations} has no answers to {len(open_)} questions of {questions}, {open_[0]} first."
             )
+        for number, image in ((entry["question_id"], entry["image_id"]) for entry in entries):
+            if not isinstance(number, int) or not isinstance(image, int):
+                raise ValueError(
+                    f"{questions} has the question_id {number!r} with the image_id {image!r}, not two numbers."
+                )
         found = [
             Question(
                 entry["question_id"], entry["image_id"], entry["question"].strip(),
@@ -163,11 +170,11 @@ def _annotations(path: Path) -> dict[int, tuple[dict[str, int], str, str]]:
             entry["question_id"]: (
                 dict(Counter(each["answer"] for each in entry["answers"])),
                 entry["multiple_choice_answer"],
-                entry["answer_type"],
+                KINDS[KINDS.index(entry["answer_type"])],
             )
             for entry in asked_pictures.read_json(path, "annotations")
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not have the official form ({type(error).__name__}: {error}).") from error
 
 
@@ -205,9 +212,9 @@ def read_answers(folder: Path) -> list[str]:
     return asked_pictures.read_json(folder / FILE)
 
 
-def write_results(path: Path, answers: Iterable[tuple[int, str]]) -> None:
-    """Writes answers, each with the id of its question, as the server of VQA and its evaluation code read them."""
-    path.write_text(json.dumps([{"question_id": question, "answer": answer} for question, answer in answers]))
+def results(answers: Iterable[tuple[int, str]]) -> str:
+    """Answers, each with the id of its question, as the server of VQA and its evaluation code read them: JSON."""
+    return json.dumps([{"question_id": question, "answer": answer} for question, answer in answers])
 
 
 def _rows(questions: Sequence[Question], place: Path, limit: int | None) -> Iterator[asked_pictures.Row]:

@@ -1,8 +1,12 @@
 """How well pictures move, from stored predictions. Imports no torch.
 
 Everything is measured with codes from the clip itself (`reconstruction`), so that arms are compared with the same
-source of codes, and of whole clips also with those that are recalled or drawn. Baselines need no training: nothing
-moves, or all moves as the mean of the true flow.
+source of codes, and of whole clips also with those that are recalled or drawn. An encoder that sees its generator's own
+last flow is the exception: of a new clip none is remembered, so its code is of the first frame alone. Codes of `prior`
+are drawn alike for each batch of clips: there are as many motions as `data.evaluation_batch_size` says.
+
+Baselines: nothing moves, or all moves as the mean of the true flow. They need no training but for `copy/l1` and
+`mean/l1` of an arm that models the light, which are seen in the light that the arm reads from the next frame.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +23,7 @@ from lightning_modules.video_tokens.evaluation import not_computed, published, s
 from lightning_modules.video_tokens.playing import playing
 
 SOURCES = {"reconstruction": "moved as it did", "retrieval": "moved as a training clip did", "prior": "moved by chance"}
-FEW, NO_VOTES = "fewer clips than features", "no file of votes is named (evaluate.study): the study's page writes one"
+FEW, NO_VOTES = "fewer clips than features", "no folder with votes is named (evaluate.study): see fgla/study.py"
 ENLARGED = 4  # pixels a side of a flow's vector in the gallery, where frames are small
 WHEEL = 64  # pixels a side of the colour wheel
 Arrays = Mapping[str, np.ndarray]
@@ -29,39 +33,47 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4, study: s
     """How near flows and clips are to the truth.
 
     Of each frame and the next: `epe` in pixels, `epe/<part>` and `l1`; `copy/epe`, `copy/l1`, `mean/epe`, `mean/l1` of
-    the baselines. Of whole clips for each source of codes: `<source>/clip_l1`, `/last_l1`, `/ssim`, `/frechet_drawn`
-    (see `metrics.motion.DrawnFeatures`, no FVD), and what published networks gave. Of the same flows, warped at once
-    and frame by frame: `accumulated/last_l1`, `by_frame/last_l1`, `.../sharpness` as a share of the real last frame's,
-    and `.../true_last_l1` with the true flow; `copy/last_l1`, `mean/last_l1`: where it is known, over pixels that show
-    what the first frame showed. `transfer/epe` where clips have others of the same layout. Votes of a `study`, see
-    `study.judged`. `parameters`, `code_numbers`.
+    the baselines. Of whole clips for each source of codes: `<source>/clip_l1`, `/last_l1`, `/ssim`, over all pixels,
+    `/frechet_drawn` (see `metrics.motion.DrawnFeatures`: no FVD, and blind to motion), and what published networks
+    gave. Of the same flows, warped at once and frame by frame: `accumulated/last_l1`, `by_frame/last_l1`,
+    `.../sharpness` as a share of the real last frame's, and `.../true_last_l1` with the true flow; `copy/last_l1`,
+    `mean/last_l1`: where it is known, over pixels that show what the first frame showed, so not to be held against
+    `<source>/last_l1`. `transfer/epe` where clips have others of the same layout. Votes of a `study` in the arm whose
+    films were its first, see `study.judged`. `parameters`, `code_numbers`.
 
     Args:
         runs: finished runs of `Fgla`, one for each seed.
         dataset: first part of every metric's name.
         examples: clips of each gallery.
-        study: file with the votes of a blinded study, see `study`; null for none.
+        study: folder with key and votes of a blinded study, see `study`; null for none.
 
     Raises:
         ValueError: there is no run, or the votes cannot be read.
     """
     some_run(runs)
-    voted = votes.judged(study) if study else {}
+    voted, unvoted = _votes(runs[0], study) if study else ({}, NO_VOTES)
     metrics = {}
     for run in runs:
         found = scores(run.predictions()) | {name: float(run.facts[name]) for name in ("parameters", "code_numbers")}
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in (found | voted).items()}
     first = runs[0].predictions()
     missing = not_computed(metrics)
-    missing |= {} if voted else {"votes": NO_VOTES}
+    if not voted:
+        missing["votes"] = unvoted
     if not any(name.endswith("frechet_drawn") for found in metrics.values() for name in found):
         missing["frechet_drawn"] = FEW
     return Evaluation(
         metrics=metrics,
-        figures=[_steps([run.predictions() for run in runs], dataset)],
+        figures=_by_frame([run.predictions() for run in runs], dataset),
         galleries=[_clips(first, examples), *([_flows(first, examples)] if "shown/true_flow" in first else [])],
         not_computed=missing,
     )
+
+
+def _votes(run: Run, study: str) -> tuple[dict[str, float], str]:
+    """The votes of a study for the arm of a run, and why there are none if there are none."""
+    arm = run.folder.parent.parent.name  # <arm>/<stage>/seed-<seed>
+    return votes.judged(study, arm), votes.not_of(study, arm)
 
 
 def scores(arrays: Arrays) -> dict[str, float]:
@@ -154,10 +166,21 @@ def _large(label: str, pixels: UInt8[np.ndarray, "h w 3"]) -> Exhibit:
     return Exhibit(label, picture=Picture.of(pixels, label))
 
 
-def _steps(predictions: Sequence[Arrays], dataset: str) -> Figure:
-    """The error of each frame of a clip."""
-    told = {"accumulated": "warped at once", "by_frame": "warped frame by frame", "reconstruction": "finished",
-            "copy": "first frame again", "mean": "mean of the true flow"}  # fmt: skip
+def _by_frame(predictions: Sequence[Arrays], dataset: str) -> list[Figure]:
+    """The error of each frame of a clip: of warped frames and baselines, and of finished frames over other pixels."""
+    warped = {"accumulated": "warped at once", "by_frame": "warped frame by frame", "copy": "first frame again",
+              "mean": "mean of the true flow"}  # fmt: skip
+    told = "Codes from the clip itself; mean over clips and seeds. Where it is known, over pixels that show what the "
+    finished = "Frames that were warped at once, repaired and lit, over all pixels, also those that show something new"
+    return [
+        _figure("steps", f"How far warped clips leave the truth ({dataset})", f"{told}first frame showed.",
+                _series(predictions, warped)),
+        _figure("finished", f"How far finished clips leave the truth ({dataset})",
+                f"{finished}; mean over clips and seeds.", _series(predictions, SOURCES)),
+    ]  # fmt: skip
+
+
+def _series(predictions: Sequence[Arrays], told: Mapping[str, str]) -> list[Series]:
     series = []
     for name, label in told.items():
         if f"{name}/l1" in predictions[0]:
@@ -165,8 +188,10 @@ def _steps(predictions: Sequence[Arrays], dataset: str) -> Figure:
             kind = "dashed" if name in ("copy", "mean") else "line"
             steps = [float(n) for n in range(1, len(values) + 1)]
             series.append(Series(label, kind, steps, values.round(6).tolist()))
+    return series
+
+
+def _figure(name: str, title: str, caption: str, series: list[Series]) -> Figure:
     return Figure(
-        id="steps", title=f"How far clips leave the truth ({dataset})",
-        caption="Codes from the clip itself; mean over clips and seeds.",
-        x_label="frame", y_label="mean absolute difference", series=series,
-    )  # fmt: skip
+        id=name, title=title, caption=caption, x_label="frame", y_label="mean absolute difference", series=series
+    )

@@ -42,18 +42,19 @@ class Landscapes(Predictor):
         self.stride = int((record or {}).get("data", {}).get("stride", 1))
 
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
-        """Pictures are to be animated; videos among the inputs are clips whose motion they get.
+        """Pictures are to be animated; videos among the inputs, or in folders, are clips whose motion they get.
 
         Raises:
-            ValueError: there is no picture, or two clips have one name.
+            ValueError: there is no picture, a folder lies in a folder, or films of two clips would have one name.
         """
         super().begin([], among)
+        inputs = [path for given in inputs for path in files_of(given)]
         self.clips = [path for path in inputs if path.suffix.lower() in VIDEOS]
         pictures = [path for path in inputs if path.suffix.lower() not in VIDEOS]
-        names = [clip.stem for clip in self.clips]
+        names = [row_of(clip.stem) for clip in self.clips]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two clips are called {twice!r}, and so would be their films: rename one of them.")
+            raise ValueError(f"films of two clips would be called {twice!r}: rename one of the clips.")
         if not pictures:
             raise ValueError(f"there are {len(self.clips)} clips and no picture: give a picture to be animated.")
         return pictures
@@ -67,7 +68,8 @@ class Landscapes(Predictor):
         and its `colours`: hue is direction, saturation length.
 
         Raises:
-            ValueError: the picture or a clip cannot be read, or a clip has a single frame.
+            ValueError: the picture or a clip cannot be read, a clip has a single frame, or the model remembers no
+                training clip whose motion could be recalled.
         """
         picture = _tensor(np.array(read(Path(path))))
         small = self.squeezed(picture)
@@ -78,7 +80,7 @@ class Landscapes(Predictor):
                 film = stored(self.enlarged(picture, small, flows, low))[0].numpy()
                 frames = stored(low)[0].numpy()
                 yield {
-                    "row": name.replace(" ", "-"),
+                    "row": row_of(name),
                     "motion": name,
                     "film": Film(film, RATE),
                     "frames": _picture(np.concatenate(list(frames), axis=1)),
@@ -91,14 +93,20 @@ class Landscapes(Predictor):
 
         Args:
             small: the picture at the model's size.
-            drawn: how many by chance.
+            drawn: how many by chance; their light stays as it is.
+
+        Raises:
+            ValueError: see `answer`.
         """
         for clip in self.clips:
             yield clip.stem, self.codes_of(clip)
-        if not self.clips:
-            yield "recalled", self.module.recall(small)
-            for number in range(drawn if self.module.encoder.variational else 0):
-                yield f"by chance {number}", self.module.prior(1, seed=number)
+        if self.clips:
+            return
+        if not self.module.known.any():
+            raise ValueError("the model remembers no training clip, so nothing can be recalled: give a clip, too.")
+        yield "recalled", self.module.recall(small)
+        for number in range(drawn if self.module.encoder.variational else 0):
+            yield f"by chance {number}", self.module.prior(1, seed=number)._replace(light=None)
 
     def codes_of(self, clip: Path) -> Codes:
         """The codes of a clip: of its middle, frames as far apart as in training; fewer of a short one.
@@ -117,7 +125,11 @@ class Landscapes(Predictor):
         return module.encode(video, estimated(frames) if unknown else None)
 
     def squeezed(self, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 size size"]:
-        """A picture as the model sees it, without regard to its aspect ratio."""
+        """A picture as the model sees it, without regard to its aspect ratio.
+
+        Training clips are squares that were cut out. In a wide picture, motion is therefore stretched along its width,
+        and its direction changes by so much.
+        """
         return F.interpolate(picture, size=(self.module.size,) * 2, mode="bilinear", antialias=True)
 
     def enlarged(
@@ -148,6 +160,25 @@ class Landscapes(Predictor):
             total = _resized(total, tall, wide) * scale[:, None, None]
             frames.append(warp(large, total) + _resized(change, tall, wide))
         return torch.stack(frames, 2).clamp(0, 1)
+
+
+def files_of(given: Path) -> list[Path]:
+    """A file that was given, or those of a folder.
+
+    Raises:
+        ValueError: a folder lies in it.
+    """
+    if not given.is_dir():
+        return [given]
+    files = sorted(given.iterdir())
+    if lying := next((path for path in files if path.is_dir()), None):
+        raise ValueError(f"{lying} lies in a folder and is one itself: give it as an input of its own.")
+    return files
+
+
+def row_of(motion: str) -> str:
+    """The part of a film's name that tells motions apart."""
+    return motion.replace(" ", "-")
 
 
 def middle(total: int, shown: int, stride: int) -> Int[np.ndarray, " shown"]:

@@ -4,7 +4,8 @@
 
 takes films of the same names from two folders and writes `study.html`, one file for the people, and `key.json`, which
 says what was left and right and stays with you. The page needs no server and sends nothing; at the end it offers a file
-of votes to be saved. Put all of these beside the key, and name the folder in `evaluate.study`: see `judged`.
+of votes to be saved. Put all of these beside the key, and name the folder in `evaluate.study`: see `judged`. Folders of
+films bear the names of arms, for votes are numbers of the arm whose films were the first.
 
 The paper asked 700 people; how, could not be read. That one of two must be chosen, and the rest, is our choice.
 """
@@ -69,8 +70,10 @@ class Ballot(TypedDict):
     votes: list[Vote]
 
 
-def judged(folder: str) -> dict[str, float]:
+def judged(folder: str, arm: str) -> dict[str, float]:
     """The votes of a study: how often films of the first folder were chosen, and by how many people mostly.
+
+    Nothing where that folder does not bear the arm's name, see `not_of`.
 
     `votes/percent` with the ends of its 95 % interval (Wilson), `votes/low_percent` and `votes/high_percent`, which
     takes votes for independent; `votes/subjects`, and `votes/subjects_percent` of these who chose the first more often
@@ -79,6 +82,7 @@ def judged(folder: str) -> dict[str, float]:
 
     Args:
         folder: with the key and the files of votes.
+        arm: that is evaluated.
 
     Raises:
         ValueError: the key or a file of votes is not there, does not have its form, is of another study, is of one
@@ -95,11 +99,20 @@ def judged(folder: str) -> dict[str, float]:
         _check(file, ballot, key, shares)
         chosen = [vote["chosen"] == key["pairs"][vote["pair"]]["first"] for vote in ballot["votes"]]
         shares[ballot["subject"]] = sum(chosen) / len(chosen)
+    if Path(key["first"]).name != arm:
+        return {}
     votes = len(shares) * len(key["pairs"])
     liked = float(round(sum(shares.values()) * len(key["pairs"])))
     mostly = sum(1.0 if share > 0.5 else 0.5 if share == 0.5 else 0.0 for share in shares.values())
     return {**_share("votes", liked, votes), "votes/subjects": float(len(shares)),
             **_share("votes/subjects", mostly, len(shares))}  # fmt: skip
+
+
+def not_of(folder: str, arm: str) -> str:
+    """Why an arm has no votes of a study."""
+    key: Key = _read(Path(folder) / KEY, Key)
+    first, second = (Path(key[side]).name for side in ("first", "second"))
+    return f"the study is of {first!r} and {second!r}, not of {arm!r}: votes are numbers of the first"
 
 
 def _share(name: str, liked: float, of: int) -> dict[str, float]:
@@ -141,7 +154,9 @@ def _read(path: Path, form: type) -> dict:
 
 
 def pairs_of(first: Path, second: Path, seed: int) -> tuple[Key, list[dict[Side, bytes]]]:
-    """The key of a study, and what is shown left and right; the first folder's film is left in half of the pairs.
+    """The key of a study, and what is shown left and right.
+
+    The first folder's film is left in half of the pairs; of an odd number, the side of the last one is drawn, too.
 
     Args:
         first: folder with films (.mp4).
@@ -159,7 +174,8 @@ def pairs_of(first: Path, second: Path, seed: int) -> tuple[Key, list[dict[Side,
             f"{f', such as {lone[0]} in one alone' if lone else ''}: expected films of the same names in both."
         )
     names = list(films[0])
-    swapped = {int(n) for n in permutation(len(names), seed, ORDER)[: len(names) // 2]}
+    half = -(-len(names) // 2)
+    swapped = {int(n) for n in permutation(2 * half, seed, ORDER)[:half]}  # may hold one pair more than there is
     shown: list[dict[Side, bytes]] = []
     digest = hashlib.sha256()
     for number, name in enumerate(names):

@@ -43,8 +43,9 @@ def sharpness(video: Float[Tensor, "batch 3 frames h w"]) -> Float[Tensor, "batc
 class DrawnFeatures(nn.Module):
     """Features of clips by two 3-D convolutions of drawn weights, always the same; nothing is trained.
 
-    A Fréchet distance between them says whether clips differ in colours, edges and how these move. It is no FVD, and no
-    number of another network can be compared with it.
+    A Fréchet distance between them says whether clips differ in mean colours and textures. It is blind to motion: each
+    feature is a mean over all places and frames, so that clips that rest, or run backward, are as near as real ones. It
+    is no FVD, and no number of another network can be compared with it.
     """
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lightning_modules.datasets import vqa2
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.files import ROOT
@@ -26,6 +27,7 @@ FLOWS = {"own": "with their own captions", "other": "with captions of other pict
          "content": "without [CLS] and [SEP]"}  # fmt: skip
 DIRECTIONS = {"text_to_video": "text_to_picture", "video_to_text": "picture_to_text"}
 NOT_LEARNT = "this arm has not learnt it: the weight of its loss is 0"
+NO_ANSWERS = "the answers of people are not public: send the file of answers to the server of VQA"
 NO_WEIGHTS = "a CNN has no attention that could guide masking"
 TASKS = {"question": "questions", "entailment": "statements about a picture", "pair": "statements about two pictures"}
 LABELS = {"entailment": ("contradiction", "neutral", "entailment"), "pair": ("false", "true")}
@@ -94,7 +96,7 @@ def explained(errors: np.ndarray) -> float:
 
 
 def regressions(arrays: Arrays, masking: str) -> Metrics:
-    """How well masked features are told, see `evaluate`."""
+    """How well masked features are predicted, see `evaluate`."""
     found: Metrics = {}
     for name, errors in arrays.items():
         if name.startswith("regression/"):
@@ -133,14 +135,14 @@ def _flows(arrays: Arrays) -> list[Figure]:
     """Flow by layer."""
     series = []
     for name, told in FLOWS.items():
-        by_layer = PERCENT * arrays[f"flow/{name}/relative"].astype(np.float64).mean(0)
+        by_layer = arrays[f"flow/{name}/relative"].astype(np.float64).mean(0)
         series.append(Series(f"pictures {told}", "line", [float(x) for x in range(1, 1 + len(by_layer))],
                              by_layer.tolist()))  # fmt: skip
     told = (
-        "Attention between words and visual tokens, over that of equal attention (100 %). Test rows, mean over heads; "
+        "Attention between words and visual tokens, over that of equal attention (1). Test rows, mean over heads; "
         "first seed. The formula is our reconstruction."
     )
-    return [Figure("flow", "Inter-modality flow by layer", told, "layer", "% of equal attention", series)]
+    return [Figure("flow", "Inter-modality flow by layer", told, "layer", "times equal attention", series)]
 
 
 def _through_training(run: Run) -> list[Figure]:
@@ -148,9 +150,9 @@ def _through_training(run: Run) -> list[Figure]:
     if "validation/flow" not in run.logged():
         return []
     steps, values = run.history("validation/flow")
-    line = Series("mean over layers", "line", steps.tolist(), (PERCENT * values).tolist())
+    line = Series("mean over layers", "line", steps.tolist(), values.tolist())
     told = "Of matched pairs of the split val, over that of equal attention. First seed."
-    return [Figure("flow-steps", "Inter-modality flow through training", told, "step", "% of equal attention", [line])]
+    return [Figure("flow-steps", "Inter-modality flow through training", told, "step", "times equal attention", [line])]
 
 
 def _regressions(metrics: Mapping[int, Metrics], dataset: str) -> list[Figure]:
@@ -165,7 +167,7 @@ def _regressions(metrics: Mapping[int, Metrics], dataset: str) -> list[Figure]:
                            for found in metrics.values()])  # fmt: skip
         series.append(seed_series(f"{how} masks", "bars", range(len(texts)), values, [names[text] for text in texts]))
     told = "Test rows. What the own caption adds to another one is what words tell of the picture."
-    return [Figure("features", "Masked features told from", told, "text", "R^2, %", series)] if series else []
+    return [Figure("features", "Masked features predicted from", told, "text", "R^2, %", series)] if series else []
 
 
 def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words: TextTokenizer) -> Evaluation:
@@ -173,7 +175,8 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
 
     Metrics: `accuracy_percent`, of questions the accuracy of VQA, in which an answer counts as much as its soft label;
     of each kind of question `accuracy_percent/<kind>`; of statements that are asked of several pairs of pictures
-    `consistency_percent`, those that are right of all.
+    `consistency_percent`, those that are right of all. Where nobody's answers to questions are known, there are none:
+    `vqa-<arm>-<protocol>-<seed>.json` has what the server of VQA reads.
 
     Args:
         runs: named `<arm>/<protocol>`, the same seeds of each.
@@ -200,13 +203,20 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
         series.append(seed_series(name.removeprefix(f"{dataset}/"), "bars", range(len(arms)), values, arms))
     told = "Test rows after all weights were fine-tuned on few pictures, with a new head."
     figure = Figure("tasks", f"What each pre-training is worth ({dataset})", told, "arm", "percent", series)
+    unknown = [(run, each) for run, each in zip(runs, predictions, strict=True) if _unanswered(each)]
     galleries = [_answered(run, each, examples, words) for run, each in zip(runs, predictions, strict=True)
                  if run.seed == runs[0].seed and run.name.partition("/")[0] == arms[0]]  # fmt: skip
     return Evaluation(
         metrics=dict(metrics),
-        figures=[figure],
+        figures=[figure] if series else [],
         galleries=galleries,
-        files={ANSWERING: json.dumps(_places(runs), indent=1).encode()},
+        not_computed={f"{run.name.partition('/')[2]}/accuracy_percent": NO_ANSWERS for run, _ in unknown},
+        files={
+            ANSWERING: json.dumps(_places(runs), indent=1).encode(),
+            **{
+                f"vqa-{run.name.replace('/', '-')}-{run.seed}.json": _for_the_server(run, each) for run, each in unknown
+            },
+        },
         predictor="lightning_modules.visual_parsing.predictor.load_answers",
     )
 
@@ -223,8 +233,20 @@ def _places(runs: Sequence[Run]) -> dict[str, str]:
     return found
 
 
+def _unanswered(arrays: Arrays) -> bool:
+    return "kinds" in arrays and bool((arrays["kinds"] < 0).all())
+
+
+def _for_the_server(run: Run, arrays: Arrays) -> bytes:
+    """What is answered to each question of VQA, whose rows are their ids."""
+    said = (run.facts["answers"][answer] for answer in arrays["answers"].tolist())
+    return vqa2.results(zip(arrays["rows"].tolist(), said, strict=True)).encode()
+
+
 def scored(arrays: Arrays, kinds: Sequence[str]) -> Metrics:
-    """The numbers of one run, see `evaluate_answers`."""
+    """The numbers of one run, see `evaluate_answers`; none where nobody's answers are known, which have kind -1."""
+    if _unanswered(arrays):
+        return {}
     found = {"accuracy_percent": PERCENT * _mean(arrays["credit"])}
     if "kinds" in arrays:
         for kind in np.unique(arrays["kinds"]).tolist():
@@ -290,17 +312,20 @@ def _answered(run: Run, arrays: Arrays, examples: int, words: TextTokenizer) -> 
     arm, _, protocol = run.name.partition("/")
     task, names = run.facts["task"], run.facts.get("answers")
     names = names or LABELS[task]
+    uncertain = tuple(run.facts.get("kinds", ())) == vqa2.KINDS  # the first label also stands for answers of no label
     rows = []
     for row in range(min(examples, len(arrays["shown/token_ids"]))):
         (text,) = words.decode(arrays["shown/token_ids"][row : row + 1])
         said, right = (names[int(arrays[name][row])] for name in ("answers", "labels"))
-        true = bool(arrays["credit"][row] > 0)
+        true = None if "kinds" in arrays and arrays["kinds"][row] < 0 else bool(arrays["credit"][row] > 0)
+        if uncertain and arrays["labels"][row] == 0:
+            right = "not known"
         pictures = arrays["shown/images"][row]
         rows.append([
             *(Exhibit("picture", picture=Picture.of(_enlarged(each), f"picture of: {text}"))
               for each in (pictures if pictures.ndim == 4 else pictures[None])),
             Exhibit("text", text=[(text, None)]),
-            Exhibit("answer", text=[(said if true else f"{said} ({right})", true)]),
+            Exhibit("answer", text=[(f"{said} ({right})" if true is False else said, true)]),
         ])  # fmt: skip
     told = f"Test rows of the arm {arm}; wrong answers with the right one. First seed."
     return Gallery(f"answers-{protocol}", f"Answers: {TASKS[task]}", told, rows)

@@ -31,10 +31,15 @@ from lightning_modules.settings import Count
 from lightning_modules.visual_parsing.pictures import Retrieval, Task
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, which is zero once normalised
-KINDS = ("yes/no", "number", "other")  # of answers, as VQA reports them
 CAPTIONS = 5  # of a picture that are searched, as papers report it
 TEXTS = {"caption": "captions", "question": "questions", "entailment": "statements", "pair": "statements"}
-NEEDED = {"caption": (), "question": ("answers", "kinds"), "entailment": ("labels",), "pair": ("labels", "groups")}
+NEEDED = {
+    "caption": (),
+    "question": ("answers", "kinds", "question_ids"),
+    "entailment": ("labels",),
+    "pair": ("labels", "groups"),
+}
+UNANSWERED = "{}"  # what people said about a question of a test set
 TRUTH = ("false", "true")
 
 
@@ -112,7 +117,7 @@ class OfficialPictures(LightningDataModule):
         self.tokenizer_name, self.text_length = tokenizer, text_length
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.short, self.long = short, long
-        self.kinds = list(KINDS)
+        self.kinds = list(vqa2.KINDS)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -168,8 +173,13 @@ class OfficialPictures(LightningDataModule):
         return source, np.flatnonzero(np.isin(source.unit, units))
 
     def train_dataloader(self) -> DataLoader:
-        """The training batches, the epoch set by Lightning."""
+        """The training batches, the epoch set by Lightning.
+
+        Raises:
+            ValueError: nobody answered some of the questions.
+        """
         source, items = self.items("train")
+        self._check_answered(source, items, "train")
         mine = portion(self)
         order = EpochBatches(source.ends, batch_size=self.batch_size, seed=self.seed, portion=mine, rows=items)
         values = mine.rows(self.batch_size) * source.rows * 3 * self.long**2
@@ -179,13 +189,31 @@ class OfficialPictures(LightningDataModule):
         )  # fmt: skip
 
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
-        """One pass over a split in the order of its rows; of captions, the first of each picture."""
+        """One pass over a split in the order of its rows; of captions, the first of each picture.
+
+        Raises:
+            ValueError: nobody answered some of the questions, and the split is another one than `test`.
+        """
         source, items = self.items(split)
+        if split != "test":
+            self._check_answered(source, items, split)
         for start in range(0, len(items), self.evaluation_batch_size):
             yield self.batch(source, items[start : start + self.evaluation_batch_size])
 
+    def _check_answered(self, source: Source, items: Int[np.ndarray, " items"], split: str) -> None:
+        if self.task == "question" and any(
+            UNANSWERED in source.columns["answers"][unit] for unit in np.unique(source.unit[items])
+        ):
+            raise ValueError(
+                f"data.splits.{split} has questions of {self.folder} without answers, from which nothing can be "
+                "learnt: take a source that has them; only data.splits.test may have none."
+            )
+
     def batch(self, source: Source, items: Int[np.ndarray, " batch"], turn: int | None = None) -> dict[str, Tensor]:
-        """Some items. Captions take turns from epoch to epoch; without a turn, the first is given."""
+        """Some items. Captions take turns from epoch to epoch; without a turn, the first is given.
+
+        `rows` are numbers of items, of questions the official ids.
+        """
         units, numbers = source.unit[items], source.number[items].tolist()
         said = source.columns[TEXTS[self.task]]
         if self.task == "caption" and turn is not None:
@@ -200,11 +228,13 @@ class OfficialPictures(LightningDataModule):
         return {"images": images, "sizes": sizes, **found}
 
     def _labels(self, source: Source, at: list[tuple[int, int]]) -> dict[str, Tensor]:
-        """What is right, by the name that the task has for it."""
+        """What is right, by the name that the task has for it; of questions that nobody answered, kind -1."""
         told = {name: [source.columns[name][row][number] for row, number in at] for name in NEEDED[self.task]}
         if self.task == "question":
-            kinds = [KINDS.index(kind) if kind in KINDS else -1 for kind in told["kinds"]]
-            return {"targets": self._targets(told["answers"]), "kinds": torch.tensor(kinds)}
+            kinds = [-1 if people == UNANSWERED else vqa2.KINDS.index(kind)
+                     for people, kind in zip(told["answers"], told["kinds"], strict=True)]  # fmt: skip
+            ids = torch.tensor([int(number) for number in told["question_ids"]])
+            return {"targets": self._targets(told["answers"]), "kinds": torch.tensor(kinds), "rows": ids}
         if self.task == "entailment":
             return {"labels": torch.tensor([snli_ve.LABELS.index(label) for label in told["labels"]])}
         if self.task == "pair":
@@ -220,12 +250,9 @@ class OfficialPictures(LightningDataModule):
         """What each answer would count: the official accuracy of one who gives it."""
         found = torch.zeros(len(given), len(self.answers))
         for row, people in enumerate(given):
-            if not (counts := json.loads(people)):
-                raise ValueError(
-                    f"questions of {self.folder} have no answers, so that nothing can be learnt or judged: take a "
-                    "split that has them."
-                )
-            for answer, credit in credits_of(counts).items():
+            if people == UNANSWERED:
+                continue
+            for answer, credit in credits_of(json.loads(people)).items():
                 if (number := self._number_of.get(answer)) is not None:
                     found[row, number] = credit
         return found

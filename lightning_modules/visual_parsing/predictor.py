@@ -65,6 +65,10 @@ class Reading:
         images, sizes = framed(pixels, self.long)
         return {"images": images, "sizes": sizes}
 
+    def fits(self, text: str) -> bool:
+        """Whether a text is not too long."""
+        return len(self.tokenizer.backend.encode(text).ids) <= self.length
+
     def texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`token_ids` and `attention_mask`.
 
@@ -171,12 +175,14 @@ class Answers(Predictor):
         self.names = {task: facts.get("answers", []) for task, (_, facts) in trained.items()}
         self._questions: list[str] = []
         self._statements: list[str] = []
+        self._compared: list[str] = []
         self._pair: list[Path] = []
 
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
         """Take questions and statements from the one text file among the inputs, or `among`.
 
-        Two pictures and a statement are judged together, too, where the model has learnt that.
+        Two pictures, or a folder of two, are judged together, too, where the model has learnt that. A statement that is
+        too long to be judged of one picture is then judged of both alone.
 
         Raises:
             ValueError: there is not exactly one text file, or no picture; a text is too long or of unknown words; or
@@ -184,14 +190,20 @@ class Answers(Predictor):
         """
         pictures, texts = lines_among_pictures(inputs, among, "questions or statements")
         self._questions = [text for text in texts if text.endswith(QUESTION)]
-        self._statements = [text for text in texts if not text.endswith(QUESTION)]
-        self._pair = pictures if len(pictures) == 2 and all(path.is_file() for path in pictures) else []
+        statements = [text for text in texts if not text.endswith(QUESTION)]
+        files = [path for given in pictures for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
+        self._pair = files if len(files) == 2 and "pair" in self.modules else []
+        self._compared = statements if self._pair else []
         if self._questions:
             self._reading("question").texts(self._questions)
+        if self._compared:
+            self._reading("pair").texts(self._compared)
+        self._statements = statements
+        if self._pair:
+            alone = self.readings.get("entailment")
+            self._statements = [text for text in statements if alone is not None and alone.fits(text)]
         if self._statements:
-            self._reading("entailment" if "entailment" in self.modules or not self._pair else "pair").texts(
-                self._statements
-            )
+            self._reading("entailment").texts(self._statements)
         return pictures
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
@@ -204,14 +216,13 @@ class Answers(Predictor):
             for rank, (said, share) in enumerate(self.ask(path, question)[:top], start=1):
                 yield {"question": question, "rank": rank, "score": round(share, DIGITS), "answer": said}
         for statement in self._statements:
-            if "entailment" in self.modules:
-                found = self.judge(path, statement)
-                label = max(found, key=found.__getitem__)
-                yield {"statement": statement, "label": label, "probability": round(found[label], DIGITS)}
-            if "pair" in self.modules and self._pair and Path(path) == self._pair[1]:
-                share = self.compare(*self._pair, statement)
-                yield {"pictures": " ".join(each.name for each in self._pair), "statement": statement,
-                       "true": round(share, DIGITS)}  # fmt: skip
+            found = self.judge(path, statement)
+            label = max(found, key=found.__getitem__)
+            yield {"statement": statement, "label": label, "probability": round(found[label], DIGITS)}
+        for statement in self._compared if self._pair and Path(path) == self._pair[1] else []:
+            share = self.compare(*self._pair, statement)
+            yield {"pictures": " ".join(each.name for each in self._pair), "statement": statement,
+                   "true": round(share, DIGITS)}  # fmt: skip
 
     def ask(self, path: str | Path, question: str) -> list[tuple[str, float]]:
         """All answers to a question about a picture, the best first, with scores between 0 and 1.

@@ -83,9 +83,8 @@ def test_answers_are_kept_if_they_are_frequent(vqa):
         vqa2.choose_answers(questions, {"splits": ["val"], "occurrences": 9, "count": None})
 
 
-def test_results_have_the_form_of_the_server(tmp_path):
-    vqa2.write_results(tmp_path / "results.json", [(9000, "yes"), (25000, "2")])
-    assert json.loads((tmp_path / "results.json").read_text()) == [
+def test_results_have_the_form_of_the_server():
+    assert json.loads(vqa2.results([(9000, "yes"), (25000, "2")])) == [
         {"question_id": 9000, "answer": "yes"},
         {"question_id": 25000, "answer": "2"},
     ]
@@ -99,6 +98,10 @@ def test_files_of_vqa_that_do_not_hold_are_refused(vqa, tmp_path):
     told = json.loads((vqa / "annotations.json").read_text())
     (vqa / "annotations.json").write_text(json.dumps({"annotations": told["annotations"][:2]}))
     with pytest.raises(ValueError, match=r"has no answers to 1 questions of .*, 9001 first"):
+        prepare_vqa(tmp_path / "new", vqa)
+    asked = json.loads((vqa / "questions.json").read_text())
+    (vqa / "questions.json").write_text(json.dumps({"questions": [asked["questions"][0] | {"image_id": "9"}]}))
+    with pytest.raises(ValueError, match=r"questions\.json has the question_id 9000 with the image_id '9', not two"):
         prepare_vqa(tmp_path / "new", vqa)
     (vqa / "annotations.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
@@ -178,6 +181,30 @@ def test_files_of_snli_ve_that_do_not_hold_are_refused(snli, tmp_path):
     lines(snli / "snli_1.0_dev.jsonl", told("13", "It barks.", "neutral"))
     with pytest.raises(ValueError, match="has 'a', expected the number of a picture"):
         prepare_snli(tmp_path / "new", snli)
+
+
+def test_wrong_names_of_pictures_and_other_encodings_are_refused_with_file_and_line(snli, tmp_path):
+    place = snli / "snli_1.0_dev.jsonl"
+    lines(place, told("13", "It barks.", "neutral"), told("x7", "It barks.", "neutral"))
+    with pytest.raises(ValueError, match=r"line 2 of .*dev\.jsonl has the picture 'x7', expected a number"):
+        prepare_snli(tmp_path / "new", snli)
+    lines(place, told("13", "It barks.", "neutral") | {"pairID": 13})
+    prepare_snli(tmp_path / "new", snli)
+    place.write_bytes(json.dumps(told("13", "Ein H\u00fcgel.", "neutral"), ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"dev\.jsonl is not UTF-8 .*: save it so"):
+        prepare_snli(tmp_path / "new", snli)
+    (snli / "flickr30k_test.lst").write_bytes("13 \u00fc".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"flickr30k_test\.lst is not UTF-8"):
+        snli_ve.read_list(snli / "flickr30k_test.lst")
+    lines(place, {"Flickr30K_ID": "x7", "gold_label": "neutral", "sentence2": "It barks."})
+    with pytest.raises(ValueError, match=r"line 1 of .*dev\.jsonl has the picture 'x7', expected a number"):
+        snli_ve.read_snli_ve(place)
+
+
+def test_a_sentence_may_have_a_line_separator_in_it(snli):
+    said = {"Flickr30K_ID": "13", "gold_label": "neutral", "sentence2": "It barks.\u2028Or not."}
+    (snli / "one.jsonl").write_text(json.dumps(said, ensure_ascii=False) + "\r\n")
+    assert snli_ve.read_snli_ve(snli / "one.jsonl") == {"13": [("It barks.\u2028Or not.", "neutral")]}
 
 
 @pytest.mark.skipif(not (REAL / "snli-ve-vqa-lists").is_dir(), reason="the real lists are not there")
@@ -279,7 +306,7 @@ def captions(tmp_path):
 
 def prepare_captions(folder, copy, **changes):
     config = {
-        "splits": {"train": 2, "val": 1, "test": 1}, "visual_genome": ["VG_100K"], "limit": None,
+        "splits": {"train": 2, "val": 1, "test": 1}, "restval": True, "visual_genome": ["VG_100K"], "limit": None,
         "mirror": str(copy), "cache": "none",
     }  # fmt: skip
     captioned_pictures.prepare(folder, **config | changes)
@@ -292,6 +319,15 @@ def test_regions_join_captions_but_for_pictures_that_are_judged_on(captions, tmp
     assert list(train["captions"][0]) == [f"Dog 0, view {view}." for view in range(5)]
     assert list(train["captions"][2]) == ["a tail", "an ear"]
     assert storage.card(tmp_path / "new")["splits"] == {"train": 4, "val": 1, "test": 1}
+
+
+def test_nothing_of_val2014_is_learnt_from_where_its_questions_are_judged(captions, tmp_path):
+    known = [{"image_id": number, "coco_id": of} for number, of in {1: None, 2: 1, 3: 3}.items()]
+    (captions / "image_data.json").write_text(json.dumps(known))
+    prepare_captions(tmp_path / "new", captions, restval=False, splits={"train": 1, "val": 1, "test": 1})
+    assert storage.read(tmp_path / "new", "train")["id"].tolist() == [0, 1_000_000_001]
+    prepare_captions(tmp_path / "more", captions)
+    assert storage.read(tmp_path / "more", "train")["id"].tolist() == [0, 1, 1_000_000_001, 1_000_000_002]
 
 
 def test_captions_alone_need_no_file_of_visual_genome(captions, tmp_path):

@@ -73,8 +73,26 @@ def test_clips_take_the_place_of_what_is_recalled(module, picture, tmp_path):
 
 def test_a_variational_model_draws_motions(picture):
     found = make(encoder={"variational": True}).eval()
+    found.known[0] = True
     answers = list(Landscapes(found).answer(picture, top=2))
     assert [answer["row"] for answer in answers] == ["recalled", "by-chance-0", "by-chance-1"]
+
+
+def test_clips_of_a_folder_are_clips(module, picture, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("sea", "sky"):
+        encode(tmp_path / f"clips/{name}.mp4", 6)
+    landscapes = Landscapes(module)
+    assert landscapes.begin([picture, tmp_path / "clips"]) == [picture]
+    assert [answer["row"] for answer in landscapes.answer(picture)] == ["sea", "sky"]
+
+
+def test_the_light_stays_where_motion_is_drawn():
+    found = make(encoder={"variational": True}, appearance={"width": 4, "code_dim": 2}).eval()
+    found.known[0] = True
+    small = torch.rand(1, 3, 16, 16)
+    told = dict(Landscapes(found).motions(small, 1))
+    assert told["recalled"].light is not None and told["by chance 0"].light is None
 
 
 def test_opencvs_flow_leads_back_to_the_frame_before():
@@ -99,8 +117,15 @@ def test_wrong_files_are_refused(module, picture, tmp_path):
     landscapes = Landscapes(module)
     with pytest.raises(ValueError, match="there are 1 clips and no picture: give a picture to be animated"):
         landscapes.begin([tmp_path / "sea.mp4"])
-    with pytest.raises(ValueError, match=r"two clips are called 'sea'.*rename one of them"):
+    with pytest.raises(ValueError, match=r"films of two clips would be called 'sea': rename one"):
         landscapes.begin([picture, tmp_path / "sea.mp4", tmp_path / "other/sea.MOV"])
+    with pytest.raises(ValueError, match=r"films of two clips would be called 'a-b': rename one of the clips"):
+        landscapes.begin([picture, tmp_path / "a b.mp4", tmp_path / "a-b.mp4"])
+    (tmp_path / "outer/inner").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"inner lies in a folder and is one itself: give it as an input of its own"):
+        landscapes.begin([picture, tmp_path / "outer"])
+    with pytest.raises(ValueError, match="the model remembers no training clip, so nothing can be recalled"):
+        list(Landscapes(make()).answer(picture))
     landscapes.begin([picture, encode(tmp_path / "short.mp4", 1)])
     with pytest.raises(
         ValueError, match=r"short.mp4: it has 1 frame, but motion lies between at least 2: give a longer"

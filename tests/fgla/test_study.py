@@ -57,10 +57,28 @@ def test_films_are_on_the_side_that_the_key_says(films):
 def test_votes_are_counted_whichever_side_they_were_on(made):
     vote(made, "x", [True, True, True, False])
     vote(made, "y", [True, False, True, False])
-    found = study.judged(str(made))
+    found = study.judged(str(made), "ours")
     assert found["votes/percent"] == pytest.approx(62.5)
     assert (found["votes/subjects"], found["votes/subjects_percent"]) == (2.0, 75.0)
     assert found["votes/low_percent"] < 62.5 < found["votes/high_percent"]
+
+
+def test_an_arm_that_was_not_the_first_has_no_votes(made):
+    vote(made, "x", [True] * 4)
+    assert study.judged(str(made), "theirs") == {}
+    assert "is of 'ours' and 'theirs', not of 'fgla'" in study.not_of(str(made), "fgla")
+
+
+def test_no_side_is_preferred_where_the_number_of_films_is_odd(films):
+    for name in "bcd":
+        for way in ("ours", "theirs"):
+            (films / way / f"{name}.mp4").unlink()
+    keys = [study.pairs_of(films / "ours", films / "theirs", seed)[0] for seed in range(20)]
+    assert {pair["first"] for key in keys for pair in key["pairs"]} == {"left", "right"}
+
+
+def test_a_new_pair_takes_no_vote_at_once(made):
+    assert "if (performance.now() - shown < PAUSE) return;" in (made / "study.html").read_text()
 
 
 def test_wilsons_interval():
@@ -79,21 +97,21 @@ def test_wilsons_interval():
 def test_votes_that_cannot_be_counted_are_refused(made, changes, message):
     vote(made, "x", [True] * 4, **changes)
     with pytest.raises(ValueError, match=message):
-        study.judged(str(made))
+        study.judged(str(made), "ours")
 
 
 def test_what_is_missing_or_there_twice_is_named(made):
     with pytest.raises(ValueError, match=r"holds no votes-\*.json: put the files that the page of the study saved"):
-        study.judged(str(made))
+        study.judged(str(made), "ours")
     vote(made, "x", [True] * 4)
     (made / "votes-copy.json").write_bytes((made / "votes-x.json").read_bytes())
     with pytest.raises(ValueError, match="has the votes of 'x' for the second time: keep one file of each"):
-        study.judged(str(made))
+        study.judged(str(made), "ours")
     (made / "votes-copy.json").write_text('{"study": ')
     with pytest.raises(ValueError, match=r"votes-copy.json cannot be read"):
-        study.judged(str(made))
+        study.judged(str(made), "ours")
     with pytest.raises(ValueError, match=r"elsewhere/key.json cannot be read"):
-        study.judged(str(made / "elsewhere"))
+        study.judged(str(made / "elsewhere"), "ours")
 
 
 def test_folders_must_have_the_same_films(films, capsys):

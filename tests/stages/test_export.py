@@ -282,6 +282,8 @@ def test_the_processor_cuts_pictures_as_evaluation_does(project, tmp_path):
     assert centre_share({"crop_scale": [0.2, 1.0]}) == 0.875 and centre_share({}) is None
     exported = project("maskalign").to_transformers()
     prepared = export.processor(exported, {"crop_scale": [0.2, 1.0]})
+    with pytest.raises(ValueError, match=r"within a square of 224 px \(data\.short, data\.long\)"):
+        export.processor(exported, {"short": 224, "long": 224})
     assert prepared.size["shortest_edge"] == 37 and prepared.do_center_crop and prepared.crop_size["height"] == 32
 
 

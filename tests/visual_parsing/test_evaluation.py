@@ -115,3 +115,40 @@ def test_nothing_to_evaluate_and_other_rows_are_refused(tmp_path):
         runs.append(run(tmp_path / arm, stored(module, data), module.facts(), f"{arm}/tasks"))
     with pytest.raises(ValueError, match="other test rows"):
         evaluate(runs, "world")
+
+
+def questioned(folder, kinds):
+    """A run that has answered questions of these kinds of VQA."""
+    module, data = small.answering("question", 22), small.Data("question")
+    data.kinds = ("yes/no", "number", "other")
+    data.batch = batch_of("question")
+    data.batch |= {"kinds": torch.tensor(kinds), "rows": torch.arange(9000, 9006)}
+    if -1 in kinds:
+        data.batch["targets"].zero_()
+    module.check_data(data)
+    return run(folder, stored(module, data), module.facts(), "one/questions")
+
+
+def test_answers_of_people_that_are_not_public_are_left_to_the_server(tmp_path):
+    made = questioned(tmp_path / "one", [-1] * 6)
+    found = evaluate([made], "vqa2", examples=3)
+    assert found.metrics == {0: {}} and not found.figures
+    assert "server of VQA" in found.not_computed["questions/accuracy_percent"]
+    said = json.loads(found.files["vqa-one-questions-0.json"])
+    assert [each["question_id"] for each in said] == list(range(9000, 9006))
+    answers = made.predictions()["answers"]
+    assert [each["answer"] for each in said] == [str(answer) for answer in answers]
+    (gallery,) = found.galleries
+    assert gallery.rows[0][-1].text == [(str(answers[0]), None)], "neither right nor wrong"
+
+
+def test_the_first_answer_is_not_shown_as_right_where_no_right_one_is_known(tmp_path):
+    made = questioned(tmp_path / "one", [0, 1, 2] * 2)
+    arrays = dict(made.predictions())
+    arrays |= {"labels": np.zeros(6, int), "credit": np.zeros(6, np.float32), "answers": np.full(6, 3)}
+    (tmp_path / "again").mkdir()
+    again = run(tmp_path / "again/one", arrays, made.facts, "one/questions")
+    found = evaluate([again], "vqa2", examples=2)
+    assert [row[-1].text for row in found.galleries[0].rows] == [[("3 (not known)", False)]] * 2
+    assert found.metrics[0]["vqa2/questions/accuracy_percent/number@one"] == 0
+    assert list(found.files) == ["answering.json"]

@@ -22,7 +22,7 @@ VQA = {
 }  # fmt: skip
 PAIRS = {"splits": {"train": {"file": "train.json", "images": "images/train", "rows": None}}}
 SNLI = {"form": "snli", "splits": {"train": None}}
-CAPTIONS = {"splits": {"train": None, "val": None}, "visual_genome": ["VG_100K"]}
+CAPTIONS = {"splits": {"train": None, "val": None}, "restval": False, "visual_genome": ["VG_100K"]}
 FORMS = {
     "caption": (captioned_pictures, CAPTIONS),
     "question": (vqa2, VQA),
@@ -99,10 +99,21 @@ def test_targets_are_what_each_answer_counts(tmp_path):
     assert sorted(made._targets(['{"sort 1": 2, "sort 2": 8}'])[0].tolist())[2:] == pytest.approx([0.6, 1.0])
 
 
-def test_questions_without_answers_cannot_be_learnt(tmp_path):
-    made = data(tmp_path / "question", "question")
-    with pytest.raises(ValueError, match="have no answers, so that nothing can be learnt or judged"):
-        made._targets(["{}"])
+def test_questions_without_answers_can_be_answered_but_not_learnt(tmp_path):
+    config = VQA | {"splits": VQA["splits"] | {"val": VQA["splits"]["val"] | {"annotations": None}}}
+    (tmp_path / "copy").mkdir()
+    made = vqa2.stand_in(tmp_path / "copy", rows=8, **config)
+    vqa2.prepare(tmp_path / "new", **config | made.config)
+    splits = TRAIN | {"test": {"source": "val", "rows": None}}
+    known = data(tmp_path, "question", folder=tmp_path / "new", splits=splits)
+    batches = list(known.evaluation_batches("test"))
+    assert torch.cat([batch["rows"] for batch in batches]).tolist() == list(range(8)), "ids of questions"
+    assert {int(kind) for batch in batches for kind in batch["kinds"]} == {-1}
+    assert not any(batch["targets"].any() for batch in batches)
+    for wrong in ({"train": {"source": "val", "rows": None}}, TRAIN | {"val": {"source": "val", "rows": None}}):
+        known = data(tmp_path, "question", folder=tmp_path / "new", splits=wrong)
+        with pytest.raises(ValueError, match=r"data\.splits\.(train|val) has questions of .* without answers"):
+            next(known.evaluation_batches("val")) if "val" in wrong else known.train_dataloader()
 
 
 def test_pairs_show_the_left_picture_first(tmp_path):

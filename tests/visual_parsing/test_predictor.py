@@ -69,6 +69,32 @@ def test_questions_and_statements_are_told_apart_by_their_end(pictures, tmp_path
     assert both["true"] == pytest.approx(model.compare(*pictures, "red circle at the top left"), abs=1e-5)
 
 
+def test_a_folder_of_two_pictures_is_a_pair(pictures, tmp_path):
+    folder = tmp_path / "both"
+    folder.mkdir()
+    moved = [path.rename(folder / path.name) for path in pictures]
+    model = answers("pair")
+    assert model.begin([folder, texts(tmp_path, "red circle at the top left")]) == [folder]
+    assert not list(model.answer(moved[0]))
+    (both,) = model.answer(moved[1])
+    assert both["pictures"] == "a.png b.png"
+    Image.new("RGB", (8, 8)).save(folder / "c.png")
+    with pytest.raises(ValueError, match="but not statements about a picture"):
+        model.begin([folder, tmp_path / "texts.txt"])
+
+
+def test_statements_that_only_the_model_of_pairs_can_read_are_judged_of_both(pictures, tmp_path):
+    made = {task: (small.answering(task, outputs).eval(), {"model": MODEL, "data": DATA | {"text_length": length}})
+            for task, outputs, length in (("entailment", 3, 6), ("pair", 2, 14))}  # fmt: skip
+    model = Answers(made)
+    model.begin([*pictures, texts(tmp_path, "red circle at the top left", "red circle")])
+    assert [line["statement"] for line in model.answer(pictures[0])] == ["red circle"]
+    told = [line["statement"] for line in model.answer(pictures[1]) if "true" in line]
+    assert told == ["red circle at the top left", "red circle"]
+    with pytest.raises(ValueError, match="takes 8 tokens, more than the 6 of the model"):
+        model.begin([pictures[0], tmp_path / "texts.txt"])
+
+
 def test_answers_are_those_of_the_network(pictures):
     model = answers("question")
     found = model.ask(pictures[0], "how many red things are there?")

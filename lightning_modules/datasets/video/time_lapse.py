@@ -103,8 +103,8 @@ def prepare(
 
 
 def numbered(name: str) -> tuple[list[int], str]:
-    """What pictures are sorted by: the numbers in their names, so that 10 comes after 9; then the name."""
-    return [int(digits) for digits in re.findall(r"\d+", name.rpartition("/")[2])][-1:], name
+    """What pictures are sorted by: all numbers in their names in turn, so that 10 comes after 9; then the name."""
+    return [int(digits) for digits in re.findall(r"\d+", name.rpartition("/")[2])], name
 
 
 def _clips(where: Path) -> dict[str, list[str]]:

@@ -63,6 +63,11 @@ def test_frames_are_in_the_order_of_their_numbers_and_short_clips_are_left_out(c
     assert json.loads((copy / "index/card.json").read_text())["splits"]["train"]["short"] == 4
 
 
+def test_all_numbers_of_a_name_count():
+    names = ["f10_640x360.jpg", "f9_640x360.jpg", "f100_640x360.jpg"]
+    assert sorted(names, key=time_lapse.numbered) == [names[1], names[0], names[2]]
+
+
 def test_a_line_of_quick_sky_times_list_is_a_video_in_the_folder_of_its_first_word(copy):
     found = prepare(copy, QST)["train"]
     assert found["file"].tolist() == [f"train{n // 2}/train{n // 2} {n % 2}.mp4" for n in range(4)]
