@@ -120,6 +120,7 @@ def test_forward_cost_of_the_large_vit():
 
 
 @pytest.mark.parametrize(("vit", "encoder"), [("B", BASE), ("L", LARGE)])
+@pytest.mark.slow
 def test_costs_of_mae(vit, encoder):
     module, images = mae(encoder), torch.empty(1, 3, 224, 224)
     keep = torch.empty(1, 49, dtype=torch.int64)

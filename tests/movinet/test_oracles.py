@@ -92,7 +92,7 @@ def test_feature_maps_shrink_as_in_tensorflow():
     assert [sizes[i] for i in (0, 1, 2, 5, 8, 12)] == [86, 43, 22, 11, 11, 6]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "stream")) for kind in KINDS])
 def test_the_closed_form_agrees_with_a_count_on_random_networks_of_the_space(kind):
     space, random = Space(size=64, frames=4), Random(f"networks {kind}")
     for _ in range(2):

@@ -122,6 +122,7 @@ def test_what_follows_a_stage_is_told_which_results_are_not_up_to_date(run):
 # DVC's books
 
 
+@pytest.mark.slow
 def test_dvc_by_hand_gives_the_same_lock_byte_for_byte(run, tmp_path):
     text = "[{name: &x {k: 0.1, long: " + "word " * 40 + "}}, *x]"
     stages = {**DIAMOND, "a": ((), f"{NOTE}mkdir out/a; cat source >out/a/1; cat source >out/a/2")}
@@ -385,7 +386,10 @@ SLEEP = "echo $$ >pid; exec sleep 60"
 STUBBORN = "trap '' INT TERM; echo $$ >pid; while true; do sleep 0.1; done"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGUSR1))],
+)
 def test_one_signal_stops_the_commands_and_keeps_what_is_done(tmp_path, number):
     project(tmp_path, {"a": ((), f"{COPY}a"), "b": ("a", SLEEP), "c": ("b", f"{COPY}c")})
     runner = start(tmp_path)

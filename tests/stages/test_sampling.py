@@ -59,6 +59,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_paper_has_changed_when_its_code_configuration_or_plan_has(project):
     def changed():
         found = drawing.digests(PLAN)

@@ -477,6 +477,7 @@ def flush(root: Path, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_deleted_database_is_rebuilt(base, database, empty_database):
     write_runs()
     push(base)
@@ -557,6 +558,7 @@ def test_a_record_made_anew_under_an_old_key_is_another_run(base, database):
     assert sorted(run.data.tags["reprise.key"] for run in found) == ["tiny/committees-digits", KEY, KEY]
 
 
+@pytest.mark.slow
 def test_flush_says_in_one_line_what_is_missing_where_and_why(base):
     write_runs(steps=9)
     done = flush(base, MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9")
@@ -891,6 +893,7 @@ def test_tables_of_another_version(base, database, monkeypatch):
     assert f"`.venv/bin/mlflow db upgrade 'sqlite:///{base}/mlflow.db?timeout=5'`" in said
 
 
+@pytest.mark.slow
 def test_the_ui_says_what_is_wrong_with_the_tables(base, database, monkeypatch):
     outdate(base / "mlflow.db")
     done = subprocess.run(
