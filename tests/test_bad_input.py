@@ -234,6 +234,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_never_runs(tmp_pat
     assert not trace.exists()
 
 
+@pytest.mark.slow
 def test_training_starts_anew_after_a_damaged_checkpoint_and_ends_with_the_same_numbers(project, monkeypatch, capsys):
     write(project, {})
     monkeypatch.setattr(sys, "argv", ["stage", "committees-digits"])
@@ -317,6 +318,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_earlier_one(small_d
 
 
 @pytest.mark.parametrize("problem", ["is in use", "cannot be used"])
+@pytest.mark.slow
 def test_a_port_that_cannot_be_used_is_one_line(problem):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -17,6 +17,7 @@ from tests.pipeline import REALDATA, ROOT, Copy
 DIGITS = "plans/tiny/committees/dvc.yaml:pretrain@committees-digits"
 
 
+@pytest.mark.slow
 def test_dvc_has_a_stage_for_every_arm_of_a_plan():
     names = subprocess.run(
         [sys.executable, "-m", "dvc", "stage", "list", "--names-only", "--all"],

@@ -249,6 +249,7 @@ def test_seeds_side_by_side_stop_together_and_go_on(make):
     assert arm.files("stopped/out") == arm.files("unbroken/out")
 
 
+@pytest.mark.slow
 def test_one_stopped_seed_stops_those_beside_it(make):
     """The worker of the stopped seed has no job when the others are told to stop; it must not break their pool."""
     arm = make("committees", workers=2)

@@ -201,6 +201,7 @@ def curves_of(folder: Path) -> dict[int, dict[str, float]]:
     return curves
 
 
+@pytest.mark.slow
 def test_more_seeds_train_only_those_that_are_missing(arm):
     three = arm.train(0, 1, 2)
     assert arm.trained == [0, 1, 2] and sorted(three) == [0, 1, 2]
@@ -219,6 +220,7 @@ def test_more_seeds_train_only_those_that_are_missing(arm):
     assert arm.trained == [0], "other settings are another seed"
 
 
+@pytest.mark.slow
 def test_seeds_trained_one_by_one_are_assembled_to_the_same_bytes(arm, capsys):
     at_once = arm.train(0, 1, out="at-once")
     arm.store.rename(arm.root / "cleared")
@@ -229,6 +231,7 @@ def test_seeds_trained_one_by_one_are_assembled_to_the_same_bytes(arm, capsys):
         arm.train(0, 1, only="7")
 
 
+@pytest.mark.slow
 def test_an_interrupted_arm_takes_up_the_seeds_that_had_finished(arm, monkeypatch):
     unbroken = arm.train(0, 1, 2, out="unbroken")
     arm.store.rename(arm.root / "cleared")
@@ -355,6 +358,7 @@ def test_what_a_seed_trained_predicts_and_is_stored_once(arm):
 
 
 @pytest.mark.parametrize("trouble", ["no room", "no locks", "another recorder"])
+@pytest.mark.slow
 def test_what_a_seed_gives_does_not_depend_on_its_record(arm, monkeypatch, trouble):
     """Neither the curve nor a digest: what becomes an output comes from the training alone."""
     expected = arm.train(0, out="expected")
@@ -390,6 +394,7 @@ def test_a_damaged_entry_is_set_aside_with_one_line_and_trained_anew(arm, capsys
     assert arm.train(0, 1) == first and arm.trained == []
 
 
+@pytest.mark.slow
 def test_the_store_keeps_to_its_limit_and_what_was_used_last_stays(arm, monkeypatch):
     arm.train(0, 1)
     size = sum(file.stat().st_size for file in arm.store.rglob("*"))

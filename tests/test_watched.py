@@ -290,6 +290,7 @@ def keys(monkeypatch):
 FURTHER = ("pretrain.ema", "pretrain.keep_every", "pretrain.validate_every")
 
 
+@pytest.mark.slow
 def test_milestones_are_the_weights_after_those_steps(arm, keys):  # noqa: F811
     arm.train(0, overrides={"pretrain.keep_every": {"epochs": 2}}, out="kept")
     (run,) = find_runs(arm.root / "kept")
@@ -310,6 +311,7 @@ def test_milestones_are_the_weights_after_those_steps(arm, keys):  # noqa: F811
         assert plain[name] == watched[name]
 
 
+@pytest.mark.slow
 def test_an_average_is_that_of_the_weights_of_all_steps(arm, keys):  # noqa: F811
     """Its closed form; what is predicted, kept and validated is what the averages say."""
     decay = 0.7
@@ -343,6 +345,7 @@ def test_an_average_is_that_of_the_weights_of_all_steps(arm, keys):  # noqa: F81
     assert averaged.history("validation/mlp-h4/loss")[1][-1] == pytest.approx(said["mlp-h4/loss"].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_has_the_same_averages_milestones_and_curves(arm, keys, monkeypatch, capsys):  # noqa: F811
     watched = {"pretrain.ema": 0.9, "pretrain.keep_every": {"steps": 3}, **WATCHED}
     arm.train(0, overrides=watched, out="unbroken")

@@ -112,6 +112,7 @@ def test_what_is_written_is_what_was_drawn_with_a_card_and_a_sheet(tmp_path):
     ],
     ids=lambda f: f"{f.parent.name}-{f.stem}",
 )
+@pytest.mark.slow
 def test_configurations_are_taken(tmp_path, file):
     config = yaml.safe_load(file.read_text())
     del config["_target_"]
