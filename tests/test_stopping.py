@@ -159,6 +159,7 @@ def make(tmp_path, prepared, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_signal_stops_at_the_next_step_and_never_between_accumulated_batches(make, capfd):
     arm = make("committees", accumulate=2, checkpoint_seconds=1000.0)
     assert arm.interrupt("unbroken/out", None) == 0
@@ -299,6 +300,7 @@ class Sums(PaperModule):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_batches_from_worker_processes_go_on_where_the_checkpoint_was_written(pictures, tmp_path, monkeypatch, workers):
     """Two epochs of six steps of two batches."""
     monkeypatch.setattr(streamed, "loader_workers", lambda *arguments: workers)
@@ -332,6 +334,7 @@ def test_batches_from_worker_processes_go_on_where_the_checkpoint_was_written(pi
     assert fit() == whole[18:]
 
 
+@pytest.mark.slow
 def test_another_number_of_accumulated_batches_goes_on_with_the_same_rows_and_says_so(make, capfd):
     arm = make("committees", accumulate=2)
     assert arm.interrupt("x/out", (5, 0, signal.SIGTERM)) == GO_ON_LATER

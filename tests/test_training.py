@@ -475,6 +475,7 @@ def test_what_a_resumed_run_could_not_have_is_refused(arm, monkeypatch):
         arm.train(0)
 
 
+@pytest.mark.slow
 def test_what_a_server_preloads_is_all_that_a_training_imports_and_starts_no_thread():
     code = f"""
 import importlib, os, stages, sys

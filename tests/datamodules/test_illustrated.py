@@ -163,6 +163,7 @@ def test_all_answers_of_a_conversation_are_learnt_in_one_text(mix):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.slow
 def test_conversations_without_a_picture_are_learnt_and_not_judged(mix, streamed):
     data = instructions(mix, streamed=streamed)
     loader = data.train_dataloader()
@@ -179,6 +180,7 @@ def test_conversations_without_a_picture_are_learnt_and_not_judged(mix, streamed
     assert all(len(image) for image in data.columns["val"]["images"])
 
 
+@pytest.mark.slow
 def test_streamed_rows_are_seen_once_an_epoch_in_another_order_and_none_that_is_judged(mix):
     data = instructions(mix, streamed=True)
     assert data.columns.keys() == {"val"}, "those of train are never in memory together"

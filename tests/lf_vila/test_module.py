@@ -117,6 +117,7 @@ def test_ties_alone_give_no_loss_and_no_gradient():
     assert IGNORED == -100
 
 
+@pytest.mark.slow
 def test_the_released_others_contradict_the_target():
     """Of aligned features one in four "others" is the positive itself; the mean over all draws is what is drawn."""
     video = torch.eye(6 * 8 * 4)[: 8 * 4].view(8, 4, -1)

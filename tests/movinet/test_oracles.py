@@ -20,7 +20,12 @@ STREAM = dict(form="2plus1d", causal=True, squeeze="2plus3d")
 CAUSAL_3D = dict(form="3d", causal=True, squeeze="2plus3d")
 KINDS = {"base": BASE, "stream": STREAM, "causal_3d": CAUSAL_3D}
 SIZED = [oracle for oracle in ORACLES if "params" in oracle]
-LARGE = ("a3", "a4", "a5")  # slow to build, and the same code with more layers; the closed form is compared for all
+LARGE = (
+    "a2",
+    "a3",
+    "a4",
+    "a5",
+)  # slow to build, and the same code with more layers; the closed form is compared for all
 
 
 def options(oracle: dict) -> dict:
