@@ -1,7 +1,8 @@
 """Speed and memory, as ratios measured in one run: `make bench`. `--save` puts the tables into benchmarks/README.md.
 
 Each module beside this one has `main() -> list[dict]`: a row says what was measured, the figures, and the target. It is
-about the paper of its name, or about those in its `PAPERS`; others are about what all papers share.
+about the paper of its name, or about those in its `PAPERS`; others are about what all papers share. `_measuring.py` has
+how several of them measure.
 """
 
 import argparse

@@ -9,19 +9,17 @@
 CPU time of one thread.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks._measuring import measured, ratios
 from lightning_modules.fgla import raft
 from lightning_modules.fgla.raft import Raft, lookup, pyramid
 from lightning_modules.fgla.warping import animated, warp
-from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.metrics.motion import sharpness
 
 SIDE, STEPS, TURN = 256, 16, 0.02  # pixels, frames after the first, radians a step
@@ -47,9 +45,9 @@ def animating() -> list[dict]:
         made = way()[:, :, -1]
         error = ((made - last).abs().mean(1) * inner).sum() / inner.sum()
         sharp = sharpness((made * inner)[:, :, None]) / sharpness((last * inner)[:, :, None])
-        row = _measured(f"{STEPS} frames of {SIDE} pixels: {name}", way)
+        row = measured(f"{STEPS} frames of {SIDE} pixels: {name}", way, REPEATS)
         rows.append(row | {"error of the last": float(error), "sharpness, %": 100 * float(sharp.mean())})
-    return _ratios(rows)
+    return ratios(rows)
 
 
 def places() -> Tensor:
@@ -95,8 +93,10 @@ def warping() -> list[dict]:
     apart = [float((way(pictures, flow) - warp(pictures, flow)).abs().max()) for way in ways.values()]
     rows = []
     for what, run in (("warp", lambda way: way(pictures, flow)), ("warp and its gradients", _through(pictures, flow))):
-        found = [_measured(f"{what} of {ROWS} pictures: {name}", partial(run, way)) for name, way in ways.items()]
-        rows += [row | {"apart": own} for row, own in zip(_ratios(found), apart, strict=True)]
+        found = [
+            measured(f"{what} of {ROWS} pictures: {name}", partial(run, way), REPEATS) for name, way in ways.items()
+        ]
+        rows += [row | {"apart": own} for row, own in zip(ratios(found), apart, strict=True)]
     return rows
 
 
@@ -125,14 +125,14 @@ def looking_up() -> list[dict]:
     at = raft.grid(products[0]) + 3 * torch.randn(1, 2, side, side, generator=draw)
     rows = []
     for name, way in (("each integer once", lookup), ("grid_sample", looked_up)):
-        row = _measured(f"lookup of products, {SIDE} pixels: {name}", partial(way, products, at, 4))
+        row = measured(f"lookup of products, {SIDE} pixels: {name}", partial(way, products, at, 4), REPEATS)
         rows.append(row | {"apart": float((way(products, at, 4) - lookup(products, at, 4)).abs().max())})
     network = Raft("large").eval()
     pictures = 2 * torch.rand(2, 1, 3, SIDE, SIDE, generator=draw) - 1
     with torch.no_grad():
         what, ways = f"RAFT, large, {SIDE} pixels", (("ours", _flow), ("grid_sample, all enlarged", _as_torchvision))
-        flows = [_measured(f"{what}: {name}", partial(way, network, *pictures)) for name, way in ways]
-    return [*_ratios(rows), *_ratios(flows)]
+        flows = [measured(f"{what}: {name}", partial(way, network, *pictures), REPEATS) for name, way in ways]
+    return [*ratios(rows), *ratios(flows)]
 
 
 def looked_up(products: list[Tensor], at: Tensor, radius: int) -> Tensor:
@@ -165,20 +165,3 @@ def _as_torchvision(network: Raft, first: Tensor, second: Tensor) -> Tensor:
         at = at + step
         flows.append(network._enlarged(at - start, hidden))
     return flows[-1]
-
-
-def _measured(what: str, step: Callable[[], object]) -> dict:
-    step()
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        step()
-        times.append(time.process_time() - start)
-    return {"what": what, "ms of CPU": 1000 * median(times), "peak, MiB": peak_bytes(step) / 2**20}
-
-
-def _ratios(rows: list[dict]) -> list[dict]:
-    """The rows with their figures over those of the first."""
-    first = rows[0]
-    return [row | {"times the time": row["ms of CPU"] / first["ms of CPU"],
-                   "times the memory": row["peak, MiB"] / max(first["peak, MiB"], 1e-9)} for row in rows]  # fmt: skip

@@ -8,19 +8,17 @@
 CPU time of one thread.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks._measuring import measured, ratios
 from lightning_modules.imp.experts import Experts
 from lightning_modules.imp.module import Imp
 from lightning_modules.imp.routing import Dispatch
-from lightning_modules.metrics.memory import peak_bytes
 
 MIXTURE = {
     "experts": 16, "layers": 0, "place": "last", "routing": "expert_choice", "largest_group": 2048, "capacity": 1.0,
@@ -49,10 +47,10 @@ def dispatching() -> list[dict]:
     }
     expected = layer(x).detach()
     what = f"step of 16 experts on {SAMPLES * TOKENS:,} tokens"
-    rows = [_measured(f"{what}: {name}", partial(_step, way, x)) for name, way in ways.items()]
+    rows = [measured(f"{what}: {name}", partial(_step, way, x), REPEATS) for name, way in ways.items()]
     with torch.no_grad():
         apart = [float((way(x) - expected).norm() / expected.norm()) for way in ways.values()]
-    return [row | {"apart, relative": own} for row, own in zip(_ratios(rows), apart, strict=True)]
+    return [row | {"apart, relative": own} for row, own in zip(ratios(rows), apart, strict=True)]
 
 
 def _chosen(layer: Experts, x: Tensor) -> tuple[Tensor, Dispatch, Tensor]:
@@ -100,7 +98,7 @@ def alternating() -> list[dict]:
         "losses summed": partial(_learn, module, [batches]),
     }
     what = f"{ROWS} rows of each of three tasks, with the optimiser"
-    return _ratios([_measured(f"{what}: {name}", way) for name, way in ways.items()])
+    return ratios([measured(f"{what}: {name}", way, REPEATS) for name, way in ways.items()])
 
 
 def dropping() -> list[dict]:
@@ -108,8 +106,8 @@ def dropping() -> list[dict]:
     batch = {"clips": _batches()["clips"]}
     ways = {rate: partial(_learn, _module(rate), [batch]) for rate in (0.0, 0.5, 0.75)}
     count = (FRAMES // 4) * (SIDE // 8) ** 2
-    return _ratios([
-        _measured(f"training step of {ROWS} clips: {int((1 - rate) * count)} of {count} tokens", way)
+    return ratios([
+        measured(f"training step of {ROWS} clips: {int((1 - rate) * count)} of {count} tokens", way, REPEATS)
         for rate, way in ways.items()
     ])  # fmt: skip
 
@@ -160,20 +158,3 @@ def _learn(module: Imp, steps: list[dict]) -> None:
             module.training_step(batch).backward()
             optimizer.step()
             optimizer.zero_grad()
-
-
-def _measured(what: str, step: Callable[[], None]) -> dict:
-    step()
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        step()
-        times.append(time.process_time() - start)
-    return {"what": what, "ms of CPU": 1000 * median(times), "peak, MiB": peak_bytes(step) / 2**20}
-
-
-def _ratios(rows: list[dict]) -> list[dict]:
-    """The rows with their figures over those of the first."""
-    first = rows[0]
-    return [row | {"times the time": row["ms of CPU"] / first["ms of CPU"],
-                   "times the memory": row["peak, MiB"] / first["peak, MiB"]} for row in rows]  # fmt: skip

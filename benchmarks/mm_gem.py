@@ -16,6 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from benchmarks._measuring import ratios
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.mm_gem.module import MmGem
 from lightning_modules.mm_gem.writing import write
@@ -47,7 +48,7 @@ def parts() -> list[dict]:
         what = "all at once" if size is None else f"parts of {size}"
         rows.append(_measured(f"training step of {CONTRASTED} pictures of {SMALL} pixels: {what}", step))
     apart = [float((own - gradients[0]).norm() / gradients[0].norm()) for own in gradients]
-    return [row | {"gradients apart, relative": own} for row, own in zip(_ratios(rows), apart, strict=True)]
+    return [row | {"gradients apart, relative": own} for row, own in zip(ratios(rows), apart, strict=True)]
 
 
 def pooling() -> list[dict]:
@@ -57,7 +58,7 @@ def pooling() -> list[dict]:
         step = partial(_step, _module(LARGE, grid, None, embedding=0.0), batch)
         what = f"step of {CAPTIONED} captions of {TEXT} tokens behind {grid} x {grid} visual tokens"
         rows.append(_measured(what, step))
-    return _ratios(rows)
+    return ratios(rows)
 
 
 def cache() -> list[dict]:
@@ -72,7 +73,7 @@ def cache() -> list[dict]:
     same = ways["cache"]() == ways["no cache"]()
     what = f"{WRITTEN} captions of {LENGTH} tokens behind 16 visual tokens"
     rows = [_measured(f"{what}: {name}", way) for name, way in ways.items()]
-    return [row | {"the same captions": str(same)} for row in _ratios(rows)]
+    return [row | {"the same captions": str(same)} for row in ratios(rows)]
 
 
 @torch.no_grad()
@@ -122,10 +123,3 @@ def _measured(what: str, call: Callable[[], object]) -> dict:
         call()
         times.append(time.process_time() - start)
     return {"what": what, "ms of CPU": 1000 * median(times), "peak, MiB": peak_bytes(call) / 2**20}
-
-
-def _ratios(rows: list[dict]) -> list[dict]:
-    """The rows with their figures over those of the first."""
-    first = rows[0]
-    return [row | {"times the time": row["ms of CPU"] / first["ms of CPU"],
-                   "times the memory": row["peak, MiB"] / first["peak, MiB"]} for row in rows]  # fmt: skip

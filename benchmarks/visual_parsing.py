@@ -8,15 +8,13 @@ Each with the rolled-out flow, which multiplies maps of layers where they are ke
 how the memory grows with the number of layers. CPU time of one thread.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.memory import peak_bytes
+from benchmarks._measuring import measured
 from lightning_modules.metrics.modality_flow import FlowMeter, projected, watching
 
 DIM, HEADS, WORDS, VISUAL, BATCH = 256, 8, 32, 192, 4  # positions as in the preset `paper`
@@ -44,7 +42,7 @@ def of_depth(layers: int) -> list[dict]:
     with torch.no_grad():
         expected = ways["all maps are kept"]()
         found = {name: way() for name, way in ways.items()}
-        rows = [_measured(f"{what}: {name}", way) for name, way in ways.items()]
+        rows = [measured(f"{what}: {name}", way, REPEATS) for name, way in ways.items()]
     first = rows[0]
     return [
         row
@@ -96,13 +94,3 @@ def _streamed(
 
 def _alone(model: torch.nn.Module, states: Tensor) -> None:
     model(inputs_embeds=states)
-
-
-def _measured(what: str, way: Callable[[], Tensor | None]) -> dict:
-    way()
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        way()
-        times.append(time.process_time() - start)
-    return {"what": what, "ms of CPU": 1000 * median(times), "peak, MiB": peak_bytes(way) / 2**20}

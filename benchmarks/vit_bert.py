@@ -10,15 +10,12 @@
 Encoder of 6 layers of width 192. CPU time of one thread; memory is the peak within a step, above what is there before.
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.memory import peak_bytes
+from benchmarks._measuring import measured
 from lightning_modules.vit_bert.module import VitBert
 
 ENCODER = {"dim": 192, "hidden": 768, "layers": 6, "heads": 3, "norm": "pre", "norm_eps": 1e-6, "dropout": 0.0}
@@ -37,7 +34,7 @@ def main() -> list[dict]:
         "two passes": partial(_two_passes, _module("mask"), batch),
         "projected": partial(_step, _module("pcgrad"), batch),
     }
-    rows = [_measured(f"step of {ROWS} pictures and {ROWS} texts: {name}", way) for name, way in ways.items()]
+    rows = [measured(f"step of {ROWS} pictures and {ROWS} texts: {name}", way, REPEATS) for name, way in ways.items()]
     first = rows[0]
     return [row | {"times the time": row["ms of CPU"] / first["ms of CPU"],
                    "times the memory": row["peak, MiB"] / first["peak, MiB"]} for row in rows]  # fmt: skip
@@ -106,13 +103,3 @@ def _batch() -> dict[str, dict[str, Tensor]]:
             "labels": torch.randint(0, 2, (ROWS,), generator=draw),
         },
     }  # fmt: skip
-
-
-def _measured(what: str, call: Callable[[], None]) -> dict:
-    call()
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return {"what": what, "ms of CPU": 1000 * median(times), "peak, MiB": peak_bytes(call) / 2**20}

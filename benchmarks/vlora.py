@@ -8,16 +8,14 @@
   weights.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.metrics.memory import peak_bytes
+from benchmarks._measuring import measured
 from lightning_modules.vlora.baselines import Projector, Queries
 from lightning_modules.vlora.costs import Sizes, addition_macs, gflops, language_macs, without_visual_tokens
 from lightning_modules.vlora.generator import PerceptualWeights
@@ -73,12 +71,12 @@ def writing() -> list[dict]:
         "additions": partial(_write, added, features),
         "merged weights": partial(_write_merged, held, blind, features),
     }
-    rows = [_measured(f"an answer: {name}", way) for name, way in ways.items()]
+    rows = [measured(f"an answer: {name}", way, REPEATS) for name, way in ways.items()]
     with held():
         again = partial(_write, blind, features)
-        rows.append(_measured("a further answer about the picture: merged weights", again))
+        rows.append(measured("a further answer about the picture: merged weights", again, REPEATS))
         same = torch.equal(again(), ways["additions"]())
-    rows.append(_measured("an answer that sees nothing", partial(_write, blind, features)))
+    rows.append(measured("an answer that sees nothing", partial(_write, blind, features), REPEATS))
     first = rows[0]
     for row in rows:
         row["tokens a second"] = 1000 * WRITTEN / row["ms of CPU"]
@@ -86,7 +84,7 @@ def writing() -> list[dict]:
     for row in rows[2:5]:
         row["merged weights write the same"] = str(same)
     bridges = {"projector": projector, f"{QUERIES} queries": queries, "generator": added}
-    return [*rows, *(_measured(f"forward pass of the {name}", partial(_bridge, seeing, features))
+    return [*rows, *(measured(f"forward pass of the {name}", partial(_bridge, seeing, features), REPEATS)
                      for name, seeing in bridges.items())]  # fmt: skip
 
 
@@ -135,13 +133,3 @@ def _write_merged(held: Callable, seeing: Seeing, features: Tensor) -> Tensor:
 @torch.no_grad()
 def _bridge(seeing: Seeing, features: Tensor) -> Tensor | Mapping:
     return seeing.bridge(features)
-
-
-def _measured(what: str, call: Callable[[], object]) -> dict:
-    call()  # allocates what later calls find
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return {"what": what, "ms of CPU": 1000 * median(times), "peak, MiB": peak_bytes(call) / 2**20}
