@@ -48,6 +48,7 @@ class Measured:
         self.module, self.left = module, SHOWN
         self.networks = PublishedNetworks(**module.published, device=device)
         self.features = DrawnFeatures().to(device)
+        self.drawing = torch.Generator().manual_seed(0)  # of codes: other ones for each batch
 
     def batch(self, batch: Mapping[str, Tensor]) -> Arrays:
         """All that is measured of some clips."""
@@ -62,7 +63,7 @@ class Measured:
         clips = {"reconstruction": module.rendered(video[:, :, 0], flows, codes)}
         clips["retrieval"] = module.animate(video[:, :, 0], module.recall(video[:, :, 0]))
         if module.encoder.variational:
-            clips["prior"] = module.animate(video[:, :, 0], module.prior(len(video)))
+            clips["prior"] = module.animate(video[:, :, 0], module.prior(len(video), self.drawing))
         for name, clip in clips.items():
             found |= {f"{name}/{kind}": values for kind, values in self.clip(clip, video).items()}
         found |= {f"{kind}/real": x for kind, x in self.seen(video).items()}

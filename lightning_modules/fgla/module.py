@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import PaperModule
+from lightning_modules.fgla.clips import TimelapseClips
 from lightning_modules.fgla.measuring import Measured
 from lightning_modules.fgla.network import (
     Appearance,
@@ -34,6 +35,7 @@ from lightning_modules.fgla.network import (
     MotionEncoder,
     MotionGenerator,
     PatchDiscriminator,
+    Pooling,
     Refinement,
     Seen,
     doubled,
@@ -66,6 +68,7 @@ class EncoderSettings(TypedDict):
     grid: Count
     code_dim: Count
     variational: bool
+    pooling: Pooling
     span: Literal["pair", "clip"]
 
 
@@ -171,7 +174,8 @@ class Fgla(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        _check(frames, encoder, refinement, discriminator, remembered)
+        _check(size, frames, encoder, refinement, discriminator, remembered)
+        _check_weights(weights, perception, discriminator)
         own = {name: value for name, value in encoder.items() if name != "span"}
         self.encoder = MotionEncoder(size=size, **own)
         self.generator = MotionGenerator(size=size, code_dim=encoder["code_dim"], **generator)
@@ -189,9 +193,10 @@ class Fgla(PaperModule):
         self.register_buffer("known_motion", torch.zeros(*shape, encoder["code_dim"], *2 * [encoder["grid"]]))
         self.register_buffer("known_light", torch.zeros(*shape, appearance["code_dim"]))
         self.register_buffer("own_flow", torch.zeros(remembered, frames - 1, 2, size // 2, size // 2))
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers(recurse=False)]  # see `fill`
 
     def check_data(self, data: LightningDataModule) -> None:
-        """Refuse clips of another size, without a flow that is needed, or more than are remembered.
+        """Refuse clips of another size, without a flow that is needed, or whose own flow cannot be remembered.
 
         Raises:
             ValueError: see above.
@@ -207,9 +212,33 @@ class Fgla(PaperModule):
                 f"clips of {type(data).__name__} come without their flow, and model.flow_teacher is null: give a "
                 "network for it, or set model.supervised to false and take flow from model.encoder.sees."
             )
+        if "own" in self.encoder.sees:
+            self._check_remembered(data, frames)
+
+    def _check_remembered(self, data: LightningDataModule, frames: int) -> None:
         clips = len(data.rows["train"][1]) if "train" in data.rows else 0
-        if "own" in self.encoder.sees and clips > len(self.own_flow):
-            raise ValueError(f"model.remembered is {len(self.own_flow)}, but there are {clips} clips to train on.")
+        if clips > len(self.own_flow) or frames != self.frames:
+            raise ValueError(
+                f"model.remembered is {len(self.own_flow)} and model.frames {self.frames}, but there are {clips} clips "
+                f"of {frames} frames to train on: an encoder that sees its own flow remembers it for each pair of them."
+            )
+        if not isinstance(data, TimelapseClips):
+            raise ValueError(
+                f"{type(data).__name__} does not say which frames of which clip a batch has, so that no flow can be "
+                "remembered for them: take `own` out of model.encoder.sees, or use TimelapseClips."
+            )
+
+    def on_fit_start(self) -> None:
+        """Refuse several processes where flows are remembered: each would remember those of its own batches only.
+
+        Raises:
+            ValueError: see above.
+        """
+        if "own" in self.encoder.sees and self.trainer.world_size > 1:
+            raise ValueError(
+                f"model.encoder.sees is {list(self.encoder.sees)} and {self.trainer.world_size} processes train: each "
+                "would remember the flows of its own batches only. Train in one process."
+            )
 
     @property
     def needs_flow(self) -> bool:
@@ -401,18 +430,18 @@ class Fgla(PaperModule):
 
     @torch.no_grad()
     def recall(self, pictures: Float[Tensor, "batch 3 h w"]) -> Codes:
-        """The codes of the training clips whose first frames look most alike; before a training nothing moves."""
+        """The codes of the training clips whose first frames look most alike; before a training all are 0."""
         apart = torch.cdist(looks(pictures), self.known_looks, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = apart.masked_fill(~self.known, torch.inf).argmin(1)
         return Codes(self.known_motion[nearest], None if self.appearance is None else self.known_light[nearest])
 
     @torch.no_grad()
-    def prior(self, rows: int, *, seed: int = 0) -> Codes:
-        """Codes that are drawn: each clip keeps its motion. The light, which has no prior, stays as it is.
+    def prior(self, rows: int, generator: torch.Generator) -> Codes:
+        """Codes that are drawn: each clip keeps its motion. The light has no prior, and is left alone.
 
         Args:
             rows: clips.
-            seed: of what is drawn.
+            generator: of random numbers, on the CPU.
 
         Raises:
             ValueError: the encoder is not variational.
@@ -420,21 +449,15 @@ class Fgla(PaperModule):
         if not self.encoder.variational:
             raise ValueError("codes can be drawn only of a variational encoder: set model.encoder.variational to true.")
         code, grid, device = self.encoder.code_dim, self.encoder.grid, self.known_motion.device
-        drawn = torch.randn(rows, 1, code, grid, grid, generator=torch.Generator().manual_seed(seed)).to(device)
-        light = None
-        if self.appearance is not None:
-            light = self.known_light.new_zeros(rows, self.frames - 1, self.known_light.shape[-1])
-        return Codes(drawn.expand(-1, self.frames - 1, -1, -1, -1), light)
-
-    def on_train_end(self) -> None:
-        """Remember the codes of the first training clips, for `recall`."""
-        self.eval()
-        self.fill(self.trainer.datamodule)
-        self.train()
+        drawn = torch.randn(rows, 1, code, grid, grid, generator=generator).to(device)
+        return Codes(drawn.expand(-1, self.frames - 1, -1, -1, -1), None)
 
     @torch.no_grad()
     def fill(self, data: LightningDataModule) -> None:
-        """Remember the codes of the first training clips, as many as `codebook`; of several of a video, one."""
+        """Remember the codes of the first training clips, as many as `codebook`; of several of a video, one.
+
+        This is done after the training, with the weights that are exported, in the process that exports them.
+        """
         done, seen, each = 0, 0, getattr(data, "clips", 1)
         for batch in data.evaluation_batches("train"):
             first, seen, left = -seen % each, seen + len(batch["video"]), len(self.known) - done
@@ -476,8 +499,9 @@ class Fgla(PaperModule):
 
     @torch.no_grad()
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
-        """What is measured of the clips of the split that is judged, see `measuring.Measured`."""
+        """What is measured of the clips of the split that is judged, see `measuring.Measured`; fills `recall` first."""
         self.to(device).eval()
+        self.fill(data)
         measured, parts, left = Measured(self, device), defaultdict(list), self.judged_rows
         for split in judged(data.rows):
             for batch in data.evaluation_batches(split):
@@ -510,7 +534,16 @@ class Fgla(PaperModule):
         load_strictly(self, {**weights, "own_flow": self.own_flow}, "exported weights")
 
 
-def _check(frames: int, encoder: EncoderSettings, refinement: object, discriminator: object, remembered: int) -> None:
+def _check(
+    size: int, frames: int, encoder: EncoderSettings, refinement: object, discriminator: Patches | None, remembered: int
+) -> None:
+    if size % LOOKS:
+        raise ValueError(f"size is {size}, expected a multiple of {LOOKS}: pictures are compared by {LOOKS}^2 places.")
+    if discriminator and size < 1 << len(discriminator["widths"]):
+        raise ValueError(
+            f"discriminator.widths has {len(discriminator['widths'])} stages, each of which halves {size} pixels: take "
+            "fewer."
+        )
     if frames < 2:
         raise ValueError(f"frames is {frames}, expected at least 2: motion is what lies between two of them.")
     if discriminator and not refinement:
@@ -520,6 +553,18 @@ def _check(frames: int, encoder: EncoderSettings, refinement: object, discrimina
             f"model.encoder.sees is {encoder['sees']} and model.remembered is {remembered}: an encoder that sees its "
             "own flow needs a place for that of each training clip, and no other does."
         )
+
+
+def _check_weights(weights: Weights, perception: str | None, discriminator: object) -> None:
+    for term, name, network in (
+        ("perceptual", "perception", perception),
+        ("adversarial", "discriminator", discriminator),
+    ):
+        if weights[term] and not network:
+            raise ValueError(
+                f"weights.{term} is {weights[term]}, but {name} is null, so that there is no such loss: set the weight "
+                f"to 0, or give a {name}."
+            )
 
 
 def is_rows(value: object) -> bool:

@@ -19,6 +19,7 @@ GROUPS = 8
 LEAST_LOGVAR, MOST_LOGVAR = -10.0, 10.0
 
 Seen = Literal["flow", "frames", "own"]
+Pooling = Literal["mean", "linear"]
 Injection = Literal["concat", "spade"]
 CHANNELS = {"flow": 2, "frames": 6, "own": 2}
 
@@ -42,14 +43,17 @@ class MotionEncoder(nn.Module):
         grid: places along each axis, g.
         code_dim: numbers at each place, c.
         variational: whether codes are drawn from a Gaussian.
+        pooling: how a code is made of the features of its part of the picture: of their `mean`, or by a `linear` layer
+            of all of them, which can say where something is within that part.
 
     Raises:
         ValueError: the grid does not divide what the stages leave, or nothing is shown.
     """
 
     def __init__(
-        self, *, size: int, widths: Sequence[int], sees: Sequence[Seen], grid: int, code_dim: int, variational: bool
-    ):
+        self, *, size: int, widths: Sequence[int], sees: Sequence[Seen], grid: int, code_dim: int, variational: bool,
+        pooling: Pooling = "mean",
+    ):  # fmt: skip
         super().__init__()
         left = size >> len(widths)
         if not sees or len(set(sees)) < len(sees):
@@ -59,15 +63,18 @@ class MotionEncoder(nn.Module):
                 f"encoder.grid is {grid}, but {len(widths)} stages that halve {size} pixels leave "
                 f"{size / (1 << len(widths)):g}: the grid must divide that. Take fewer widths, or another grid."
             )
-        self.sees, self.grid, self.code_dim, self.pooled = tuple(sees), grid, code_dim, left // grid
+        self.sees, self.grid, self.code_dim = tuple(sees), grid, code_dim
         channels = [sum(CHANNELS[name] for name in sees), *widths]
         self.stages = nn.Sequential(*(stage(a, b) for a, b in pairwise(channels)))
-        self.head = nn.Conv2d(channels[-1], code_dim * (2 if variational else 1), 1)
+        part, outputs = left // grid, code_dim * (2 if variational else 1)
+        self.pool = nn.AvgPool2d(part) if pooling == "mean" else nn.Identity()
+        kernel = 1 if pooling == "mean" else part
+        self.head = nn.Conv2d(channels[-1], outputs, kernel, stride=kernel)
         self.variational = variational
 
     def forward(self, shown: Float[Tensor, "pairs channels h w"]) -> Code:
         """The codes of pairs of frames."""
-        found = self.head(F.avg_pool2d(self.stages(shown), self.pooled))
+        found = self.head(self.pool(self.stages(shown)))
         if not self.variational:
             return Code(found, None)
         mean, logvar = found.chunk(2, 1)
@@ -85,6 +92,9 @@ class MotionGenerator(nn.Module):
         injection: whether a code is concatenated, or scales and shifts normalised features (SPADE, Park et al. 2019).
         reach: the longest flow along an axis, in shares of the picture's side.
         mask: whether flows are weighted by a map from 0 to 1, so that what rests can be left alone.
+
+    Raises:
+        ValueError: there are no stages, or they do not divide the size.
     """
 
     def __init__(
@@ -92,6 +102,11 @@ class MotionGenerator(nn.Module):
         mask: bool,
     ):  # fmt: skip
         super().__init__()
+        if not widths or size % (1 << len(widths)):
+            raise ValueError(
+                f"generator.widths has {len(widths)} stages, each of which halves height and width, but pictures have "
+                f"{size} pixels: give at least one, and as many as divide that."
+            )
         self.reach = reach * size  # in pixels
         channels = [3, *widths]
         self.down = nn.ModuleList(stage(a, b) for a, b in pairwise(channels))

@@ -106,7 +106,7 @@ class Landscapes(Predictor):
             raise ValueError("the model remembers no training clip, so nothing can be recalled: give a clip, too.")
         yield "recalled", self.module.recall(small)
         for number in range(drawn if self.module.encoder.variational else 0):
-            yield f"by chance {number}", self.module.prior(1, seed=number)._replace(light=None)
+            yield f"by chance {number}", self.module.prior(1, torch.Generator().manual_seed(number))
 
     def codes_of(self, clip: Path) -> Codes:
         """The codes of a clip: of its middle, frames as far apart as in training; fewer of a short one.

@@ -59,6 +59,7 @@ def test_sizes_of_the_paper_preset_and_of_animating_landscape():
     oracles = {oracle.name: oracle.model_extra for oracle in load_facts(FACTS).oracles}
     model = compose("paper", system="fgla")["system"]["model"] | {"flow_teacher": None, "perception": None}
     model.pop("_target_")
+    model["weights"]["perceptual"] = 0.0
     with torch.device("meta"):
         assert Fgla(**model).facts()["code_numbers"] == oracles["embedding"]["numbers"]
         small = model["encoder"] | {"grid": 1, "code_dim": oracles["animating-landscape-code"]["numbers"]}
@@ -136,11 +137,13 @@ def test_a_variational_embedding_is_drawn_in_training_alone_and_has_a_prior():
     assert not torch.equal(module.embed(video, given["flow"])[1], module.embed(video, given["flow"])[1])
     module.eval()
     assert torch.equal(module.embed(video, given["flow"])[1], module.embed(video, given["flow"])[1])
-    one, two, other = (module.prior(2, seed=seed).motion for seed in (0, 0, 1))
-    assert torch.equal(one, two) and not torch.equal(one, other) and one.shape == (2, 4, 2, 4, 4)
-    assert torch.equal(one[:, 0], one[:, 3])
+    drawing = torch.Generator().manual_seed(0)
+    one, next_one, again = (module.prior(2, each) for each in (drawing, drawing, torch.Generator().manual_seed(0)))
+    assert torch.equal(one.motion, again.motion) and not torch.equal(one.motion, next_one.motion)
+    assert one.motion.shape == (2, 4, 2, 4, 4) and torch.equal(one.motion[:, 0], one.motion[:, 3])
+    assert make(encoder={"variational": True}, appearance={"code_dim": 3}).prior(2, drawing).light is None
     with pytest.raises(ValueError, match=r"only of a variational encoder: set model\.encoder\.variational to true"):
-        make().prior(2)
+        make().prior(2, drawing)
 
 
 def test_the_divergence_of_a_gaussian():
@@ -196,18 +199,22 @@ def test_motion_is_recalled_from_the_training_clip_that_looks_most_alike():
     assert not torch.equal(module.recall(pictures[3:]).motion, module.known_motion[3:4])  # it is not known
 
 
-def test_the_codebook_is_filled_at_the_end_of_a_training():
+def test_the_codebook_is_filled_with_the_weights_that_are_exported():
+    """`predictions` is called after the training, when averaged weights have taken the place of the last ones."""
     module = make(appearance={"code_dim": 3})
 
     class Data(LightningDataModule):
-        def evaluation_batches(self, split):
-            assert split == "train"
-            yield batch(4)
-            yield batch(4)
+        def __init__(self):
+            super().__init__()
+            self.rows = {"train": (0, range(8)), "test": (1, range(4))}
 
-    module._trainer = type("Trainer", (), {"datamodule": Data(), "training": False})()
-    module.on_train_end()
-    assert module.training and module.known.all()
+        def evaluation_batches(self, split):
+            yield batch(4)
+            if split == "train":
+                yield batch(4)
+
+    module.predictions(Data(), torch.device("cpu"))
+    assert module.known.all()
     video = batch(4)["video"] / 255
     torch.testing.assert_close(module.known_looks[4:], looks(video[:2, :, 0]))
     codes = module.eval().encode(video, batch(4)["flow"])
@@ -270,6 +277,10 @@ class Decoded(LightningDataModule):
     video_shape, rows = (3, FRAMES, SIZE, SIZE), {}
 
 
+class Long(Clips):
+    video_shape = (3, 6, SIZE, SIZE)
+
+
 class Short(Clips):
     video_shape = (3, 4, SIZE, SIZE)
 
@@ -279,7 +290,13 @@ class Short(Clips):
     [
         (Short, {}, r"clips of shape \(3, 4, 16, 16\) .* model\.size is 16 and model\.frames 5"),
         (Decoded, {}, r"clips of Decoded come without their flow, and model\.flow_teacher is null"),
-        (Clips, {"encoder": {"sees": ["own"]}, "remembered": 8}, r"model\.remembered is 8, but there are 9 clips"),
+        (
+            Clips,
+            {"encoder": {"sees": ["own"]}, "remembered": 8},
+            r"model\.remembered is 8 .* there are 9 clips of 5 fr",
+        ),
+        (Long, {"encoder": {"sees": ["own"]}, "remembered": 9}, r"model\.frames 5, but there are 9 clips of 6 frames"),
+        (Clips, {"encoder": {"sees": ["own"]}, "remembered": 9}, r"Clips does not say which frames of which clip"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(data, changed, message):
@@ -296,11 +313,24 @@ def test_data_that_do_not_fit_are_refused(data, changed, message):
         ({"discriminator": {"widths": [4]}, "refinement": None}, r"model\.discriminator judges refined frames"),
         ({"remembered": 4}, r"model\.encoder\.sees is \['flow', 'frames'\] and model\.remembered is 4"),
         ({"encoder": {"sees": ["own"]}}, r"model\.encoder\.sees is \['own'\] and model\.remembered is 0"),
+        ({"size": 18}, r"size is 18, expected a multiple of 4"),
+        ({"discriminator": {"widths": 5 * [4]}}, r"discriminator\.widths has 5 stages, each of which halves 16 pixels"),
+        ({"generator": {"widths": []}}, r"generator\.widths has 0 stages"),
+        ({"size": 20, "encoder": {"grid": 5}}, r"generator\.widths has 3 stages, .* but pictures have 20 pixels"),
+        ({"weights": {"perceptual": 0.1}}, r"weights\.perceptual is 0\.1, but perception is null"),
+        ({"weights": {"adversarial": 0.1}}, r"weights\.adversarial is 0\.1, but discriminator is null"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         make(**changed)
+
+
+def test_flows_are_remembered_in_one_process_alone():
+    module = make(encoder={"sees": ["own"]}, remembered=8)
+    module._trainer = type("Trainer", (), {"world_size": 2})()
+    with pytest.raises(ValueError, match=r"sees is \['own'\] and 2 processes train: .* Train in one process"):
+        module.on_fit_start()
 
 
 def test_without_a_flow_and_a_network_for_it_nothing_can_be_embedded(module):

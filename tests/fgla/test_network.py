@@ -34,6 +34,17 @@ def test_an_embedding_on_a_grid_says_where_and_one_vector_does_not():
         assert not torch.equal(one[..., 0], two[..., 0])
 
 
+def test_one_vector_says_where_if_it_is_made_of_all_places_and_not_of_their_mean():
+    """Features that are moved to other places leave their mean as it is."""
+    features, told = torch.randn(1, 8, 4, 4), {}
+    for pooling in ("mean", "linear"):
+        encoder = MotionEncoder(**ENCODER | {"grid": 1, "code_dim": 5, "pooling": pooling})
+        one, moved = (encoder.head(encoder.pool(x)) for x in (features, features.flip(-1)))
+        assert one.shape == (1, 5, 1, 1)
+        told[pooling] = not torch.allclose(one, moved, atol=1e-5)
+    assert told == {"mean": False, "linear": True}
+
+
 @pytest.mark.parametrize("injection", ["concat", "spade"])
 @pytest.mark.parametrize("mask", [False, True])
 def test_flows_stay_within_their_reach_and_follow_the_embedding(injection, mask):
