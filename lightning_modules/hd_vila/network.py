@@ -18,6 +18,7 @@ from transformers.models.bert.modeling_bert import BertPooler
 from lightning_modules.hd_vila.hybrid import SMALLER
 from lightning_modules.layers.bert import masked_mean, run_layers
 from lightning_modules.layers.transformer import Attention, DropPath, Mlp
+from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
 from lightning_modules.settings import Count
 
 STREAMS = ("hybrid", "high", "low")
@@ -373,6 +374,30 @@ class HdVilaNetwork(nn.Module):
         mask = torch.cat([mask, mask.new_ones(seen.shape[:2])], dim=1)
         read = run_layers(bert.encoder.layer[self.half :], torch.cat([states, seen], dim=1), mask)
         return rearrange(read[:, :length], "(b k) n d -> b k n d", k=clips)
+
+    def flow(
+        self,
+        states: Float[Tensor, "texts length dim"],
+        attention_mask: Bool[Tensor, "texts length"],
+        maps: Float[Tensor, "texts clips dim h w"],
+        counted: Bool[Tensor, "texts length"] | None = None,
+    ) -> dict[str, Float[Tensor, "texts ..."]]:
+        """Inter-modality flow of what `fuse` reads, mean over clips, see `modality_flow.FlowMeter.columns`.
+
+        Args:
+            states: see `fuse`.
+            attention_mask: likewise.
+            maps: likewise.
+            counted: which places of the texts count as language; null for all but padding.
+        """
+        clips, places = maps.shape[1], maps.shape[3] * maps.shape[4]
+        attended = attention_mask.repeat_interleave(clips, 0)
+        language = attended if counted is None else counted.repeat_interleave(clips, 0)
+        meter = side_by_side(language, attended.new_ones(len(attended), places), attended)
+        layers = self.transformer.bert.encoder.layer[self.half :]
+        with watching((layer.attention.self for layer in layers), meter, projected):
+            self.fuse(states, attention_mask, maps)
+        return {name: x.unflatten(0, (-1, clips)).mean(1) for name, x in meter.columns().items()}
 
     def over_clips(self, x: Float[Tensor, "videos clips ..."]) -> Float[Tensor, "videos ..."]:
         """What each clip of a video gave, pooled; `lse` grows with the number of clips, by its logarithm at most."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.bert import make_bert, run_layers
 from lightning_modules.lf_vila.weights import make_video_swin
+from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
 from lightning_modules.settings import Count
 
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]  # rows, columns
@@ -234,6 +235,26 @@ class LongVideoText(nn.Module):
         mask = F.pad(texts.mask, [0, seen.shape[1]], value=True)
         layers = self.text_encoder.bert.encoder.layer[self.together :]
         return run_layers(layers, torch.cat([texts.states, seen], dim=1), mask)
+
+    def flow(
+        self,
+        texts: Texts,
+        tokens: Float[Tensor, "batch frames patches dim"],
+        counted: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> dict[str, Float[Tensor, "batch ..."]]:
+        """Inter-modality flow of what `fuse` reads, see `modality_flow.FlowMeter.columns`.
+
+        Args:
+            texts: see `fuse`.
+            tokens: likewise.
+            counted: which of `texts.states` count as language; null for all but padding.
+        """
+        vision = texts.mask.new_ones(len(tokens), tokens.shape[1] * tokens.shape[2])
+        meter = side_by_side(texts.mask if counted is None else counted, vision, texts.mask)
+        layers = self.text_encoder.bert.encoder.layer[self.together :]
+        with watching((layer.attention.self for layer in layers), meter, projected):
+            self.fuse(texts, tokens)
+        return meter.columns()
 
     def words_and_match(
         self, states: Float[Tensor, "batch tokens dim"], drawn: Bool[Tensor, "batch words"]
