@@ -272,6 +272,18 @@ def test_stage_two_trains_its_own_parts_only(tiny, folder):
     assert module.network.text_encoder.bert.encoder.layer[3].training
 
 
+def test_stage_two_stores_matches_and_flow(tiny, folder):
+    data = events(folder)
+    found = build(tiny, task="fuse").predictions(data, torch.device("cpu"))
+    assert {name: tuple(x.shape) for name, x in found.items() if not name.startswith("flow/")} == {
+        f"{name}/test": (16,) for name in ("own", "other", "permuted", "group")
+    }
+    for pairs in ("own", "other", "content"):
+        assert found[f"flow/{pairs}/relative/test"].shape == (16, 1), "rows, layers"
+        assert found[f"flow/{pairs}/rolled_out/test"].shape == (16,)
+    assert matched({name: found[f"{name}/test"].numpy() for name in ("own", "other")}).keys() == {"match_percent"}
+
+
 def test_stage_two_begins_with_stage_one_and_the_heads_with_stage_two(tiny):
     one, two, answers = build(tiny), build(tiny, task="fuse"), build(tiny, task="answer", answers=5)
     classes = build(tiny, task="classify", answers=5)
