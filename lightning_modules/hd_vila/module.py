@@ -40,7 +40,7 @@ from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.video.annotation_files import OUTSIDE
 from lightning_modules.hd_vila.hybrid_clips import HybridClips
-from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork
+from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork, ResNetSettings, TimeSformerSettings
 from lightning_modules.hd_vila.weights import load_hub_resnet, read_official, take_over
 from lightning_modules.layers.bert import NO_LABEL, make_bert, mask_words, masked_word_loss
 from lightning_modules.layers.published import load_strictly
@@ -84,7 +84,7 @@ class HdVila(PaperModule):
 
     Args:
         bert: arguments of `make_bert`.
-        resnet: settings of `network.ResNet`, and `hub`: a published one that both streams begin with, or null.
+        resnet: see `network.ResNetSettings`.
         timesformer: settings of `network.TimeSformer`.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
         streams: see `HdVilaNetwork`, also for `pool` and `num_answers`.
@@ -112,8 +112,8 @@ class HdVila(PaperModule):
         self,
         *,
         bert: dict,
-        resnet: dict,
-        timesformer: dict,
+        resnet: ResNetSettings,
+        timesformer: TimeSformerSettings,
         preprocess: dict,
         streams: Literal["hybrid", "high", "low"] = "hybrid",
         task: Literal["contrast", "words", "answers", "choice"] = "contrast",

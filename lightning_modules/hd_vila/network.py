@@ -5,21 +5,23 @@ Read `HdVilaNetwork.encode_clips` first, then `HdVilaNetwork.fuse`.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import BertForPreTraining
 from transformers.models.bert.modeling_bert import BertPooler
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.hd_vila.hybrid import SMALLER
 from lightning_modules.layers.bert import masked_mean, run_layers
 from lightning_modules.layers.transformer import Attention, DropPath, Mlp
 from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
 
 STREAMS = ("hybrid", "high", "low")
 TASKS = ("contrast", "words", "answers", "choice")
@@ -29,6 +31,34 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group": partial(nn.GroupNorm, 1),  # over all channels of an image, for fresh weights
 }
 Norm = Literal["frozen", "group"]
+Stages = Annotated[list[Count], Field(min_length=4, max_length=4)]
+
+
+class ResNetSettings(TypedDict):
+    """Settings of `ResNet`, and `hub`: a published one that both streams begin with, or null."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    width: NotRequired[Count]
+    layers: NotRequired[Stages]
+    strides: NotRequired[Stages]
+    stem_kernel: NotRequired[Count]
+    stem_pool: NotRequired[bool]
+    norm: NotRequired[Norm]
+
+
+class TimeSformerSettings(TypedDict):
+    """Settings of `TimeSformer`."""
+
+    __pydantic_config__ = STRICT
+    depth: NotRequired[Count]
+    heads: NotRequired[Count]
+    grid: NotRequired[Annotated[list[Count], Field(min_length=2, max_length=2)]]
+    frames: NotRequired[Count]
+    drop_path: NotRequired[Share]
+    position_std: NotRequired[NonNegative]
+    time_std: NotRequired[NonNegative]
+    init_std: NotRequired[Positive]
 
 
 class Bottleneck(nn.Module):

@@ -45,7 +45,7 @@ from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.lf_vila.losses import draw_times, mismatched, perfect_loss, span_loss, temporal_contrast
-from lightning_modules.lf_vila.model import LongVideoText, VideoClassifier
+from lightning_modules.lf_vila.model import LongVideoText, NetworkSettings, VideoClassifier
 from lightning_modules.lf_vila.network import attention_elements
 from lightning_modules.losses.contrastive import gather, info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
@@ -112,12 +112,12 @@ class LFVILA(PaperModule):
         *,
         task: Task = "align",
         answers: Count | None = None,
-        network: dict,
+        network: NetworkSettings,
         preprocess: dict,
         temperature: Positive = 0.05,
         time_weight: NonNegative = 0.25,
         keys: Count = 2,
-        values: Count = 2,
+        values: Annotated[Count, Field(ge=2)] = 2,
         others: Natural = 3,
         roll_from: Literal[0, 1] = 1,
         masked: Share = 0.15,
@@ -130,6 +130,11 @@ class LFVILA(PaperModule):
         if (answers is not None) != (task in ("answer", "classify")):
             raise ValueError(
                 f"model.answers is {answers}, but task {task!r} needs {'a number' if answers is None else 'null'}."
+            )
+        if task == "align" and time_weight and max(keys, values) > network["clips"]:
+            raise ValueError(
+                f"model.keys ({keys}) and model.values ({values}) are drawn from model.network.clips "
+                f"({network['clips']}): expected at most as many, or time_weight 0."
             )
         self.task, self.scale = task, 1 / temperature
         self.time_weight, self.keys, self.values = time_weight, keys, values
@@ -407,10 +412,9 @@ class LFVILA(PaperModule):
         found["macs_per_video"] = count_macs(network.video_encoder, (3, network.frames, *network.size))
         elements = {frames: attention_elements(network.video_encoder, frames, *network.size) for frames in LENGTHS}
         found["attention_elements"] = {str(frames): max(each) for frames, each in elements.items()}
-        if self.task == "align":
+        if self.task == "align" and self.time_weight:
             least = partial(perfect_loss, network.clips, self.scale, values=self.values, others=self.others)
             found["perfect_loss"], found["released_perfect_loss"] = least(roll_from=self.roll_from), least(roll_from=0)
-            found["time_weight"] = self.time_weight
         return found
 
     def parameter_groups(self) -> list[dict]:
