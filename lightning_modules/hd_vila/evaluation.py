@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.metrics.answers import accuracy, accuracy_of_choice, similarity_to_options
+from lightning_modules.metrics.flow_report import flow_figures, flow_metrics
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import Evaluation, Exhibit, Gallery, Picture, Run
 from lightning_modules.settings import Count
@@ -23,7 +24,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
     in the text that comes first. Of the hybrid `cnn_macs` and `cnn_macs_all_high`. Of masked words
     `words/top1_percent`, and `words_apart/top1_percent` with another video; of words that the texts do not share
     `telling/top1_percent` and `telling_apart/top1_percent`. Of answers, and of choice by a network for it or by the
-    similarity of features, `accuracy_percent`.
+    similarity of features, `accuracy_percent`. Where texts are read together with clips also `flow/...`, see
+    `metrics.flow_report`.
 
     Args:
         runs: finished runs, one for each seed and arm.
@@ -32,20 +34,21 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
         split: rows that are judged.
     """
     metrics: dict[int, dict[str, float]] = {}
-    galleries = []
+    figures, galleries = [], []
     for run in runs:
         stored = run.predictions()
         arrays = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
-        found = measured(arrays, motions)
+        found = measured(arrays, motions) | flow_metrics(arrays)
         for name in ("parameters", "macs_per_video", "cnn_macs", "cnn_macs_all_high"):
             if name in run.facts:
                 found[name] = float(run.facts[name])
         arm, _, protocol = run.name.partition("/")
         first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
         metrics.setdefault(run.seed, {}).update({f"{first}/{name}{last}": value for name, value in found.items()})
+        figures += flow_figures(arrays) if run is runs[0] else []
         if run is runs[0] and "shown" in arrays and not protocol:
             galleries.append(examples(arrays))
-    return Evaluation(metrics=metrics, galleries=galleries)
+    return Evaluation(metrics=metrics, figures=figures, galleries=galleries)
 
 
 def measured(arrays: Mapping[str, np.ndarray], motions: int | None) -> dict[str, float]:

@@ -40,12 +40,13 @@ from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.video.annotation_files import OUTSIDE
 from lightning_modules.hd_vila.hybrid_clips import HybridClips
-from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork
+from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork, ResNetSettings, TimeSformerSettings
 from lightning_modules.hd_vila.weights import load_hub_resnet, read_official, take_over
 from lightning_modules.layers.bert import NO_LABEL, make_bert, mask_words, masked_word_loss
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.losses.contrastive import gather, info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
+from lightning_modules.metrics.modality_flow import PAIRS
 from lightning_modules.settings import Count, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.validation import judged, mean_over
@@ -83,7 +84,7 @@ class HdVila(PaperModule):
 
     Args:
         bert: arguments of `make_bert`.
-        resnet: settings of `network.ResNet`, and `hub`: a published one that both streams begin with, or null.
+        resnet: see `network.ResNetSettings`.
         timesformer: settings of `network.TimeSformer`.
         preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
         streams: see `HdVilaNetwork`, also for `pool` and `num_answers`.
@@ -111,8 +112,8 @@ class HdVila(PaperModule):
         self,
         *,
         bert: dict,
-        resnet: dict,
-        timesformer: dict,
+        resnet: ResNetSettings,
+        timesformer: TimeSformerSettings,
         preprocess: dict,
         streams: Literal["hybrid", "high", "low"] = "hybrid",
         task: Literal["contrast", "words", "answers", "choice"] = "contrast",
@@ -266,9 +267,7 @@ class HdVila(PaperModule):
 
     @property
     def _special(self) -> list[int]:
-        tokenizer = self.tokenizer
-        known = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id, tokenizer.mask_id)
-        return [number for number in known if number is not None]
+        return special_ids(self.tokenizer)
 
     def clips_of(self, batch: Batch) -> Clips:
         """Middle frames and neighbours of a batch, normalised: those of `HybridClips`, or cut from a `video`."""
@@ -372,19 +371,23 @@ class HdVila(PaperModule):
         `labels` are the data's, where it has any. Words: `words`, the ids of the texts, and `found` and `found_apart`,
         the ids that are most likely at each place if it alone is masked, given the own video and given another one;
         -1 at places that cannot be masked. Answers: those given, as `answers`. Choice: `scores` of the candidates; of
-        features, those of the candidates as `options` (videos options dim). All of these with `labels`. Of videos in
-        one size also the first, as `shown` (see there), and of features the ids of the texts, `sentences`.
+        features, those of the candidates as `options` (videos options dim). All of these with `labels`. Where texts are
+        read together with clips also `flow/...`, see `flows`. Of videos in one size also the first, as `shown` (see
+        there), and of features the ids of the texts, `sentences`.
         """
         self.to(device).eval()
         found = {}
         for split in judged(data.rows):
             read = {"contrast": self._judge_features, "words": self._judge_words}.get(self.task, self._judge_answers)
-            parts = []
+            parts, flows = [], {}
             for batch in data.evaluation_batches(split):
                 if "video" in batch and not parts:
                     found[f"shown/{split}"] = self.shown(batch["video"][:SHOWN])
-                parts.append(read({name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}))
-            columns = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+                batch = {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
+                if self.task != "contrast" and not parts:
+                    flows = {name: x.cpu() for name, x in self.flows(batch, data.tokenizer).items()}
+                parts.append(read(batch))
+            columns = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]} | flows
             if "token_ids" in columns:
                 token_ids, columns["belongs"] = columns.pop("token_ids").unique(dim=0, return_inverse=True)
                 mask = token_ids != data.tokenizer.pad_id
@@ -440,6 +443,32 @@ class HdVila(PaperModule):
         logits = self.answer_logits(self.clips_of(batch), *self.texts_of(batch))
         found = {"answers": logits.argmax(1)} if self.task == "answers" else {"scores": logits}
         return {**found, "labels": batch["labels"]}
+
+    def flows(self, batch: Batch, tokenizer: TextTokenizer) -> dict[str, Float[Tensor, "pairs ..."]]:
+        """Inter-modality flow of the first texts of a batch, nothing masked, none without words.
+
+        Not of the paper: `metrics/modality_flow.py` says what it is. Of candidates the right one is read.
+
+        Returns:
+            `flow/<pairs>/<name>`, see `HdVilaNetwork.flow`: with `own` videos, those of the row before (`other`), and
+            own ones with ordinary words alone as language (`content`).
+        """
+        token_ids, mask = self.texts_of(batch)
+        if token_ids.ndim == 3:
+            right = torch.arange(len(token_ids), device=token_ids.device), batch["labels"]
+            token_ids, mask = token_ids[right], mask[right]
+        ordinary = mask & ~torch.isin(token_ids, torch.tensor(special_ids(tokenizer), device=token_ids.device))
+        rows = ordinary.any(1).nonzero()[:PAIRS, 0]
+        if not len(rows):
+            return {}
+        token_ids, mask, ordinary = token_ids[rows], mask[rows], ordinary[rows]
+        maps = self.maps(*(x[rows] for x in self.clips_of(batch)))
+        states = self.network.read_texts(token_ids, mask)
+        found = {}
+        for name, seen, counted in (("own", maps, None), ("other", maps.roll(1, 0), None), ("content", maps, ordinary)):
+            flow = self.network.flow(states, mask, seen, counted)
+            found |= {f"flow/{name}/{part}": x for part, x in flow.items()}
+        return found
 
     def facts(self) -> dict:
         """How large the network is, and multiply-adds: of a video of `clips`, and of the ResNets for one clip.
@@ -515,6 +544,12 @@ def _smaller(frames: Float[Tensor, "*frames 3 height width"]) -> Float[Tensor, "
     """The means over 4 x 4 pixels."""
     means = F.avg_pool2d(frames.flatten(0, -4), SMALLER)
     return means.reshape(*frames.shape[:-2], *means.shape[-2:])
+
+
+def special_ids(tokenizer: TextTokenizer) -> list[int]:
+    """Ids that are no ordinary words."""
+    known = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id, tokenizer.mask_id)
+    return [number for number in known if number is not None]
 
 
 def _group(name: str) -> str:

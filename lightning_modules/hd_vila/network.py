@@ -5,20 +5,23 @@ Read `HdVilaNetwork.encode_clips` first, then `HdVilaNetwork.fuse`.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import BertForPreTraining
 from transformers.models.bert.modeling_bert import BertPooler
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.hd_vila.hybrid import SMALLER
 from lightning_modules.layers.bert import masked_mean, run_layers
 from lightning_modules.layers.transformer import Attention, DropPath, Mlp
-from lightning_modules.settings import Count
+from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
+from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
 
 STREAMS = ("hybrid", "high", "low")
 TASKS = ("contrast", "words", "answers", "choice")
@@ -28,6 +31,34 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group": partial(nn.GroupNorm, 1),  # over all channels of an image, for fresh weights
 }
 Norm = Literal["frozen", "group"]
+Stages = Annotated[list[Count], Field(min_length=4, max_length=4)]
+
+
+class ResNetSettings(TypedDict):
+    """Settings of `ResNet`, and `hub`: a published one that both streams begin with, or null."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    width: NotRequired[Count]
+    layers: NotRequired[Stages]
+    strides: NotRequired[Stages]
+    stem_kernel: NotRequired[Count]
+    stem_pool: NotRequired[bool]
+    norm: NotRequired[Norm]
+
+
+class TimeSformerSettings(TypedDict):
+    """Settings of `TimeSformer`."""
+
+    __pydantic_config__ = STRICT
+    depth: NotRequired[Count]
+    heads: NotRequired[Count]
+    grid: NotRequired[Annotated[list[Count], Field(min_length=2, max_length=2)]]
+    frames: NotRequired[Count]
+    drop_path: NotRequired[Share]
+    position_std: NotRequired[NonNegative]
+    time_std: NotRequired[NonNegative]
+    init_std: NotRequired[Positive]
 
 
 class Bottleneck(nn.Module):
@@ -373,6 +404,30 @@ class HdVilaNetwork(nn.Module):
         mask = torch.cat([mask, mask.new_ones(seen.shape[:2])], dim=1)
         read = run_layers(bert.encoder.layer[self.half :], torch.cat([states, seen], dim=1), mask)
         return rearrange(read[:, :length], "(b k) n d -> b k n d", k=clips)
+
+    def flow(
+        self,
+        states: Float[Tensor, "texts length dim"],
+        attention_mask: Bool[Tensor, "texts length"],
+        maps: Float[Tensor, "texts clips dim h w"],
+        counted: Bool[Tensor, "texts length"] | None = None,
+    ) -> dict[str, Float[Tensor, "texts ..."]]:
+        """Inter-modality flow of what `fuse` reads, mean over clips, see `modality_flow.FlowMeter.columns`.
+
+        Args:
+            states: see `fuse`.
+            attention_mask: likewise.
+            maps: likewise.
+            counted: which places of the texts count as language; null for all but padding.
+        """
+        clips, places = maps.shape[1], maps.shape[3] * maps.shape[4]
+        attended = attention_mask.repeat_interleave(clips, 0)
+        language = attended if counted is None else counted.repeat_interleave(clips, 0)
+        meter = side_by_side(language, attended.new_ones(len(attended), places), attended)
+        layers = self.transformer.bert.encoder.layer[self.half :]
+        with watching((layer.attention.self for layer in layers), meter, projected):
+            self.fuse(states, attention_mask, maps)
+        return {name: x.unflatten(0, (-1, clips)).mean(1) for name, x in meter.columns().items()}
 
     def over_clips(self, x: Float[Tensor, "videos clips ..."]) -> Float[Tensor, "videos ..."]:
         """What each clip of a video gave, pooled; `lse` grows with the number of clips, by its logarithm at most."""

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.metrics.answers import accuracy
+from lightning_modules.metrics.flow_report import flow_figures, flow_metrics
 from lightning_modules.metrics.retrieval import blind_ceiling, ranks, retrieval
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 
@@ -20,6 +21,8 @@ BEST, OTHER = (34, 119, 187), (190, 205, 215)
 
 def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evaluation:
     """All numbers of one arm or of a comparison, per seed.
+
+    Where paragraphs and videos are read together also `flow/...`, see `metrics.flow_report`.
 
     Args:
         runs: of one arm, one for each seed; or of a comparison, whose metrics end in `@<arm>`.
@@ -38,11 +41,14 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
         found = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
         if not found:
             raise ValueError(f"{run.folder} has no predictions of split {split!r}: add it to data.splits.")
+        flow = flow_metrics(found)
         judged = {"align": aligned, "fuse": matched}.get(run.facts["task"], answered)(found)
         arm, _, protocol = run.name.partition("/")
         first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
-        named = {f"{first}/{name}{last}": value for name, value in {**judged, **costs(run)}.items()}
+        named = {f"{first}/{name}{last}": value for name, value in {**judged, **flow, **costs(run)}.items()}
         metrics.setdefault(run.seed, {}).update(named)
+        if run is runs[0]:
+            figures = [*flow_figures(found), *figures]
         if run is runs[0] and "clips" in found and found["clips"].shape == found["sentences"].shape:
             figures.insert(0, _over_time(found))
             galleries += [moments(found)] if "shown" in found else []

@@ -1,6 +1,6 @@
 """LF-VILA's network: Video-Swin, a BERT in three parts, and what joins them. Parameters carry the official names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -9,15 +9,41 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.layers.bert import make_bert, run_layers
+from lightning_modules.lf_vila.network import VideoSettings, VideoSwin
 from lightning_modules.lf_vila.weights import make_video_swin
-from lightning_modules.settings import Count
+from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
+from lightning_modules.settings import STRICT, Count
 
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]  # rows, columns
 Parts = Annotated[list[Count], Field(min_length=3, max_length=3)]
 Head = Literal["none", "words_and_match", "answers", "choices"]
 Local = Literal["branch", "last"]
+
+
+class BertPart(TypedDict):
+    """A published BERT, or the `sizes` of a fresh one, settings of `BertConfig`."""
+
+    __pydantic_config__ = STRICT
+    hub: str | None
+    sizes: dict[str, object] | None
+
+
+class NetworkSettings(TypedDict):
+    """Settings of `LongVideoText`; `VideoClassifier` reads those of the video."""
+
+    __pydantic_config__ = STRICT
+    video: VideoSettings
+    bert: BertPart
+    layers: Parts
+    sentences: Count
+    clips: Count
+    frames: Count
+    size: Pair
+    pool: Pair
+    local: Local
 
 
 class Texts(NamedTuple):
@@ -102,7 +128,8 @@ class LongVideoText(nn.Module):
         answers: number of classes of `answers`.
 
     Raises:
-        ValueError: frames are not as many in each clip, widths differ, or BERT has another number of layers.
+        ValueError: frames are not as many in each clip, `pool` is larger than the last map, widths differ, or BERT has
+            another number of layers.
     """
 
     def __init__(
@@ -125,6 +152,7 @@ class LongVideoText(nn.Module):
         if frames % clips:
             raise ValueError(f"frames ({frames}) must be a multiple of clips ({clips}): as many of each clip.")
         self.video_encoder = make_video_swin(**video)
+        patches = patches_of(self.video_encoder, frames, size, pool)
         self.text_encoder = text = make_bert(**bert)
         config = text.config
         if self.video_encoder.dim != config.hidden_size:
@@ -157,8 +185,6 @@ class LongVideoText(nn.Module):
             text.bert.encoder.layer = text.bert.encoder.layer[: self.together]
             text.bert.pooler = None
         else:
-            *_, (_, height, width) = self.video_encoder.maps(frames, *size)
-            patches = (height - pool[0] + 1) * (width - pool[1] + 1)
             self.video_token_pos = VideoTokens(dim, frames=frames, patches=patches)
         if head == "words_and_match":
             del text.cls.predictions.bias  # the same tensor as that of its decoder
@@ -235,6 +261,26 @@ class LongVideoText(nn.Module):
         layers = self.text_encoder.bert.encoder.layer[self.together :]
         return run_layers(layers, torch.cat([texts.states, seen], dim=1), mask)
 
+    def flow(
+        self,
+        texts: Texts,
+        tokens: Float[Tensor, "batch frames patches dim"],
+        counted: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> dict[str, Float[Tensor, "batch ..."]]:
+        """Inter-modality flow of what `fuse` reads, see `modality_flow.FlowMeter.columns`.
+
+        Args:
+            texts: see `fuse`.
+            tokens: likewise.
+            counted: which of `texts.states` count as language; null for all but padding.
+        """
+        vision = texts.mask.new_ones(len(tokens), tokens.shape[1] * tokens.shape[2])
+        meter = side_by_side(texts.mask if counted is None else counted, vision, texts.mask)
+        layers = self.text_encoder.bert.encoder.layer[self.together :]
+        with watching((layer.attention.self for layer in layers), meter, projected):
+            self.fuse(texts, tokens)
+        return meter.columns()
+
     def words_and_match(
         self, states: Float[Tensor, "batch tokens dim"], drawn: Bool[Tensor, "batch words"]
     ) -> tuple[Float[Tensor, "drawn vocabulary"], Float[Tensor, "batch 2"]]:
@@ -276,6 +322,7 @@ class VideoClassifier(nn.Module):
     def __init__(self, *, video: Mapping[str, object], frames: Count, size: Pair, pool: Pair, answers: Count):
         super().__init__()
         self.video_encoder = make_video_swin(**video)
+        patches_of(self.video_encoder, frames, size, pool)
         dim = self.video_encoder.dim
         self.frames, self.size, self.pool = frames, tuple(size), tuple(pool)
         self.video_global_proj = nn.Linear(dim, dim)
@@ -289,6 +336,25 @@ class VideoClassifier(nn.Module):
         pooled = F.max_pool2d(x, self.pool, stride=1)
         features = rearrange(pooled, "(b t) d h w -> b (t h w) d", b=len(video)).mean(1)
         return self.classifier(_unit(self.video_global_proj(features)))
+
+
+def patches_of(encoder: VideoSwin, frames: int, size: Sequence[int], pool: Sequence[int]) -> int:
+    """Tokens of each frame, after a maximum over `pool` at each place of the last map.
+
+    Raises:
+        ValueError: the last map is smaller, or a token is more than one frame.
+    """
+    if encoder.patch[0] != 1:
+        raise ValueError(
+            f"video.patch begins with {encoder.patch[0]} frames, expected 1: tokens belong to one frame each."
+        )
+    *_, (_, height, width) = encoder.maps(frames, *size)
+    if pool[0] > height or pool[1] > width:
+        raise ValueError(
+            f"pool ({list(pool)}) is larger than the last map, {height} x {width} for frames of {list(size)}: lower it "
+            "or enlarge size."
+        )
+    return (height - pool[0] + 1) * (width - pool[1] + 1)
 
 
 def _unit(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:

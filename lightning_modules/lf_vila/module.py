@@ -39,15 +39,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.base import AnyRecipe, Decay, Momentum, PaperModule
 from lightning_modules.datamodules.annotated_videos import LongVideos
+from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.datasets.video.annotation_files import OUTSIDE
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.lf_vila.losses import draw_times, mismatched, perfect_loss, span_loss, temporal_contrast
-from lightning_modules.lf_vila.model import LongVideoText, VideoClassifier
+from lightning_modules.lf_vila.model import LongVideoText, NetworkSettings, VideoClassifier
 from lightning_modules.lf_vila.network import attention_elements
 from lightning_modules.losses.contrastive import gather, info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
+from lightning_modules.metrics.modality_flow import PAIRS
 from lightning_modules.settings import Count, Natural, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.validation import judged, mean_over
@@ -59,6 +61,7 @@ TASKS = {  # head of the network
     "choose": "choices",
     "classify": None,  # no text: `VideoClassifier`
 }
+TOGETHER = ("fuse", "answer", "choose")  # tasks that read paragraphs and videos in one transformer
 Task = Literal["align", "fuse", "answer", "choose", "classify"]
 Batch = dict[str, Tensor]
 VIDEO_ONLY = ("video", "frames", "size", "pool")  # arguments of `VideoClassifier`
@@ -109,12 +112,12 @@ class LFVILA(PaperModule):
         *,
         task: Task = "align",
         answers: Count | None = None,
-        network: dict,
+        network: NetworkSettings,
         preprocess: dict,
         temperature: Positive = 0.05,
         time_weight: NonNegative = 0.25,
         keys: Count = 2,
-        values: Count = 2,
+        values: Annotated[Count, Field(ge=2)] = 2,
         others: Natural = 3,
         roll_from: Literal[0, 1] = 1,
         masked: Share = 0.15,
@@ -127,6 +130,11 @@ class LFVILA(PaperModule):
         if (answers is not None) != (task in ("answer", "classify")):
             raise ValueError(
                 f"model.answers is {answers}, but task {task!r} needs {'a number' if answers is None else 'null'}."
+            )
+        if task == "align" and time_weight and max(keys, values) > network["clips"]:
+            raise ValueError(
+                f"model.keys ({keys}) and model.values ({values}) are drawn from model.network.clips "
+                f"({network['clips']}): expected at most as many, or time_weight 0."
             )
         self.task, self.scale = task, 1 / temperature
         self.time_weight, self.keys, self.values = time_weight, keys, values
@@ -324,15 +332,19 @@ class LFVILA(PaperModule):
         `align`: unit features `video` and `text` (rows dim), `clips` and `sentences` (rows times dim), and `permuted`,
         those of the same sentences in another order, where the data has them. `fuse`: see `matches`: `own`, `other`
         (videos of another half of the batch) and `permuted`. `answer`, `classify`: `logits`. `choose`: `logits`, and
-        `frames`, logits of the second class for each frame. Also `labels`, `frame_labels` and `group` of the data; of
-        drawn videos, which have groups, the pixels of the first as `shown` (videos frames height width 3), with the
-        `said` ids of their paragraphs.
+        `frames`, logits of the second class for each frame. Where paragraphs and videos are read together also
+        `flow/...`, see `flows`. Also `labels`, `frame_labels` and `group` of the data; of drawn videos, which have
+        groups, the pixels of the first as `shown` (videos frames height width 3), with the `said` ids of their
+        paragraphs.
         """
         self.to(device).eval()
         found = defaultdict(list)
         for split in judged(data.rows):
-            for batch in data.evaluation_batches(split):
+            for number, batch in enumerate(data.evaluation_batches(split)):
                 batch = {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
+                if self.task in TOGETHER and number == 0:
+                    for name, x in self.flows(batch, data.tokenizer).items():
+                        found[f"{name}/{split}"].append(x.cpu())
                 kept = {name: batch[name] for name in ("labels", "frame_labels", "group") if name in batch}
                 if self.task == "align" and "group" in batch and f"shown/{split}" not in found:
                     shown = rearrange(batch["video"][:SHOWN], "b c t h w -> b t h w c").contiguous()
@@ -356,6 +368,34 @@ class LFVILA(PaperModule):
             found["permuted"] = self.matches({**batch, **other})
         return found
 
+    def flows(self, batch: Batch, tokenizer: TextTokenizer) -> dict[str, Float[Tensor, "pairs ..."]]:
+        """Inter-modality flow of the first paragraphs of a batch, nothing masked, none without words.
+
+        Not of the paper: `metrics/modality_flow.py` says what it is. Of choices the right one is read.
+
+        Returns:
+            `flow/<pairs>/<name>`, see `LongVideoText.flow`: `own` videos, those of another half of the rows (`other`),
+            and own ones with ordinary words alone as language (`content`), without the token of the paragraph.
+        """
+        token_ids, attention_mask = batch["token_ids"], batch["attention_mask"]
+        if self.task == "choose":
+            right = torch.arange(len(token_ids), device=token_ids.device), batch["labels"]
+            token_ids, attention_mask = token_ids[right], attention_mask[right]
+        special = torch.tensor([tokenizer.start_id, tokenizer.end_id], device=token_ids.device)
+        ordinary = attention_mask & ~torch.isin(token_ids, special)
+        rows = ordinary.any(2).any(1).nonzero()[:PAIRS, 0]
+        if not len(rows):
+            return {}
+        texts = self.network.read_texts(token_ids[rows], attention_mask[rows])
+        own, _ = self.network.read_video(self.read(batch["video"][rows]))
+        other = own.roll(max(1, len(rows) // 2), 0)
+        content = F.pad(ordinary[rows].flatten(1), [1, 0])
+        found = {}
+        for name, tokens, counted in (("own", own, None), ("other", other, None), ("content", own, content)):
+            flow = self.network.flow(texts, tokens, counted)
+            found |= {f"flow/{name}/{part}": x for part, x in flow.items()}
+        return found
+
     def _predict_answer(self, batch: Batch) -> dict[str, Tensor]:
         return {"logits": self.answers(batch)}
 
@@ -372,10 +412,9 @@ class LFVILA(PaperModule):
         found["macs_per_video"] = count_macs(network.video_encoder, (3, network.frames, *network.size))
         elements = {frames: attention_elements(network.video_encoder, frames, *network.size) for frames in LENGTHS}
         found["attention_elements"] = {str(frames): max(each) for frames, each in elements.items()}
-        if self.task == "align":
+        if self.task == "align" and self.time_weight:
             least = partial(perfect_loss, network.clips, self.scale, values=self.values, others=self.others)
             found["perfect_loss"], found["released_perfect_loss"] = least(roll_from=self.roll_from), least(roll_from=0)
-            found["time_weight"] = self.time_weight
         return found
 
     def parameter_groups(self) -> list[dict]:

@@ -6,7 +6,7 @@ Parameters carry the names of LF-VILA's official code. Read `VideoSwin.forward` 
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.layers.transformer import DropPath, Mlp
-from lightning_modules.settings import Count, Positive, Share
+from lightning_modules.settings import STRICT, Count, Positive, Share
 
 Window = Annotated[list[Count], Field(min_length=3, max_length=3)]  # frames, rows, columns
 MASKED = -100.0  # added to the scores of tokens that the shift brought together, as in Swin
@@ -25,10 +26,24 @@ MASKED = -100.0  # added to the scores of tokens that the shift brought together
 class Level(TypedDict):
     """One of the official code's layers: blocks of one width and one window."""
 
+    __pydantic_config__ = STRICT
     depth: Count
     heads: Count
     window: Window
     merge: bool  # whether 2 x 2 patches become one afterwards, of twice the width
+
+
+class VideoSettings(TypedDict):
+    """Settings of `VideoSwin`, and `hub`: a published Swin to begin with, whose width it has, or null."""
+
+    __pydantic_config__ = STRICT
+    hub: str | None
+    patch: Window
+    width: Count | None
+    levels: Annotated[list[Level], Field(min_length=1)]
+    local_window: Count
+    drop_path: NotRequired[Share]
+    init_std: NotRequired[Positive]
 
 
 def relative_positions(window: Sequence[int], table: Sequence[int]) -> Int[Tensor, "tokens tokens"]:

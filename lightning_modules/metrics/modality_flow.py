@@ -16,10 +16,13 @@ Rolled out, A is the product over layers of (A + 1) / 2, so that a detour over s
 
 All of these are products of maps with a few vectors. So none has to be kept (`FlowMeter.update`), and with fused
 attention none is even made: the vectors take the place of the values (`FlowMeter.update_products`).
+
+What is stored of a sample, `FlowMeter.columns`, is reported by `metrics.flow_report`.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,6 +32,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 SUM = 1e-2  # how far the sum of a row may be from 1: maps of bfloat16 have it
+STORED = ("symmetric", "relative", "to_language", "to_vision")  # numbers of each layer
+PAIRS = 64  # that are measured where flow is no part of the paper: the first rows to judge
 
 Positions = Bool[Tensor, "_ _"]  # batch, positions
 Map = Float[Tensor, "_ *heads _ _"]  # batch, possibly heads, positions, positions
@@ -124,6 +129,20 @@ class FlowMeter:
         share = 1 - 0.5 ** len(self.layers)  # the product of (A + 1) / 2 is share A + (1 - share), if A is equal
         return self._flow(self._rolled, share)
 
+    def columns(self) -> dict[str, Float[Tensor, "batch ..."]]:
+        """What is stored of each sample.
+
+        Returns:
+            `symmetric`, `relative`, `to_language` and `to_vision` (batch layers), and `rolled_out` (batch), relative
+            too, of all layers.
+
+        Raises:
+            ValueError: there was no layer.
+        """
+        rolled_out = self.rolled_out.relative
+        found = {name: torch.stack([getattr(layer, name) for layer in self.layers], 1) for name in STORED}
+        return found | {"rolled_out": rolled_out}
+
     def _count(self, products: Float[Tensor, "batch positions 5"]) -> None:
         sums = products[..., 2][self.attended]
         if (apart := float((sums - 1).abs().max())) > SUM:
@@ -171,6 +190,25 @@ def flows(maps: Iterable[Map], language: Positions, vision: Positions, attended:
     return meter
 
 
+def side_by_side(
+    language: Bool[Tensor, "batch length"],
+    vision: Bool[Tensor, "batch tokens"],
+    attended: Bool[Tensor, "batch length"] | None = None,
+) -> FlowMeter:
+    """The meter of sequences that are text first, then visual tokens.
+
+    Args:
+        language: which places of the text count.
+        vision: which visual tokens show something; the others are padding.
+        attended: which places of the text can be attended to; null for those that count.
+    """
+    none = torch.zeros_like
+    text = language if attended is None else attended
+    return FlowMeter(
+        torch.cat([language, none(vision)], 1), torch.cat([none(language), vision], 1), torch.cat([text, vision], 1)
+    )
+
+
 def baseline(language: int, vision: int) -> float:
     """`symmetric` of an attention that is equal everywhere: 2 L V / S^2.
 
@@ -186,6 +224,8 @@ def baseline(language: int, vision: int) -> float:
 def watching(modules: Iterable[nn.Module], meter: FlowMeter, read: Read | None = None) -> Iterator[FlowMeter]:
     """While it lasts, the meter counts every forward pass of the modules, in the order in which they run.
 
+    What is compiled runs eagerly meanwhile, as compiled code calls no hooks that came after it.
+
     Args:
         modules: of each layer what computes its attention.
         meter: of the batch that runs.
@@ -200,10 +240,16 @@ def watching(modules: Iterable[nn.Module], meter: FlowMeter, read: Read | None =
     taken = partial(hook, read or returned)
     handles = [module.register_forward_hook(taken, with_kwargs=True) for module in modules]
     try:
-        yield meter
+        with eagerly():
+            yield meter
     finally:
         for handle in handles:
             handle.remove()
+
+
+def eagerly() -> AbstractContextManager:
+    """While it lasts, nothing runs compiled; without a compiler, whose import takes seconds, nothing is."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def returned(meter: FlowMeter, module: nn.Module, inputs: tuple, named: dict[str, Any], output: object) -> None:

@@ -17,12 +17,14 @@ from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_calle
 from lightning_modules.datasets.world.parsing import mark, parse
 from lightning_modules.ensembling.pools import over_seeds, seed_series
 from lightning_modules.metrics.captioning import CaptionScores, score_captions, without_repeated_words
+from lightning_modules.metrics.flow_report import BORROWED, flow_figures, flow_metrics
 from lightning_modules.metrics.generation import clip_score, fd_world, is_world, r_precision, scene_agreement
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run
 from lightning_modules.settings import Count
 
 Metrics = dict[str, float]
 PERCENT = 100
+CROSSED = "Words and places read each other in modules of their own; a row counts by the length of what each adds."
 CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice")
 NO_FID = "torch-fidelity was not installed where the pictures were drawn, see CONTRIBUTING.md, Dependencies"
 NO_CLIP = "published CLIP was not the scorer where the pictures were drawn, or its data named no captions to draw"
@@ -46,7 +48,7 @@ def evaluate(
     java: bool = False,
     remove_repeated_words: bool = False,
 ) -> Evaluation:
-    """What the arm was trained for, per seed.
+    """What the arm was trained for, per seed, and `flow/...` between captions and pictures, see `metrics.flow_report`.
 
     Args:
         runs: the seeds of one arm, with the predictions of `UnifiedGenerator.predictions`.
@@ -81,6 +83,7 @@ def evaluate(
             published = _published(predictions)
             found |= published
             missing |= {name: why for name, why in NOT_PUBLISHED.items() if name not in published}
+        found |= flow_metrics(predictions)
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
     first, galleries = runs[0].predictions(), []
     if "t2i" in tasks and "pictures/told" in first:
@@ -89,7 +92,10 @@ def evaluate(
         galleries.append(_described(first, words, examples))
     return Evaluation(
         metrics=metrics,
-        figures=[_consistency(metrics, dataset)] if "t2i" in tasks and attributes else [],
+        figures=[
+            *([_consistency(metrics, dataset)] if "t2i" in tasks and attributes else []),
+            *flow_figures(first, f"{BORROWED} {CROSSED}"),
+        ],
         galleries=galleries,
         not_computed=missing,
     )

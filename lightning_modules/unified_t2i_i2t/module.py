@@ -46,7 +46,9 @@ from lightning_modules.metrics.generation import (
     make_inception_score,
     other_captions,
 )
+from lightning_modules.metrics.modality_flow import PAIRS, side_by_side
 from lightning_modules.settings import Count, Natural, Positive, Share
+from lightning_modules.unified_t2i_i2t.cross_flow import watching_crossed
 from lightning_modules.unified_t2i_i2t.image_side import Clip, ImageSide, pixels
 from lightning_modules.unified_t2i_i2t.lxmert import LANES, Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict
@@ -411,13 +413,14 @@ class UnifiedGenerator(PaperModule):
 
         `told` captions say where things are, `loose` ones do not; these are drawn in 1 to all steps. Where data have
         no judge but `drawing`, pictures are measured as published, see `published_scores`. `references` are the whole
-        captions of the test images, see `CaptionedImages.texts`.
+        captions of the test images, see `CaptionedImages.texts`. For `flow/...` see `flows`.
         """
         self.to(device).eval()
         found: dict[str, list[Tensor]] = {}
         for batch in data.evaluation_batches("test"):
             moved = {name: x.to(device) for name, x in batch.items()}
-            for name, x in self.judged(moved, full=not found).items():
+            flows = {} if found else self.flows(moved)
+            for name, x in {**self.judged(moved, full=not found), **flows}.items():
                 found.setdefault(name, []).append(x.cpu())
         found["references"] = [data.texts("test")]
         if self.draws:
@@ -520,6 +523,42 @@ class UnifiedGenerator(PaperModule):
                 shown = (255 * images[:SHOWN]).round().to(torch.uint8)
                 found[f"pictures/{name}"] = rearrange(shown, "b c h w -> b h w c").contiguous()
         return found
+
+    def flows(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, "pairs ..."]]:
+        """Inter-modality flow of the first images of a batch with their first captions, nothing masked.
+
+        Not of the paper: see `cross_flow`, and `metrics/modality_flow.py`. Images go in as they do for captions, or for
+        drawing where no captions are written; images whose caption has no word are left out.
+
+        Returns:
+            `flow/<pairs>/<name>`, see `FlowMeter.columns`: `own` captions, those of the image before (`other`), and own
+            ones without the words that begin and end each caption (`content`).
+        """
+        captions = batch["references"][:, 0]
+        outer = torch.tensor([self.words[name] for name in ("pad", "start", "end")], device=captions.device)
+        rows = (~torch.isin(captions, outer)).any(1).nonzero()[:PAIRS, 0]
+        if not len(rows):
+            return {}
+        captions = captions[rows]
+        seen = self.network.see(self.read({name: x[rows] for name, x in batch.items()}))
+        places = torch.ones(seen.shape[:2], dtype=torch.bool, device=seen.device)
+        found = {}
+        for name, ids, left_out in (("own", captions, outer[:1]), ("other", captions.roll(1, 0), outer[:1]),
+                                    ("content", captions, outer)):  # fmt: skip
+            attended = ids != self.words["pad"]
+            meter = side_by_side(~torch.isin(ids, left_out), places, attended)
+            with watching_crossed(self.network.encoder.x_layers, meter):
+                self.network.join(seen, ids, attended)
+            found |= {f"flow/{name}/{part}": x for part, x in meter.columns().items()}
+        return found
+
+    def read(self, batch: dict[str, Tensor]) -> Float[Tensor, "batch tokens features"]:
+        """Images as they go in for captions, or for drawing where no captions are written; no place is masked."""
+        if any(task.endswith("i2t") for task in self.tasks):
+            return self.caption_features(batch)
+        features = self.images.features(batch)
+        dense = self.drawing_input == "dense"
+        return features if dense else self.network.cluster_codebook(self.images.codes(features))
 
     def drawn(
         self, batch: dict[str, Tensor], told: Int[Tensor, "batch length"], loose: Int[Tensor, "batch length"]

@@ -13,6 +13,7 @@ from lightning_modules.datasets import vqa2
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.files import ROOT
+from lightning_modules.metrics.flow_report import FORMULA, flow_figures, flow_metrics
 from lightning_modules.metrics.picture_questions import consistency
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import LARGEST_PICTURE, Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
@@ -23,8 +24,8 @@ ANSWERING = "answering.json"  # where the networks lie that answer
 PERCENT = 100
 ENLARGED = 6  # times, so that small pictures can be looked at
 DIMMED = 0.2  # how bright a picture stays where nothing is attended to
-FLOWS = {"own": "with their own captions", "other": "with captions of other pictures",
-         "content": "without [CLS] and [SEP]"}  # fmt: skip
+FLOWS = {"own": "pictures with their own captions", "other": "pictures with captions of other pictures",
+         "content": "pictures without [CLS] and [SEP]"}  # fmt: skip
 DIRECTIONS = {"text_to_video": "text_to_picture", "video_to_text": "picture_to_text"}
 NOT_LEARNT = "this arm has not learnt it: the weight of its loss is 0"
 NO_ANSWERS = "the answers of people are not public: send the file of answers to the server of VQA"
@@ -43,9 +44,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 6, tokenize
     R^2 in percent, with `guided` and with `random` masks, for the picture's `own` caption, that of an `other` picture,
     and one whose words are all `hidden`: `<mask>_features/<text>_r2_points`; `<mask>_features/text_gain_points`, that
     of the own caption less that of another. Without the first part, those of the masks that the arm was trained with.
-    Of inter-modality flow, over that of equal attention and mean over layers, in percent: `flow/<own, other>_points`,
-    `flow/content_points` without special tokens, `flow/rolled_out_points`, and `flow/to_language_percent` and
-    `flow/to_vision_percent`, shares that are read from the other side.
+    Inter-modality flow is `flow/...`, see `metrics.flow_report`.
 
     Args:
         runs: finished runs, one for each seed, or of tasks.
@@ -67,7 +66,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 6, tokenize
     first = runs[0].predictions()
     return Evaluation(
         metrics=metrics,
-        figures=[*_flows(first), *_through_training(runs[0]), *_regressions(metrics, dataset)],
+        figures=[*flow_figures(first, FORMULA, FLOWS), *_through_training(runs[0]), *_regressions(metrics, dataset)],
         galleries=_galleries(first, examples, words),
         not_computed=_missing(first),
     )
@@ -80,7 +79,7 @@ def measured(arrays: Arrays, facts: Mapping[str, object]) -> Metrics:
         for name, right in arrays.items()
         if name.startswith("right/")
     }
-    found |= regressions(arrays, str(facts["masking"])) | flows(arrays)
+    found |= regressions(arrays, str(facts["masking"])) | flow_metrics(arrays)
     if "retrieval/scores" in arrays:
         scores, picture_of = arrays["retrieval/scores"], arrays["retrieval/picture_of"]
         ranked = retrieval(scores, picture_of, np.arange(scores.shape[1]))
@@ -109,15 +108,6 @@ def regressions(arrays: Arrays, masking: str) -> Metrics:
     return found | {f"features/{name.removeprefix(start)}": x for name, x in found.items() if name.startswith(start)}
 
 
-def flows(arrays: Arrays) -> Metrics:
-    """Inter-modality flow, mean over pictures and layers, see `evaluate`."""
-    found = {f"flow/{name}_points": PERCENT * _mean(arrays[f"flow/{name}/relative"]) for name in FLOWS}
-    found["flow/rolled_out_points"] = PERCENT * _mean(arrays["flow/own/rolled_out"])
-    for name in ("to_language", "to_vision"):
-        found[f"flow/{name}_percent"] = PERCENT * _mean(arrays[f"flow/own/{name}"])
-    return found
-
-
 def _mean(values: np.ndarray) -> float:
     return float(values.astype(np.float64).mean())
 
@@ -129,20 +119,6 @@ def _missing(arrays: Arrays) -> dict[str, str]:
     if "regression/random/own" not in arrays:
         return found | {"features/own_r2_points": NOT_LEARNT}
     return found if "regression/guided/own" in arrays else found | {"guided_features/own_r2_points": NO_WEIGHTS}
-
-
-def _flows(arrays: Arrays) -> list[Figure]:
-    """Flow by layer."""
-    series = []
-    for name, told in FLOWS.items():
-        by_layer = arrays[f"flow/{name}/relative"].astype(np.float64).mean(0)
-        series.append(Series(f"pictures {told}", "line", [float(x) for x in range(1, 1 + len(by_layer))],
-                             by_layer.tolist()))  # fmt: skip
-    told = (
-        "Attention between words and visual tokens, over that of equal attention (1). Test rows, mean over heads; "
-        "first seed. The formula is our reconstruction."
-    )
-    return [Figure("flow", "Inter-modality flow by layer", told, "layer", "times equal attention", series)]
 
 
 def _through_training(run: Run) -> list[Figure]:

@@ -27,7 +27,7 @@ from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
 from lightning_modules.layers.exported import Exported
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
-from lightning_modules.metrics.modality_flow import FlowMeter, watching
+from lightning_modules.metrics.modality_flow import side_by_side, watching
 from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
 from lightning_modules.validation import judged, untouched
@@ -344,16 +344,10 @@ class VisualParsing(Reader):
         parsed, there = self.parsed(batch)
         attended = batch["attention_mask"]
         language = attended if special else attended & ~_ends(attended)
-        none = torch.zeros_like
-        meter = FlowMeter(
-            torch.cat([language, none(there)], 1), torch.cat([none(language), there], 1),
-            torch.cat([attended, there], 1),
-        )  # fmt: skip
+        meter = side_by_side(language, there, attended)
         with self.network.attending() as layers, watching(layers, meter):
             self.network.fuse(batch["token_ids"], attended, parsed, there)
-        names = ("symmetric", "relative", "to_language", "to_vision")
-        found = {name: torch.stack([getattr(layer, name) for layer in meter.layers], 1) for name in names}
-        return found | {"rolled_out": meter.rolled_out.relative}
+        return meter.columns()
 
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """What is judged, with the same draws for every arm.

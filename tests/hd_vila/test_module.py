@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules import settings
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.world import views
 from lightning_modules.hd_vila.evaluation import examples, measured
@@ -204,3 +205,19 @@ def test_metrics_tell_telling_words_from_those_that_all_texts_share():
 def test_data_that_does_not_fit_is_refused(folder, model, given, told):
     with pytest.raises(ValueError, match=told):
         module(**model).check_data(data(folder, **given))
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "told"),
+    [
+        ("resnet", {"layers": [1, 1, 1]}, r"model.resnet.layers is \[1, 1, 1\], "),
+        ("resnet", {"norm": "batch"}, r"model.resnet.norm is 'batch', expected 'frozen' or 'group'"),
+        ("resnet", {"depth": 50}, r"model.resnet.depth: unknown key"),
+        ("timesformer", {"grid": [2]}, r"model.timesformer.grid is \[2\], "),
+        ("timesformer", {"drop_path": 2.0}, r"model.timesformer.drop_path is 2.0, expected less than or equal to 1"),
+    ],
+)
+def test_parts_with_wrong_settings_are_refused(part, wrong, told):
+    block = {"_target_": "lightning_modules.hd_vila.module.HdVila", **OPTIONS, part: {**OPTIONS[part], **wrong}}
+    with pytest.raises(ValueError, match=told):
+        settings.bind(block, "model")

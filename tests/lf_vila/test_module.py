@@ -272,6 +272,18 @@ def test_stage_two_trains_its_own_parts_only(tiny, folder):
     assert module.network.text_encoder.bert.encoder.layer[3].training
 
 
+def test_stage_two_stores_matches_and_flow(tiny, folder):
+    data = events(folder)
+    found = build(tiny, task="fuse").predictions(data, torch.device("cpu"))
+    assert {name: tuple(x.shape) for name, x in found.items() if not name.startswith("flow/")} == {
+        f"{name}/test": (16,) for name in ("own", "other", "permuted", "group")
+    }
+    for pairs in ("own", "other", "content"):
+        assert found[f"flow/{pairs}/relative/test"].shape == (16, 1), "rows, layers"
+        assert found[f"flow/{pairs}/rolled_out/test"].shape == (16,)
+    assert matched({name: found[f"{name}/test"].numpy() for name in ("own", "other")}).keys() == {"match_percent"}
+
+
 def test_stage_two_begins_with_stage_one_and_the_heads_with_stage_two(tiny):
     one, two, answers = build(tiny), build(tiny, task="fuse"), build(tiny, task="answer", answers=5)
     classes = build(tiny, task="classify", answers=5)
@@ -363,6 +375,15 @@ def test_data_that_do_not_fit_are_refused(folder, changes, message):
         ({"network__bert__sizes__hidden_size": 32}, r"last width of the video encoder is 64, but BERT's is 32"),
         ({"answers": 3}, r"model.answers is 3, but task 'align' needs null"),
         ({"task": "answer"}, r"model.answers is None, but task 'answer' needs a number"),
+        ({"network__pool": [2, 1]}, r"pool \(\[2, 1\]\) is larger than the last map, 1 x 1"),
+        ({"task": "classify", "answers": 3, "network__pool": [1, 2]}, r"pool \(\[1, 2\]\) is larger than the last map"),
+        ({"network__video__patch": [2, 8, 8]}, r"video.patch begins with 2 frames, expected 1"),
+        ({"keys": 5}, r"keys \(5\) and model.values \(2\) are drawn from model.network.clips \(4\)"),
+        ({"values": 1}, r"model.values is 1, expected greater than or equal to 2"),
+        ({"network__clips": "4"}, r"model.network.clips is '4', expected a valid integer"),
+        ({"network__video__levels": []}, r"model.network.video.levels is \[\], "),
+        ({"network__video__drop_path": 1.5}, r"model.network.video.drop_path is 1.5, expected less than or equal to 1"),
+        ({"network__video__shift": 1}, r"model.network.video.shift: unknown key"),
     ],
 )
 def test_models_that_cannot_be_built_are_refused(tiny, changes, message):
@@ -409,6 +430,12 @@ def test_metrics_of_stage_one():
     assert found["blind_order_percent"] == 50
     assert found["in_order_percent"] == 75
     assert aligned({**stored, "sentences": clips})["alignment_percent"] == 100
+
+
+def test_retrieval_of_single_clips_counts_no_contrast_over_time(tiny):
+    """Condensed Movies: one clip, one sentence."""
+    module = build(tiny, network__clips=1, time_weight=0.0)
+    assert "perfect_loss" not in module.facts() and "perfect_loss" in build(tiny).facts()
 
 
 def test_recall_at_fifty():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.metrics.memory import peak_bytes
-from lightning_modules.metrics.modality_flow import FlowMeter, baseline, flows, projected, watching
+from lightning_modules.metrics.modality_flow import FlowMeter, baseline, flows, projected, side_by_side, watching
 
 LANGUAGE, VISION = 20, 49
 
@@ -224,3 +224,35 @@ def test_flow_of_the_third_part_of_lf_vila():
         network.fuse(texts, tokens)
     assert len(meter.layers) == len(layers) > 0
     assert ((meter.rolled_out.relative > 0) & (meter.rolled_out.symmetric < 1)).all()
+
+
+def test_words_and_visual_tokens_side_by_side():
+    """Padding of either side is left out; [CLS] is attended to and counts where the caller says so."""
+    words, seen = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool(), torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    there = torch.cat([words, seen], 1)
+    equal = there[:, None].float().expand(-1, 7, -1) / there.sum(1)[:, None, None]
+    for attended, counted in ((None, words), (words, words & (torch.arange(4) > 0))):
+        meter = side_by_side(counted, seen, attended)
+        meter.update(equal)
+        found = meter.columns()
+        assert found["relative"].flatten().tolist() == pytest.approx([1, 1])
+        assert found["rolled_out"].tolist() == pytest.approx([1, 1])
+        assert found["to_language"].flatten().tolist() == pytest.approx([2 / 5, 3 / 7])
+        assert found["to_vision"].flatten().tolist() == pytest.approx(
+            [int(counted[0].sum()) / 5, int(counted[1].sum()) / 7]
+        )
+
+
+def test_compiled_layers_are_watched():
+    model, ids = bert("sdpa"), torch.randint(50, (2, 69))
+    meter, known = FlowMeter(*masks()), FlowMeter(*masks())
+    layers = [layer.attention.self for layer in model.encoder.layer]
+    with watching(layers, known, projected), torch.no_grad():
+        model(input_ids=ids)
+    for layer in model.encoder.layer:
+        layer.compile(backend="eager")
+    with torch.no_grad():
+        model(input_ids=ids)
+        with watching(layers, meter, projected):
+            model(input_ids=ids)
+    torch.testing.assert_close(meter.layers, known.layers)

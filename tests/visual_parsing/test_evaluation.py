@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from lightning_modules.files import sha256
 from lightning_modules.runs import Run
-from lightning_modules.visual_parsing.evaluation import evaluate, explained, flows, measured, regressions
+from lightning_modules.visual_parsing.evaluation import evaluate, explained, measured, regressions
 from tests.visual_parsing import small
 from tests.visual_parsing.test_answering import batch_of
 
@@ -44,15 +44,6 @@ def test_what_words_add_is_what_their_own_caption_adds_to_another():
     assert found["features/hidden_r2_points"] == pytest.approx(20)
     assert regressions(arrays, "random")["features/own_r2_points"] == pytest.approx(90)
     assert regressions({}, "none") == {}
-
-
-def test_flow_is_a_mean_over_pictures_and_layers():
-    arrays = {f"flow/{name}/relative": np.array([[0.5, 1.0]]) for name in ("own", "other", "content")}
-    arrays |= {"flow/own/rolled_out": np.array([0.4]), "flow/own/to_language": np.array([[0.2, 0.4]]),
-               "flow/own/to_vision": np.array([[0.1, 0.1]])}  # fmt: skip
-    found = flows(arrays)
-    assert found["flow/own_points"] == pytest.approx(75)
-    assert found["flow/to_language_percent"] == pytest.approx(30)
 
 
 def test_a_pre_trained_arm_has_numbers_figures_and_pictures(tmp_path):
