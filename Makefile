@@ -72,7 +72,7 @@ test: setup  ## run the quick tests on all cores (PAPER=maskalign: those of one 
 test-slow: setup  ## run the slow tests: whole pipelines, servers, killed processes (MINUTES=10: rehearse some papers only)
 	@$(BIN)/python -m pytest -m slow -n logical --dist loadfile $(PAPERS) $(call option,--minutes,$(MINUTES))
 
-test-guides: setup  ## type what the guides of the papers and the README's section on ideas say (20 minutes; not in CI)
+test-guides: setup  ## type what the guides of the papers and the README say (more than 20 minutes; not in CI)
 	@$(BIN)/python -m pytest -m guides -n logical --dist loadfile
 
 check: setup check-plan  ## check formatting, lint, declared dependencies, and the plan with every configuration

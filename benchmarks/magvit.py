@@ -3,12 +3,9 @@
 The autoregressive way keeps the keys and values of what it has read; without them it would be many times slower.
 """
 
-import time
-from collections.abc import Callable
-from statistics import median
-
 import torch
 
+from benchmarks import _measuring as measuring
 from lightning_modules.magvit.module import Magvit
 
 GRIDS = {"4 x 8 x 8": (16, 32), "4 x 16 x 16": (16, 64)}  # tokens -> frames and size of a clip
@@ -33,7 +30,7 @@ def _rows(grid: str, frames: int, size: int) -> list[dict]:
         ).eval()  # fmt: skip
         video, label = torch.zeros(1, 3, frames, size, size), torch.zeros(1, dtype=torch.long)
         ways[way] = (built, lambda built=built, video=video, label=label: built.generate(video, label, "cg"))
-    seconds = {way: _seconds(call) for way, (_, call) in ways.items()}
+    seconds = {way: measuring.seconds(call, REPEATS, warm=1) for way, (_, call) in ways.items()}
     return [
         {
             "what": f"{grid} tokens: {way}",
@@ -43,12 +40,3 @@ def _rows(grid: str, frames: int, size: int) -> list[dict]:
         }
         for way, (built, _) in ways.items()
     ]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(1 + REPEATS):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return median(times[1:])

@@ -13,12 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import _measuring as measuring
 from lightning_modules.magvit2.weights import load_seed_voken
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.lookup_free import LookupFree
@@ -82,7 +82,7 @@ def _step_rows() -> list[dict]:
     ways = {"norms of single frames": _step(_ours(), video), "norms over all frames": _step(pooled, video)}
     if theirs is not None:
         ways["SEED-Voken"] = _step(theirs, video)
-    seconds = _in_turns(ways)
+    seconds = measuring.in_turns(ways, REPEATS, warm=1)
     return [
         {
             "what": f"a step with a clip of {FRAMES} frames of {SIZE} pixels, 2^{BITS} codes: {name}",
@@ -146,18 +146,6 @@ def _step(network: nn.Module, video: Tensor) -> Callable[[], None]:
         (network.loss(video) if isinstance(network, _SeedVoken) else _loss(network, video)).backward()
 
     return step
-
-
-def _in_turns(calls: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Median CPU seconds of each call, taken in turns so that a busy machine is busy for all."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(REPEATS + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return {name: median(values) for name, values in times.items()}
 
 
 def _measured(way, z: Tensor) -> tuple[float, float, int]:

@@ -4,12 +4,9 @@ The autoregressive ways keep the keys and values of what they have read. Open-MA
 as deep.
 """
 
-import time
-from collections.abc import Callable
-from statistics import median
-
 import torch
 
+from benchmarks import _measuring as measuring
 from lightning_modules.magvit2.module import Coded, Magvit2, OpenMagvit2
 from lightning_modules.metrics.compute import count_parameters
 
@@ -38,7 +35,7 @@ def _rows(grid: str, frames: int, size: int) -> list[dict]:
         torch.manual_seed(0)
         built = form(tokenizer={**TOKENIZER, "frames": frames, "size": size}, network=network, num_classes=10,
                      tasks=["cg"], judged_tasks=["cg"], **options).eval()  # fmt: skip
-        ways[way] = (built, _seconds(lambda built=built: _draw(built)))
+        ways[way] = (built, measuring.seconds(lambda built=built: _draw(built), REPEATS, warm=1))
     return [
         {
             "what": f"{grid} tokens: {way}",
@@ -54,12 +51,3 @@ def _rows(grid: str, frames: int, size: int) -> list[dict]:
 def _draw(built: Coded) -> torch.Tensor:
     frames, size = built.tokenizer.frames, built.tokenizer.size
     return built.generate(torch.zeros(1, 3, frames, size, size), torch.zeros(1, dtype=torch.long), "cg")
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(1 + REPEATS):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return median(times[1:])

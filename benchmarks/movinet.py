@@ -8,14 +8,13 @@ same logits before anything is timed.
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import _measuring as measuring
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.movinet.network import MoViNet
 from lightning_modules.movinet.weights import load_port
@@ -48,7 +47,7 @@ def _frame_rows() -> list[dict]:
             port(video[:, :, :-1])
             torch.testing.assert_close(port(frame), whole, atol=1e-5, rtol=1e-4)
             ways["the port's stream"] = lambda: port(frame)
-        seconds = _in_turns(ways)
+        seconds = measuring.in_turns(ways, REPEATS, warm=1)
     return [
         {
             "what": f"A0 at {SIZE}, frame {FRAMES}: {way}",
@@ -101,7 +100,7 @@ def _step_rows() -> list[dict]:
             ways[f"{name}: the port"] = _step(port, video, labels)
     for name in ("3d_2plus1d", "2plus1d"):
         ways[f"base, {name}"] = _step(MoViNet("a0", CLASSES, form=name, dropout=0.0, drop_path=0.0), video, labels)
-    seconds = _in_turns(ways)
+    seconds = measuring.in_turns(ways, REPEATS, warm=1)
     return [
         {
             "what": f"A0 at {SIZE}, {STEP[0]} clips of {STEP[2]} frames, forward and backward: {name}",
@@ -156,15 +155,3 @@ def _pair(options: dict) -> tuple[MoViNet, nn.Module | None]:
     if causal:
         port.clean_activation_buffers()
     return ours, port
-
-
-def _in_turns(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median CPU seconds of each call, taken in turns so that a busy machine is busy for all."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(REPEATS + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return {name: median(values) for name, values in times.items()}

@@ -4,14 +4,13 @@ Both give the same words. The matrix has a row for each place and a column for e
 as vector quantisers of open code compute it.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor
 
+from benchmarks import _measuring as measuring
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.spae.words import CHUNK, WordTable
 
@@ -49,7 +48,7 @@ def _rows(what: str, table: WordTable, latents: Tensor) -> list[dict]:
     ways["full matrix"] = partial(by_matrix, table, latents)
     ways["full matrix, torch.cdist"] = partial(by_cdist, table, latents)
     first = table.nearest(latents)
-    seconds = {name: _seconds(way) for name, way in ways.items()}
+    seconds = {name: measuring.seconds(way, REPEATS) for name, way in ways.items()}
     memory = {name: peak_bytes(way) for name, way in ways.items()}
     ours = f"chunks of {CHUNK:,} words"
     return [
@@ -63,13 +62,3 @@ def _rows(what: str, table: WordTable, latents: Tensor) -> list[dict]:
         }
         for name, way in ways.items()
     ]
-
-
-def _seconds(way: Callable[[], Tensor]) -> float:
-    """CPU seconds, the median of some runs."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        way()
-        times.append(time.process_time() - start)
-    return median(times)

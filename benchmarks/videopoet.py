@@ -9,12 +9,12 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import _measuring as measuring
 from lightning_modules.metrics.compute import FLOPS_PER_MAC
 from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.sequences.layout import Batch, Layout, arrange
@@ -75,7 +75,7 @@ def windows() -> list[dict]:
         inputs = _inputs(tokens)
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             _block(sizes)(**_inputs(tokens))
-        seconds = _seconds(partial(_pass, network, inputs), 1)
+        seconds = measuring.seconds(partial(_pass, network, inputs), 1)
         rows.append(
             {
                 "what": f"block of the super-resolution, 5 x 56 x 32 tokens: {way}",
@@ -165,7 +165,7 @@ def chunks() -> list[dict]:
     hidden, truth = torch.randn(small, SIZES["hidden_size"], requires_grad=True), torch.zeros(small, dtype=torch.long)
     for row, size in zip(rows, (CHUNK // 8, small), strict=True):
         network.chunk = size
-        row["ms of CPU, an eighth of the places"] = 1000 * _seconds(partial(_loss, network, hidden, truth), 1)
+        row["ms of CPU, an eighth of the places"] = 1000 * measuring.seconds(partial(_loss, network, hidden, truth), 1)
     first = rows[0]
     return [row | {"times the memory": row["peak, MiB"] / first["peak, MiB"]} for row in rows]
 
@@ -181,16 +181,7 @@ def _network(vocabulary: int, chunk: int = 8192) -> PrefixLM:
 
 
 def _timed(what: str, ways: Mapping[str, Callable[[], object]], repeats: int, more: Mapping[str, str]) -> list[dict]:
-    seconds = {name: _seconds(way, repeats) for name, way in ways.items()}
+    seconds = {name: measuring.seconds(way, repeats) for name, way in ways.items()}
     first = next(iter(seconds.values()))
     return [{"what": f"{what}: {name}", "ms of CPU": 1000 * own, "times the time": own / first, **more}
             for name, own in seconds.items()]  # fmt: skip
-
-
-def _seconds(call: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return median(times)

@@ -18,13 +18,17 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 README = {  # page -> its sections of README.md; the first page also has what stands before all sections
     "index.md": ("Why", "Papers", "Where to find what"),
-    "reproduce.md": ("Use", "Stop a training and go on", "Numbers and processors"),
+    "reproduce.md": ("Use", "Numbers and processors"),
     "idea.md": ("Hold your own idea against a paper",),
-    "scale.md": ("At paper scale", "On many machines"),
+    "scale.md": ("At paper scale", "Stop a training and go on", "On many machines"),
     "models.md": ("Use as a library", "Your pictures and videos"),
     "add.md": ("Add a paper",),
 }
-TITLES = {"reproduce.md": "Reproduce a paper", "models.md": "Use the models"}  # of pages with several sections
+TITLES = {  # of pages with several sections
+    "reproduce.md": "Reproduce a paper",
+    "scale.md": "Large and long runs",
+    "models.md": "Use the models",
+}
 WHOLE = {"CONTRIBUTING.md": "design.md", "benchmarks/README.md": "benchmarks.md"}
 CODE = ("lightning_modules", "stages")
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)

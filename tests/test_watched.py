@@ -1,6 +1,7 @@
 """A training that is watched is the training that it would have been: validation, averages, milestones, logging."""
 
 import csv
+import functools
 import itertools
 import math
 import multiprocessing
@@ -445,8 +446,10 @@ def test_a_validation_needs_rows(arm):  # noqa: F811
     assert judged(["train"]) == []
 
 
+@functools.cache
 def trainings():
     """Arm, data set, recipe and data of every training of both presets."""
+    found = []
     for preset in PRESETS:
         plan = load_plan(preset)
         for row in (*plan.pretrain.values(), *plan.finetune.values()):
@@ -455,7 +458,8 @@ def trainings():
             for name, block in (blocks["downstream"] if tuned else {"pretrain": blocks}).items():
                 recipe = block if tuned else block["pretrain"]
                 if recipe["epochs"]:
-                    yield plan, row, name, recipe, block["data"]["splits"]
+                    found.append((plan, row, name, recipe, block["data"]["splits"]))
+    return found
 
 
 def test_every_training_is_watched_on_rows_that_are_neither_trained_on_nor_judged():

@@ -11,6 +11,7 @@ from lightning_modules.datamodules.annotated_videos import beginnings, span_labe
 from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.datasets.video import corpora
 from lightning_modules.datasets.video.drawn import encode, numbers
+from tests.batches import loaded, same
 from tests.datasets.test_tokenizers import bert_folder
 
 VIDEOS, CLIPS, WORDS = 13, 3, ("red", "circle", "left", "moving")
@@ -95,12 +96,6 @@ def judged(module):
     """All evaluation batches of the rows that are trained on, as one."""
     batches = list(module.evaluation_batches("train"))
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0] if name != "broken"}
-
-
-def loaded(module, epoch=0):
-    loader = module.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
 
 
 def words(module, token_ids):
@@ -216,10 +211,6 @@ def test_beginnings_are_those_of_equal_parts():
 
 
 def test_training_batches_depend_on_seed_epoch_and_place_alone(home):
-    def same(batches, others):
-        return all(a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-                   for a, b in zip(batches, others, strict=True))  # fmt: skip
-
     first, again, later = loaded(data(home)), loaded(data(home)), loaded(data(home), epoch=1)
     assert len(first) == VIDEOS // 4 and same(first, again)
     assert not same(first, later) and not same(first, loaded(data(home, seed=4)))

@@ -13,7 +13,7 @@ from lightning_modules.camvig.clips import CameraClips
 from lightning_modules.datamodules.illustrated import IllustratedTexts
 from lightning_modules.datamodules.labelled import LabelledImages
 from lightning_modules.datamodules.masked_texts import MaskedTexts
-from lightning_modules.datasets import digits, flickr30k, sounds
+from lightning_modules.datasets import flickr30k, sounds
 from lightning_modules.datasets.download import MIRROR_VARIABLE
 from lightning_modules.datasets.video import with_sound
 from lightning_modules.fgla.clips import TimelapseClips
@@ -60,8 +60,7 @@ def modules(pictures, videos, clips, scenes, annotated, actions, to_generate, pr
     """Functions that make each data module in each of its ways."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: [])  # decode in this process
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)  # it wins over the folder of the videos
-    digits.prepare(tmp_path)
-    labelled = dict(folder=tmp_path, seed=1, splits={"train": {"source": "all", "rows": 100}}, batch_size=8,
+    labelled = dict(folder=prepared("digits"), seed=1, splits={"train": {"source": "all", "rows": 100}}, batch_size=8,
                     evaluation_batch_size=8, augmentation="crop_flip")  # fmt: skip
     resident = dict(seed=1, splits={"train": {"source": "val", "rows": 40}}, batch_size=8, evaluation_batch_size=8)
     events = dict(splits={"train": {"source": "val", "rows": 96}}, text_length=5, frames=8, batch_size=32)

@@ -16,6 +16,7 @@ from lightning_modules.datasets.video import actions, bair, nuscenes
 from lightning_modules.datasets.video.drawn import encode, numbers
 from lightning_modules.datasets.video.sequences import central_square, random_square, spread
 from lightning_modules.video_tokens.clips import ClipData
+from tests.batches import loaded
 from tests.magvit.test_module import module
 
 VIDEOS = 13
@@ -61,12 +62,6 @@ def data(home, form="files", seed=3, **changes):
               "mirror": str(home / "mirror"), "max_broken": 0.02} | changes  # fmt: skip
     block = {"_target_": f"{VideoClips.__module__}.VideoClips", **values}
     return settings.bind(block, "conf/system/toy.yaml: data", folder=home / form, seed=seed)()
-
-
-def loaded(module, epoch=0):
-    loader = module.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
 
 
 def judged(module):

@@ -14,6 +14,7 @@ from lightning_modules.datasets.download import MIRROR_VARIABLE, DataUnavailable
 from lightning_modules.datasets.splits import Portion
 from lightning_modules.datasets.video import corpora
 from lightning_modules.datasets.video.drawn import encode, numbers
+from tests.batches import loaded, same
 from tests.datasets.test_tokenizers import bert_folder
 
 VIDEOS, WORDS = 13, ("red", "circle", "left", "moving")
@@ -74,17 +75,6 @@ def data(home, seed=3, **changes):
     } | changes
     block = {"_target_": "lightning_modules.datamodules.video_file_texts.VideoFileTexts", **values}
     return settings.bind(block, "conf/system/toy.yaml: data", folder=home / "index", seed=seed)()
-
-
-def loaded(data, epoch=0):
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
-
-
-def same(batches, others):
-    return all(a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-               for a, b in zip(batches, others, strict=True))  # fmt: skip
 
 
 def test_evaluation_has_the_videos_in_order_and_their_even_frames(home):

@@ -7,6 +7,7 @@ from lightning_modules.datamodules.video_texts import VideoTextBatches, deal, sh
 from lightning_modules.datasets import storage
 from lightning_modules.datasets.splits import Portion
 from lightning_modules.datasets.world import views
+from tests.batches import loaded
 
 OPTIONS = {"frames": 5, "colors": 2, "shapes": 1, "places": ["night"], "shared_words": 0.0}
 CLASSES = 8
@@ -40,12 +41,6 @@ def data(folder, seed=3, **changes):
     } | changes
     block = {"_target_": "lightning_modules.datamodules.video_texts.VideoTexts", **values}
     return settings.bind(block, "conf/system/toy.yaml: data", folder=folder, seed=seed)()
-
-
-def loaded(data, epoch=0):
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
 
 
 def test_an_auxiliary_caption_and_a_subtitle_are_joined(folder):

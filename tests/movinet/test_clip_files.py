@@ -25,6 +25,7 @@ from lightning_modules.movinet.decoding import read_clip
 from lightning_modules.movinet.evaluation import evaluate
 from stages.composing import compose
 from stages.plan import load_plan
+from tests.batches import loaded, same
 from tests.datasets.video.test_files import TURNS, bright_corners, turned
 from tests.movinet.test_evaluation import Stored
 from tests.movinet.test_module import STREAM, module
@@ -93,17 +94,6 @@ def data(home, corpus="moments", seed=3, **changes):
 def judged(home, corpus="moments", **changes):
     found = data(home, corpus, splits={"test": {"source": "all", "rows": None}}, **changes)
     return list(found.evaluation_batches("test"))
-
-
-def loaded(data, epoch=0):
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
-
-
-def same(batches, others):
-    return all(a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-               for a, b in zip(batches, others, strict=True))  # fmt: skip
 
 
 def shown(batches):
