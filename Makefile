@@ -14,13 +14,14 @@ PORT ?= $(if $(filter dashboard,$(MAKECMDGOALS)),8080,5000)
 ARM ?= committees-digits
 SETTING ?= cached
 MACHINES ?= local
-STUDY ?= $(ARM)-$(SETTING)
+STUDY ?= $(subst $(space),-and-,$(strip $(ARM)))-$(SETTING)
 WORKERS ?=
 TRIALS ?=
 STORAGE ?=
 DRY_RUN ?=
 MEMORY ?=
 JSON ?=
+space := $() $()
 # $(call quoted,text) is one word of the shell, whatever the text holds; $(call option,--name,text) an option, if there is text.
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quoted,$(2)))
@@ -92,7 +93,7 @@ release: setup  ## before you commit new locks: record what made them and how lo
 bench: setup  ## measure speed and memory, as ratios within one run (PAPER=maskalign: one paper)
 	@$(BIN)/python -m benchmarks $(PAPERS)
 
-sweep: setup  ## search under a budget: committees against single models, or networks of a space (ARM, SETTING=training or architecture, TRIALS, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
+sweep: setup  ## search under a budget: committees against single models, or networks of a space (ARM='movinet-half movinet', SETTING=training or architecture, TRIALS, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
 	@$(BIN)/python -m stages.study $(call quoted,$(ARM)) --preset $(call quoted,$(PRESET)) --setting $(call quoted,$(SETTING)) \
 	  --machines $(call quoted,$(MACHINES)) --study $(call quoted,$(STUDY)) $(call option,--workers,$(WORKERS)) \
 	  $(call option,--trials,$(TRIALS)) $(call option,--storage,$(value STORAGE)) $(if $(DRY_RUN),--dry-run)

@@ -66,12 +66,8 @@ class _Evaluated(_Form):
     overrides: dict[str, Any] = {}
 
 
-class _Searched(_Form):
-    """A row of `sweep`: a search over the trained seeds of an arm."""
-
-    system: Name
-    runs: Name
-    overrides: dict[str, Any] = {}
+class _Searched(_Evaluated):
+    """A row of `sweep`: a search over what a row of `evaluate` names."""
 
 
 ROWS: dict[str, type[_Form]] = {

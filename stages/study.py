@@ -1,5 +1,8 @@
 """Run a study until it has its trials, with workers on one machine or on many: `make sweep`.
 
+Its members are the trained seeds of any arms that classify, by the names of their rows of `sweep` or `evaluate`:
+`make sweep ARM='movinet-half movinet-causal'`. Several arms must have answered the same rows.
+
 If it is started again, it continues. If a worker is killed, another one repeats its trial (`sweeps/studies.py`). The
 results go to `.scratch/sweeps/<study>/`. `stages/sweep.py` runs the same search with a fixed seed, as a stage of the
 pipeline.
@@ -10,18 +13,18 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.files import ROOT, replace_folder, scratch
-from lightning_modules.runs import find_runs
-from lightning_modules.settings import bind
+from lightning_modules.runs import Run
+from lightning_modules.settings import bind, meant
 from stages.command import add_preset, run_stage
 from stages.composing import compose
-from stages.evaluate import write_evaluation
-from stages.plan import Plan, Row, load_plan
+from stages.evaluate import runs_of, write_evaluation
+from stages.plan import Plan, PlanError, Row, load_plan
 from stages.sweep import cached_search, track
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ def parse() -> argparse.Namespace:
     """The command line; values that are not given come from conf/sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "arm", help="a row of `sweep` in plans/<preset>/<paper>/params.yaml; if trials train, one of `pretrain`, too"
+        "arm",
+        help="rows of `sweep` or `evaluate` in plans/<preset>/<paper>/params.yaml, several with spaces between them; "
+        "if trials train, one row of `sweep` or `pretrain`",
     )
     add_preset(parser)
     parser.add_argument(
@@ -47,25 +52,92 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def search_of(plan: Plan, row: Row, setting: str, settings: dict) -> Any:
+def search_of(plan: Plan, rows: Sequence[Row], setting: str, settings: dict) -> Any:
     """The search that a setting describes."""
+    row = rows[0]
     if setting == "cached":
-        return cached_search(plan, row, find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain"), settings)
+        found = [(each, run) for each in rows for run in runs_of(plan, each, folder_of(plan, each))]
+        return cached_search(plan, row, [run for _, run in found], settings, **costs(plan, found, settings["members"]))
     trained = plan.row("pretrain", row.runs)
     system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
     dataset = ROOT / "data/datasets" / row.dataset / plan.preset
     return bind(settings["search"], f"conf/sweep/{setting}.yaml: search")(system, dataset)
 
 
-def row_of(plan: Plan, arm: str, setting: str) -> Row:
-    """The row of `sweep`; where the trials train, an arm that has none there serves itself.
+def costs(plan: Plan, found: Sequence[tuple[Row, Run]], members: Mapping[str, Any]) -> dict[str, Any]:
+    """Multiply-adds of the networks that do not say them and that no setting names, counted on one row of their data.
+
+    Returns:
+        `macs` for `stored.read_pools`, or nothing if nothing is to be counted.
+    """
+    from lightning_modules.ensembling import stored
+
+    rows = {run: row for row, run in found}
+    chosen = stored.of_protocol(list(rows), members["protocol"])
+    silent = {
+        stored.name_of(run, chosen): run for run in chosen if "members" not in run.facts and stored.cost_of(run) is None
+    }
+    if members["macs"] is not None or not silent:
+        return {}
+    return {"macs": {name: counted(plan, rows[run], run) for name, run in silent.items()}}
+
+
+def counted(plan: Plan, row: Row, run: Run) -> int:
+    """Multiply-adds of one picture of a trained network, on its own data.
+
+    Raises:
+        ValueError: it does not answer about pictures alone.
+    """
+    from lightning_modules.metrics.compute import count_macs
+
+    arm, _, protocol = run.name.partition("/")
+    tuned = [each for each in plan.finetune.values() if (each.comparison, each.start) == (row.runs, arm)]
+    trained = tuned[0] if run.name else plan.row("pretrain", row.runs)
+    system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
+    blocks = system["downstream"][protocol] if run.name else system
+    where = f"conf/system/{trained.system}/{plan.preset}.yaml"
+    module = bind(blocks["model"], f"{where}: model")()
+    folder = ROOT / "data/datasets" / trained.dataset / plan.preset
+    data = bind(blocks["data"], f"{where}: data", folder=folder, seed=run.seed)()
+    try:
+        return count_macs(module, next(iter(data.evaluation_batches("test")))["images"].shape[1:])
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{run.folder} does not say what a sample costs, and it cannot be counted on a picture "
+            f"({type(error).__name__}: {error}); expected `members.macs` in the overrides of a row of `sweep`"
+        ) from None
+
+
+def folder_of(plan: Plan, row: Row) -> Path:
+    """Where the runs of a row lie."""
+    return ROOT / "data/runs" / plan.preset / row.runs / row.stage
+
+
+def rows_of(plan: Plan, names: str, setting: str) -> list[Row]:
+    """The rows of `sweep` or of `evaluate` that are searched together; if the trials train, one of `pretrain`, too.
 
     Raises:
         PlanError: no paper of the preset has such an arm.
+        ValueError: several arms where only one can be, or arms on several data sets.
     """
-    if setting == "cached" or arm in plan.sweep:
-        return plan.row("sweep", arm)
-    return replace(plan.row("pretrain", arm), runs=arm)
+    arms = names.split()
+    if not arms or (len(arms) > 1 and setting != "cached"):
+        expected = "one or more" if setting == "cached" else "one, which the trials train"
+        raise ValueError(f"arms are {names!r}, expected {expected}")
+    rows = [plan.sweep[arm] if arm in plan.sweep else _unlisted(plan, arm, setting) for arm in arms]
+    if len(data := sorted({row.dataset for row in rows})) > 1:
+        raise ValueError(f"the arms {', '.join(arms)} answer about {' and '.join(data)}; a committee has one data set")
+    return rows
+
+
+def _unlisted(plan: Plan, arm: str, setting: str) -> Row:
+    """The row of an arm that has none in `sweep`."""
+    if setting != "cached":
+        return replace(plan.row("pretrain", arm), runs=arm)
+    if arm not in plan.evaluate:
+        known = plan.sweep | plan.evaluate
+        raise PlanError(f"plans/{plan.preset}: no arm {arm!r} in `sweep` or `evaluate`{meant(arm, known)}")
+    return replace(plan.evaluate[arm], overrides={})  # those of `sweep` are of other settings
 
 
 def devices(given: str | None, setting: str) -> list[str]:
@@ -112,8 +184,9 @@ def main() -> None:
     """Run this machine's workers or submit jobs, then print the result."""
     arguments = parse()
     plan = load_plan(arguments.preset)
-    row = row_of(plan, arguments.arm, arguments.setting)
-    overrides = row.overrides if arguments.setting == "cached" else None
+    rows = rows_of(plan, arguments.arm, arguments.setting)
+    row = replace(rows[0], arm="-and-".join(each.arm for each in rows))
+    overrides = row.overrides if arguments.setting == "cached" and len(rows) == 1 else None
     settings = compose(plan.preset, sweep=arguments.setting, machines=arguments.machines, overrides=overrides)["sweep"]
     machines = settings.pop("machines")
     machines |= {name: value for name in ("workers", "storage") if (value := getattr(arguments, name)) is not None}
@@ -124,7 +197,7 @@ def main() -> None:
         return submit(command(arguments, machines), machines["slurm"], folder / "slurm", arguments.dry_run)
     if arguments.dry_run:
         return print(f"on each machine, in {ROOT}: {shlex.join(command(arguments, machines))}")
-    search = search_of(plan, row, arguments.setting, settings)
+    search = search_of(plan, rows, arguments.setting, settings)
 
     from lightning_modules.sweeps.studies import Search, SharedStudy, WorkersEnded, run_workers
 

@@ -1,6 +1,6 @@
-"""Search single models, ensembles and cascades of one arm's trained seeds.
+"""Search single models, ensembles and cascades of trained classifiers: pools, or the arms of a comparison.
 
-data/runs/<preset>/<runs>/pretrain -> data/results/<preset>/<paper>/sweep-<arm>/. Trials are the same with any number
+data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<paper>/sweep-<arm>/. Trials are the same with any number
 of workers (REPRISE_WORKERS), and after a run that was killed and restarted (`sweeps/batches.py`). For a study that many
 machines share, and that is not an output of the pipeline, see `stages/study.py`.
 """
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.files import ROOT, digest, replace_folder, scratch
-from lightning_modules.runs import Evaluation, Run, find_runs
+from lightning_modules.runs import Evaluation, Run
 from lightning_modules.settings import bind
 from lightning_modules.tracking import records
 from stages.arms import record_evaluation
 from stages.command import run_stage, stage_arguments
 from stages.composing import compose
-from stages.evaluate import write_evaluation
+from stages.evaluate import runs_of, write_evaluation
 from stages.plan import Plan, Row, load_plan
 
 if TYPE_CHECKING:
@@ -27,18 +27,33 @@ if TYPE_CHECKING:
 BEST = 5  # trials of each front that are tracked, the most accurate ones
 
 
-def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict) -> Any:
-    """The search over the predictions of an arm's seeds."""
-    from lightning_modules.ensembling import pools
+HALVES = "Half of the test rows chose configurations and thresholds, and the other half is reported."
+
+
+def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict, **given: Any) -> Any:
+    """The search over the predictions of trained seeds.
+
+    Args:
+        plan: of the preset.
+        row: that is searched; of several arms, the first.
+        runs: of all arms.
+        settings: conf/sweep/cached.yaml.
+        given: further settings of the members.
+    """
+    from lightning_modules.ensembling import stored
     from lightning_modules.sweeps import search
 
-    trained = plan.row("pretrain", row.runs)
-    system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
-    given = {
-        "training_images": search.training_images(system),
-        "latency": latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain"),
-    }
-    return bind(settings["search"], "conf/sweep/cached.yaml: search", **given)(pools.read_pools(runs))
+    told: dict[str, Any] = {}
+    members = stored.of_protocol(runs, settings["members"]["protocol"])
+    if any(stored.is_halved(run, settings["members"]["task"]) for run in members):
+        told["rows"] = HALVES
+    if all("members" in run.facts and run.folder.parents[1].name == row.runs for run in runs):  # one arm of pools
+        trained = plan.row("pretrain", row.runs)
+        system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
+        told["training_images"] = search.training_images(system)
+        told["latency"] = latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain")
+    pools = bind(settings["members"], "conf/sweep/cached.yaml: members", **given)(runs)
+    return bind(settings["search"], "conf/sweep/cached.yaml: search", **told)(pools)
 
 
 def latencies(paper: str, key: str) -> dict[str, float]:
@@ -61,7 +76,7 @@ def track(
     common["key_suffix"] = digest(settings, study["space"])
     what = "worst_case_milliseconds_per_image"
     latency = {t.number: {what: t.outcome.facts[what]} for t in trials if what in t.outcome.facts}
-    tags = records.provenance([f"data/runs/{preset}/{row.runs}/pretrain"]) | {"statement": study["statement"]}
+    tags = records.provenance([f"data/runs/{preset}/{row.runs}/{row.stage}"]) | {"statement": study["statement"]}
     data = ROOT / "data/datasets" / row.dataset / preset
     with records.open_record(**common, stage="sweep", params=settings, tags=tags) as record:
         record.data(data, "evaluation")
@@ -83,12 +98,13 @@ def main() -> None:
     row = plan.row("sweep", arguments.arm)
     name = f"sweep-{row.arm}"
     settings = compose(plan.preset, sweep="cached", overrides=row.overrides)["sweep"]
-    runs = find_runs(ROOT / "data/runs" / plan.preset / row.runs / "pretrain")
+    runs = runs_of(plan, row, ROOT / "data/runs" / plan.preset / row.runs / row.stage)
 
     from lightning_modules.sweeps import batches
 
     sources = (ROOT / "data/sources" / plan.preset / "sweep.json").read_text()
-    fingerprint = digest(settings["search"], [run.facts["predictions_sha256"] for run in runs], sources)
+    held = [run.facts["predictions_sha256"] for run in runs]
+    fingerprint = digest(settings["search"], settings["members"], held, sources)
     search = cached_search(plan, row, runs, settings)
     memory = scratch() / "sweeps" / f"{row.arm}-{fingerprint}"
     study, trials = batches.run(

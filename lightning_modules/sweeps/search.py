@@ -65,13 +65,15 @@ class CachedSearch:
 
     Args:
         pools: the pool of each seed.
-        budget: most MACs per sample; null for those of the dearest member.
+        budget: most MACs per sample; null for those of the dearest member, or of `largest` members if all cost the
+            same.
         largest: most members of an ensemble.
         longest: most models of a cascade.
         edges: candidate thresholds per stage of a cascade, by its number of models from 3 on.
         margin: standard errors by which a cascade's own constraint must hold on validation data.
-        training_images: images that each member was trained on, epochs times rows.
+        training_images: images that each member was trained on, epochs times rows; null if that is not known.
         latency: milliseconds per image of each architecture, where they were measured.
+        rows: a sentence on the rows that choose and report, where these are not the splits val and test.
 
     Raises:
         ValueError: the budget is under the cheapest member, or a committee of one member is asked for.
@@ -89,13 +91,16 @@ class CachedSearch:
         longest: int = 3,
         edges: Mapping[str, int],
         margin: float = 1.0,
-        training_images: int = 0,
+        training_images: int | None = None,
         latency: Mapping[str, float] | None = None,
+        rows: str = "",
     ) -> None:
         self.first = pools[0]
         self.macs = self.first.macs
         cheapest, dearest = min(self.macs, key=self.macs.get), max(self.macs.values())
-        self.budget = dearest if budget is None else budget
+        alike = self.macs[cheapest] == dearest  # no single is larger than another
+        self.equal = min(largest, len(self.first.members)) if alike else 1
+        self.budget = self.equal * dearest if budget is None else budget
         if self.budget < self.macs[cheapest]:
             raise ValueError(
                 f"budget ({self.budget}) is under the cheapest member, {cheapest} with {self.macs[cheapest]} MACs per "
@@ -104,7 +109,7 @@ class CachedSearch:
         if min(largest, longest) < 2:
             raise ValueError(f"largest ({largest}) and longest ({longest}) must be at least 2: one member is a single.")
         self.limits = {"ensemble": largest, "cascade": longest}
-        self.training_images, self.latency = training_images, dict(latency or {})
+        self.training_images, self.latency, self.rows = training_images, dict(latency or {}), rows
         self.seeds = [_SeedPool(pool, {int(k): v for k, v in edges.items()}, margin) for pool in pools]
 
     @property
@@ -173,8 +178,10 @@ class CachedSearch:
             "config": config,
             "validation_top1_percent_by_seed": [round(float(v), 6) for v in accuracy],
             "macs_per_sample_by_seed": [round(float(v), 6) for v in macs],
-            "training_macs": TRAINING_FACTOR * self.training_images * sum(self.macs[n] for n in config["members"]),
         }
+        if self.training_images is not None:
+            per_image = sum(self.macs[name] for name in config["members"])
+            facts["training_macs"] = TRAINING_FACTOR * self.training_images * per_image
         if all(name in self.latency for name in config["members"]):
             facts["worst_case_milliseconds_per_image"] = sum(self.latency[name] for name in config["members"])
         return Outcome(
@@ -197,11 +204,12 @@ class CachedSearch:
         study = {
             "settings": dict(settings),
             "space": self.space,
-            "statement": " ".join(state(kind, found, dataset) for kind, found in gains.items()),
+            "statement": " ".join([*(state(kind, found, dataset) for kind, found in gains.items()), self.rows]).strip(),
             "gains": {kind: [asdict(gain) for gain in found] for kind, found in gains.items()},
             "trials": [_row(trial) for trial in trials],
         }
-        figures = [_front_figure(fronts, dataset, len(self.seeds)), _gain_figure(gains, dataset, len(self.seeds))]
+        count = len(self.seeds)
+        figures = [_front_figure(fronts, dataset, count, self.rows), _gain_figure(gains, dataset, count)]
         return Evaluation(
             metrics=metrics,
             figures=[figure for figure in figures if any(series.x for series in figure.series)],
@@ -210,8 +218,14 @@ class CachedSearch:
 
     @property
     def rungs(self) -> dict[str, int]:
-        """The budgets of the comparison: what each architecture but the cheapest costs, within the search's budget."""
-        return {name: macs for name, macs in list(self.macs.items())[1:] if macs <= self.budget}
+        """The budgets of the comparison: what each architecture but the cheapest costs, within the search's budget.
+
+        Where all cost the same: what 2, 3, ... of them cost.
+        """
+        rungs = dict(list(self.macs.items())[1:])
+        if self.equal > 1:
+            rungs = {f"{k}_members": k * max(self.macs.values()) for k in range(2, self.equal + 1)}
+        return {name: macs for name, macs in rungs.items() if macs <= self.budget}
 
     def _at_budgets(self, trials: Sequence[Finished], dataset: str) -> dict[int, dict[str, float]]:
         """Test accuracy and cost of the best of each kind within each budget, chosen on the same seed's validation."""
@@ -398,7 +412,7 @@ def _point(search: CachedSearch, trial: Finished) -> dict:
     low, high = classification.seed_interval(tested[:, 0], bounds=classification.bounds_of("test_top1_percent"))
     return {
         **_row(trial),
-        "training_macs": trial.outcome.facts["training_macs"],
+        **{name: value for name, value in trial.outcome.facts.items() if name == "training_macs"},
         "test_top1_percent": round(float(tested[:, 0].mean()), 6),
         "test_top1_percent_interval": [round(low, 6), round(high, 6)] if math.isfinite(low) else None,
         "test_top1_percent_by_seed": [round(float(v), 6) for v in tested[:, 0]],
@@ -422,13 +436,16 @@ def as_json(content: object) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _front_figure(fronts: Mapping[str, list[dict]], dataset: str, seeds: int) -> Figure:
+def _front_figure(fronts: Mapping[str, list[dict]], dataset: str, seeds: int, rows: str) -> Figure:
     drawn = {kind: sorted(front, key=lambda point: point["test_macs_per_sample"]) for kind, front in fronts.items()}
+    caption = (
+        "Configurations that no other of their kind beats in both mean validation accuracy and MACs; shown is their "
+        f"test accuracy, mean over {seeds} seeds and 95 % interval. Each kind had the same number of trials."
+    )
     return Figure(
         id=f"{dataset}-sweep-fronts",
         title=f"Pareto fronts of {', '.join(TITLES.values())} on {dataset}",
-        caption="Configurations that no other of their kind beats in both mean validation accuracy and MACs; shown is "
-        f"their test accuracy, mean over {seeds} seeds and 95 % interval. Each kind had the same number of trials.",
+        caption=f"{caption} {rows}".strip(),
         x_label="average MACs per sample",
         y_label="top-1 accuracy (%)",
         x_scale="log",

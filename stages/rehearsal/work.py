@@ -174,8 +174,9 @@ def _built(name: str, block: Found, place: str) -> Found:
 def compose_evaluation(stage: str, row: Row, preset: str) -> Found:
     """Compose a row of `evaluate` or `sweep` and check every setting that does not come from its runs."""
     if stage == "sweep":
-        search = compose(preset, sweep="cached", overrides=row.overrides)["sweep"]["search"]
-        settings.bind(search, "conf/sweep/cached.yaml (or the arm's overrides): search")
+        sweep = compose(preset, sweep="cached", overrides=row.overrides)["sweep"]
+        for block in ("members", "search"):
+            settings.bind(sweep[block], f"conf/sweep/cached.yaml (or the arm's overrides): {block}")
     else:
         system = compose(preset, system=row.system, overrides=row.overrides, stage="evaluate")["system"]
         settings.bind(system["evaluate"], where(row, preset, "evaluate"))
