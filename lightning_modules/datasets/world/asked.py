@@ -34,8 +34,8 @@ KINDS = ("color", "shape", "relation", "count", "yes_no")  # of questions, one o
 LABELS = ("contradiction", "neutral", "entailment")  # of statements, one of each about each picture
 NUMBERS = ("zero", "one", "two", "three")
 BESIDE, UPRIGHT = ("left of", "right of"), ("above", "below")  # of the earlier thing in reading order, of the later
-# How often a number is asked for where it is possible: zero, one and two are then about as frequent. Three is possible in
-# one picture of 35 only.
+# How often a number is asked for where it is possible: zero, one and two are then about as frequent. Three is possible
+# in one picture of 35 only.
 OFTEN = {0: 1, 1: 1, 2: 4, 3: 4}
 ROW_GROUP = 256
 
