@@ -7,7 +7,7 @@ over which one of the ten is left out. Where they do not all agree, answers are 
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -101,43 +101,6 @@ def _averaged(times: int, people: int) -> float:
     """The mean over who is left out: one who says it, or one who does not."""
     said, unsaid = min(1.0, (times - 1) / ENOUGH), min(1.0, times / ENOUGH)
     return (times * said + (people - times) * unsaid) / people
-
-
-def credit(answer: str, given: Mapping[str, int]) -> float:
-    """What an answer counts, from 0 to 1.
-
-    Raises:
-        ValueError: nobody answered.
-    """
-    agreed = len({written(other) for other in given}) == 1
-    said = written(answer)
-    return credits_of(given).get(said if agreed else normalised(said), 0.0)
-
-
-def vqa_accuracy(
-    answers: Sequence[str], given: Sequence[Mapping[str, int]], kinds: Sequence[str] = ()
-) -> dict[str, float]:
-    """`accuracy_percent` of all questions, and `accuracy_percent/<kind>` of those of each kind.
-
-    Args:
-        answers: to each question.
-        given: what people answered.
-        kinds: of the questions, such as yes/no, number and other; none for no kinds.
-
-    Raises:
-        ValueError: there are no questions, or not as many answers or kinds.
-    """
-    if not answers or len(answers) != len(given) or (kinds and len(kinds) != len(answers)):
-        raise ValueError(
-            f"there are {len(answers)} answers to {len(given)} questions of {len(kinds)} kinds, expected one of each "
-            "per question."
-        )
-    found = np.array([credit(*each) for each in zip(answers, given, strict=True)])
-    names = {f"/{kind}": np.array([other == kind for other in kinds]) for kind in sorted(set(kinds))}
-    return {
-        f"accuracy_percent{name}": 100 * float(found[there].mean())
-        for name, there in {"": slice(None), **names}.items()
-    }
 
 
 def consistency(right: Bool[np.ndarray, " _"], groups: Int[np.ndarray, " _"]) -> float:

@@ -141,23 +141,31 @@ class Answering(Reader):
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
         """What is said of each row that is judged.
 
-        `answers`, the output with the highest logit; `credit`; `rows`; `kinds` of questions; `labels`; `groups`;
-        and for the page `shown/<images, token_ids>`.
+        `answers`, the output with the highest logit; `credit`; `rows`; `kinds` of questions; `labels`, -1 where no
+        right answer can be given; `groups`; the same as `also/<source>/...` of what is judged besides; and for the page
+        `shown/<images, token_ids>`.
         """
         self.to(device).eval()
+        (split,) = judged(data.splits)
+        found = self._judged(data, split, device)
+        for source in getattr(data, "also", ()):
+            found |= {f"also/{source}/{name}": x for name, x in self._judged(data, source, device).items()}
+        batch = next(iter(data.evaluation_batches(split)))
+        return found | {f"shown/{name}": batch[name][:SHOWN].cpu() for name in ("images", "token_ids")}
+
+    def _judged(self, data: LightningDataModule, split: str, device: torch.device) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {}
-        shown: dict[str, Tensor] = {}
-        for batch in data.evaluation_batches(judged(data.splits)[0]):
+        for batch in data.evaluation_batches(split):
             rows = {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
             logits = self.logits(rows)
             columns = {name: rows[name] for name in ("rows", "kinds", "labels", "groups") if name in rows}
             columns |= {"answers": logits.argmax(1), "credit": self.credit(logits, rows)}
             if "targets" in rows:
-                columns["labels"] = rows["targets"].argmax(1)
+                best = rows["targets"].max(1)
+                columns["labels"] = best.indices.masked_fill(best.values == 0, -1)
             for name, values in columns.items():
                 found.setdefault(name, []).append(values.cpu())
-            shown = shown or {f"shown/{name}": rows[name][:SHOWN].cpu() for name in ("images", "token_ids")}
-        return {name: torch.cat(values) for name, values in found.items()} | shown
+        return {name: torch.cat(values) for name, values in found.items()}
 
     def facts(self) -> dict:
         """The task, what answers need (see `predictor`), and of questions the names of kinds and answers."""

@@ -40,7 +40,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 6, tokenize
     """What each seed of a pre-trained arm has learnt; tasks after it are compared instead, see `evaluate_answers`.
 
     Metrics: `word_accuracy_percent` of masked words; `matching_accuracy_percent` of whether a text belongs to a
-    picture, half of which do; `search/<direction>/...` by matching scores, see `metrics.retrieval`. Of masked features
+    picture, half of which do; `search/<direction>/...` by matching scores, see `metrics.retrieval`, mean over parts of
+    the pictures, and `search_together/...` among all of them, where that was asked for. Of masked features
     R^2 in percent, with `guided` and with `random` masks, for the picture's `own` caption, that of an `other` picture,
     and one whose words are all `hidden`: `<mask>_features/<text>_r2_points`; `<mask>_features/text_gain_points`, that
     of the own caption less that of another. Without the first part, those of the masks that the arm was trained with.
@@ -80,12 +81,31 @@ def measured(arrays: Arrays, facts: Mapping[str, object]) -> Metrics:
         if name.startswith("right/")
     }
     found |= regressions(arrays, str(facts["masking"])) | flow_metrics(arrays)
-    if "retrieval/scores" in arrays:
-        scores, picture_of = arrays["retrieval/scores"], arrays["retrieval/picture_of"]
-        ranked = retrieval(scores, picture_of, np.arange(scores.shape[1]))
-        for way, name in DIRECTIONS.items():
-            found |= {key.replace(way, f"search/{name}"): x for key, x in ranked.items() if key.startswith(way)}
+    found |= searches(arrays)
     return found | {name: float(facts[name]) for name in ("parameters", "visual_parameters")}
+
+
+def searches(arrays: Arrays) -> Metrics:
+    """How well pictures and captions find one another: mean over parts, and all parts together; see `evaluate`."""
+    names = [name.split("/")[1] for name in arrays if name.startswith("retrieval/") and name.endswith("/scores")]
+    parts = [(arrays[f"retrieval/{name}/scores"], arrays[f"retrieval/{name}/picture_of"]) for name in names]
+    if names != ["all"]:
+        return _searched("search", parts)
+    ((scores, picture_of),), size = parts, int(arrays["retrieval/ranked"])
+    within = []
+    for first in range(0, scores.shape[1], size):
+        own = (picture_of >= first) & (picture_of < first + size)
+        within.append((scores[own, first : first + size], picture_of[own] - first))
+    return _searched("search", within) | _searched("search_together", parts)
+
+
+def _searched(search: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Metrics:
+    found: dict[str, list[float]] = defaultdict(list)
+    for scores, picture_of in parts:
+        for key, value in retrieval(scores, picture_of, np.arange(scores.shape[1])).items():
+            way, _, name = key.partition("/")
+            found[f"{search}/{DIRECTIONS[way]}/{name}"].append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def explained(errors: np.ndarray) -> float:
@@ -151,7 +171,8 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
 
     Metrics: `accuracy_percent`, of questions the accuracy of VQA, in which an answer counts as much as its soft label;
     of each kind of question `accuracy_percent/<kind>`; of statements that are asked of several pairs of pictures
-    `consistency_percent`, those that are right of all. Where nobody's answers to questions are known, there are none:
+    `consistency_percent`, those that are right of all. What is judged besides the test rows has its source in front,
+    such as `dev_accuracy_percent`. Where nobody's answers to questions are known, there are none:
     `vqa-<arm>-<protocol>-<seed>.json` has what the server of VQA reads.
 
     Args:
@@ -172,6 +193,8 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
     for run, each in zip(runs, predictions, strict=True):
         arm, _, protocol = run.name.partition("/")
         found = scored(each, run.facts.get("kinds", ()))
+        for source, part in _besides(each).items():
+            found |= {f"{source}_{name}": x for name, x in scored(part, run.facts.get("kinds", ())).items()}
         metrics[run.seed] |= {f"{dataset}/{protocol}/{name}@{arm}": value for name, value in found.items()}
     arms, series = arms_of(runs), []
     for name in sorted({key.partition("@")[0] for found in metrics.values() for key in found}):
@@ -206,6 +229,16 @@ def _places(runs: Sequence[Run]) -> dict[str, str]:
         if arm == first:
             place = run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder
             found.setdefault(protocol, place.as_posix())
+    return found
+
+
+def _besides(arrays: Arrays) -> dict[str, Arrays]:
+    """What was judged besides the split test, by its source."""
+    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for name, values in arrays.items():
+        if name.startswith("also/"):
+            _, source, column = name.split("/")
+            found[source][column] = values
     return found
 
 
@@ -288,14 +321,12 @@ def _answered(run: Run, arrays: Arrays, examples: int, words: TextTokenizer) -> 
     arm, _, protocol = run.name.partition("/")
     task, names = run.facts["task"], run.facts.get("answers")
     names = names or LABELS[task]
-    uncertain = tuple(run.facts.get("kinds", ())) == vqa2.KINDS  # the first label also stands for answers of no label
     rows = []
     for row in range(min(examples, len(arrays["shown/token_ids"]))):
         (text,) = words.decode(arrays["shown/token_ids"][row : row + 1])
-        said, right = (names[int(arrays[name][row])] for name in ("answers", "labels"))
+        said, label = names[int(arrays["answers"][row])], int(arrays["labels"][row])
+        right = names[label] if label >= 0 else "none of the answers"
         true = None if "kinds" in arrays and arrays["kinds"][row] < 0 else bool(arrays["credit"][row] > 0)
-        if uncertain and arrays["labels"][row] == 0:
-            right = "not known"
         pictures = arrays["shown/images"][row]
         rows.append([
             *(Exhibit("picture", picture=Picture.of(_enlarged(each), f"picture of: {text}"))

@@ -44,15 +44,19 @@ def choose(
         there: tokens that show a part of the picture.
 
     Raises:
-        ValueError: masking is guided, and there are no weights.
+        ValueError: masking is guided, and there are no weights; or all tokens would be hidden.
     """
     hidden = torch.zeros_like(there)
     if masking["how"] == "none":
         return hidden
-    if masking["how"] == "random":
-        return _first(
-            torch.rand(there.shape, device=there.device), there, masking["pivots"] * (1 + masking["neighbours"])
+    count = masking["pivots"] * (1 + masking["neighbours"])
+    if count >= there.shape[1]:
+        raise ValueError(
+            f"model.visual_masking hides {masking['pivots']} x (1 + {masking['neighbours']}) = {count} visual tokens, "
+            f"but a picture has {there.shape[1]}: lower pivots or neighbours."
         )
+    if masking["how"] == "random":
+        return _first(torch.rand(there.shape, device=there.device), there, count)
     if weights is None:
         raise ValueError(
             "model.visual_masking.how is guided, but the visual encoder has no attention: set it to random or none, or "
@@ -61,19 +65,22 @@ def choose(
     for _ in range(masking["pivots"]):
         left = there & ~hidden
         pivot = _first(torch.rand(there.shape, device=there.device), left, 1)
-        attended = weights[torch.arange(len(there), device=there.device), pivot.int().argmax(1)]
-        hidden = hidden | pivot | _first(attended, left & ~pivot & (attended > 0), masking["neighbours"])
+        hidden = hidden | pivot | neighbours(weights, pivot.int().argmax(1), left, masking["neighbours"])
     return hidden
 
 
 def neighbours(
-    weights: Float[Tensor, "batch tokens tokens"], pivot: Int[Tensor, " batch"], count: int
+    weights: Float[Tensor, "batch tokens tokens"],
+    pivot: Int[Tensor, " batch"],
+    allowed: Bool[Tensor, "batch tokens"],
+    count: int,
 ) -> Bool[Tensor, "batch tokens"]:
-    """The tokens that a pivot attends to most, without itself."""
+    """The allowed tokens that a pivot attends to most, without itself and those that it does not attend to."""
     rows = torch.arange(len(weights), device=weights.device)
-    others = torch.ones(weights.shape[:2], dtype=torch.bool, device=weights.device)
+    attended = weights[rows, pivot]
+    others = allowed & (attended > 0)
     others[rows, pivot] = False
-    return _first(weights[rows, pivot], others, count)
+    return _first(attended, others, count)
 
 
 def _first(

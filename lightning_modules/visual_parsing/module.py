@@ -2,21 +2,21 @@
 
 A vision Transformer parses a picture: each of its tokens is a mixture of related ones, and its attention says which.
 These visual weights choose what is masked: a token, and those that it attends to most, so that their features have to
-be told from the words. How much words and picture then attend to each other is the paper's second subject, inter-
+be predicted from the words. How much words and picture then attend to each other is the paper's second subject, inter-
 modality flow (`metrics/modality_flow.py`).
 
-Read `VisualParsing.training_step` first, then `masking.py`, `parsing.py` and `network.py`. No code is published; what
-is our choice says `facts.yaml`.
+Read `VisualParsing.training_step` first, then `masking.py`, `parsing.py` and `network.py`. No code is published;
+`facts.yaml` says which choices are ours.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, NotRequired
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -56,7 +56,7 @@ class Recipe(AnyRecipe):
     """AdamW; `visual_lr` is what the rate is multiplied by for the visual encoder; `clip` the largest norm or null."""
 
     optimizer: Literal["adamw"]
-    betas: list[Momentum]
+    betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     schedule: str
     milestones: NotRequired[list[Share]]
     decay: NotRequired[Share]
@@ -146,6 +146,10 @@ class Reader(PaperModule):
             return 0.0
         return 0.0 * sum(parameter.flatten()[0] for parameter in self.parameters() if parameter.requires_grad)
 
+    def compiled_parts(self) -> Iterable[torch.nn.Module]:
+        """The layers of the multimodal Transformer."""
+        return self.network.bert.encoder.layer
+
     def to_transformers(self) -> Exported:
         """The visual parser as a Swin Transformer, see `exporting`."""
         return exported(self.network.visual, self.preprocess.statistics)
@@ -171,13 +175,15 @@ class VisualParsing(Reader):
         visual_masking: see `VisualMasking`.
         regression: `joint` masks words and features in one pass; `apart` masks features in a pass of their own, with
             whole texts, of which nothing reaches the visual encoder. A small encoder that learns from the regression
-            soon writes all of a picture into every token, and then nothing has to be told from the words.
+            soon writes all of a picture into every token, and then nothing has to be predicted from the words.
         word_masking: share of the words that are asked for.
         unmatched: probability that a picture gets the text of another one.
         pairs: `shuffled` gives every picture another's text before anything else: a control, from which nothing that
             joins both can be learnt.
         losses: see `Weights`.
-        ranked: pictures that are searched by their texts in the evaluation; 0 for none.
+        ranked: pictures that are searched by their captions in the evaluation, of the first ones; 0 for none.
+        parts: most runs of so many pictures that are searched, one after the other; numbers are means over them.
+        together: search all pictures of all parts at once, too.
 
     Raises:
         ValueError: masking is guided, but a CNN says nothing about which tokens belong together; or nothing is learnt.
@@ -201,6 +207,8 @@ class VisualParsing(Reader):
         pairs: Literal["matched", "shuffled"],
         losses: Weights,
         ranked: Natural,
+        parts: Count,
+        together: bool,
     ):
         super().__init__(visual, bert, positions, position_deviation, feature_head, preprocess)
         if visual["kind"] == "cnn" and visual_masking["how"] == "guided":
@@ -212,7 +220,8 @@ class VisualParsing(Reader):
             raise ValueError(f"model.losses ({dict(losses)}) are all zero, expected one above 0.")
         self.visual_masking, self.word_masking, self.unmatched = visual_masking, word_masking, unmatched
         self.apart = regression == "apart"
-        self.shuffled, self.losses, self.ranked = pairs == "shuffled", losses, ranked
+        self.shuffled, self.losses = pairs == "shuffled", losses
+        self.ranked, self.parts, self.together = ranked, parts, together
         self.words: dict[str, Any] = {}
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
@@ -240,7 +249,7 @@ class VisualParsing(Reader):
 
     @property
     def regresses(self) -> bool:
-        """Whether features are masked, and learnt to be told."""
+        """Whether features are masked, and predicted."""
         return self.losses["features"] > 0 and self.visual_masking["how"] != "none"
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> Float[Tensor, ""]:
@@ -254,13 +263,18 @@ class VisualParsing(Reader):
         return sum(self.losses[name] * term for name, term in terms.items()) + self.touched()
 
     def shown(self, batch: Batch) -> Shown:
-        """Draw which texts are exchanged, which words and which visual tokens are masked."""
-        token_ids, attention_mask = batch["token_ids"], batch["attention_mask"]
-        if self.shuffled:
-            token_ids, attention_mask = _exchanged(token_ids, attention_mask, None)
-        asked = self.unmatched if self.losses["matching"] else 0.0
-        matched = torch.rand(len(token_ids), device=token_ids.device) >= asked
-        token_ids, attention_mask = _exchanged(token_ids, attention_mask, matched)
+        """Draw which texts are exchanged, which words and which visual tokens are masked.
+
+        Raises:
+            ValueError: a batch to learn from has too few rows for texts to be exchanged.
+        """
+        own, other = self._moves(len(batch["token_ids"]))
+        asked = self.unmatched if self.losses["matching"] and other is not None else 0.0
+        matched = torch.rand(len(batch["token_ids"]), device=batch["token_ids"].device) >= asked
+        token_ids, attention_mask = (
+            x.roll(own, 0) if matched.all() else torch.where(matched[:, None], x.roll(own, 0), x.roll(other, 0))
+            for x in (batch["token_ids"], batch["attention_mask"])
+        )
         whole, labels = token_ids, torch.full_like(token_ids, NO_LABEL)
         if self.losses["words"]:
             token_ids, labels = mask_words(token_ids, share=self.word_masking, **self.words)
@@ -268,6 +282,22 @@ class VisualParsing(Reader):
         parsed, there = self.parsed(batch)
         hidden = self._hidden(parsed, there, self.visual_masking["how"] if self.regresses else "none")
         return Shown(token_ids, whole, attention_mask, labels, matched, parsed, there, hidden)
+
+    def _moves(self, rows: int) -> tuple[int, int | None]:
+        """By how many rows texts move to the pictures that they match, and to those that they do not.
+
+        Neither move undoes the other: what does not match is never a picture's own text, nor that of its shuffled pair.
+        The second is null where too few rows are judged.
+        """
+        needed = 1 + self.shuffled + bool(self.losses["matching"] and self.unmatched)
+        if self.training and rows < needed:
+            raise ValueError(
+                f"a batch of one process has {rows} rows, but exchanging texts needs {needed}: raise data.batch_size, "
+                "or lower devices or accumulate."
+            )
+        moves = (1 + torch.randperm(max(0, rows - 1))).tolist()
+        own = moves.pop() if self.shuffled and moves else 0
+        return own, moves.pop() if moves else None
 
     def _hidden(self, parsed: Parsed, there: Tensor, how: How) -> Bool[Tensor, "batch tokens"]:
         weights = None if parsed.weights is None else parsed.weights.detach()
@@ -350,11 +380,12 @@ class VisualParsing(Reader):
         return meter.columns()
 
     def predictions(self, data: LightningDataModule, device: torch.device) -> dict[str, Tensor]:
-        """What is judged, with the same draws for every arm.
+        """What is judged. Each arm has the same draws, whatever it has learnt.
 
         `right/<word, matching>` (bool); `regression/<masking>/<text>` (rows, 2), the squared error of masked features
         of each picture and their squared distance from the mean; `flow/<own, other, content>/<name>` (rows, layers),
-        see `flow`; `retrieval/scores` (captions, pictures) and `retrieval/picture_of`; and for the page
+        see `flow`; `retrieval/<part>/scores` (captions, pictures) and `retrieval/<part>/picture_of` of each part or, if
+        they are searched together, of `all`, with `retrieval/ranked`, the pictures of a part; and for the page
         `shown/<images, token_ids, weights, attention>`.
         """
         self.to(device).eval()
@@ -362,7 +393,8 @@ class VisualParsing(Reader):
         (split,) = judged(data.splits)
         found = defaultdict(list)
         with untouched(self):
-            for batch in self._batches(data, split, device):
+            for number, batch in enumerate(self._batches(data, split, device)):
+                torch.manual_seed(number)
                 for name, values in self._judged(batch).items():
                     found[name].append(values.cpu())
             columns = {name: torch.cat(values) for name, values in found.items()}
@@ -372,18 +404,42 @@ class VisualParsing(Reader):
 
     @staticmethod
     def _batches(data: LightningDataModule, split: str, device: torch.device) -> Iterator[dict[str, Tensor]]:
+        """Batches of a split, with the texts of the rows before: `other/<token_ids, attention_mask>`.
+
+        Raises:
+            ValueError: the first batch has one row.
+        """
+        last: dict[str, Tensor] = {}
         for batch in data.evaluation_batches(split):
-            yield {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
+            rows = {name: x.to(device) for name, x in batch.items() if isinstance(x, Tensor)}
+            texts = {name: rows[name] for name in ("token_ids", "attention_mask")}
+            if not last and len(batch["token_ids"]) < 2:
+                raise ValueError(
+                    f"the first batch of the split {split} has one row, so that no other text can be shown with it: "
+                    "raise data.evaluation_batch_size or its rows."
+                )
+            before = last or {name: x[-1:] for name, x in texts.items()}
+            others = {f"other/{name}": torch.cat([before[name], x[:-1]]) for name, x in texts.items()}
+            last = {name: x[-1:] for name, x in texts.items()}
+            yield rows | others
 
     def _judged(self, batch: Batch) -> dict[str, Tensor]:
-        shown = self.shown(batch)
-        found = {f"right/{name}": right for name, right in self._right(shown, self._fuse(shown)).items()}
-        if "right/matching" in found:  # each picture with its own text, and with another one: chance is one half
+        found = {}
+        if self.losses["words"]:
+            found["right/word"] = self._read_words(batch)
+        if self.losses["matching"]:  # each picture with its own text, and with another one: chance is one half
             found["right/matching"] = torch.cat([self._matched(batch), ~self._matched(_with_other(batch))])
         for name, changed, special in (("own", batch, True), ("other", _with_other(batch), True),
                                        ("content", batch, False)):  # fmt: skip
             found |= {f"flow/{name}/{part}": x for part, x in self.flow(changed, special=special).items()}
         return found
+
+    def _read_words(self, batch: Batch) -> Bool[Tensor, " asked"]:
+        """Which masked words are right, with their own pictures and no visual token masked."""
+        token_ids, labels = mask_words(batch["token_ids"], share=self.word_masking, **self.words)
+        asked = labels != NO_LABEL
+        fused = self.network.fuse(token_ids, batch["attention_mask"], *self.parsed(batch))
+        return self.network.word_logits(fused, asked).argmax(-1) == labels[asked]
 
     def _matched(self, batch: Batch) -> Bool[Tensor, " batch"]:
         """Whether picture and text are said to belong together."""
@@ -392,14 +448,15 @@ class VisualParsing(Reader):
         return self.network.matching(fused).argmax(1) != UNMATCHED
 
     def _regressions(self, data: LightningDataModule, split: str, device: torch.device) -> dict[str, Tensor]:
-        """How well masked features are told with each text, for each way of masking that the encoder allows."""
+        """How well masked features are predicted with each text, for each way of masking that the encoder allows."""
         if not self.regresses:
             return {}
         guided = self.network.parse(self._first_pixels(data, split, device)).weights is not None
         found = {}
         for how in ("guided", "random") if guided else ("random",):
             said, truths, rows = {text: [] for text in TEXTS}, [], []
-            for batch in self._batches(data, split, device):
+            for number, batch in enumerate(self._batches(data, split, device)):
+                torch.manual_seed(number)
                 parsed, there = self.parsed(batch)
                 hidden = self._hidden(parsed, there, how)
                 for text in TEXTS:
@@ -427,28 +484,41 @@ class VisualParsing(Reader):
         return token_ids, attention_mask
 
     def _searched(self, data: LightningDataModule, split: str, device: torch.device) -> dict[str, Tensor]:
-        """How well each of the first captions is said to match each of the first pictures."""
+        """How well captions are said to match pictures, see `predictions`."""
         if not self.ranked or not self.losses["matching"]:
             return {}
         known = data.retrieval(split)
         pictures = int(known["picture_of"].max()) + 1
-        count, size = min(self.ranked, pictures), data.evaluation_batch_size
+        size = min(self.ranked, pictures)
+        parts = torch.arange(size * min(self.parts, pictures // size)).split(size)
+        pools = {"all": torch.cat(parts)} if self.together else {str(number): part for number, part in enumerate(parts)}
+        found = {"retrieval/ranked": torch.tensor(size)}
+        for name, pool in pools.items():
+            captions = torch.isin(known["picture_of"], pool).nonzero()[:, 0]
+            found[f"retrieval/{name}/picture_of"] = known["picture_of"][captions] - pool[0]
+            found[f"retrieval/{name}/scores"] = self._scores(known, captions, pool, data.evaluation_batch_size, device)
+        return found
+
+    def _scores(
+        self, known: Mapping[str, Any], captions: Tensor, pool: Tensor, size: int, device: torch.device
+    ) -> Float[Tensor, "captions pictures"]:
+        """Log odds that each caption belongs to each picture."""
         parts = [
-            self.parsed({name: known[name](rows).to(device) for name in ("images", "sizes") if name in known})
-            for rows in np.array_split(np.arange(count), -(-count // size))
+            self.parsed({name: known[name](rows.numpy()).to(device) for name in ("images", "sizes") if name in known})
+            for rows in pool.split(size)
         ]
-        parsed = Parsed(torch.cat([part.features for part, _ in parts]), None, parts[0][0].grid)
+        parsed = parts[0][0]._replace(features=torch.cat([part.features for part, _ in parts]), weights=None)
         there = torch.cat([shown for _, shown in parts])
-        captions = (known["picture_of"] < count).nonzero()[:, 0]
         scores = []
         for caption in captions.tolist():
             text = [known[name][caption].to(device) for name in ("token_ids", "attention_mask")]
-            scores.append(torch.cat([self._scored(text, parsed, there, at) for at in torch.arange(count).split(size)]))
-        return {"retrieval/scores": torch.stack(scores).cpu(), "retrieval/picture_of": known["picture_of"][captions]}
+            each = [self._scored(text, parsed, there, at) for at in torch.arange(len(pool)).split(size)]
+            scores.append(torch.cat(each).cpu())
+        return torch.stack(scores)
 
     def _scored(self, text: list[Tensor], parsed: Parsed, there: Tensor, at: Tensor) -> Float[Tensor, " pictures"]:
         """Log odds that a text belongs to some pictures."""
-        some = Parsed(parsed.features[at], None, parsed.grid)
+        some = parsed._replace(features=parsed.features[at])
         fused = self.network.fuse(*(x.expand(len(at), -1) for x in text), some, there[at])
         logits = self.network.matching(fused).float()
         return logits[:, 1 - UNMATCHED] - logits[:, UNMATCHED]
@@ -468,10 +538,11 @@ class VisualParsing(Reader):
             "shown/attention": kept[0].mean(1)[:, :length, length:], "shown/grid": torch.tensor(parsed.grid),
         }  # fmt: skip
         if parsed.weights is not None:
-            pivot = parsed.weights.new_zeros(len(parsed.weights), dtype=torch.long)
-            pivot += torch.arange(len(pivot), device=pivot.device) * 5 % parsed.weights.shape[1]
-            hidden = neighbours(parsed.weights, pivot, self.visual_masking["neighbours"])
-            weights = parsed.weights[torch.arange(len(pivot), device=pivot.device), pivot]
+            at = torch.arange(len(there), device=there.device)
+            seen_first = there.int().argsort(dim=1, descending=True, stable=True)
+            pivot = seen_first[at, at * 5 % there.sum(1)]
+            hidden = neighbours(parsed.weights, pivot, there, self.visual_masking["neighbours"])
+            weights = parsed.weights[at, pivot]
             found |= {"shown/weights": weights, "shown/pivot": pivot, "shown/hidden": hidden}
         return {name: x.cpu().contiguous() for name, x in found.items()}
 
@@ -484,23 +555,10 @@ class VisualParsing(Reader):
             "masking": self.visual_masking["how"] if self.regresses else "none",
         }
 
-    def compiled_parts(self) -> Iterable[torch.nn.Module]:
-        """The layers of the multimodal Transformer."""
-        return self.network.bert.encoder.layer
-
-
-def _exchanged(token_ids: Tensor, attention_mask: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Texts of a batch, those of `kept` as they are and the others from another row; null for none kept."""
-    if len(token_ids) < 2 or (kept is not None and kept.all()):
-        return token_ids, attention_mask
-    by = int(torch.randint(1, len(token_ids), ()))
-    pairs = ((x, x.roll(by, 0)) for x in (token_ids, attention_mask))
-    return tuple(other if kept is None else torch.where(kept[:, None], own, other) for own, other in pairs)
-
 
 def _with_other(batch: Batch) -> dict[str, Tensor]:
-    """A batch whose pictures have the text of the row before."""
-    return {**batch, **{name: batch[name].roll(1, 0) for name in ("token_ids", "attention_mask")}}
+    """A batch whose pictures have the text of the row before, see `VisualParsing._batches`."""
+    return {**batch, **{name: batch[f"other/{name}"] for name in ("token_ids", "attention_mask")}}
 
 
 def _ends(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:

@@ -142,7 +142,7 @@ class Network(nn.Module):
     def _placed(
         self, tokens: Tensor, grid: tuple[int, int], hidden: Tensor | None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Visual tokens with type and place. Where one is hidden, its place is still told."""
+        """Visual tokens with type and place. Where one is hidden, its place is still known."""
         if hidden is not None:
             tokens = torch.where(hidden[:, :, None], self.mask_token.to(tokens.dtype), tokens)
         embeddings = self.bert.embeddings
@@ -217,7 +217,7 @@ def targets(tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch t
 
 def visible(batch: Batch, parsed: Parsed) -> Bool[Tensor, "batch tokens"]:
     """Visual tokens of a batch that show a part of its pictures; see `parsing.seen`."""
-    return seen(batch.get("sizes"), batch["images"], parsed.grid)
+    return seen(batch.get("sizes"), batch["images"], parsed.grid, parsed.stride)
 
 
 def make_bert(bert: BertPart) -> BertForPreTraining:

@@ -6,7 +6,7 @@ left of a square. Its side is the same in all batches, so that what a picture be
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,7 @@ class OfficialPictures(LightningDataModule):
         seed: decides rows and, with the epoch, their order.
         splits: for each split its source and number of pictures, of pairs where there are two, see
             `datasets.splits.draw_splits` and `streaming.hold_out`.
+        also: sources that are judged besides the split test, whole.
         task: what the texts are.
         part: the part of a mixture that is read; null for a data set of its own.
         tokenizer: see `tokenizer_called`.
@@ -90,7 +91,8 @@ class OfficialPictures(LightningDataModule):
         long: side of the square that all pictures lie in.
 
     Raises:
-        ValueError: a split is missing or unknown, or the longer side is to be the shorter one.
+        ValueError: a split is missing or unknown, a source is judged besides that rows are learnt from or watched, or
+            the longer side is to be the shorter one.
     """
 
     def __init__(
@@ -107,11 +109,18 @@ class OfficialPictures(LightningDataModule):
         evaluation_batch_size: Count,
         short: Count,
         long: Count,
+        also: Sequence[str] = (),
     ):
         super().__init__()
         check_splits(splits, batch_size)
         if long < short:
             raise ValueError(f"data.long is {long} and data.short {short}: the longer side cannot be the shorter one.")
+        if twice := sorted(set(also) & {part["source"] for part in splits.values()}):
+            raise ValueError(
+                f"data.also has {', '.join(twice)}, of which data.splits takes rows: what is judged besides is neither "
+                "learnt from nor watched."
+            )
+        self.also = tuple(also)
         self.folder = folder if part is None else folder / part
         self.seed, self.splits, self.task = seed, splits, task
         self.tokenizer_name, self.text_length = tokenizer, text_length
@@ -131,7 +140,8 @@ class OfficialPictures(LightningDataModule):
 
     @cached_property
     def _sources(self) -> dict[str, Source]:
-        return {name: self._source(name) for name in sorted({part["source"] for part in self.splits.values()})}
+        names = {*self.also, *(part["source"] for part in self.splits.values())}
+        return {name: self._source(name) for name in sorted(names)}
 
     def _source(self, name: str) -> Source:
         there = storage.card(self.folder)["columns"]
@@ -157,15 +167,18 @@ class OfficialPictures(LightningDataModule):
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:
         """Source and numbers of the pictures, or pairs, of each split."""
         ends = {name: source.unit_ends for name, source in self._sources.items()}
-        counts = {name: int(of[-1]) for name, of in ends.items()}
+        counts = {name: int(of[-1]) for name, of in ends.items() if name not in self.also}
         return draw_splits(counts, self.splits, self.seed, lambda name, sizes: hold_out(ends[name], sizes, self.seed))
 
     def items(self, split: str) -> tuple[Source, Int[np.ndarray, " items"]]:
-        """The source of a split, and the numbers of its items there.
+        """The source of a split, or one of `also`, and the numbers of its items there.
 
         Raises:
             ValueError: there is no such split.
         """
+        if split in self.also:
+            source = self._sources[split]
+            return source, np.arange(len(source.unit))
         if split not in self.rows:
             raise ValueError(f"there is no split {split!r} in data.splits ({', '.join(self.splits)}).")
         name, units = self.rows[split]

@@ -3,11 +3,13 @@
 Read `Swin.forward` first. The networks are those of `transformers`, so that published weights keep their names.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel, SwinConfig, SwinModel
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
@@ -17,6 +19,8 @@ from lightning_modules.rehearsal import width
 from lightning_modules.settings import STRICT, Count, Positive, Share
 
 Grid = tuple[int, int]  # rows and columns of tokens
+Stages = Annotated[list[Count], Field(min_length=1)]  # a number for each stage
+STEM = 4  # pixels of a token of a ResNet's first stage
 
 
 class SwinSizes(TypedDict):
@@ -26,8 +30,8 @@ class SwinSizes(TypedDict):
     image_size: Count
     patch_size: Count
     embed_dim: Count
-    depths: list[Count]
-    num_heads: list[Count]
+    depths: Stages
+    num_heads: Stages
     window_size: Count
     mlp_ratio: Positive
     drop_path_rate: Share
@@ -39,8 +43,8 @@ class CnnSizes(TypedDict):
 
     __pydantic_config__ = STRICT
     stem_width: Count
-    widths: list[Count]
-    depths: list[Count]
+    widths: Stages
+    depths: Stages
     block: Literal["basic", "bottleneck"]
 
 
@@ -77,11 +81,19 @@ class VisualSettings(TypedDict):
 
 
 class Parsed(NamedTuple):
-    """Tokens of pictures, row by row of their grid, and the visual weights: how tokens attend to one another."""
+    """Tokens of pictures.
+
+    Attributes:
+        features: row by row of their grid.
+        weights: visual weights, how tokens attend to one another.
+        grid: rows and columns.
+        stride: pixels from one token to the next.
+    """
 
     features: Float[Tensor, "batch tokens channels"]
     weights: Float[Tensor, "batch tokens tokens"] | None
     grid: Grid
+    stride: int
 
 
 TINY = {"image_size": 224, "patch_size": 4, "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24],
@@ -110,13 +122,13 @@ class Swin(nn.Module):
     Attention is computed eagerly, because fused kernels give no weights.
 
     Raises:
-        ValueError: neither or both of a published network and sizes are named, or one is not known.
+        ValueError: neither or both of a published network and sizes are named, or sizes do not fit one another.
     """
 
     def __init__(self, visual: VisualSettings):
         super().__init__()
         part = visual["swin"]
-        _check_part("swin", part, PUBLISHED_SWIN)
+        _check_part("swin", part)
         self.model = (
             SwinModel(swin_config(part["sizes"]), add_pooling_layer=False)
             if part["hub"] is None
@@ -125,6 +137,7 @@ class Swin(nn.Module):
         self.model.pooler = None
         self.model.set_attn_implementation("eager")
         self.windows, self.pool, self.dim = visual["windows"], visual["pool"], self.model.num_features
+        self.stride = self.model.config.patch_size * 2 ** (len(self.model.config.depths) - 1)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Parsed:
         """Tokens and their weights.
@@ -136,7 +149,8 @@ class Swin(nn.Module):
         for stage in self.model.encoder.layers:
             before, (states, _, attention) = grid, stage(states, grid)
             grid = before if stage.downsample is None else tuple((side + 1) // 2 for side in before)
-        return _pooled(Parsed(self.model.layernorm(states), self._weights(attention, grid), grid), self.pool)
+        weights = self._weights(attention, grid)
+        return _pooled(Parsed(self.model.layernorm(states), weights, grid, self.stride), self.pool)
 
     def _weights(self, attention: Tensor | None, grid: Grid) -> Float[Tensor, "batch tokens tokens"]:
         block = self.model.encoder.layers[-1].blocks[-1]
@@ -195,24 +209,26 @@ class Cnn(nn.Module):
     """A ResNet with as many tokens; nothing in it says which of them belong together.
 
     Raises:
-        ValueError: neither or both of a published network and sizes are named, or one is not known.
+        ValueError: neither or both of a published network and sizes are named, or sizes do not fit one another.
     """
 
     def __init__(self, visual: VisualSettings):
         super().__init__()
         part = visual["cnn"]
-        _check_part("cnn", part, PUBLISHED_CNN)
+        _check_part("cnn", part)
         self.model = (
             ResNetModel(cnn_config(part["sizes"]))
             if part["hub"] is None
             else from_pretrained(ResNetModel, part["hub"], lambda: _drawn_cnn(part["hub"]), unused=["classifier.*"])
         ).train()
         self.pool, self.dim = visual["pool"], self.model.config.hidden_sizes[-1]
+        self.stride = STEM * 2 ** (len(self.model.config.depths) - 1)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Parsed:
         """Tokens, without weights."""
         features = self.model.encoder(self.model.embedder(images)).last_hidden_state
-        return _pooled(Parsed(features.flatten(2).transpose(1, 2), None, tuple(features.shape[2:])), self.pool)
+        tokens, grid = features.flatten(2).transpose(1, 2), tuple(features.shape[2:])
+        return _pooled(Parsed(tokens, None, grid, self.stride), self.pool)
 
 
 def _pooled(parsed: Parsed, pool: bool) -> Parsed:
@@ -229,11 +245,11 @@ def _pooled(parsed: Parsed, pool: bool) -> Parsed:
         of = (row[:, None] * grid[1] + column).flatten().to(parsed.weights.device)
         belongs = F.one_hot(of, grid[0] * grid[1]).to(parsed.weights)
         weights = (belongs / belongs.sum(0)).T @ parsed.weights @ belongs
-    return Parsed(features.flatten(2).transpose(1, 2), weights, grid)
+    return Parsed(features.flatten(2).transpose(1, 2), weights, grid, 2 * parsed.stride)
 
 
 def seen(
-    sizes: Int[Tensor, "batch 2"] | None, images: Shaped[Tensor, "batch 3 height width"], grid: Grid
+    sizes: Int[Tensor, "batch 2"] | None, images: Shaped[Tensor, "batch 3 height width"], grid: Grid, stride: int
 ) -> Bool[Tensor, "batch tokens"]:
     """Which tokens show a part of the picture, and not only what fills it up to the size of the batch.
 
@@ -241,14 +257,14 @@ def seen(
         sizes: height and width in pixels that each picture really has; null where all fill their frames.
         images: of the batch.
         grid: of the tokens.
+        stride: pixels from one token to the next; the last one may reach beyond the frame.
     """
     if sizes is None:
         return torch.ones(len(images), grid[0] * grid[1], dtype=torch.bool, device=images.device)
-    ways = []
-    for axis, (side, tokens) in enumerate(zip(images.shape[2:], grid, strict=True)):
-        starts = torch.arange(tokens, device=images.device) * side / tokens
-        ways.append(starts < sizes[:, axis, None])
-    return (ways[0][:, :, None] & ways[1][:, None, :]).flatten(1)
+    rows, columns = (
+        torch.arange(tokens, device=images.device) * stride < sizes[:, axis, None] for axis, tokens in enumerate(grid)
+    )
+    return (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
 
 def swin_config(sizes: SwinSizes) -> SwinConfig:
@@ -265,19 +281,42 @@ def cnn_config(sizes: CnnSizes) -> ResNetConfig:
 
 
 def _drawn_swin(hub: str) -> SwinModel:
-    sizes = PUBLISHED_SWIN[hub]
+    sizes = _written_out(hub, PUBLISHED_SWIN)
     return SwinModel(swin_config(sizes | {"embed_dim": width(sizes["embed_dim"])}), add_pooling_layer=False)
 
 
 def _drawn_cnn(hub: str) -> ResNetModel:
-    sizes = PUBLISHED_CNN[hub]
+    sizes = _written_out(hub, PUBLISHED_CNN)
     narrow = {"stem_width": width(sizes["stem_width"]), "widths": [width(wide) for wide in sizes["widths"]]}
     return ResNetModel(cnn_config(sizes | narrow))
 
 
-def _check_part(kind: str, part: SwinPart | CnnPart, known: dict) -> None:
+def _written_out(hub: str, known: Mapping[str, dict]) -> dict:
+    if hub not in known:
+        raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {', '.join(known)}.")
+    return known[hub]
+
+
+def _check_part(kind: str, part: SwinPart | CnnPart) -> None:
     if (part["hub"] is None) == (part["sizes"] is None):
         raise ValueError(
             f"model.visual.{kind}: hub ({part['hub']!r}) or sizes ({part['sizes']}) must be given, and the other one "
             "must be null."
         )
+    if part["sizes"] is not None:
+        _check_sizes(f"model.visual.{kind}.sizes", part["sizes"])
+
+
+def _check_sizes(name: str, sizes: SwinSizes | CnnSizes) -> None:
+    """Refuse lists of other lengths, and heads that do not divide the channels of their stage."""
+    other = "num_heads" if "num_heads" in sizes else "widths"
+    if len(sizes["depths"]) != len(sizes[other]):
+        raise ValueError(
+            f"{name}: depths {list(sizes['depths'])} and {other} {list(sizes[other])} must have a number for each "
+            "stage: make them equally long."
+        )
+    for stage, heads in enumerate(sizes.get("num_heads", ())):
+        if (channels := sizes["embed_dim"] * 2**stage) % heads:
+            raise ValueError(
+                f"{name}.num_heads has {heads} for stage {stage + 1} of {channels} channels: choose a divisor."
+            )

@@ -51,12 +51,16 @@ class Items(NamedTuple):
     texts: list[tuple[Tensor, Tensor]]
     columns: Batch
 
-    def batch(self, rows: Int[Tensor, " batch"], text: int = 0) -> Batch:
-        """Some items, with the text of this number."""
-        token_ids, attention_mask = self.texts[text]
-        found = {"images": self.images[self.picture[rows]], "token_ids": token_ids[rows]}
+    def batch(self, rows: Int[Tensor, " batch"], numbers: Int[Tensor, " batch"] | None = None) -> Batch:
+        """Some items, each with the text of its number, or the first."""
+        if numbers is None:
+            numbers = torch.zeros_like(rows)
+        token_ids, attention_mask = (torch.stack([texts[part][rows] for texts in self.texts]) for part in (0, 1))
+        place = torch.arange(len(rows))
+        found = {"images": self.images[self.picture[rows]], "token_ids": token_ids[numbers, place]}
         return found | {
-            "attention_mask": attention_mask[rows], "rows": rows, **{name: x[rows] for name, x in self.columns.items()}
+            "attention_mask": attention_mask[numbers, place], "rows": rows,
+            **{name: x[rows] for name, x in self.columns.items()},
         }  # fmt: skip
 
 
@@ -77,11 +81,11 @@ class AskedPictures(LightningDataModule):
         batch_size: rows of one optimiser step, over all processes and accumulated batches; null where nothing is
             trained.
         evaluation_batch_size: rows that are judged at a time.
-        turns: which caption of each picture is learnt from, epoch by epoch, over and over: 0 lists all quadrants,
-            1 tells relations, and 2 the places of two things.
+        turns: which caption of a picture is learnt from, epoch by epoch, over and over, each picture beginning with
+            another one: 0 lists all quadrants, 1 tells relations, and 2 the places of two things.
 
     Raises:
-        ValueError: a split is missing or unknown, or there is no such caption.
+        ValueError: a split is missing or unknown, there is no such caption, or a text is too long.
     """
 
     def __init__(
@@ -171,6 +175,12 @@ class AskedPictures(LightningDataModule):
         }
 
     def _text(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        longest = max(self.tokenizer.backend.encode_batch(list(sentences)), key=len)
+        if len(longest) > self.text_length:
+            raise ValueError(
+                f"data.text_length is {self.text_length}, but {self.tokenizer.backend.decode(longest.ids)!r} takes "
+                f"{len(longest)} tokens: raise it, so that no text is cut."
+            )
         token_ids, attention_mask = self.tokenizer(sentences, self.text_length)
         return torch.from_numpy(token_ids), torch.from_numpy(attention_mask)
 
@@ -210,11 +220,13 @@ class AskedPictures(LightningDataModule):
 class Batches(Dataset):
     """Training batches; item `(epoch, place)` depends on the seed and on that pair only.
 
-    Captions take `turns` from epoch to epoch. Rows that do not fill a batch are left out of an epoch.
+    Captions take `turns` from epoch to epoch, and from picture to picture: a network that reads one form of caption for
+    a whole epoch forgets the others. Rows that do not fill a batch are left out of an epoch.
     """
 
     def __init__(self, items: Items, batch_size: int, seed: int, part: Portion, turns: Sequence[int] = FIRST):
-        self.items, self.batch_size, self.seed, self.portion, self.turns = items, batch_size, seed, part, turns
+        self.items, self.batch_size, self.seed, self.portion = items, batch_size, seed, part
+        self.turns = torch.tensor(turns)
         self.places = part.places(len(items.picture), batch_size)
         self.epoch, self.order = -1, torch.empty(0)
 
@@ -227,7 +239,7 @@ class Batches(Dataset):
             self.epoch = epoch
             self.order = torch.from_numpy(permutation(len(self.items.picture), self.seed, ORDER, 0, epoch))
         rows = self.order[self.portion.window(place, self.batch_size)]
-        return self.items.batch(rows, self.turns[epoch % len(self.turns)])
+        return self.items.batch(rows, self.turns[(epoch + rows) % len(self.turns)])
 
 
 def _pixels(stored: UInt8[np.ndarray, "rows height width 3"]) -> UInt8[Tensor, "rows 3 height width"]:

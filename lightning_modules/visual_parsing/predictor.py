@@ -25,7 +25,6 @@ from lightning_modules.vision_language.asked import lines_among_pictures
 from lightning_modules.visual_parsing.answering import Answering
 from lightning_modules.visual_parsing.module import UNMATCHED, Reader, VisualParsing
 from lightning_modules.visual_parsing.official import framed, scaled
-from lightning_modules.visual_parsing.parsing import Parsed
 
 FILE = "answering.json"  # of the results of tasks: where the trained network of each protocol lies
 DIGITS = 6
@@ -136,7 +135,7 @@ class Captions(Predictor):
         parsed, there = self.module.parsed(self.reading.pictures([path]))
         written, shares = self.reading.texts(texts), []
         for rows in torch.arange(len(texts)).split(TOGETHER):
-            some = Parsed(parsed.features.expand(len(rows), -1, -1), None, parsed.grid)
+            some = parsed._replace(features=parsed.features.expand(len(rows), -1, -1), weights=None)
             fused = self.module.network.fuse(
                 written["token_ids"][rows], written["attention_mask"][rows], some, there.expand(len(rows), -1)
             )

@@ -6,11 +6,9 @@ import pytest
 from lightning_modules.metrics.picture_questions import (
     CONTRACTIONS,
     consistency,
-    credit,
     credits_of,
     label,
     normalised,
-    vqa_accuracy,
 )
 
 # answer -> what `processDigitArticle(processPunctuation(answer))` of the official code makes of it (commit a013f00)
@@ -44,24 +42,16 @@ def test_all_contractions_are_there():
 @pytest.mark.parametrize(("times", "counts"), [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_an_answer_counts_as_a_third_of_the_others_who_give_it(times, counts):
     given = {"red": times, "blue": 10 - times} if times < 10 else {"red": 10}
-    assert credit("red", given) == pytest.approx(counts)
+    assert credits_of(given)["red"] == pytest.approx(counts)
 
 
 def test_nothing_is_normalised_where_all_agree():
-    assert credit("Two.", {"two": 10}) == 0
-    assert credit("Two.", {"two": 9, "3": 1}) == 1
+    assert credits_of({"Two.": 10}) == {"Two.": 1.0}
+    assert credits_of({"Two.": 9, "3": 1}) == pytest.approx({"2": 1.0, "3": 0.3})
 
 
 def test_answers_that_are_one_when_normalised_count_together():
     assert credits_of({"Two": 1, "2": 2, "three": 7}) == pytest.approx({"2": 0.9, "3": 1.0})
-
-
-def test_accuracy_is_reported_by_kind():
-    found = vqa_accuracy(
-        ["yes", "2", "cat"], [{"yes": 10}, {"two": 2, "3": 8}, {"dog": 10}], ["yes/no", "number", "other"]
-    )
-    expected = {"": 160 / 3, "/yes/no": 100, "/number": 60, "/other": 0}
-    assert found == pytest.approx({f"accuracy_percent{kind}": share for kind, share in expected.items()})
 
 
 def test_vocabulary_has_no_commas():
@@ -75,8 +65,6 @@ def test_a_sentence_is_consistent_if_it_is_judged_rightly_of_every_pair():
 
 def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="has no answers"):
-        credit("red", {})
-    with pytest.raises(ValueError, match="1 answers to 0 questions"):
-        vqa_accuracy(["red"], [])
+        credits_of({})
     with pytest.raises(ValueError, match="0 judgements of 0 sentences"):
         consistency(np.zeros(0, bool), np.zeros(0, int))

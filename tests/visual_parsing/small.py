@@ -30,7 +30,8 @@ PARTS = {
 TRAINED = {
     "visual_masking": {"how": "guided", "pivots": 1, "neighbours": 3}, "regression": "joint",
     "word_masking": 0.3, "unmatched": 0.5,
-    "pairs": "matched", "losses": {"words": 1.0, "matching": 1.0, "features": 1.0}, "ranked": 3,
+    "pairs": "matched", "losses": {"words": 1.0, "matching": 1.0, "features": 1.0},
+    "ranked": 3, "parts": 1, "together": False,
 }  # fmt: skip
 WORDS = {"special": (0, 1, 56), "mask_id": 2, "vocabulary": 57}
 

@@ -32,7 +32,7 @@ def test_a_step_trains_the_pre_trained_network_and_the_new_head(task, outputs):
     assert module.network.visual.model.embeddings.patch_embeddings.projection.weight.grad.any()
 
 
-def test_soft_labels_are_told_by_binary_cross_entropy():
+def test_soft_labels_are_learnt_by_binary_cross_entropy():
     module, batch = small.answering(), batch_of("question")
     logits = module.logits(batch)
     likely = torch.sigmoid(logits)
@@ -63,6 +63,21 @@ def test_what_is_judged(task, outputs):
     with torch.no_grad():
         watched = module.validate(data, [data.batch])
     assert watched["accuracy"].item() == pytest.approx(found["credit"].mean().item())
+
+
+def test_what_is_judged_besides_has_its_source_in_its_name():
+    module, data = small.answering("pair", 2), small.Data("pair")
+    data.batch, data.also = batch_of("pair"), ("dev",)
+    found = module.predictions(data, torch.device("cpu"))
+    assert torch.equal(found["also/dev/credit"], found["credit"]) and "also/dev/groups" in found
+
+
+def test_a_question_without_a_right_answer_has_no_label():
+    module, data = small.answering(), small.Data("question")
+    data.batch = batch_of("question")
+    data.batch["targets"][2] = 0
+    module.check_data(data)
+    assert module.predictions(data, torch.device("cpu"))["labels"].tolist() == [0, 1, -1, 3, 4, 5]
 
 
 def test_settings_that_do_not_fit_are_refused():

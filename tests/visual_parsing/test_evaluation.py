@@ -83,10 +83,13 @@ def test_tasks_are_compared(tmp_path, task, outputs):
     runs = []
     for arm in ("one", "other"):
         module, data = small.answering(task, outputs), small.Data(task)
-        data.batch = batch_of(task)
+        data.batch, data.also = batch_of(task), ("dev",)
         module.check_data(data)
         runs.append(run(tmp_path / arm, stored(module, data), module.facts(), f"{arm}/tasks"))
     found = evaluate(runs, "world", examples=3)
+    assert (
+        found.metrics[0]["world/tasks/dev_accuracy_percent@one"] == found.metrics[0]["world/tasks/accuracy_percent@one"]
+    )
     credit = runs[0].predictions()["credit"]
     assert found.metrics[0]["world/tasks/accuracy_percent@one"] == pytest.approx(100 * credit.mean())
     assert ("world/tasks/accuracy_percent/how@one" in found.metrics[0]) == (task == "question")
@@ -136,10 +139,11 @@ def test_answers_of_people_that_are_not_public_are_left_to_the_server(tmp_path):
 def test_the_first_answer_is_not_shown_as_right_where_no_right_one_is_known(tmp_path):
     made = questioned(tmp_path / "one", [0, 1, 2] * 2)
     arrays = dict(made.predictions())
-    arrays |= {"labels": np.zeros(6, int), "credit": np.zeros(6, np.float32), "answers": np.full(6, 3)}
+    arrays |= {"labels": np.array([-1, 0] * 3), "credit": np.zeros(6, np.float32), "answers": np.full(6, 3)}
     (tmp_path / "again").mkdir()
     again = run(tmp_path / "again/one", arrays, made.facts, "one/questions")
     found = evaluate([again], "vqa2", examples=2)
-    assert [row[-1].text for row in found.galleries[0].rows] == [[("3 (not known)", False)]] * 2
+    texts = [row[-1].text for row in found.galleries[0].rows]
+    assert texts == [[("3 (none of the answers)", False)], [("3 (0)", False)]]
     assert found.metrics[0]["vqa2/questions/accuracy_percent/number@one"] == 0
     assert list(found.files) == ["answering.json"]

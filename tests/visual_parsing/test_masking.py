@@ -31,7 +31,7 @@ def test_what_is_hidden_are_a_token_and_its_nearest():
     explained = torch.zeros(len(found), dtype=torch.bool)
     for pivot in range(16):
         at = torch.full((len(found),), pivot)
-        group = neighbours(found, at, 3)
+        group = neighbours(found, at, everywhere(), 3)
         assert not group[:, pivot].any(), "a pivot is no neighbour of its own"
         group[:, pivot] = True
         explained |= (group == hidden).all(1)
@@ -62,3 +62,9 @@ def test_none_hides_nothing_and_a_guide_needs_weights():
     assert not choose({**GUIDED, "how": "none"}, None, everywhere()).any()
     with pytest.raises(ValueError, match="no attention"):
         choose(GUIDED, None, everywhere())
+
+
+@pytest.mark.parametrize("how", ["guided", "random"])
+def test_masks_that_would_hide_all_tokens_are_refused(how):
+    with pytest.raises(ValueError, match=r"4 x \(1 \+ 3\) = 16 visual tokens, but a picture has 16"):
+        choose({"how": how, "pivots": 4, "neighbours": 3}, weights(), everywhere())

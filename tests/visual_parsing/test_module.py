@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from lightning_modules.layers.bert import NO_LABEL
-from lightning_modules.visual_parsing.module import _exchanged, _with_other
+from lightning_modules.settings import check
+from lightning_modules.visual_parsing.evaluation import searches
+from lightning_modules.visual_parsing.module import Recipe, _with_other
 from lightning_modules.visual_parsing.network import targets
 from tests.visual_parsing import small
+
+LOSSES = small.TRAINED["losses"]
 
 
 def run(module, batch, seed=0):
@@ -103,7 +107,7 @@ def test_losses_at_the_start_are_those_of_who_knows_nothing():
     assert terms["features"].item() == pytest.approx(1, rel=1e-3)
 
 
-def test_words_are_told_by_the_word_embeddings_themselves():
+def test_words_are_predicted_by_the_word_embeddings_themselves():
     network = small.module().network
     assert not [name for name, x in network.mlm_head.named_parameters() if x.shape == (57, 16)]
 
@@ -148,12 +152,70 @@ def test_flow_is_that_of_the_attention_maps_which_are_eager_only_while_they_are_
     assert (content["symmetric"] < found["symmetric"]).all()
 
 
-def test_texts_are_exchanged_with_another_row():
-    ids = torch.arange(5)[:, None].expand(5, 3)
-    kept = torch.tensor([True, False, True, False, False])
-    found, _ = _exchanged(ids, ids > 0, kept)
-    assert ((found[:, 0] == torch.arange(5)) == kept).all()
-    assert _with_other({"token_ids": ids, "attention_mask": ids > 0})["token_ids"][0, 0] == 4
+@pytest.mark.parametrize("pairs", ["matched", "shuffled"])
+def test_a_text_that_does_not_match_is_neither_the_own_one_nor_that_of_the_pair(pairs):
+    module, batch = small.module(pairs=pairs, losses={"words": 0.0, "matching": 1.0, "features": 0.0}), small.batch()
+    batch["token_ids"] = batch["token_ids"][0].expand(6, -1) + 0
+    batch["token_ids"][:, 3] = torch.arange(10, 16)
+    for seed in range(40):
+        shown, _, _ = run(module, batch, seed)
+        moved = (shown.whole[:, 3] - 10 - torch.arange(6)) % 6
+        own, other = set(moved[shown.matched].tolist()), set(moved[~shown.matched].tolist())
+        assert len(own | other) == len(own) + len(other) <= 2, "one move for each"
+        assert 0 not in other and (own <= {0} if pairs == "matched" else 0 not in own)
+
+
+@torch.no_grad()
+def test_a_batch_without_another_text_has_none_that_does_not_match():
+    for rows, changes in ((1, {}), (2, {"pairs": "shuffled"})):
+        module, batch = small.module(unmatched=1.0, **changes), small.batch(rows=6)
+        few = {name: x[-rows:] for name, x in batch.items()}
+        with pytest.raises(ValueError, match=rf"has {rows} rows, but exchanging texts needs {rows + 1}"):
+            module.training_step(few)
+        shown = module.eval().shown(few)
+        assert shown.matched.all()
+
+
+@torch.no_grad()
+def test_the_other_text_of_a_row_is_that_of_the_row_before_also_across_batches():
+    module, data = small.module(), small.Data()
+    whole, parts = data.batch, ([0, 1, 2], [3, 4], [5])
+    data.evaluation_batches = lambda split: ({name: x[rows] for name, x in whole.items()} for rows in parts)
+    found = list(module._batches(data, "test", torch.device("cpu")))
+    others = torch.cat([_with_other(batch)["token_ids"] for batch in found])
+    assert torch.equal(others[1:], whole["token_ids"][:-1]) and torch.equal(others[0], whole["token_ids"][2])
+    data.evaluation_batches = lambda split: ({name: x[rows] for name, x in whole.items()} for rows in ([0], [1, 2]))
+    with pytest.raises(ValueError, match="first batch of the split test has one row"):
+        next(module._batches(data, "test", torch.device("cpu")))
+
+
+def judged(**changes):
+    """Which words are asked for, and which tokens are hidden at random, of a network with these settings."""
+    module, found = small.module(**changes), {"words": [], "hidden": []}
+    read, hide = module.network.word_logits, module._hidden
+
+    def reading(fused, asked):
+        found["words"].append(asked)
+        return read(fused, asked)
+
+    def hiding(parsed, there, how):
+        hidden = hide(parsed, there, how)
+        if how == "random":
+            found["hidden"].append(hidden)
+        return hidden
+
+    module.network.word_logits, module._hidden = reading, hiding
+    module.predictions(small.Data(), torch.device("cpu"))
+    return found
+
+
+def test_arms_are_judged_with_the_same_words_and_the_same_random_masks():
+    cnn = {"visual": {**small.VISUAL, "kind": "cnn"}, "visual_masking": {"how": "random", "pivots": 1, "neighbours": 3}}
+    first = judged()
+    others = [judged(losses=LOSSES | {"words": 0.0}), judged(losses=LOSSES | {"matching": 0.0}), judged(**cnn)]
+    assert all(torch.equal(each["hidden"][0], first["hidden"][0]) for each in others)
+    assert [len(each["words"]) for each in others] == [0, 1, 1]
+    assert all(torch.equal(each["words"][0], first["words"][0]) for each in others[1:])
 
 
 def test_predictions_are_the_same_each_time_and_leave_the_random_state_alone():
@@ -165,7 +227,7 @@ def test_predictions_are_the_same_each_time_and_leave_the_random_state_alone():
     assert torch.rand(1) == after
     second = module.predictions(data, torch.device("cpu"))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    assert first["retrieval/scores"].shape == (4, 2)
+    assert first["retrieval/0/scores"].shape == (4, 2)
     assert first["regression/guided/own"].shape == (6, 2)
     assert first["right/matching"].shape == (12,)
 
@@ -173,12 +235,50 @@ def test_predictions_are_the_same_each_time_and_leave_the_random_state_alone():
 @torch.no_grad()
 def test_search_scores_are_those_of_each_pair_alone():
     module, data = small.module(ranked=3).eval(), small.Data()
-    scores = module.predictions(data, torch.device("cpu"))["retrieval/scores"]
+    scores = module.predictions(data, torch.device("cpu"))["retrieval/0/scores"]
     batch = data.batch
     parsed, there = module.parsed({"images": batch["images"][2:3]})
     fused = module.network.fuse(batch["token_ids"][1:2], batch["attention_mask"][1:2], parsed, there)
     logits = module.network.matching(fused)[0]
     assert scores[1, 2].item() == pytest.approx((logits[0] - logits[1]).item(), abs=1e-5)
+
+
+def test_parts_of_the_pictures_are_searched_each_and_together():
+    """Each part alone gives the scores that all together give of it, and metrics are means over parts."""
+    apart, whole = (small.module(ranked=2, parts=5, together=together) for together in (False, True))
+    parts, found = ({name: x.numpy() for name, x in module.predictions(small.Data(), torch.device("cpu")).items()}
+                    for module in (apart, whole))  # fmt: skip
+    assert [parts[f"retrieval/{part}/scores"].shape for part in range(3)] == [(4, 2)] * 3, (
+        "six pictures are three parts"
+    )
+    assert found["retrieval/all/scores"].shape == (12, 6) and "retrieval/0/scores" not in found
+    of_parts, of_all = searches(parts), searches(found)
+    assert of_parts == pytest.approx({name: x for name, x in of_all.items() if not name.startswith("search_together/")})
+    assert len(of_all) == 2 * len(of_parts)
+    assert of_all["search_together/text_to_picture/mean_rank"] > of_all["search/text_to_picture/mean_rank"]
+
+
+@torch.no_grad()
+def test_what_the_page_shows_as_masked_could_be_masked():
+    module, batch = small.module(visual={**small.VISUAL, "windows": "several"}).eval(), small.batch(size=48)
+    batch["sizes"] = torch.tensor([[48, 24]] * 6)
+    found = module._for_the_page(batch)
+    _, there = module.parsed(batch)
+    at = torch.arange(6)
+    assert there[at, found["shown/pivot"]].all() and not (found["shown/hidden"] & ~there).any()
+    assert not (found["shown/hidden"] & (found["shown/weights"] == 0)).any(), "tokens of other windows"
+
+
+@pytest.mark.parametrize("betas", [[0.9], [0.9, 0.95, 0.98]])
+def test_adam_has_two_betas(betas):
+    recipe = {"optimizer": "adamw", "betas": betas, "visual_lr": 1.0, "clip": None, "lr": 1e-3, "weight_decay": 0.0,
+              "schedule": "cosine", "warmup": 0.1, "epochs": 1}  # fmt: skip
+    with pytest.raises(ValueError, match="betas"):
+        check(recipe, Recipe, "pretrain")
+
+
+def test_the_layers_of_the_transformer_are_compiled_in_every_training():
+    assert len(small.module().compiled_parts()) == len(small.answering().compiled_parts()) == 2
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,15 @@ def test_the_rest_of_the_square_has_the_mean_colour():
     assert not frames[0, :, :2].any()
 
 
+def test_a_further_source_is_judged_whole_and_never_learnt_from(tmp_path):
+    made = data(tmp_path / "caption", "caption", also=["val"])
+    assert torch.cat([batch["rows"] for batch in made.evaluation_batches("val")]).tolist() == list(range(8))
+    assert "val" not in made.rows
+    splits = TRAIN | {"val": {"source": "val", "rows": 2}}
+    with pytest.raises(ValueError, match=r"data\.also has val, of which data\.splits takes rows"):
+        data(tmp_path / "caption", "caption", splits=splits, also=["val"])
+
+
 def test_settings_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"long is 16 and data\.short 24"):
         data(tmp_path / "pair", "pair", long=16)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import SwinConfig, SwinModel
 
-from lightning_modules.visual_parsing.parsing import make_parser, seen, whole_map, window_places
+from lightning_modules.settings import check
+from lightning_modules.visual_parsing.parsing import VisualSettings, make_parser, seen, whole_map, window_places
 from tests.visual_parsing import small
 
 
@@ -96,12 +97,53 @@ def test_pooling_takes_the_largest_of_four_tokens_and_adds_up_what_is_attended_t
 
 def test_tokens_beyond_a_picture_are_not_seen():
     images = torch.zeros(2, 3, 32, 48)
-    there = seen(torch.tensor([[32, 48], [9, 24]]), images, (4, 6))
+    there = seen(torch.tensor([[32, 48], [9, 24]]), images, (4, 6), 8)
     assert there[0].all()
     assert there[1].view(4, 6).tolist() == [[True] * 3 + [False] * 3] * 2 + [[False] * 6] * 2
-    assert seen(None, images, (4, 6)).all()
+    assert seen(None, images, (4, 6), 8).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("kind", ["swin", "cnn"])
+def test_where_tokens_begin_is_known_for_sides_that_are_no_multiple(kind, pool):
+    """40 px are 5 tokens or, of two by two, 3: the last one begins at 32 px, and not at 2/3 of 40."""
+    parsed = parser(kind, windows="several", pool=pool)(torch.randn(1, 3, 40, 40))
+    side = 3 if pool else 5
+    assert parsed.grid == (side, side) and parsed.stride == (16 if pool else 8)
+    for height, rows in ((32, side - 1), (33, side)):
+        there = seen(torch.tensor([[height, 40]]), torch.zeros(1, 3, 40, 40), parsed.grid, parsed.stride)
+        assert there.sum() == rows * side
 
 
 def test_a_part_needs_a_name_or_sizes():
     with pytest.raises(ValueError, match=r"model\.visual\.swin"):
         make_parser({**small.VISUAL, "swin": {"hub": None, "sizes": None}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("swin", {"num_heads": [2]}, r"swin\.sizes: depths \[1, 2\] and num_heads \[2\]"),
+        ("swin", {"num_heads": [3, 2]}, r"num_heads has 3 for stage 1 of 8 channels"),
+        ("cnn", {"widths": [8]}, r"cnn\.sizes: depths \[1, 1\] and widths \[8\]"),
+    ],
+)
+def test_sizes_that_do_not_fit_one_another_are_refused(kind, changes, told):
+    sizes = {"swin": small.SWIN, "cnn": small.CNN}[kind] | changes
+    with pytest.raises(ValueError, match=told):
+        make_parser({**small.VISUAL, "kind": kind, kind: {"hub": None, "sizes": sizes}})
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("swin", {"depths": [], "num_heads": []}), ("cnn", {"widths": []})])
+def test_a_network_without_stages_is_refused(kind, changes):
+    sizes = {"swin": small.SWIN, "cnn": small.CNN}[kind] | changes
+    with pytest.raises(ValueError, match=r"depths|widths"):
+        check({**small.VISUAL, kind: {"hub": None, "sizes": sizes}}, VisualSettings, "model.visual")
+
+
+@pytest.mark.parametrize("kind", ["swin", "cnn"])
+def test_a_name_whose_sizes_are_not_written_out_is_refused_without_its_files(kind):
+    visual = {**small.VISUAL, "kind": kind, kind: {"hub": "microsoft/another", "sizes": None}}
+    with torch.device("meta"), pytest.raises(ValueError, match="sizes of 'microsoft/another' are not written out"):
+        make_parser(visual)

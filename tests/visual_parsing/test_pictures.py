@@ -36,10 +36,14 @@ def test_captions_take_turns_and_go_with_their_pictures(folder):
     module, stored = data(folder, turns=[0, 0, 1]), storage.read(folder, "train")
     loader = module.train_dataloader()
     places = {image.tobytes(): row for row, image in enumerate(stored["image"].transpose(0, 3, 1, 2))}
-    for epoch, number in enumerate((0, 0, 1, 0)):
+    learnt = set()
+    for epoch in range(3):
         batch = loader.dataset[epoch, 2]
-        for image, text in zip(batch["images"], said(module, batch), strict=True):
+        for row, image, text in zip(batch["rows"].tolist(), batch["images"], said(module, batch), strict=True):
+            number = (0, 0, 1)[(epoch + row) % 3]
             assert text == written(stored["captions"][places[image.numpy().tobytes()]][number])
+            learnt.add((epoch, number))
+    assert len(learnt) == 6, "an epoch has all forms of captions"
 
 
 def test_an_order_depends_on_seed_and_epoch_alone(folder):
@@ -100,3 +104,8 @@ def test_a_split_or_a_caption_that_is_not_there_is_refused(folder):
         data(folder, turns=[3]).train_dataloader()
     with pytest.raises(ValueError, match="no split 'test'"):
         next(data(folder).evaluation_batches("test"))
+
+
+def test_a_text_that_would_be_cut_is_refused(folder):
+    with pytest.raises(ValueError, match=r"data\.text_length is 14, but '.* at the .*' takes 15 tokens"):
+        next(data(folder, text_length=14).evaluation_batches("val"))

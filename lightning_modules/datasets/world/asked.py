@@ -34,7 +34,9 @@ KINDS = ("color", "shape", "relation", "count", "yes_no")  # of questions, one o
 LABELS = ("contradiction", "neutral", "entailment")  # of statements, one of each about each picture
 NUMBERS = ("zero", "one", "two", "three")
 BESIDE, UPRIGHT = ("left of", "right of"), ("above", "below")  # of the earlier thing in reading order, of the later
-OFTEN = {0: 1, 1: 1, 2: 4, 3: 4}  # how often a number is asked for where it is possible: all are then about as frequent
+# How often a number is asked for where it is possible: zero, one and two are then about as frequent. Three is possible
+# in one picture of 35 only.
+OFTEN = {0: 1, 1: 1, 2: 4, 3: 4}
 ROW_GROUP = 256
 
 
@@ -79,8 +81,8 @@ def prepare(
         seed: of the whole world; the splits have scenes of their own by their names.
         sizes: number of pictures of each split, even.
         image_size: side of the pictures in pixels, even.
-        colors: number of colours in use, at least 3.
-        shapes: likewise.
+        colors: number of colours in use, at least 4: so every picture lacks one.
+        shapes: likewise, at least 3.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -111,9 +113,9 @@ def _check(sizes: Mapping[str, int], image_size: int, colors: int, shapes: int) 
         )
     if image_size < 16 or image_size % 2:
         raise ValueError(f"image_size ({image_size}) must be an even number of at least 16 pixels.")
-    for name, value, words in (("colors", colors, COLORS), ("shapes", shapes, SHAPES)):
-        if not 3 <= value <= len(words):
-            raise ValueError(f"{name} ({value}) must be between 3 and {len(words)}.")
+    for name, value, least, words in (("colors", colors, THINGS + 1, COLORS), ("shapes", shapes, 3, SHAPES)):
+        if not least <= value <= len(words):
+            raise ValueError(f"{name} ({value}) must be between {least} and {len(words)}.")
 
 
 def _blocks(
@@ -133,7 +135,7 @@ def chunk(stream: Stream, image_size: int, colors: int, shapes: int) -> dict[str
     asked = [questions(row, word, colors) for row, word in zip(rows, words["asked"].tolist(), strict=True)]
     stated = [statements(row, word, colors, shapes) for row, word in zip(rows, words["stated"].tolist(), strict=True)]
     partner = np.arange(CHUNK) ^ 1
-    both = [compared(row, rows[other], word)
+    both = [compared(row, rows[other], word, colors)
             for row, other, word in zip(rows, partner, words["compared"].tolist(), strict=True)]  # fmt: skip
     captions = [told(row, word) for row, word in zip(rows, words["told"].tolist(), strict=True)]
     return {
@@ -265,21 +267,20 @@ def statements(row: list[Thing], words: list[int], colors: int, shapes: int) -> 
             for label, thing in enumerate((Thing(wrong.quadrant, color, shape), hidden, there))]  # fmt: skip
 
 
-def compared(row: list[Thing], other: list[Thing], words: list[int]) -> tuple[str, int]:
-    """A statement about two pictures, `row` being left, and 1 if it is true, 0 if not."""
+def compared(row: list[Thing], other: list[Thing], words: list[int], colors: int) -> tuple[str, int]:
+    """A statement about two pictures, `row` being left, and 1 if it is true, 0 if not.
+
+    Form and truth are drawn one after the other. A form is only taken where it can be true and false, so that it tells
+    nothing.
+    """
     label, which = words[0] & 1, words[1]
-    left, right = (
-        {color: sum(x.color == color for x in each) for color in range(len(COLORS))} for each in (row, other)
-    )
+    left, right = ({color: sum(x.color == color for x in each) for color in range(colors)} for each in (row, other))
     unequal = [color for color in left if left[color] != right[color]]
     shared = [color for color in left if left[color] and right[color]]
     single = [color for color in left if bool(left[color]) != bool(right[color])]
-    if not unequal or (
-        shared and single and words[2] & 1
-    ):  # only where it may be true and false: the form tells nothing
-        chosen = shared if label or not single else single
-        color = chosen[which % len(chosen)]
-        return f"both pictures have a {COLORS[color]} thing", int(color in shared)
+    if shared and (words[2] & 1 or not unequal):
+        chosen = shared if label else single or [color for color in left if not left[color]]
+        return f"both pictures have a {COLORS[chosen[which % len(chosen)]]} thing", label
     color = unequal[which % len(unequal)]
     more = (left[color] > right[color]) == bool(label)
     return f"more {COLORS[color]} things in the {'left' if more else 'right'} picture", label

@@ -11,7 +11,7 @@ from lightning_modules.datasets.world import asked
 from lightning_modules.datasets.world.drawing import RGB
 from lightning_modules.datasets.world.scenes import CHUNK, COLORS, SHAPES, Stream
 
-GOLDEN = "899feef07ef010d355b0d7e9e1dfa3d983f97ca22a1624b8173717050d122c75"
+GOLDEN = "5aff68543fafc430b307d7bbb98ace2206c0590fcc5697bada30f1654892fd54"
 OPTIONS = {"image_size": 32, "colors": 4, "shapes": 4}
 CELLS = {0: "top left", 2: "top right", 6: "bottom left", 8: "bottom right"}
 
@@ -128,6 +128,22 @@ def test_what_is_said_of_two_pictures_is_true_or_not(rows):
         assert true == rows["pair_label"][row]
 
 
+@pytest.mark.parametrize("colors", [4, 8])
+def test_each_form_about_two_pictures_is_true_as_often_as_not(colors):
+    """All pairs of pictures with every draw of the truth: the coin alone decides it, whatever the pictures are."""
+    scenes = asked.things(asked.drawn(Stream(1, "asked/train", 0), colors, 4))
+    for left, right in zip(scenes[::2], scenes[1::2], strict=True):
+        for form in (0, 1):
+            (said, no), (other, yes) = (asked.compared(left, right, [truth, 5, form], colors) for truth in (0, 1))
+            assert (no, yes) == (0, 1) and said.split()[0] == other.split()[0]
+
+
+def test_numbers_that_are_asked_for_are_about_as_frequent_but_for_three(rows):
+    number = asked.KINDS.index("count")
+    shares = {word: np.mean([said[number] == word for said in rows["answers"]]) for word in asked.NUMBERS}
+    assert all(0.28 < shares[word] < 0.38 for word in ("zero", "one", "two")) and 0 < shares["three"] < 0.05
+
+
 def told_by(keys, values):
     """How often the most frequent value of a key is right, learnt from one half of the rows and judged on the other."""
     half = len(keys) // 2
@@ -185,7 +201,7 @@ def test_prepared(tmp_path):
     ("change", "told"),
     [
         ({"sizes": {"train": 3}}, "even number"), ({"sizes": {}}, "even number"), ({"image_size": 17}, "image_size"),
-        ({"colors": 2}, "colors"), ({"shapes": 9}, "shapes"),
+        ({"colors": 3}, "colors.*between 4 and 8"), ({"shapes": 9}, "shapes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn(tmp_path, change, told):
