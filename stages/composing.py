@@ -14,6 +14,7 @@ from stages.plan import Plan, PlanError, Row
 HERE = Path(__file__).parents[1]  # where the modules of a `_target_` lie
 SYSTEM_BLOCKS = ("model", "data", "pretrain")
 FURTHER_BLOCKS = {"finetune": "downstream", "evaluate": "evaluate"}  # what this stage needs in addition, in its systems
+BUILT = "built.json"  # what a training writes of `how_built`
 CALLED_BLOCKS = ("model", "data", "evaluate")  # those with a `_target_`
 
 
@@ -169,6 +170,21 @@ def _leaves(tree: dict, prefix: str = "", *, inner: bool = False) -> Iterator[tu
             yield f"{prefix}{key}", tree, key
         if is_block:
             yield from _leaves(value, f"{prefix}{key}.", inner=inner)
+
+
+def how_built(plan: Plan, row: Row) -> dict:
+    """How the model of a pre-trained arm is built, for `predictors.load`.
+
+    Trainings write it beside their weights, and evaluations copy it. So what answers with the weights comes from the
+    settings that these were trained with.
+    """
+    system = compose(plan.preset, system=row.system, overrides=row.overrides)["system"]
+    return {
+        "runs": f"data/runs/{plan.preset}/{row.arm}/pretrain",
+        "model": system["model"],
+        "data": system["data"],
+        "dataset": f"data/datasets/{row.dataset}/{plan.preset}",
+    }
 
 
 def downstream(system: str, preset: str) -> list[str]:

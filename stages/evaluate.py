@@ -1,5 +1,6 @@
 """Evaluate trained seeds: data/runs/<preset>/<runs>/<stage> -> data/results/<preset>/<paper>/<arm>/."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,27 +10,31 @@ from lightning_modules.runs import Evaluation, Run, find_runs
 from lightning_modules.tracking import records
 from stages.arms import prefixed, record_evaluation
 from stages.command import run_stage, stage_arguments
-from stages.composing import compose
+from stages.composing import BUILT, compose
 from stages.plan import Plan, Row, load_plan
 
 
-def predictor_of(plan: Plan, row: Row, evaluation: Evaluation) -> dict:
+def evaluated(plan: Plan, row: Row) -> Row:
+    """The pre-trained arm that a row is about: of a comparison the first one, before it was fine-tuned."""
+    compared = [each.start for each in plan.finetune.values() if each.comparison == row.runs]
+    return plan.pretrain[row.runs if row.stage == "pretrain" else compared[0]]
+
+
+def predictor_of(plan: Plan, row: Row, evaluation: Evaluation, folder: Path) -> dict:
     """What `predictors.load` needs to answer with the results of a row: `predictor.json`.
 
-    The evaluation names what loads its files, or else the model itself says what answers with it: the model of the arm
-    that was evaluated, or of the first arm of a comparison before it was fine-tuned.
+    The evaluation names what loads its files, or else the model itself says what answers with it.
+
+    Args:
+        plan: of the preset.
+        row: of `evaluate`.
+        evaluation: of this row.
+        folder: with the trainings that were evaluated.
     """
     if evaluation.predictor:
         return {"loader": evaluation.predictor}
-    compared = [each.start for each in plan.finetune.values() if each.comparison == row.runs]
-    arm = plan.pretrain[row.runs if row.stage == "pretrain" else compared[0]]
-    system = compose(plan.preset, system=arm.system, overrides=arm.overrides)["system"]
-    return {
-        "runs": f"data/runs/{plan.preset}/{arm.arm}/pretrain",
-        "model": system["model"],
-        "data": system["data"],
-        "dataset": f"data/datasets/{arm.dataset}/{plan.preset}",
-    }
+    inner = "" if row.stage == "pretrain" else evaluated(plan, row).arm
+    return json.loads((folder / inner / BUILT).read_text())
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> dict[int, dict[str, float]]:
@@ -70,7 +75,7 @@ def main() -> None:
     evaluation = settings.bind(config, where)(runs, row.dataset)
     with replace_folder(ROOT / "data/results" / plan.preset / row.paper / row.arm) as out:
         rounded = write_evaluation(out, evaluation)
-        write_json(out / "predictor.json", predictor_of(plan, row, evaluation))
+        write_json(out / "predictor.json", predictor_of(plan, row, evaluation, folder))
     for seed, metrics in rounded.items():
         with records.open_record(
             experiment=row.paper,

@@ -32,7 +32,7 @@ BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate"
 TRACKED = {  # blocks of a system's file that a stage depends on in `dvc.yaml`
     "pretrain": {"model", "data", "pretrain"},
     "finetune": {"model", "downstream"},
-    "evaluate": {"model", "data", "evaluate"},  # predictor.json says how the model is built, and what it was given
+    "evaluate": {"model", "data", "evaluate"},  # its block may refer to the others
 }
 
 

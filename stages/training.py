@@ -2,14 +2,16 @@
 
 -> data/curves/<preset>/{pretrain,finetune}/<arm>/[<protocol>/]seed-<seed>/history.csv. The page reads these small
 files, so that it does not depend on folders with weights.
+-> built.json beside the seeds, see `composing.how_built`.
 """
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_modules.files import ROOT, replace_folder
+from lightning_modules.files import ROOT, replace_folder, write_json
 from stages.arms import record_training
+from stages.composing import BUILT, how_built
 from stages.plan import Plan, Row
 
 
@@ -51,6 +53,7 @@ def train(
         folders=folders,
     )
     if written:
+        write_json(out / BUILT, how_built(plan, plan.pretrain[row.start] if stage == "finetune" else row))
         keep_histories(out, ROOT / "data/curves" / plan.preset / stage / row.arm)
         for folder in folders.values():
             record_training(plan, row, folder)

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from lightning_modules import rehearsal, settings
 from lightning_modules.files import write_json
-from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Series
-from stages.composing import compose
-from stages.evaluate import predictor_of
+from lightning_modules.runs import Exhibit, Figure, Gallery, Picture, Series
+from stages.composing import compose, how_built
+from stages.evaluate import evaluated
 from stages.page import notebook
 from stages.plan import load_plan
 from tests.pipeline import ROOT
@@ -140,7 +140,7 @@ def prepare(name, project):
 def lay(project, folder, arm, *, weights):
     """What answers with an arm: the record of its network, and drawn weights if it is to be loaded."""
     plan = load_plan("tiny")
-    record = predictor_of(plan, plan.row("evaluate", arm), Evaluation({}))
+    record = how_built(plan, evaluated(plan, plan.row("evaluate", arm)))
     retriever = arm.startswith("clip_vip")  # its evaluation writes the network itself
     loader = {"loader": "lightning_modules.clip_vip.retriever.Retriever.load"}
     write_json(folder / "predictor.json", loader if retriever else record)

@@ -16,7 +16,8 @@ from lightning_modules.files import write_json
 from lightning_modules.maskalign import neighbours
 from lightning_modules.runs import Evaluation
 from stages import predict
-from stages.evaluate import predictor_of
+from stages.composing import BUILT, how_built
+from stages.evaluate import evaluated, predictor_of
 from stages.plan import load_plan
 
 PLAN = load_plan("tiny")
@@ -29,7 +30,7 @@ def results(tmp_path, monkeypatch, prepared):
         monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def lay(arm, **overrides):
-        record = predictor_of(PLAN, PLAN.row("evaluate", arm), Evaluation({}))
+        record = how_built(PLAN, evaluated(PLAN, PLAN.row("evaluate", arm)))
         record["model"] |= overrides
         torch.manual_seed(0)
         module = instantiate(record["model"], _convert_="all").eval()
@@ -156,6 +157,16 @@ def test_a_pool_classifies_with_all_its_members(results, tmp_path, monkeypatch, 
     assert next(iter(predictors.load(folder).answer(tmp_path / "rows.npy")))["class"] == lines[0]["class"]
 
 
+@pytest.mark.parametrize(("arm", "inner"), [("small_ensembles-digits", "."), ("maskalign-world_graded", "maskalign")])
+def test_how_a_model_is_built_is_what_its_training_wrote(tmp_path, arm, inner):
+    """Not what `conf/` says now: the evaluation would have to name the files of another paper's arms."""
+    row = PLAN.row("evaluate", arm)
+    (tmp_path / inner).mkdir(exist_ok=True)
+    write_json(tmp_path / inner / BUILT, {"model": "as it was"})
+    assert predictor_of(PLAN, row, Evaluation({}), tmp_path) == {"model": "as it was"}
+    assert predictor_of(PLAN, row, Evaluation({}, predictor="some.Class"), tmp_path) == {"loader": "some.Class"}
+
+
 def test_what_cannot_answer_says_why(results, tmp_path):
     folder, _ = results("maskalign-world_graded")
     record = json.loads((folder / "predictor.json").read_text())
@@ -169,7 +180,7 @@ def test_what_cannot_answer_says_why(results, tmp_path):
 @pytest.mark.parametrize("arm", PLAN.evaluate)
 def test_every_arm_of_the_plan_names_what_answers(arm):
     """By its model's class, or because its evaluation writes files; some have no answer to give."""
-    record = predictor_of(PLAN, PLAN.row("evaluate", arm), Evaluation({}))
+    record = how_built(PLAN, evaluated(PLAN, PLAN.row("evaluate", arm)))
     name = predictors.located(record["model"]["_target_"]).predictor
     if not name:
         # the first exports a retriever
