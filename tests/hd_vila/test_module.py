@@ -210,11 +210,11 @@ def test_data_that_does_not_fit_is_refused(folder, model, given, told):
 @pytest.mark.parametrize(
     ("part", "wrong", "told"),
     [
-        ("resnet", {"layers": [1, 1, 1]}, r"model.resnet.layers is \[1, 1, 1\], "),
-        ("resnet", {"norm": "batch"}, r"model.resnet.norm is 'batch', expected 'frozen' or 'group'"),
-        ("resnet", {"depth": 50}, r"model.resnet.depth: unknown key"),
-        ("timesformer", {"grid": [2]}, r"model.timesformer.grid is \[2\], "),
-        ("timesformer", {"drop_path": 2.0}, r"model.timesformer.drop_path is 2.0, expected less than or equal to 1"),
+        ("resnet", {"layers": [1, 1, 1]}, r"model.resnet: layers is \[1, 1, 1\], "),
+        ("resnet", {"norm": "batch"}, r"model.resnet: norm is 'batch', expected 'frozen' or 'group'"),
+        ("resnet", {"depth": 50}, r"model.resnet: depth: unknown key"),
+        ("timesformer", {"grid": [2]}, r"model.timesformer: grid is \[2\], "),
+        ("timesformer", {"drop_path": 2.0}, r"model.timesformer: drop_path is 2.0, expected less than or equal to 1"),
     ],
 )
 def test_parts_with_wrong_settings_are_refused(part, wrong, told):

@@ -380,10 +380,10 @@ def test_data_that_do_not_fit_are_refused(folder, changes, message):
         ({"network__video__patch": [2, 8, 8]}, r"video.patch begins with 2 frames, expected 1"),
         ({"keys": 5}, r"keys \(5\) and model.values \(2\) are drawn from model.network.clips \(4\)"),
         ({"values": 1}, r"model.values is 1, expected greater than or equal to 2"),
-        ({"network__clips": "4"}, r"model.network.clips is '4', expected a valid integer"),
-        ({"network__video__levels": []}, r"model.network.video.levels is \[\], "),
-        ({"network__video__drop_path": 1.5}, r"model.network.video.drop_path is 1.5, expected less than or equal to 1"),
-        ({"network__video__shift": 1}, r"model.network.video.shift: unknown key"),
+        ({"network__clips": "4"}, r"model.network: clips is '4', expected a valid integer"),
+        ({"network__video__levels": []}, r"model.network: video.levels is \[\], "),
+        ({"network__video__drop_path": 1.5}, r"model.network: video.drop_path is 1.5, expected less than or equal to 1"),
+        ({"network__video__shift": 1}, r"model.network: video.shift: unknown key"),
     ],
 )
 def test_models_that_cannot_be_built_are_refused(tiny, changes, message):
