@@ -20,7 +20,9 @@ from lightning_modules import settings
 from stages.composing import compose
 from stages.plan import PRESETS, load_plan
 from tests.conftest import STEMS
+from tests.reading import read_all
 
+read_all()
 PLANS = {preset: load_plan(preset) for preset in PRESETS}
 PLAN = PLANS["tiny"]
 LATER = 1e-3  # relative, of losses after the first: see the golden losses below

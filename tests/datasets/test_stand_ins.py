@@ -13,7 +13,9 @@ from lightning_modules.datasets.tokenizers import published_tokenizer
 from stages.composing import compose
 from stages.plan import PRESETS
 from stages.sources import configured
+from tests.reading import read_all
 
+read_all()
 CONFIGURED = [
     (name, preset) for preset in PRESETS for name in configured("dataset", preset)
     if "mirror" in inspect.signature(get_method(compose(preset, dataset=name)["dataset"]["_target_"])).parameters
