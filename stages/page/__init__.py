@@ -139,6 +139,8 @@ def render(
         "unavailable": unavailable,
         "rows": [row for paper in papers if not paper.own for row in paper.rows],
         "compared": comparing.compare(comparisons, papers),
+        "traded": comparing.traded([paper for paper in papers if not paper.own]),
+        "costs": comparing.costs([paper for paper in papers if not paper.own]),
         "count": count,
         "chance": chance,
         "alpha": f"{ALPHA:.0%}".replace("%", " %"),
