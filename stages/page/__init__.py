@@ -116,6 +116,7 @@ def render(
         unavailable: data set -> why it was not available.
         comparisons: across papers.
     """
+    figures.tidy()
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

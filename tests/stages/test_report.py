@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+from dataclasses import replace
 from base64 import b64decode, b64encode
 from html import escape
 from html.parser import HTMLParser
@@ -591,6 +593,22 @@ def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
         (axes,) = figures._draw(wide, "black", ("blue",), figures.SMALL).axes
         low, high = axes.get_ylim()
         assert (low, high) == (-2, 102) if ends else low < -20 and high > 130
+
+
+def test_a_kept_drawing_is_the_one_that_would_be_drawn_and_another_figure_is_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    figure, kept = drawn(), tmp_path / ".scratch/figures"
+    first = figures.svg(figure, "a"), figures.png(figure)
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "_draw", None)
+        assert (figures.svg(figure, "a"), figures.png(figure)) == first
+    assert figures._svg(figure, "a", figures.SMALL) == first[0] and figures._png(figure, 144) == first[1]
+    assert figures.svg(figure, "b") != first[0] and figures.svg(replace(figure, title="Other"), "a") != first[0]
+    assert len(list(kept.iterdir())) == 4
+    old = next(kept.glob("*.png"))
+    os.utime(old, (0, 0))
+    figures.tidy()
+    assert not old.exists() and len(list(kept.iterdir())) == 3
 
 
 def test_a_figure_as_an_artifact_is_a_png():
