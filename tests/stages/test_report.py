@@ -5,8 +5,8 @@ import json
 import os
 import re
 import shutil
-from dataclasses import replace
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from io import BytesIO
