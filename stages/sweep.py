@@ -49,7 +49,7 @@ def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict, **g
         system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
         told["training_images"] = search.training_images(system)
         told["latency"] = latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain")
-    pools = bind(settings["members"], "conf/sweep/cached.yaml: members", **given)(runs)
+    pools = bind(settings["members"] | given, "conf/sweep/cached.yaml: members")(runs)
     return bind(settings["search"], "conf/sweep/cached.yaml: search", **told)(pools)
 
 

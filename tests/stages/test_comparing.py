@@ -56,7 +56,7 @@ def test_arms_of_two_papers_stand_side_by_side(tmp_path):
 
 def test_fronts_of_every_search_and_the_cost_of_each_papers_main_arm_are_found():
     front, other = (
-        Figure(name, "t", "c", "x", "y", [Series("s", "line", [1], [2])]) for name in ("d-sweep-fronts", "x")
+        Figure(name, "t", "c", "x", "y", [Series("s", "line", [1.0], [2.0])]) for name in ("d-sweep-fronts", "x")
     )
     metrics = {"parameters": 7.0, "finetune/macs_per_clip@beta": 5.0, "finetune/macs_per_clip@else": 9.0}
     alpha, beta = paper("alpha", first={}), paper("beta", side={"parameters": 1.0}, beta=metrics)
