@@ -18,6 +18,7 @@ STUDY ?= $(subst $(space),-and-,$(strip $(ARM)))-$(SETTING)
 WORKERS ?=
 TRIALS ?=
 STORAGE ?=
+TASK ?=
 DRY_RUN ?=
 MEMORY ?=
 JSON ?=
@@ -93,9 +94,9 @@ release: setup  ## before you commit new locks: record what made them and how lo
 bench: setup  ## measure speed and memory, as ratios within one run (PAPER=maskalign: one paper)
 	@$(BIN)/python -m benchmarks $(PAPERS)
 
-sweep: setup  ## search under a budget: committees against single models, or networks of a space (ARM='movinet-half movinet', SETTING=training or architecture, TRIALS, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
+sweep: setup  ## search under a budget: committees against single models, or networks of a space (ARM='movinet-half movinet', SETTING=training or architecture, TASK, TRIALS, WORKERS=2, STUDY, STORAGE, MACHINES=slurm, DRY_RUN=1)
 	@$(BIN)/python -m stages.study $(call quoted,$(ARM)) --preset $(call quoted,$(PRESET)) --setting $(call quoted,$(SETTING)) \
-	  --machines $(call quoted,$(MACHINES)) --study $(call quoted,$(STUDY)) $(call option,--workers,$(WORKERS)) \
+	  --machines $(call quoted,$(MACHINES)) --study $(call quoted,$(STUDY)) $(call option,--workers,$(WORKERS)) $(call option,--task,$(TASK)) \
 	  $(call option,--trials,$(TRIALS)) $(call option,--storage,$(value STORAGE)) $(if $(DRY_RUN),--dry-run)
 
 dashboard: setup  ## open optuna-dashboard for a study (PORT=8080, STUDY, STORAGE)

@@ -66,8 +66,12 @@ class _Evaluated(_Form):
     overrides: dict[str, Any] = {}
 
 
-class _Searched(_Evaluated):
-    """A row of `sweep`: a search over what a row of `evaluate` names."""
+class _Searched(_Form):
+    """A row of `sweep`: a search over the trained seeds of an arm."""
+
+    system: Name
+    runs: Name
+    overrides: dict[str, Any] = {}
 
 
 ROWS: dict[str, type[_Form]] = {

@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--machines", default="local", help="conf/sweep/machines/<name>.yaml: local, database or slurm")
     parser.add_argument("--study", help="name of the study (default: <arm>-<setting>)")
+    parser.add_argument("--task", help="of networks that answer several tasks, the one that counts")
     parser.add_argument("--trials", type=int, help="trials that the study needs in all")
     parser.add_argument("--workers", type=int, help="number of processes on each machine")
     parser.add_argument("--storage", help="URL of a database (default: a journal file in .scratch/sweeps)")
@@ -154,6 +155,7 @@ def command(arguments: argparse.Namespace, machines: dict) -> list[str]:
     """What one machine runs to take part in the study."""
     line = [sys.executable, "-m", "stages.study", arguments.arm, "--preset", arguments.preset]
     given = {"setting": arguments.setting, "study": arguments.study, "trials": arguments.trials}
+    given["task"] = arguments.task
     given |= {"workers": machines["workers"], "storage": arguments.storage}  # REPRISE_STORAGE is inherited instead
     return line + [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
 
@@ -192,6 +194,10 @@ def main() -> None:
     machines |= {name: value for name in ("workers", "storage") if (value := getattr(arguments, name)) is not None}
     arguments.study = arguments.study or f"{row.arm}-{arguments.setting}"
     settings["trials"] = settings["trials"] if arguments.trials is None else arguments.trials
+    if arguments.task is not None and "members" not in settings:
+        raise ValueError(f"--task is {arguments.task!r}, but the trials of {arguments.setting} train: leave it out")
+    if arguments.task is not None:
+        settings["members"]["task"] = arguments.task
     folder = scratch() / "sweeps"
     if machines["slurm"]:
         return submit(command(arguments, machines), machines["slurm"], folder / "slurm", arguments.dry_run)

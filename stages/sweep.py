@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 BEST = 5  # trials of each front that are tracked, the most accurate ones
 
 
-HALVES = "Half of the test rows chose configurations and thresholds, and the other half is reported."
-
-
 def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict, **given: Any) -> Any:
     """The search over the predictions of trained seeds.
 
@@ -46,13 +43,13 @@ def cached_search(plan: Plan, row: Row, runs: Sequence[Run], settings: dict, **g
     told: dict[str, Any] = {}
     members = stored.of_protocol(runs, settings["members"]["protocol"])
     if any(stored.is_halved(run, settings["members"]["task"]) for run in members):
-        told["rows"] = HALVES
+        told["rows"] = stored.HALVES
     if all("members" in run.facts and run.folder.parents[1].name == row.runs for run in runs):  # one arm of pools
         trained = plan.row("pretrain", row.runs)
         system = compose(plan.preset, system=trained.system, overrides=trained.overrides)["system"]
         told["training_images"] = search.training_images(system)
         told["latency"] = latencies(trained.paper, f"{plan.preset}--{row.runs}--pretrain")
-    pools = bind(settings["members"], "conf/sweep/cached.yaml: members", **given)(runs)
+    pools = bind(settings["members"] | given, "conf/sweep/cached.yaml: members")(runs)
     return bind(settings["search"], "conf/sweep/cached.yaml: search", **told)(pools)
 
 

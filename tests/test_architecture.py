@@ -46,6 +46,7 @@ ONE_USER = {  # modules of the shared folders that one paper uses, and why they 
     "tasks/retrieval.py": "HD-VILA, LF-VILA, MM-GEM and IMP report retrieval",
     "tasks/classification.py": "MoViNets, ViT-BERT and IMP fine-tune and probe",
     "tasks/transfer.py": "MoViNets, ViT-BERT and IMP compare fine-tuned encoders",
+    "sweeps/committees.py": "evaluates arms of MaskAlign and MoViNets, in the plan of Committees",
     "ensembling/committee_files.py": "written beside the cascades that it stores",
     "ensembling/classifier.py": "named by `Members.predictor`, so that no import of it is seen",
     "video_tokens/predictor.py": "MAGVIT's answers too; `predictor` names them, so that no import of it is seen",

@@ -51,7 +51,8 @@ def test_a_url_with_a_password_is_one_word(folder, target, option):
     ("bench", "PAPER", "--paper"), ("test", "PAPER", "--paper"), ("test-slow", "PAPER", "--paper"),
     ("test-slow", "MINUTES", "--minutes"),
     ("sweep", "STUDY", "--study"), ("sweep", "WORKERS", "--workers"), ("sweep", "TRIALS", "--trials"),
-    ("sweep", "SETTING", "--setting"), ("sweep", "MACHINES", "--machines"), ("dashboard", "STUDY", "--study"),
+    ("sweep", "SETTING", "--setting"), ("sweep", "TASK", "--task"), ("sweep", "MACHINES", "--machines"),
+    ("dashboard", "STUDY", "--study"),
     ("ui", "PORT", "--port"), ("check", "PRESET", "--preset"),
     ("rehearse", "PRESET", "--preset"), ("rehearse", "PAPER", "--paper"), ("rehearse", "MEMORY", "--memory"),
 ])  # fmt: skip

@@ -15,6 +15,7 @@ from lightning_modules.ensembling.pools import Member, Pool, join_pools, read_po
 from lightning_modules.runs import Run
 
 BOTH = ("val", "test")
+HALVES = "Half of the test rows chose configurations and thresholds, and the other half is reported."
 COST = "macs_per_"  # a fact such as `macs_per_clip`: what one sample costs
 Macs = Annotated[int, Field(ge=1)]
 NATIVE = "as trained"
@@ -102,8 +103,8 @@ def _pool(run: Run, name: str, task: str | None, macs: int | None) -> Pool:
     told = cost_of(run)
     if told is None and macs is None:
         raise ValueError(
-            f"{run.folder} does not say what a sample costs, and members.macs is null; expected multiply-adds there, "
-            "such as `members.macs: 3688960` in the overrides of the row of `sweep`"
+            f"{run.folder} does not say what a sample costs, and macs is null; expected multiply-adds there, such as "
+            "`macs: 3688960`"
         )
     cost = macs if told is None else told // members
     shape = {"family": "trained", "width": None, "depth": None, "params": run.facts.get("parameters", 0) // members}
@@ -140,7 +141,7 @@ def answers(run: Run, task: str | None = None) -> dict[str, Answers]:
             "classifies: of a pre-trained encoder, the comparison that fine-tunes it."
         )
     if task not in tasks and (task is not None or len(tasks) > 1):
-        raise ValueError(f"{run.folder} has logits of the tasks {sorted(tasks)}; members.task is {task}, choose one.")
+        raise ValueError(f"{run.folder} has logits of the tasks {sorted(tasks)}; task is {task}, choose one.")
     return tasks[task if task is not None else next(iter(tasks))]
 
 

@@ -116,6 +116,7 @@ def render(
         unavailable: data set -> why it was not available.
         comparisons: across papers.
     """
+    figures.tidy()
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -139,6 +140,8 @@ def render(
         "unavailable": unavailable,
         "rows": [row for paper in papers if not paper.own for row in paper.rows],
         "compared": comparing.compare(comparisons, papers),
+        "traded": comparing.traded([paper for paper in papers if not paper.own]),
+        "costs": comparing.costs([paper for paper in papers if not paper.own]),
         "count": count,
         "chance": chance,
         "alpha": f"{ALPHA:.0%}".replace("%", " %"),

@@ -1,5 +1,6 @@
 """What the overview compares across papers: arms that report the same metrics, side by side. Nothing is judged here."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,59 @@ class Compared:
     comparison: Comparison
     rows: list[Row]
     figures: list[Figure]
+
+
+FRONTS = "sweep-fronts"  # the end of the id of a figure that `sweeps.search` draws
+MACS = re.compile(r"(?:^|/)macs_per_\w+$")
+
+
+@dataclass
+class Traded:
+    """A trade-off of accuracy against multiply-adds. `name` and `figures` are what a figure of an arm has, too."""
+
+    name: str
+    paper: str
+    arm: str
+    statement: str | None
+    figures: list[Figure]
+
+
+@dataclass
+class Cost:
+    """What the main arm of a paper costs: parameters, multiply-adds with the metric that counts them, its trainings."""
+
+    paper: str
+    arm: str
+    parameters: float | None
+    macs: float | None
+    per: str
+    trainings: list[tuple[str, str]]
+
+
+def traded(papers: Sequence["Paper"]) -> list[Traded]:
+    """The fronts of singles, ensembles and cascades of every search, whatever its members are."""
+    return [
+        Traded(f"across-{arm.name}", paper.facts.stem, arm.name, arm.statement, [figure])
+        for paper in papers
+        for arm in paper.arms + paper.sweeps
+        for figure in arm.figures
+        if figure.id.endswith(FRONTS)
+    ]
+
+
+def costs(papers: Sequence["Paper"]) -> list[Cost]:
+    """One row for each paper: the arm that bears its name, or else the first one with results."""
+    found = []
+    for paper in papers:
+        stem = paper.facts.stem
+        shown = sorted((arm for arm in paper.arms if not arm.missing), key=lambda arm: arm.name != stem)
+        if shown:
+            named = {key.partition("/")[2]: value["mean"] for key, value in shown[0].metrics.items()}
+            own = {key.removesuffix(f"@{stem}"): value for key, value in named.items()}
+            per = next((key for key in own if MACS.search(key)), "")
+            trainings = shown[0].trained
+            found.append(Cost(stem, shown[0].name, own.get("parameters"), own.get(per), per, trainings))
+    return found
 
 
 def load(path: Path) -> list[Comparison]:

@@ -2,13 +2,20 @@
 
 The drawing uses placeholder colours. In the SVG they become `currentColor` and CSS variables, so that one drawing
 serves light, dark and print; in the PNG they become the palette below.
+
+Nine tenths of a report's time are drawing, so drawings are kept in `.scratch/figures/`, by a digest of all that makes
+them: the figure, this file, and the versions of matplotlib and numpy.
 """
 
 import html
 import io
 import json
 import math
+import os
 import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullFormatter
 
+from lightning_modules.files import digest, replace_file, scratch, sha256
 from lightning_modules.runs import Figure, Series
 
 INK = "#010203"
@@ -26,6 +34,7 @@ PALETTE = ("#1d5fbf", "#c2410c", "#0f766e", "#9333a8", "#8a6100", "#be123c", "#4
 MARKERS = "osD^vPX*"
 SMALL, LARGE = (5.2, 3.6), (9.6, 5.0)  # inches
 PERCENT_TICKS = (0, 50, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5, 99.8, 100)
+KEPT_DAYS = 30  # since a drawing was last used
 COLUMNS = ("arm", "figure", "series", "x", "y", "low", "high")
 STYLE = {
     "font.family": "sans-serif",
@@ -60,6 +69,10 @@ def svg(figure: Figure, prefix: str, size: tuple[float, float] = SMALL) -> str:
         prefix: unique in the page, put in front of the ids of the drawing.
         size: width and height in inches.
     """
+    return _kept("svg", figure, [prefix, *size], lambda: _svg(figure, prefix, size).encode()).decode()
+
+
+def _svg(figure: Figure, prefix: str, size: tuple[float, float]) -> str:
     with mpl.rc_context(STYLE | {"svg.hashsalt": prefix}):
         file = io.StringIO()
         canvas = _draw(figure, INK, SERIES, size)
@@ -81,6 +94,10 @@ def svg(figure: Figure, prefix: str, size: tuple[float, float] = SMALL) -> str:
 
 def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
     """The same drawing with a legend on white, as an artifact of a run."""
+    return _kept("png", figure, [dots_per_inch], lambda: _png(figure, dots_per_inch))
+
+
+def _png(figure: Figure, dots_per_inch: int) -> bytes:
     with mpl.rc_context(STYLE):
         canvas = _draw(figure, "#1b1f24", PALETTE, LARGE)
         canvas.suptitle(figure.title)
@@ -88,6 +105,26 @@ def png(figure: Figure, dots_per_inch: int = 144) -> bytes:
         file = io.BytesIO()
         canvas.savefig(file, format="png", dpi=dots_per_inch, metadata={"Software": None})
     return file.getvalue()
+
+
+def _kept(kind: str, figure: Figure, how: list, draw: Callable[[], bytes]) -> bytes:
+    """A drawing that was made before, or a new one, which is kept."""
+    made_by = [sha256(Path(__file__)), mpl.__version__, np.__version__]
+    path = scratch() / "figures" / f"{digest(asdict(figure), how, made_by)}.{kind}"
+    if path.is_file():
+        os.utime(path)
+        return path.read_bytes()
+    drawing = draw()
+    with replace_file(path) as temporary:
+        temporary.write_bytes(drawing)
+    return drawing
+
+
+def tidy() -> None:
+    """Remove drawings that were not used for a month."""
+    for path in (scratch() / "figures").glob("*.*"):
+        if time.time() - path.stat().st_mtime > KEPT_DAYS * 86_400:
+            path.unlink(missing_ok=True)
 
 
 def table(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:

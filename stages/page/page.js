@@ -15,6 +15,16 @@ for (const row of document.querySelectorAll("[data-run]")) {
   }));
 }
 
+// The time of several trainings together; a dash if one of them was not run on this machine.
+for (const cell of document.querySelectorAll("[data-trainings]")) {
+  const times = cell.dataset.trainings.split(" ").map((run) => ((window.REPRISE_MACHINE || {})[run] || {}).time);
+  if (!times.every(Boolean)) continue;
+  const units = { h: 3600, min: 60, s: 1 };
+  let seconds = 0;
+  for (const [, number, unit] of times.join(" ").matchAll(/([\d.]+) (h|min|s)/g)) seconds += number * units[unit];
+  cell.textContent = seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds / 60)} min`;
+}
+
 // Clips play in a loop, or stand still for readers who want no motion; a button of each gallery changes that.
 for (const gallery of document.querySelectorAll(".gallery")) {
   const stills = gallery.querySelectorAll("source.still");

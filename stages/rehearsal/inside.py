@@ -252,7 +252,7 @@ class Rehearsing:
         found = {"system": row.system, "overrides": self.overrides.get((stage, row.arm), row.overrides)}
         if stage in ("pretrain", "finetune"):
             return found | {"dataset": row.dataset} | ({"from": row.start} if row.start else {})
-        return found | {"runs": row.runs} | {"stage": row.stage}
+        return found | {"runs": row.runs} | ({"stage": row.stage} if stage == "evaluate" else {})
 
     def paper(self, paper: str) -> None:
         """Build all arms of a paper, run the chosen ones, and judge."""

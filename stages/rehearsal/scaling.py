@@ -40,9 +40,7 @@ def chosen(plan: Plan, papers: Iterable[str], whole: bool) -> dict[str, list[Row
         compared = [_compared(plan, row)[:1] for row in evaluated if row.stage == "finetune"]
         found["evaluate"] += evaluated
         found["finetune"] += [row for rows in compared for row in rows]
-        known = [each.runs for each in evaluated]
-        possible = [row for row in mine["sweep"] if row.stage == "pretrain" or row.runs in known]
-        found["sweep"] += sorted(possible, key=lambda row: row.runs not in known)[:1]
+        found["sweep"] += sorted(mine["sweep"], key=lambda row: row.runs not in [each.runs for each in evaluated])[:1]
     needed = [row.start for row in found["finetune"]]
     needed += [row.runs for stage in ("evaluate", "sweep") for row in found[stage] if row.stage == "pretrain"]
     arms = [arm for name in needed for arm in _chain(plan, name)] + [row.arm for row in found["pretrain"]]

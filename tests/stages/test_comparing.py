@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from lightning_modules.files import ROOT
+from lightning_modules.runs import Figure, Series
 from stages import page
 from stages.page import comparing
 from stages.plan import PRESETS, load_plan
@@ -51,6 +52,26 @@ def test_arms_of_two_papers_stand_side_by_side(tmp_path):
     (found,) = comparing.compare(comparing.load(write(tmp_path, ENTRY)), [alpha, beta])
     assert found.figures[0].series[1].low == [1.0], "one seed has no interval"
     assert not comparing.compare(comparing.load(write(tmp_path, ENTRY)), [alpha]), "one paper is no comparison"
+
+
+def test_fronts_of_every_search_and_the_cost_of_each_papers_main_arm_are_found():
+    front, other = (
+        Figure(name, "t", "c", "x", "y", [Series("s", "line", [1.0], [2.0])]) for name in ("d-sweep-fronts", "x")
+    )
+    metrics = {"parameters": 7.0, "finetune/macs_per_clip@beta": 5.0, "finetune/macs_per_clip@else": 9.0}
+    alpha, beta = paper("alpha", first={}), paper("beta", side={"parameters": 1.0}, beta=metrics)
+    alpha.arms[0].figures = [other, front]
+    beta.sweeps = [page.Arm("sweep-beta", [], figures=[front], statement="So it is.")]
+    beta.arms[1].trained = [("pretrain", "beta"), ("finetune", "beta-small")]
+    found = comparing.traded([alpha, beta])
+    assert [(each.paper, each.arm, each.statement) for each in found] == [
+        ("alpha", "first", None),
+        ("beta", "sweep-beta", "So it is."),
+    ]
+    first, second = comparing.costs([alpha, beta])
+    assert (first.arm, first.parameters, first.macs, first.per) == ("first", None, None, "")
+    assert (second.arm, second.parameters, second.macs, second.per) == ("beta", 7.0, 5.0, "finetune/macs_per_clip")
+    assert second.trainings == beta.arms[1].trained
 
 
 @pytest.mark.parametrize(
