@@ -122,8 +122,8 @@ def test_clips_without_a_known_flow_have_no_end_point_error(folder):
             for batch in super().evaluation_batches(split):
                 yield {"video": batch["video"], "labels": batch["rows"], "broken": 0}
 
-    splits = {"val": {"source": "val", "rows": ROWS}}
-    data = Unknown(folder=folder, seed=0, splits=splits, evaluation_batch_size=12)
+    splits = {"train": {"source": "train", "rows": 32}, "val": {"source": "val", "rows": ROWS}}
+    data = Unknown(folder=folder, seed=0, splits=splits, batch_size=4, evaluation_batch_size=12)
     arrays = {k: x.numpy() for k, x in module.predictions(data, torch.device("cpu")).items()}
     found = scores(arrays)
     assert not any("epe" in name for name in found) and "accumulated/last_l1" in found and "l1" in found

@@ -19,7 +19,7 @@ from stages import study as command
 from stages.composing import compose
 from stages.page import figures
 from stages.plan import PlanError, load_plan
-from stages.study import row_of
+from stages.study import rows_of
 
 MACS = 1_140_032  # of the tiny arm
 
@@ -337,10 +337,11 @@ def test_the_command_with_one_trial_of_each_sampler_ends_well(make, tmp_path, mo
 
 def test_an_arm_needs_no_row_of_its_own_for_trials_that_train():
     plan = load_plan("tiny")
-    row = row_of(plan, "committees-mnist", "training")
+    (row,) = rows_of(plan, "committees-mnist", "training")
     assert (row.runs, row.dataset, row.paper) == ("committees-mnist", "mnist", "committees")
-    assert row_of(plan, "committees-digits", "training") == plan.row("sweep", "committees-digits")
-    with pytest.raises(PlanError, match="no arm 'committees-mnist' in `sweep`"):
-        row_of(plan, "committees-mnist", "cached")
+    assert rows_of(plan, "committees-digits", "training") == [plan.row("sweep", "committees-digits")]
+    assert rows_of(plan, "committees-mnist", "cached")[0].runs == "committees-mnist"
+    with pytest.raises(PlanError, match="no arm 'committees-none' in `sweep` or `evaluate`"):
+        rows_of(plan, "committees-none", "cached")
     with pytest.raises(PlanError, match="no arm 'committees-none' in `pretrain`"):
-        row_of(plan, "committees-none", "training")
+        rows_of(plan, "committees-none", "training")
