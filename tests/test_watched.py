@@ -506,6 +506,7 @@ ROWS_OF = {
     "lvu_relationship": 100, "lvu_way_speaking": 100, "lvu_scene": 100, "queryd": 100, "cifar10": 50_000,
     "realestate10k": 67_000, "capsfusion": 30_720_000, "llava_mix": 665_298, "blip_558k": 558_128,
     "sharegpt4v": 102_025,
-    "imagenet_and_books": 1_281_167, "pictures_videos_sounds": 9000, "esc50": 1600, "audioset": 2_041_789,
+    "imagenet_and_books": 1_281_167, "pictures_videos_sounds": 9000, "snli_ve_and_nlvr2": 86_373,
+    "esc50": 1600, "audioset": 2_041_789,
     **{f"glue_{task}": rows for task, rows in glue.ROWS.items()},
 }  # fmt: skip

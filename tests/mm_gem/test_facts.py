@@ -59,6 +59,8 @@ def test_products_of_a_token_are_counted():
 
 
 def test_what_is_published_and_that_no_claim_about_the_small_size_was_made_afterwards():
+    """Seeds were added after verdicts had been seen; nothing else was changed."""
     published = [claim.id for claim in FACTS.claims if claim.paper_value is not None]
     assert published == ["C5-long_texts", "P5-long_texts"]
-    assert {tuple(claim.presets) for claim in FACTS.claims if claim.post_hoc} == {("paper",)}
+    later = [claim for claim in FACTS.claims if claim.post_hoc and "tiny" in claim.presets]
+    assert later and all("Two more were added after the verdicts had been seen" in claim.note for claim in later)

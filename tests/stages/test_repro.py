@@ -608,9 +608,9 @@ def test_each_seed_of_a_training_is_a_command_of_its_own():
 
 
 def test_more_seeds_are_written_into_the_shared_parameters(tmp_path, monkeypatch, capsys):
-    for name in ("params.yaml", "plans/tiny/committees/params.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+    for path in (ROOT / "params.yaml", *ROOT.glob("plans/tiny/*/params.yaml")):
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
     for module in (repro, plan_module):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     before = (tmp_path / "params.yaml").read_text()
