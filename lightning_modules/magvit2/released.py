@@ -47,7 +47,8 @@ class ReleasedTokenizer(CausalTraining):
             tokenizer=tokenizer, discriminator=NO_DISCRIMINATOR, published=published, pixel_scale=pixel_scale
         )
         del self.discriminator
-        if not rehearsal.replaces(checkpoint, missing=not Path(checkpoint).is_file()):
+        drawn = torch.get_default_device().type == "meta"  # it is only asked how large it is
+        if not drawn and not rehearsal.replaces(checkpoint, missing=not Path(checkpoint).is_file()):
             load_seed_voken(self.tokenizer, read_seed_voken(checkpoint), averages=averages)
 
     @classmethod

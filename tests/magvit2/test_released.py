@@ -150,6 +150,8 @@ def test_a_rehearsal_draws_the_weights(tmp_path, monkeypatch):
 
 
 def test_wrong_settings_are_named(tmp_path):
+    with torch.device("meta"):  # how large it is can be asked without the file
+        ReleasedTokenizer(tokenizer=VIDEO, checkpoint=str(tmp_path / "none.ckpt"))
     with pytest.raises(ValueError, match=r"none\.ckpt does not exist: download it, or correct its path in conf/"):
         ReleasedTokenizer(tokenizer=VIDEO, checkpoint=str(tmp_path / "none.ckpt"))
     with pytest.raises(ValueError, match=r"SEED-Voken is of another architecture: .* keys differ"):
