@@ -27,7 +27,8 @@ Changes = dict[str, Any]
 def chosen(plan: Plan, papers: Iterable[str], whole: bool) -> dict[str, list[Row]]:
     """The rows that are run, by stage, in the order in which they can run.
 
-    Not `whole`: of each paper the evaluation that needs most trainings, with one arm of a comparison, and one sweep.
+    Not `whole`: of each paper the evaluation that needs most trainings, and that of arms that are fine-tuned which does,
+    with one arm of the comparison; and one sweep.
     """
     found: dict[str, list[Row]] = {stage: [] for stage in ("pretrain", "finetune", "evaluate", "sweep")}
     for paper in papers:
@@ -36,7 +37,9 @@ def chosen(plan: Plan, papers: Iterable[str], whole: bool) -> dict[str, list[Row
             for stage, rows in mine.items():
                 found[stage] += rows
             continue
-        evaluated = sorted(mine["evaluate"], key=lambda row: -_depth(plan, row))[:1]
+        deepest = sorted(mine["evaluate"], key=lambda row: (-_depth(plan, row), row.stage == "pretrain"))
+        tuned = [row for row in deepest if row.stage == "finetune"]
+        evaluated = deepest[:1] + [row for row in tuned[:1] if row not in deepest[:1]]
         compared = [_compared(plan, row)[:1] for row in evaluated if row.stage == "finetune"]
         found["evaluate"] += evaluated
         found["finetune"] += [row for rows in compared for row in rows]

@@ -276,15 +276,16 @@ def test_data_that_the_user_has_prepared_is_taken_and_cut(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("stem", PLAN.papers)
-def test_on_a_cpu_the_longest_chain_of_a_paper_runs_with_what_it_starts_from(stem):
+def test_on_a_cpu_the_longest_chain_of_a_paper_runs_and_each_of_its_stages_with_what_they_start_from(stem):
     rows = scaling.chosen(PLAN, [stem], whole=False)
-    assert len(rows["evaluate"]) == 1
+    for stage in STAGES:
+        assert rows[stage] or not any(row.paper == stem for row in getattr(PLAN, stage).values()), stage
     arms = [row.arm for row in rows["pretrain"]]
     for row in rows["pretrain"]:
         assert not row.start or arms.index(row.start) < arms.index(row.arm)
-    [evaluated] = rows["evaluate"]
     assert {row.start for row in rows["finetune"]} <= set(arms)
-    assert evaluated.runs in arms or evaluated.runs in {row.comparison for row in rows["finetune"]}
+    compared = [row.comparison for row in rows["finetune"]]
+    assert all(row.runs in (compared if row.stage == "finetune" else arms) for row in rows["evaluate"])
     everything = scaling.chosen(PLAN, [stem], whole=True)
     for stage in STAGES:
         mine = {row.arm for row in getattr(PLAN, stage).values() if row.paper == stem}
