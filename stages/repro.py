@@ -13,7 +13,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from lightning_modules.files import ROOT, replace_file, scratch
@@ -96,14 +97,36 @@ def show_claims(plan: Plan, name: str, stale: set[str]) -> None:
         page.show(report.read_papers(plan, ROOT, {}, [paper], pending), report.page_of(plan), arm)
 
 
-def seconds_to_claims(graph: "networkx.DiGraph", durations: Mapping[str, float]) -> dict[str, float]:
-    """The work in all until the first claim that a stage leads to; stages that lead to none are left out."""
+def compared(plan: Plan) -> list[list[str]]:
+    """The arms that each claim compares, where it is judged at the plan's preset."""
+    from lightning_modules.metrics import claims
+
+    found: list[list[str]] = []
+    for stem in plan.papers:
+        with suppress(ValueError):  # the stage `claims` says what is wrong with a facts file
+            stated = claims.load_facts(claims.facts_file(ROOT, stem)).claims
+            found += [claim.arms for claim in stated if plan.preset in set(claim.presets) - claim.too_noisy.keys()]
+    return found
+
+
+def seconds_to_claims(
+    graph: "networkx.DiGraph", durations: Mapping[str, float], claims: Iterable[Collection[str]]
+) -> dict[str, float]:
+    """The work in all until the first claim that a stage leads to; stages that lead to none are left out.
+
+    Args:
+        graph: from each stage to those that it needs.
+        durations: seconds of stages, where they are known.
+        claims: the arms that each claim compares.
+    """
     import networkx
 
+    evaluated = {arm: name for name in graph for _, stage, arm in [parts(name)] if stage == "evaluate"}
+    needs = {arm: networkx.descendants(graph, name) | {name} for arm, name in evaluated.items()}
     found: dict[str, float] = {}
-    for name in graph:
-        if parts(name)[1] == "evaluate":
-            needed = networkx.descendants(graph, name) | {name}
+    for arms in claims:
+        if needs.keys() >= set(arms):
+            needed = set().union(*(needs[arm] for arm in arms))
             seconds = sum(durations.get(need, UNKNOWN) for need in needed)
             found |= {need: min(seconds, found.get(need, seconds)) for need in needed}
     return found
@@ -205,10 +228,12 @@ def main() -> None:
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
             print("checking which stages are up to date", flush=True)
+            took = durations.load(ROOT, scratch())
+            seconds = cache(lambda: seconds_to_claims(books.graph.subgraph(names), took, compared(plan)))  # if any
             runner = Runner(
                 books,
                 names,
-                order=partial(place, plan, seconds_to_claims(books.graph, durations.load(ROOT, scratch()))),
+                order=lambda name: place(plan, seconds(), name),
                 after=partial(show_claims, plan),
                 parts=partial(seeds_apart, plan, books.command),
                 slots=arguments.gpus.split(",") if arguments.gpus else [""] * (arguments.jobs or usual_jobs()),

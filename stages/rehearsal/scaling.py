@@ -27,8 +27,8 @@ Changes = dict[str, Any]
 def chosen(plan: Plan, papers: Iterable[str], whole: bool) -> dict[str, list[Row]]:
     """The rows that are run, by stage, in the order in which they can run.
 
-    Not `whole`: of each paper the evaluation that needs most trainings, and that of arms that are fine-tuned which does,
-    with one arm of the comparison; and one sweep.
+    Not `whole`: of each paper the evaluation that needs most trainings, of fine-tuned arms (one of a comparison) too,
+    and one sweep.
     """
     found: dict[str, list[Row]] = {stage: [] for stage in ("pretrain", "finetune", "evaluate", "sweep")}
     for paper in papers:

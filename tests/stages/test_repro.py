@@ -23,7 +23,7 @@ from lightning_modules.processes import GO_ON_LATER
 from stages import audit, doctor, release, repro
 from stages import plan as plan_module
 from stages.plan import load_plan
-from stages.repro import UNKNOWN, place, seconds_to_claims, seeds_apart, wanted
+from stages.repro import UNKNOWN, compared, place, seconds_to_claims, seeds_apart, wanted
 from stages.runner import durations, schedule
 from stages.runner.bookkeeping import Bookkeeper
 from stages.runner.display import Running, table
@@ -592,10 +592,24 @@ def test_what_leads_to_a_claim_soonest_comes_first_and_then_the_order_of_the_pla
     graph = networkx.DiGraph(needs)
     order = ["sources", claims, evaluate, of_digits, of_mnist, prepare, digits, mnist, tuned, trained, clip, "report"]
     took = {prepare: 9.0, digits: 80.0, mnist: 800.0, clip: 10.0, trained: 20.0, tuned: 900.0}
-    seconds = seconds_to_claims(graph, took)
+    compare = [["committees-digits"], ["committees-mnist"], ["clip_vip-world_video_text"], ["no", "arms"]]
+    seconds = seconds_to_claims(graph, took, compare)
     assert seconds[digits] == 9 + 80 + 2 * UNKNOWN and claims not in seconds
-    for known in (seconds, seconds_to_claims(graph, {mnist: 150.0})):  # of this machine, or of a first run
+    for known in (seconds, seconds_to_claims(graph, {mnist: 150.0}, compare)):  # of this machine, or of a first run
         assert sorted(reversed(order), key=partial(place, plan, known)) == order
+    both = seconds_to_claims(graph, took, [["committees-digits", "committees-mnist"], ["clip_vip-world_video_text"]])
+    assert both[digits] == both[mnist] == 9 + 80 + 800 + 3 * UNKNOWN, "a claim needs all the arms that it compares"
+    assert prepare not in seconds_to_claims(graph, took, compare[1:])
+
+
+def test_the_arms_of_all_claims_that_the_preset_judges_are_known():
+    plan = load_plan("tiny")
+    found = compared(plan)
+    assert all(plan.evaluate.keys() >= set(arms) for arms in found)
+    rows = [row for stem in plan.papers for row in json.loads((ROOT / f"results/tiny/{stem}/claims.json").read_text())]
+    lacking = [row for row in rows if "has no metric" in row["reason"]]  # known only once the arm is evaluated
+    judged = [row for row in rows if row["verdict"] != "not testable"]
+    assert sorted(found) == sorted(row["arms"] for row in [*judged, *lacking])
 
 
 def test_each_seed_of_a_training_is_a_command_of_its_own():
