@@ -227,6 +227,8 @@ def main() -> None:
         books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
+            for path in books.tidy(names):
+                print(f"removed {path.relative_to(ROOT)}: no arm of the plan makes it", flush=True)
             print("checking which stages are up to date", flush=True)
             took = durations.load(ROOT, scratch())
             seconds = cache(lambda: seconds_to_claims(books.graph.subgraph(names), took, compared(plan)))  # if any

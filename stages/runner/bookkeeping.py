@@ -10,9 +10,10 @@ import functools
 import logging
 import os
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, chdir, contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,6 +88,34 @@ class Bookkeeper:
                 if not stale.isdisjoint(self.graph.successors(name)) or _differs(self._fresh(name)):
                     stale.add(name)
         return stale
+
+    def tidy(self, names: Iterable[str]) -> list[Path]:
+        """Remove what no stage makes from folders that the stages read, and give its paths.
+
+        Arms that a plan has no more leave such files, and so do killed runs. They would change the hash of the folder,
+        and no other clone could have the same. What git tracks and what another `dvc` command uses is left alone.
+
+        Raises:
+            Busy: another `dvc` command is at work.
+        """
+        from dvc.lock import LockError
+        from dvc.rwlock import rwlock
+
+        outs = [out for stage in self._stages.values() for out in stage.outs]
+        made = {Path(out.fs_path) for out in outs}
+        above = {folder for path in made for folder in path.parents}
+        tracked = {folder for out in outs if not out.use_cache for folder in Path(out.fs_path).parents}
+        read = {Path(dep.fs_path) for name in names for dep in self._stages[name].deps}
+        strays = {folder: sorted(_strays(folder, made, above)) for folder in sorted(read & above - tracked)}
+        removed: list[Path] = []
+        for folder in filter(strays.get, strays):
+            with self._acting("removing what no stage makes"), suppress(LockError):
+                command = " ".join(sys.argv)
+                with rwlock(self.repo.tmp_dir, self.repo.fs, command, [], [str(folder)], self._hardlink):
+                    for path in filter(os.path.lexists, strays[folder]):
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                        removed.append(path)
+        return removed
 
     def begin(self, name: str, *, force: bool = False) -> Literal["unchanged", "cached", "run"]:
         """Make a stage ready to run, unless it is up to date or DVC's run cache has its outputs.
@@ -212,6 +241,15 @@ class Bookkeeper:
         with replace_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         self._written[path] = _signature(path)
+
+
+def _strays(folder: Path, made: Collection[Path], above: Collection[Path]) -> Iterator[Path]:
+    """Paths in a folder that are neither outputs of stages nor folders that hold some."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path in above:
+            yield from _strays(path, made, above)
+        elif path not in made:
+            yield path
 
 
 def _entries(text: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import networkx
 import psutil
 import pytest
+from dvc.rwlock import rwlock
 from rich.console import Console
 
 from lightning_modules.files import ROOT
@@ -151,6 +152,25 @@ def test_a_stage_whose_inputs_turn_out_unchanged_is_not_run(run, tmp_path):
     (tmp_path / "source").write_text("1, and more\n")
     runner, ran = run()
     assert ran == ["a"] and runner.done == set("abcd")
+
+
+def test_what_no_stage_makes_is_removed_from_folders_that_stages_read(run, tmp_path):
+    stages = {name: ((), f"mkdir -p out/arms; cat source >out/{name}") for name in ("arms/a", "arms/b")}
+    run({**stages, "all": (("arms",), "ls out/arms >out/all")})
+    assert (tmp_path / "out/all").read_text() == "a\nb\n"
+    for name in ("arms/c/weights", "arms/.a.killed", "kept"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("of an arm that was")
+    books = Bookkeeper(tmp_path)
+    try:
+        assert books.stale({"all"}) == {"all"}
+        with rwlock(books.repo.tmp_dir, books.repo.fs, "dvc repro", [], [str(tmp_path / "out/arms/a")], False):
+            assert books.tidy(books.graph) == []
+        assert books.tidy(books.graph) == [tmp_path / "out/arms/.a.killed", tmp_path / "out/arms/c"]
+        assert not books.stale({"all"}) and books.tidy(books.graph) == []
+    finally:
+        books.close()
+    assert (tmp_path / "out/kept").is_file(), "no stage reads this folder"
 
 
 def test_what_dvc_has_in_its_run_cache_is_taken_from_there(run, tmp_path):
