@@ -1,7 +1,7 @@
 """What the runner itself costs, in CPU seconds, on a generated project of 300 stages in 19 papers.
 
-The commands of its stages do next to nothing, so that what is left is the runner and DVC. Every figure is of a fresh
-process, with its children where the line says so.
+Its stages are those of this project, with commands that do next to nothing, so that what is left is the runner and DVC.
+Every figure is of a fresh process, with its children where the line says so.
 """
 
 import json
@@ -14,112 +14,19 @@ import time
 from pathlib import Path
 
 import psutil
+import yaml
 
 from lightning_modules.files import ROOT
 
 STAGES, PAPER_COUNT = 300, 19
-PIPELINE = """vars: [params.yaml]
-stages:
-  prepare:
-    foreach: ${datasets}
-    do:
-      wdir: ../../..
-      cmd: COMMAND data/datasets/${item}/${preset}
-      deps:
-        - data/sources/${preset}/prepare.json
-      params:
-        - conf/dataset/${item}/${preset}.yaml:
-      outs:
-        - data/datasets/${item}/${preset}
-  pretrain:
-    foreach: ${pretrain}
-    do:
-      wdir: ../../..
-      cmd: COMMAND data/runs/${preset}/${key}/pretrain
-      deps:
-        - data/sources/${preset}/pretrain.json
-        - data/datasets/${item.dataset}/${preset}
-      params:
-        - params.yaml: [seeds]
-        - plans/${preset}/${stem}/params.yaml:
-            - pretrain.${key}
-        - conf/system/${item.system}/${preset}.yaml: [model, data, pretrain]
-      outs:
-        - data/runs/${preset}/${key}/pretrain
-  pretrain_from:
-    foreach: ${pretrain_from}
-    do:
-      wdir: ../../..
-      cmd: COMMAND data/runs/${preset}/${key}/pretrain
-      deps:
-        - data/sources/${preset}/pretrain.json
-        - data/datasets/${item.dataset}/${preset}
-        - data/runs/${preset}/${item.from}/pretrain
-      params:
-        - params.yaml: [seeds]
-        - plans/${preset}/${stem}/params.yaml:
-            - pretrain_from.${key}
-        - conf/system/${item.system}/${preset}.yaml: [model, data, pretrain]
-      outs:
-        - data/runs/${preset}/${key}/pretrain
-  finetune:
-    foreach: ${finetune}
-    do:
-      wdir: ../../..
-      cmd: COMMAND data/runs/${preset}/${key}/finetune
-      deps:
-        - data/sources/${preset}/finetune.json
-        - data/datasets/${item.dataset}/${preset}
-        - data/runs/${preset}/${item.from}/pretrain
-      params:
-        - params.yaml: [seeds]
-        - plans/${preset}/${stem}/params.yaml:
-            - finetune.${key}
-        - conf/system/${item.system}/${preset}.yaml: [model, pretrain]
-      outs:
-        - data/runs/${preset}/${key}/finetune
-  evaluate:
-    foreach: ${evaluate}
-    do:
-      wdir: ../../..
-      cmd: COMMAND data/results/${preset}/${stem}/${key}
-      deps:
-        - data/sources/${preset}/evaluate.json
-        - data/runs/${preset}/${item.runs}/${item.stage}
-      params:
-        - plans/${preset}/${stem}/params.yaml:
-            - evaluate.${key}
-        - conf/system/${item.system}/${preset}.yaml: [evaluate]
-      outs:
-        - data/results/${preset}/${stem}/${key}
-  claims:
-    wdir: ../../..
-    cmd: COMMAND results/${preset}/${stem}
-    deps:
-      - data/sources/${preset}/claims.json
-      - data/results/${preset}/${stem}
-    params:
-      - plans/${preset}/${stem}/params.yaml: [evaluate]
-    outs:
-      - results/${preset}/${stem}/claims.json: {cache: false}
-"""
-ROOT_PIPELINE = """stages:
-  sources:
-    cmd: COMMAND data/sources/tiny
-    deps: [conf]
-    outs: [data/sources/tiny]
-  report:
-    cmd: COMMAND data/report/tiny
-    deps: [data/sources/tiny/report.json, data/results/tiny, results/tiny]
-    outs: [data/report/tiny]
-"""
-COMMAND = "sh make.sh"
 SCRIPT = """set -e
-mkdir -p $1
-case $1 in
-*/sources/*) for name in prepare pretrain finetune evaluate claims report; do echo {} >$1/$name.json; done;;
-*) echo $1 >$1/claims.json;;
-esac
+for made; do
+    case $made in
+    *.*) mkdir -p $(dirname $made); echo $made >$made;;
+    data/sources/*) mkdir -p $made; while read name; do echo {} >$made/$name.json; done <manifests;;
+    *) mkdir -p $made; echo $made >$made/file;;
+    esac
+done
 """
 
 
@@ -215,38 +122,54 @@ def _start_of_a_training(folder: Path) -> tuple[float, float]:
 
 
 def generate(folder: Path, stages: int, papers: int) -> None:
-    """Write a DVC project of so many stages into an empty folder."""
-    import yaml
-
+    """Write a DVC project of so many stages, those of this project, into an empty folder."""
     each, more = divmod(stages - 2, papers)
-    rows = {"system": "", "dataset": "", "max_seeds": 3, "overrides": {"model": {"width": 8}, "data": {"rows": 64}}}
+    template = next(iter(ROOT.glob("plans/tiny/*/dvc.yaml")))  # the same in every folder
+    blocks = ("model", "data", "pretrain", "downstream", "evaluate")
+    settings = {f"setting_{index}": index / 7 for index in range(12)}
+    manifests = ["report"]
     for number in range(papers):
         stem = f"paper{number:02}"
         wanted = each + (number < more) - 3  # beside a data set, the first arm and the claims
-        counts = {"pretrain": wanted // 5, "pretrain_from": wanted // 5, "finetune": wanted // 5}
-        counts["evaluate"] = wanted - sum(counts.values())
-        row = rows | {"system": stem, "dataset": f"data-{stem}"}
-        plan: dict = {"preset": "tiny", "stem": stem, "datasets": [f"data-{stem}"]}
-        plan["pretrain"] = {f"{stem}-a{index}": row for index in range(counts["pretrain"] + 1)}
-        for stage, letter in (("pretrain_from", "b"), ("finetune", "c")):
-            plan[stage] = {f"{stem}-{letter}{i}": row | {"from": f"{stem}-a{i % 2}"} for i in range(counts[stage])}
-        runs = [(stage, arm) for stage in ("pretrain", "pretrain_from", "finetune") for arm in plan[stage]]
+        third, data = wanted // 5, f"data-{stem}"
+        row = {"system": stem, "dataset": data, "overrides": {"model": {"width": 8}, "data": {"rows": 64}}}
+        started = [row | {"from": f"{stem}-a{index}"} for index in range(third)]
+        plan: dict = {"preset": "tiny", "paper": stem, "max_seeds": 3, "datasets": [data]}
+        plan["pretrain"] = {f"{stem}-a{index}": row for index in range(third + 1)}
+        plan["pretrain_from"] = {f"{stem}-b{index}": arm for index, arm in enumerate(started)}
+        plan["finetune"] = {f"{stem}-c{index}": arm for index, arm in enumerate(started)}
+        runs = [("pretrain", arm) for arm in [*plan["pretrain"], *plan["pretrain_from"]]]
+        runs.append(("finetune", f"{stem}-{data}"))
         plan["evaluate"] = {
-            f"{stem}-e{index}": {"system": stem, "runs": arm, "stage": stage.removesuffix("_from"), "overrides": {}}
-            for index, (stage, arm) in enumerate((runs * 2)[: counts["evaluate"]])
+            f"{stem}-e{index}": {"system": stem, "runs": arm, "stage": stage}
+            for index, (stage, arm) in enumerate((runs * 2)[: wanted - 3 * third])
         }
-        _write(folder / "plans/tiny" / stem / "dvc.yaml", PIPELINE.replace("COMMAND", COMMAND))
+        plan["sweep"] = {}
+        manifests += [f"{stage}.{stem}" for stage in ("pretrain", "finetune", "evaluate", "claims")]
+        manifests.append(f"prepare.{data}")
+        _write(folder / "plans/tiny" / stem / "dvc.yaml", _with_commands(template))
         _write(folder / "plans/tiny" / stem / "params.yaml", yaml.dump(plan, sort_keys=False))
-        settings = {f"setting_{index}": index / 7 for index in range(12)}
-        blocks = {block: settings for block in ("model", "data", "pretrain", "evaluate")}
-        _write(folder / f"conf/system/{stem}/tiny.yaml", yaml.dump(blocks))
-        _write(folder / f"conf/dataset/data-{stem}/tiny.yaml", yaml.dump(settings))
-    _write(folder / "dvc.yaml", ROOT_PIPELINE.replace("COMMAND", COMMAND))
-    _write(folder / "params.yaml", "seeds: [0, 1, 2]\n")
+        _write(folder / f"conf/system/{stem}/tiny.yaml", yaml.dump({block: settings for block in blocks}))
+        _write(folder / f"conf/dataset/{data}/tiny.yaml", yaml.dump(settings))
+    for name in ("conf/comparisons.yaml", "ideas/idea.yaml", "lightning_modules/code.py", "stages/code.py"):
+        _write(folder / name, "")
+    _write(folder / "dvc.yaml", _with_commands(ROOT / "dvc.yaml"))
+    _write(folder / "params.yaml", "seeds: [0, 1, 2]\nat_least: null\n")
     _write(folder / "make.sh", SCRIPT)
+    _write(folder / "manifests", "\n".join(manifests) + "\n")
     _write(folder / "data/.gitignore", "*\n!.gitignore\n")
     for command in ("git init -q", f"{sys.executable} -m dvc init -q", "git add -A"):
         subprocess.run(command.split(), cwd=folder, check=True)
+
+
+def _with_commands(path: Path) -> str:
+    """The stages of a `dvc.yaml` with commands that make their outputs, and do nothing else."""
+    text = yaml.safe_load(path.read_text())
+    for stage in text["stages"].values():
+        stage = stage.get("do", stage)
+        made = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, ())]
+        stage["cmd"] = " ".join(["sh make.sh", *(out if isinstance(out, str) else next(iter(out)) for out in made)])
+    return yaml.dump(text, sort_keys=False)
 
 
 def _write(path: Path, text: str) -> None:
