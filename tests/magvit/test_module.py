@@ -17,6 +17,7 @@ from lightning_modules.video_tokens.evaluation import evaluate
 from lightning_modules.video_tokens.generator import task_order
 from lightning_modules.video_tokens.predictor import Compressor, Continuer
 from lightning_modules.video_tokens.tasks import TASKS
+from lightning_modules.video_tokens.training import stored
 
 TOKENIZER = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "halve_time": (True, False),
              "embedding_dim": 4, "codebook_size": 12, "norm_groups": 2}  # fmt: skip
@@ -246,6 +247,37 @@ def test_files_become_tokens_and_videos_again(tmp_path):
         next(compressor.answer(tmp_path / "wrong.npy"))
     with pytest.raises(ValueError, match="absent"):
         next(compressor.answer(tmp_path / "absent.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((0, 4, 4), np.int64), r"holds int64 of shape \(0, 4, 4\), expected whole numbers"),
+        (np.full((2, 4, 4), -1), r"wrong.npy holds tokens from -1 to -1, expected 0 to 11: take the tokenizer"),
+        (np.full((2, 4, 4), 12), r"wrong.npy holds tokens from 12 to 12, expected 0 to 11"),
+        (np.full((2, 4, 4), 2**64 - 3, np.uint64), r"from 18446744073709551613 to 18446744073709551613, expected"),
+    ],
+)
+def test_arrays_that_are_no_tokens_are_named(content, message, tmp_path):
+    np.save(tmp_path / "wrong.npy", content)
+    for answerer in (Compressor(training()), Continuer(module())):
+        with pytest.raises(ValueError, match=message):
+            next(answerer.answer(tmp_path / "wrong.npy"))
+
+
+def test_a_generator_draws_tokens_as_their_tokenizer_does(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(32).reshape(2, 4, 4) % 12)
+    built = module().eval()
+    (answer,) = Continuer(built).answer(tmp_path / "tokens.npy")
+    expected = built.drawn(torch.arange(32)[None] % 12)
+    assert np.array_equal(answer["video"], stored(expected)[0].numpy())
+
+
+def test_a_text_is_refused_with_what_is_expected(tmp_path):
+    (tmp_path / "notes.mp4").write_text("no video\n" * 50)
+    for answerer in (Compressor(training()), Continuer(module())):
+        with pytest.raises(ValueError, match=r"notes.mp4 is no video that can be decoded: expected a video, such as"):
+            next(answerer.answer(tmp_path / "notes.mp4"))
 
 
 @pytest.mark.parametrize(
