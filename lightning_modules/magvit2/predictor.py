@@ -16,7 +16,7 @@ from lightning_modules.magvit2.understanding import ActionClassifier
 from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens import predictor
-from lightning_modules.video_tokens.predictor import clip_of, shown
+from lightning_modules.video_tokens.predictor import clip_of, film_of, spread_clip
 
 
 class Continuer(predictor.Continuer):
@@ -26,8 +26,8 @@ class Continuer(predictor.Continuer):
         """A video as bits, then what each task makes of it; of a file with such bits (.npy) the video.
 
         The first answer has `code`, words of 32 bits of which the first checks the others, its `bits_per_pixel`, and
-        `video`, `frames` and `psnr` of what comes back. The others are those of
-        `video_tokens.predictor.Continuer`, which also draws files with tokens.
+        `film`, `frames` and `psnr` of what comes back: one clip, spread over the whole file (`read` says which frames).
+        The others are those of `video_tokens.predictor.Continuer`, which also draws files with tokens.
 
         Raises:
             ValueError: the file cannot be read, or its bits were not written with this generator.
@@ -38,17 +38,18 @@ class Continuer(predictor.Continuer):
                 if read_array(path).ndim == 3:
                     yield from super().answer(path, top)  # tokens
                 else:
-                    yield shown(module.drawn(self._read_again(path)))
+                    yield film_of(module.drawn(self._read_again(path)))
                 return
-            truth = clip_of(path, module.tokenizer)
+            truth, read = spread_clip(path, module.tokenizer)
             tokens = module.encoded(truth)
             words, video = np.append(check_word(tokens), module.written(tokens)), module.drawn(tokens)
             yield {
                 "row": "code",
+                "read": read,
                 "code": words,
                 "bits_per_pixel": round(WORD * len(words) / truth[0, 0].numel(), 6),
                 "psnr": round(float(psnr(video, truth)), 2),
-                **shown(video),
+                **film_of(video),
             }
         yield from super().answer(path, top)
 

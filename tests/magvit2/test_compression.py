@@ -101,12 +101,12 @@ def test_a_video_becomes_a_file_of_bits_and_the_file_a_video(tmp_path):
     encode(tmp_path / "clip.mp4", 8)
     answerer = Continuer(module(tasks=["fp", "ipc"]))
     code, *others = answerer.answer(tmp_path / "clip.mp4")
-    assert code["code"].dtype == np.uint32 and code["video"].shape == (5, 16, 16, 3)
+    assert code["code"].dtype == np.uint32 and code["film"].size == (5, 16, 16)
     assert code["bits_per_pixel"] == pytest.approx(32 * len(code["code"]) / (5 * 16 * 16), abs=1e-6)
     assert [found["row"] for found in others] == ["fp", "ipc"]
     np.save(tmp_path / "code.npy", code["code"])
     (again,) = answerer.answer(tmp_path / "code.npy")
-    assert np.array_equal(again["video"], code["video"])
+    assert np.array_equal(again["film"].frames, code["film"].frames)
     np.save(tmp_path / "wrong.npy", np.zeros((2, 4)))
     np.save(tmp_path / "empty.npy", code["code"][:0])
     with pytest.raises(ValueError, match=r"empty.npy holds uint32 of shape \(0,\), expected one row of uint32"):
