@@ -16,7 +16,7 @@ from lightning_modules.datasets.video.files import evenly
 from lightning_modules.datasets.video.films import Film
 from lightning_modules.datasets.video.posed import read_poses
 from lightning_modules.predictors import Predictor
-from lightning_modules.video_tokens.predictor import shown
+from lightning_modules.video_tokens.side_by_side import shown
 
 REACH, PIVOT = 0.5, 3.0  # of a named move, in shares of what path tokens reach to; how far off an orbit's middle lies
 RATE = 8.0  # frames a second of a film, as VideoPoet's

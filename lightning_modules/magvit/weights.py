@@ -17,7 +17,7 @@ from lightning_modules.layers.published import load_strictly
 from lightning_modules.magvit.tokenizer import Tokenizer
 from lightning_modules.video_tokens.discriminator import Discriminator
 from lightning_modules.video_tokens.network import Decoder, Encoder
-from lightning_modules.video_tokens.transformer import Bert
+from lightning_modules.video_tokens.transformer import Bert, Layer
 
 
 def read_flax(path: str | Path) -> dict[str, np.ndarray]:
@@ -27,9 +27,9 @@ def read_flax(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: the file is not there, is none, or is cut off.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:  # of an .npy file, an array: TypeError
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile, EOFError, AttributeError) as error:
+    except (OSError, ValueError, BadZipFile, EOFError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read as an .npz file of Flax parameters ({error}): write it with numpy.savez from "
             "flatten_dict(params, sep='/')."
@@ -44,9 +44,11 @@ def load_flax(module: Tokenizer | Discriminator | Bert, arrays: Mapping[str, np.
         arrays: path -> array, of a generator, a discriminator, or a transformer, see `read_flax`.
 
     Raises:
-        ValueError: a path is on one side only, or shapes differ.
+        ValueError: a path is on one side only, shapes differ, or an array holds no floating-point numbers.
     """
     names = flax_names(module)
+    _check_kinds(arrays)
+    _check_shapes(module, arrays, names)
     unknown = {theirs: torch.from_numpy(arrays[theirs]) for theirs in arrays.keys() - set(names.values())}
     state = {ours: _turned(arrays[theirs], theirs) for ours, theirs in names.items() if theirs in arrays}
     load_strictly(module, state | unknown, "the Flax checkpoint")
@@ -115,8 +117,52 @@ def _leaves(module: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
     return names
 
 
+def flax_shape(module: Tokenizer | Discriminator | Bert, name: str) -> tuple[int, ...]:
+    """The shape that a parameter of ours has in Flax; where a kernel has depth 1, that of 3D.
+
+    Args:
+        module: whose parameter it is.
+        name: of the parameter.
+    """
+    owner, _, leaf = name.rpartition(".")
+    shape = tuple(module.get_parameter(name).shape)
+    layer, _, part = owner.rpartition(".")
+    if part in ("query", "key", "value", "out") and isinstance(found := module.get_submodule(layer), Layer):
+        heads = (found.heads, shape[0] // found.heads)
+        if leaf == "bias":
+            return shape if part == "out" else heads
+        return (*heads, shape[0]) if part == "out" else (shape[1], *heads)
+    if leaf == "weight" and not isinstance(module.get_submodule(owner), nn.Embedding):
+        return (*shape[2:], *shape[1::-1]) if len(shape) > 1 else shape
+    return shape
+
+
+def _check_kinds(arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise ValueError(
+                f"the Flax checkpoint holds {array.dtype} at {name}, expected floating-point numbers: save its "
+                "parameters alone, as float32."
+            )
+
+
+def _check_shapes(module: nn.Module, arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> None:
+    """Refuse other shapes before they are turned: heads of another number would give as large a matrix."""
+    for ours, theirs in names.items():
+        if theirs not in arrays:
+            continue
+        found, expected = arrays[theirs].shape, flax_shape(module, ours)
+        flat = expected[1:] if len(expected) == 5 and expected[0] == 1 else expected  # a kernel of 2D
+        if found not in (expected, flat):
+            and_heads = "heads and " if "/self_attention/" in theirs else ""
+            raise ValueError(
+                f"the Flax checkpoint is of another architecture: {theirs} has shape {found}, expected {expected}. "
+                f"Build the module with the {and_heads}sizes of the checkpoint."
+            )
+
+
 def _turned(array: np.ndarray, path: str) -> Tensor:
-    """An array of Flax in the order of torch: output channels first."""
+    """An array of Flax, of the right shape, in the order of torch: output channels first."""
     x = torch.from_numpy(array)
     if "/self_attention/" in path:  # (dim, heads, dim of a head), and for `out` (heads, dim of a head, dim)
         if path.endswith("bias"):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from lightning_modules.magvit2.understanding import ActionClassifier
 from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens import predictor
-from lightning_modules.video_tokens.predictor import clip_of, shown
+from lightning_modules.video_tokens.predictor import clip_of, film_of, spread_clip
 
 
 class Continuer(predictor.Continuer):
@@ -24,8 +25,9 @@ class Continuer(predictor.Continuer):
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """A video as bits, then what each task makes of it; of a file with such bits (.npy) the video.
 
-        The first answer has `code`, words of 32 bits, its `bits_per_pixel`, and `video`, `frames` and `psnr` of what
-        comes back. The others are those of `video_tokens.predictor.Continuer`.
+        The first answer has `code`, words of 32 bits of which the first checks the others, its `bits_per_pixel`, and
+        `film`, `frames` and `psnr` of what comes back: one clip, spread over the whole file (`read` says which frames).
+        The others are those of `video_tokens.predictor.Continuer`, which also draws files with tokens.
 
         Raises:
             ValueError: the file cannot be read, or its bits were not written with this generator.
@@ -33,29 +35,37 @@ class Continuer(predictor.Continuer):
         path, module = Path(path), self.module
         with torch.inference_mode():
             if path.suffix == ".npy":
-                yield shown(module.drawn(self._read_again(path)))
+                if read_array(path).ndim == 3:
+                    yield from super().answer(path, top)  # tokens
+                else:
+                    yield film_of(module.drawn(self._read_again(path)))
                 return
-            truth = clip_of(path, module.tokenizer)
+            truth, read = spread_clip(path, module.tokenizer)
             tokens = module.encoded(truth)
-            words, video = module.written(tokens), module.drawn(tokens)
+            words, video = np.append(check_word(tokens), module.written(tokens)), module.drawn(tokens)
             yield {
                 "row": "code",
+                "read": read,
                 "code": words,
                 "bits_per_pixel": round(WORD * len(words) / truth[0, 0].numel(), 6),
                 "psnr": round(float(psnr(video, truth)), 2),
-                **shown(video),
+                **film_of(video),
             }
         yield from super().answer(path, top)
 
     def _read_again(self, path: Path) -> Int[Tensor, "1 tokens"]:
-        words = _words(path)
+        check, *words = _words(path)
         try:
-            return self.module.read_again(words)
-        except (AssertionError, ValueError) as error:  # the coder's own is the former
+            tokens = self.module.read_again(np.array(words, np.uint32))
+        except (AssertionError, ValueError):  # the coder's own is the former
+            tokens = None
+        if tokens is None or check_word(tokens) != check:
             raise ValueError(
-                f"{path} cannot be read with this generator: {str(error).splitlines()[0]} Take the one that wrote it, "
-                "on a machine of the same kind."
-            ) from error
+                f"{path} cannot be read with this generator: its {len(words) + 1} words are no code that it wrote, or "
+                "were cut off or changed. Take the whole file, and the generator that wrote it, on a machine of the "
+                "same kind."
+            )
+        return tokens
 
 
 class Recogniser(Predictor):
@@ -86,10 +96,16 @@ class Recogniser(Predictor):
             yield {"rank": rank, "class": action % module.classes, **direction, "probability": round(chance, 6)}
 
 
+def check_word(tokens: Int[Tensor, "1 tokens"]) -> np.uint32:
+    """CRC-32 of a clip's tokens: a code that is cut off, or read by another generator, gives others."""
+    return np.uint32(crc32(tokens.cpu().numpy().astype("<i8").tobytes()))
+
+
 def _words(path: Path) -> np.ndarray:
     array = read_array(path)
-    if array.dtype != np.uint32 or array.ndim != 1 or not len(array):
+    if array.dtype != np.uint32 or array.ndim != 1 or len(array) < 2:
         raise ValueError(
-            f"{path} holds {array.dtype} of shape {array.shape}, expected one row of uint32, as predict writes `code`."
+            f"{path} holds {array.dtype} of shape {array.shape}, expected one row of uint32, as predict writes `code`, "
+            "or tokens (t, h, w)."
         )
     return array

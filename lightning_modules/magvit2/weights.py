@@ -54,14 +54,22 @@ def read_seed_voken(path: str | Path) -> dict[str, Tensor]:
     """The `state_dict` of a checkpoint file; code in the file is refused.
 
     Raises:
-        ValueError: the file cannot be read, or has no `state_dict`.
+        ValueError: the file cannot be read, or has no `state_dict`, or this holds anything but tensors.
     """
     content = read_checkpoint(Path(path))
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(
             f"{path} has no entry `state_dict`, expected a checkpoint of Lightning as SEED-Voken gives it."
         )
-    return content["state_dict"]
+    state = content["state_dict"]
+    if not isinstance(state, dict):
+        raise ValueError(f"`state_dict` of {path} is of type {type(state).__name__}, expected tensors by their names.")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"`state_dict` of {path} holds {type(value).__name__} at {name!r}, expected tensors by their names."
+            )
+    return state
 
 
 def load_seed_voken(tokenizer: CausalTokenizer, state: Mapping[str, Tensor], *, averages: bool = True) -> list[str]:

@@ -16,7 +16,8 @@ from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
 from lightning_modules.spae.in_context import SpaeInContext
 from lightning_modules.spae.module import Spae
-from lightning_modules.video_tokens.predictor import clip_of, shown
+from lightning_modules.video_tokens.predictor import clip_of
+from lightning_modules.video_tokens.side_by_side import shown
 
 WHITE = 255
 

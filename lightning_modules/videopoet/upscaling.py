@@ -34,7 +34,7 @@ from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.masking import Part, decode, draw_codes, mask_ratio, mask_tokens
-from lightning_modules.video_tokens.predictor import shown
+from lightning_modules.video_tokens.side_by_side import shown
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, stored
 from lightning_modules.videopoet.super_resolution import SuperResolution, halved, scores
 from lightning_modules.videopoet.text import make_text

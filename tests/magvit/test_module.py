@@ -1,22 +1,26 @@
 """The generator: what comes before the tokens, which parts are trained, what it takes over, and what is measured."""
 
+import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.datasets.video.files import opened
 from lightning_modules.magvit.module import Magvit
 from lightning_modules.magvit.tokenizer_training import MagvitTokenizer
 from lightning_modules.metrics.video import fvd_world, masked_mse, psnr, ssim
 from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.runs import Run
-from lightning_modules.video_tokens import evaluation, generator
+from lightning_modules.video_tokens import evaluation, generator, predictor
 from lightning_modules.video_tokens import training as tokens_training
 from lightning_modules.video_tokens.clips import Clips
 from lightning_modules.video_tokens.evaluation import evaluate
 from lightning_modules.video_tokens.generator import task_order
 from lightning_modules.video_tokens.predictor import Compressor, Continuer
 from lightning_modules.video_tokens.tasks import TASKS
+from lightning_modules.video_tokens.training import stored
 
 TOKENIZER = {"frames": 4, "size": 16, "width": 4, "multipliers": (1, 1, 1), "blocks": 1, "halve_time": (True, False),
              "embedding_dim": 4, "codebook_size": 12, "norm_groups": 2}  # fmt: skip
@@ -234,18 +238,130 @@ def test_files_become_tokens_and_videos_again(tmp_path):
     encode(tmp_path / "clip.mp4", 8)
     compressor = Compressor(training())
     (answer,) = compressor.answer(tmp_path / "clip.mp4")
-    assert answer["tokens"].shape == (2, 4, 4) and answer["video"].shape == (4, 16, 16, 3)
-    assert answer["bits_per_pixel"] == pytest.approx(32 * np.log2(12) / 1024, abs=1e-6)
+    assert answer["tokens"].shape == (4, 8, 12) and answer["film"].size == (8, 32, 48) and answer["film"].rate == 10
+    assert answer["bits_per_pixel"] == pytest.approx(4 * 8 * 12 * np.log2(12) / (8 * 32 * 48), abs=1e-6)
     np.save(tmp_path / "tokens.npy", answer["tokens"])
     (again,) = compressor.answer(tmp_path / "tokens.npy")
-    assert np.array_equal(again["video"], answer["video"])
+    assert np.array_equal(again["film"].frames, answer["film"].frames)
     answers = list(Continuer(module(tasks=["fp", "ipc", "cfp"])).answer(tmp_path / "clip.mp4"))
     assert [found["row"] for found in answers] == ["fp", "ipc", "cfp-0", "cfp-1", "cfp-2"]
+    assert answers[1]["read"] == "frames 0, 2, 4, 7 of 0 to 7, squeezed to 16 x 16"
     np.save(tmp_path / "wrong.npy", np.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match=r"wrong.npy holds float64 of shape \(2, 4, 4\), expected whole numbers"):
         next(compressor.answer(tmp_path / "wrong.npy"))
     with pytest.raises(ValueError, match="absent"):
         next(compressor.answer(tmp_path / "absent.mp4"))
+
+
+def test_every_frame_of_a_video_is_read_and_comes_back(tmp_path):
+    """Also where neither frames nor sides can be divided: 7 frames of 46 x 30, tokens of 2 frames of 4 x 4."""
+    encode(tmp_path / "clip.avi", 7, codec="ffv1", size=(46, 30))
+    for dims, tokens in ((3, (4, 8, 12)), (2, (7, 8, 12))):
+        built = training(tokenizer={"dims": dims})
+        (answer,) = Compressor(built).answer(tmp_path / "clip.avi")
+        assert answer["read"] == "all 7 frames of 46 x 30"
+        assert answer["tokens"].shape == tokens and answer["film"].size == (7, 30, 46)
+        assert answer["bits_per_pixel"] == pytest.approx(np.prod(tokens) * np.log2(12) / (7 * 46 * 30), abs=1e-6)
+        with opened(tmp_path / "clip.avi") as container:
+            truth = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        video = torch.from_numpy(np.pad(truth, ((0, 1), (0, 2), (0, 2), (0, 0)), "edge")).permute(3, 0, 1, 2)[None]
+        with torch.no_grad():
+            parts = [built.tokenizer.decode(built.tokenizer.encode(part / 255)) for part in video.split(4, 2)]
+        expected = torch.cat(parts, 2)[:, :, :7, :30, :46].clamp(0, 1)
+        assert np.abs(stored(expected)[0].numpy().astype(int) - answer["film"].frames).max() <= 1
+        psnr = -10 * np.log10(((expected[0].permute(1, 2, 3, 0).numpy() - truth / 255) ** 2).mean())
+        assert answer["psnr"] == pytest.approx(psnr, abs=0.01)
+
+
+def test_a_video_that_does_not_fit_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    encode(tmp_path / "clip.mp4", 8)
+    monkeypatch.setattr(predictor, "MOST", 7 * 48 * 32 * 3)
+    with pytest.raises(ValueError, match=r"clip.mp4 has more frames of 48 x 32 pixels than fit into .* GiB: cut the"):
+        next(Compressor(training()).answer(tmp_path / "clip.mp4"))
+
+
+def test_a_picture_becomes_tokens_where_frames_are_read_alone(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (18, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    with pytest.raises(ValueError, match=r"picture.png is a picture, but this tokenizer reads 2 frames at a time"):
+        next(Compressor(training()).answer(tmp_path / "picture.png"))
+    compressor = Compressor(training(tokenizer={"dims": 2}))
+    (answer,) = compressor.answer(tmp_path / "picture.png")
+    assert answer["tokens"].shape == (1, 5, 8) and answer["picture"].size == (30, 18)
+    np.save(tmp_path / "tokens.npy", answer["tokens"])
+    (again,) = compressor.answer(tmp_path / "tokens.npy")
+    assert np.array_equal(np.asarray(again["picture"])[:18, :30], np.asarray(answer["picture"]))
+
+
+def test_frame_prediction_goes_on_after_the_end_of_a_file(tmp_path):
+    """Frames of the file before its last one change nothing; others would, since the last one is the condition."""
+    frames = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    for name, clip in (("whole", frames), ("end", frames[5:]), ("other", frames[:8])):
+        write(tmp_path / f"{name}.avi", clip)
+    built = module(tasks=["fp", "ipc"])
+    seen = []
+    built.generate = lambda video, labels, name: seen.append((name, video)) or built.encoded(video)
+    answers = {name: list(Continuer(built).answer(tmp_path / f"{name}.avi")) for name in ("whole", "end", "other")}
+    assert answers["whole"][0]["read"] == "frames 8 of 0 to 8, squeezed to 16 x 16"
+    fp = [video for name, video in seen if name == "fp"]
+    assert torch.equal(fp[0], fp[1]) and not torch.equal(fp[0], fp[2])
+    assert torch.equal(
+        fp[0], torch.from_numpy(frames[8]).permute(2, 0, 1)[None, :, None].expand(-1, -1, 4, -1, -1) / 255
+    )
+    ipc = [video for name, video in seen if name == "ipc"]
+    assert not torch.equal(ipc[0], ipc[1])  # of the whole file
+
+
+def test_frame_prediction_is_given_as_many_last_frames_as_it_has_learnt(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    write(tmp_path / "clip.avi", frames)
+    write(tmp_path / "short.avi", frames[:1])
+    built = module(tasks=["fp"], given_frames=3)
+    truth, read = predictor.last_clip(tmp_path / "clip.avi", built.tokenizer, 3)
+    assert read.startswith("frames 6, 7, 8 of 0 to 8")
+    assert np.array_equal((truth * 255).round().byte()[0].permute(1, 2, 3, 0).numpy(), frames[[6, 7, 8, 8]])
+    assert predictor.last_clip(tmp_path / "short.avi", built.tokenizer, 3)[1].startswith("frames 0, 0, 0 of 0 to 0")
+
+
+def write(path, frames):
+    """Frames as a file from which they come back exactly."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((0, 4, 4), np.int64), r"holds int64 of shape \(0, 4, 4\), expected whole numbers"),
+        (np.full((2, 4, 4), -1), r"wrong.npy holds tokens from -1 to -1, expected 0 to 11: take the tokenizer"),
+        (np.full((2, 4, 4), 12), r"wrong.npy holds tokens from 12 to 12, expected 0 to 11"),
+        (np.full((2, 4, 4), 2**64 - 3, np.uint64), r"from 18446744073709551613 to 18446744073709551613, expected"),
+    ],
+)
+def test_arrays_that_are_no_tokens_are_named(content, message, tmp_path):
+    np.save(tmp_path / "wrong.npy", content)
+    for answerer in (Compressor(training()), Continuer(module())):
+        with pytest.raises(ValueError, match=message):
+            next(answerer.answer(tmp_path / "wrong.npy"))
+
+
+def test_a_generator_draws_tokens_as_their_tokenizer_does(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(32).reshape(2, 4, 4) % 12)
+    built = module().eval()
+    (answer,) = Continuer(built).answer(tmp_path / "tokens.npy")
+    expected = built.drawn(torch.arange(32)[None] % 12)
+    assert np.array_equal(answer["film"].frames, stored(expected)[0].numpy())
+
+
+def test_a_text_is_refused_with_what_is_expected(tmp_path):
+    (tmp_path / "notes.mp4").write_text("no video\n" * 50)
+    for answerer in (Compressor(training()), Continuer(module())):
+        with pytest.raises(ValueError, match=r"notes.mp4 is no video that can be decoded: expected a video, such as"):
+            next(answerer.answer(tmp_path / "notes.mp4"))
 
 
 @pytest.mark.parametrize(

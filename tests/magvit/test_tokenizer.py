@@ -189,6 +189,58 @@ def test_files_of_the_official_code_are_read_or_refused(tmp_path):
             read_flax(tmp_path / name)
 
 
+def test_an_array_in_place_of_parameters_is_refused(tmp_path):
+    from lightning_modules.magvit.weights import read_flax
+
+    np.save(tmp_path / "array.npy", np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"array.npy cannot be read as an .npz file of Flax parameters"):
+        read_flax(tmp_path / "array.npy")
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 3, 3), (3, 4), (2, 3, 3, 3, 4), (3, 3, 3, 4, 3)])
+def test_kernels_of_other_shapes_are_named(shape):
+    from lightning_modules.magvit.weights import load_flax
+    from tests.magvit.reference import checkpoint
+
+    built = tokenizer()
+    given = checkpoint(built) | {"encoder/Conv_0/kernel": np.zeros(shape, np.float32)}
+    with pytest.raises(ValueError, match=r"encoder/Conv_0/kernel has shape .*, expected \(3, 3, 3, 3, \d+\)"):
+        load_flax(built, given)
+
+
+def test_parameters_that_are_no_numbers_are_named():
+    from lightning_modules.magvit.weights import load_flax
+    from tests.magvit.reference import checkpoint
+
+    built = tokenizer()
+    with pytest.raises(ValueError, match=r"holds <U4 at encoder/Conv_0/kernel, expected floating-point numbers"):
+        load_flax(built, checkpoint(built) | {"encoder/Conv_0/kernel": np.array(["text"])})
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "expected"),
+    [
+        ("query/kernel", (16, 2, 8), r"\(16, 4, 4\)"),
+        ("query/kernel", (16, 16), r"\(16, 4, 4\)"),
+        ("key/kernel", (16,), r"\(16, 4, 4\)"),
+        ("value/bias", (2, 8), r"\(4, 4\)"),
+        ("out/kernel", (2, 8, 16), r"\(4, 4, 16\)"),
+        ("out/bias", (4, 4), r"\(16,\)"),
+    ],
+)
+def test_attention_of_other_heads_is_refused(path, shape, expected):
+    """Two heads of 8 make as large a matrix as four of 4, and other attention."""
+    from lightning_modules.magvit.weights import flax_names, flax_shape, load_flax
+    from lightning_modules.video_tokens.transformer import Bert
+
+    built = Bert(vocabulary=9, length=5, layers=1, hidden_size=16, mlp_dim=8, heads=4)
+    given = {theirs: np.zeros(flax_shape(built, ours), np.float32) for ours, theirs in flax_names(built).items()}
+    load_flax(built, given)
+    path = f"BertLayer_0/BertAttention_0/self_attention/{path}"
+    with pytest.raises(ValueError, match=rf"{path} has shape .*, expected {expected}. Build .* heads and sizes"):
+        load_flax(built, given | {path: np.zeros(shape, np.float32)})
+
+
 def test_no_unit_of_the_judge_dies():
     judge = Judge(4)
     with torch.no_grad():

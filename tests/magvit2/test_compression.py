@@ -101,21 +101,33 @@ def test_a_video_becomes_a_file_of_bits_and_the_file_a_video(tmp_path):
     encode(tmp_path / "clip.mp4", 8)
     answerer = Continuer(module(tasks=["fp", "ipc"]))
     code, *others = answerer.answer(tmp_path / "clip.mp4")
-    assert code["code"].dtype == np.uint32 and code["video"].shape == (5, 16, 16, 3)
+    assert code["code"].dtype == np.uint32 and code["film"].size == (5, 16, 16)
     assert code["bits_per_pixel"] == pytest.approx(32 * len(code["code"]) / (5 * 16 * 16), abs=1e-6)
     assert [found["row"] for found in others] == ["fp", "ipc"]
     np.save(tmp_path / "code.npy", code["code"])
     (again,) = answerer.answer(tmp_path / "code.npy")
-    assert np.array_equal(again["video"], code["video"])
+    assert np.array_equal(again["film"].frames, code["film"].frames)
     np.save(tmp_path / "wrong.npy", np.zeros((2, 4)))
     np.save(tmp_path / "empty.npy", code["code"][:0])
     with pytest.raises(ValueError, match=r"empty.npy holds uint32 of shape \(0,\), expected one row of uint32"):
         list(answerer.answer(tmp_path / "empty.npy"))
     np.save(tmp_path / "two.npy", np.tile(code["code"], 40))
-    with pytest.raises(ValueError, match=r"two.npy cannot be read with this generator: .* Take the one that wrote it"):
+    with pytest.raises(
+        ValueError, match=r"two.npy cannot be read with this generator: its 360 words are no code that it wrote"
+    ):
         list(answerer.answer(tmp_path / "two.npy"))
     with pytest.raises(ValueError, match=r"wrong.npy holds float64 of shape \(2, 4\), expected one row of uint32"):
         next(answerer.answer(tmp_path / "wrong.npy"))
+
+
+def test_a_code_that_was_cut_off_or_changed_is_refused(tmp_path):
+    encode(tmp_path / "clip.mp4", 8)
+    answerer = Continuer(module(tasks=["fp"]))
+    code = next(answerer.answer(tmp_path / "clip.mp4"))["code"]
+    for words in (code[:-1], code[:2], np.zeros(3, np.uint32), code[1:], code ^ np.uint32(1)):
+        np.save(tmp_path / "broken.npy", words)
+        with pytest.raises(ValueError, match=rf"broken.npy cannot be read with .*: its {len(words)} words are no code"):
+            list(answerer.answer(tmp_path / "broken.npy"))
 
 
 class Data(Clips):

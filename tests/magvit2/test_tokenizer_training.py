@@ -5,13 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.magvit2.tokenizer_evaluation import evaluate_tokenizer, evaluate_vocabulary
 from lightning_modules.magvit2.vocabulary import VocabularyLadder
 from lightning_modules.metrics.tokens import bits_per_pixel, perplexity
 from lightning_modules.runs import Run
 from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.clips import Clips
+from lightning_modules.video_tokens.predictor import Compressor, as_clip, pieces, timing, upright
 
 SMALL = {"width": 2, "multipliers": (1, 1, 1), "blocks": 1, "norm_groups": 2}
 CPU = torch.device("cpu")
@@ -32,6 +35,39 @@ def ladder() -> VocabularyLadder:
     return VocabularyLadder(
         tokenizer={"size": 8, "halve_time": (False, False), **SMALL}, kinds=kinds, vocabularies=[4, 16]
     )
+
+
+@pytest.mark.parametrize(("options", "lengths"), [({}, [1, 2, 2, 2]), ({"pooled_norm": True}, [5, 2])])
+def test_a_video_of_any_length_is_compressed_as_a_whole_or_clip_by_clip(options, lengths, tmp_path):
+    """Parts that go on from one another give what the whole video gives; 7 frames are filled up to 1 + 6."""
+    encode(tmp_path / "clip.avi", 7, codec="ffv1", size=(46, 30))
+    built = training(options)
+    tokenizer, compressor = built.eval().tokenizer, Compressor(built)
+    (answer,) = compressor.answer(tmp_path / "clip.avi")
+    rate, packets = timing(tmp_path / "clip.avi")
+    frames = np.stack(list(upright(tmp_path / "clip.avi", packets)))
+    assert rate == answer["film"].rate == 10 and answer["film"].size == frames.shape[:3] == (7, 30, 46)
+    assert [piece.shape[2] for piece in pieces(frames, tokenizer)] == lengths
+    clips = [frames] if not options else [frames[:5], frames[[5, 6, 6]]]
+    found = [as_clip(np.pad(clip, ((0, 0), (0, 2), (0, 2), (0, 0)), "edge")) for clip in clips]
+    with torch.no_grad():
+        tokens = torch.cat([tokenizer.encode(clip) for clip in found], 1)
+    assert np.array_equal(answer["tokens"], tokens[0].numpy())
+    np.save(tmp_path / "tokens.npy", answer["tokens"])
+    (again,) = compressor.answer(tmp_path / "tokens.npy")
+    assert np.array_equal(again["film"].frames[:7, :30, :46], answer["film"].frames)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_picture_is_a_video_of_one_frame(dims, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (18, 30, 3), np.uint8)).save(tmp_path / "picture.png")
+    compressor = Compressor(training({"dims": dims}))
+    (answer,) = compressor.answer(tmp_path / "picture.png")
+    assert answer["tokens"].shape == (1, 5, 8) and answer["picture"].size == (30, 18)
+    assert answer["bits_per_pixel"] == pytest.approx(40 * 4 / (18 * 30), abs=1e-6)
+    np.save(tmp_path / "tokens.npy", answer["tokens"])
+    (again,) = compressor.answer(tmp_path / "tokens.npy")
+    assert again["picture"].size == (32, 20)
 
 
 class Data(Clips):

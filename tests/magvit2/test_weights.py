@@ -88,3 +88,18 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path):
         read_seed_voken(path)
     with pytest.raises(ValueError, match="no released checkpoint is called 'image-512'"):
         seed_voken_tokenizer("image-512")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(2)], r"`state_dict` of .*odd.ckpt is of type list, expected tensors by their names"),
+        (3, r"`state_dict` of .*odd.ckpt is of type int"),
+        ({"encoder.conv_in.weight": 3}, r"holds int at 'encoder.conv_in.weight', expected tensors by their names"),
+        ({3: torch.zeros(2)}, r"holds Tensor at 3, expected tensors by their names"),
+    ],
+)
+def test_a_state_that_holds_anything_but_tensors_is_named(content, message, tmp_path):
+    torch.save({"state_dict": content}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=message):
+        read_seed_voken(tmp_path / "odd.ckpt")
