@@ -230,7 +230,7 @@ class SpaeInContext(PaperModule):
         `denoised`, `copied` and `voted`: shares (pictures,) of right words; `shown/<task>/` pictures.
         `named/...`: see `_from_names`.
         """
-        self.eval()
+        self.to(device).eval()
         found = {}
         if self.texts is not None:
             found |= text_tasks(

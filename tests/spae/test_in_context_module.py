@@ -109,6 +109,17 @@ def test_predictions_have_each_setting_that_fits_and_become_metrics(module, data
     assert texts.metrics[0]["world/text/2_way/chance_percent"] == 50
 
 
+def test_predictions_are_made_on_the_device_that_is_asked_for(module, data, monkeypatch):
+    """A trainer moves its module to the CPU at the end, and answers come after that."""
+    asked, move = [], type(module).to
+    monkeypatch.setattr(type(module), "to", lambda self, device: asked.append(device) or move(self, "cpu"))
+    monkeypatch.setattr(module, "texts", None)
+    monkeypatch.setattr(module, "classifying", module.classifying | {"ways": []})
+    monkeypatch.setattr(module, "writing", module.writing | {"tasks": [], "named": 0})
+    module.train().predictions(data, torch.device("cuda", 1))
+    assert asked[0] == torch.device("cuda", 1) and not module.training
+
+
 def test_a_picture_is_named_after_a_context(module, data):
     episode = next(data.episodes(2, 3))
     (found,) = module.named(episode.pictures[:-1], episode.names, episode.pictures[-1:])
