@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pytorch_lightning import LightningDataModule
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
+from transformers import CLIPModel
 
 from lightning_modules.datamodules.captioned import CaptionedImages
 from lightning_modules.datasets.tokenizers import END, PAD, START, UNKNOWN, TextTokenizer, world_tokenizer
@@ -24,7 +25,7 @@ from lightning_modules.losses.contrastive import info_nce
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import NonNegative, Positive
 from lightning_modules.spae import lexicon
-from lightning_modules.spae.language import make_language
+from lightning_modules.spae.language import LanguageSettings, make_language
 from lightning_modules.spae.semantic import Preprocess, picture_features, template_ids, text_features, word_features
 from lightning_modules.spae.templates import TEMPLATES, Templates
 from lightning_modules.spae.words import chosen_words
@@ -56,7 +57,7 @@ class SpaeClip(Carrier):
     def __init__(
         self,
         *,
-        language: dict,
+        language: LanguageSettings,
         clip: dict,
         preprocess: Preprocess,
         leave_out: list[str],
@@ -68,11 +69,7 @@ class SpaeClip(Carrier):
         self.language = Frozen(make_language(**language))
         self.tokenizer = clip_tokenizer()
         self.clip = make_clip(**clip)
-        if (there := self.clip.config.text_config.vocab_size) < len(self.tokenizer):
-            raise ValueError(
-                f"clip.text.vocab_size is {there}, but the words of the language model have {len(self.tokenizer)} ids: "
-                "set it to that."
-            )
+        check_places(self.clip, self.tokenizer)
         ids, spelt = self.language.network.whole_words()
         _, self.words = chosen_words(ids.tolist(), spelt, count=None, leave_out=leave_out)
         self.weight, self.pixel_scale, self.templates = words, pixel_scale, TEMPLATES[templates]
@@ -180,6 +177,19 @@ class SpaeClip(Carrier):
     def facts(self) -> dict:
         """Sizes, and the number of words."""
         return {"parameters": count_parameters(self.clip), "words": len(self.words)}
+
+
+def check_places(clip: CLIPModel, tokenizer: TextTokenizer) -> None:
+    """Refuse a text tower that has no place for each id of the words.
+
+    Raises:
+        ValueError: see above.
+    """
+    if (there := clip.config.text_config.vocab_size) < len(tokenizer):
+        raise ValueError(
+            f"clip.text.vocab_size is {there}, but the words of the language model have {len(tokenizer)} ids: set it "
+            "to that."
+        )
 
 
 def clip_tokenizer() -> TextTokenizer:

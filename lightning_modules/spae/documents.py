@@ -96,6 +96,31 @@ class Draws:
         return values[self.order(len(values))[:count]]
 
 
+def check_drawn(language: Language, *, ways: int, input_words: int, where: str) -> None:
+    """Refuse few-shot texts of more labels or words than a language model has.
+
+    Args:
+        language: the model.
+        ways: most classes of a text.
+        input_words: most words of an input.
+        where: the name of these settings.
+
+    Raises:
+        ValueError: see above.
+    """
+    words = language.whole_words()[1]
+    if (held_out := int(np.isin(words, lexicon.HELD_OUT).sum())) < ways:
+        raise ValueError(
+            f"{where}.ways asks for {ways} labels, but {held_out} of the words kept out of training are whole words of "
+            "this language model: ask for fewer, or train a model with the words of `lexicon`."
+        )
+    if ways * input_words > len(words):
+        raise ValueError(
+            f"{where} asks for {ways} classes of {input_words} words, but the language model has {len(words)} whole "
+            f"words: set {where}.input_words to {len(words) // ways} at most."
+        )
+
+
 class Writer:
     """Writes texts as ids of a language model.
 
@@ -105,7 +130,7 @@ class Writer:
         captions: sentences to quote; none for texts without captions.
 
     Raises:
-        ValueError: the vocabulary has too few words to draw labels from.
+        ValueError: the vocabulary has too few words to draw labels and inputs from.
     """
 
     def __init__(self, prompts: Prompts, few_shot: FewShot, captions: Sequence[str] = ()):
@@ -114,11 +139,9 @@ class Writer:
         held_out = np.isin(words, lexicon.HELD_OUT)
         self.words = ids.numpy()
         self.labels, self.held_out = self.words[~held_out], self.words[held_out]
-        if len(self.held_out) < max(few_shot["ways"]):
-            raise ValueError(
-                f"{len(self.held_out)} of the words kept out of training are whole words of this language model, but "
-                f"few_shot.ways asks for {max(few_shot['ways'])} labels: train a model with the words of `lexicon`."
-            )
+        check_drawn(
+            prompts.language, ways=max(few_shot["ways"]), input_words=max(few_shot["input_words"]), where="few_shot"
+        )
 
     def document(self, draws: Draws, kind: str, length: int) -> tuple[list[int], list[bool]]:
         """A text of at most `length` ids, and which of them follow from what stands before: labels and copies."""

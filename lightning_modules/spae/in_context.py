@@ -9,6 +9,7 @@ whose inputs have most words in common with the query, `voted` and `copied` repe
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Annotated, NoReturn
 
 import torch
@@ -25,8 +26,8 @@ from lightning_modules.settings import STRICT, Count, Natural, Positive, Share
 from lightning_modules.spae.denoising import TASKS, Context, agreement, denoised, falling, from_names
 from lightning_modules.spae.documents import FewShot, Writer
 from lightning_modules.spae.episodes import DrawnEpisodes, MiniImageNetEpisodes, PictureEpisode
-from lightning_modules.spae.language import make_language
-from lightning_modules.spae.language_training import TextTasks, text_tasks
+from lightning_modules.spae.language import LanguageSettings, make_language
+from lightning_modules.spae.language_training import TextTasks, check_tasks, text_tasks
 from lightning_modules.spae.module import NO_CLASS
 from lightning_modules.spae.prompts import Prompts, StyleName, chances, exact, label_chances
 from lightning_modules.spae.tokenizer import SpaeTokenizer, TokenizerSettings, from_language
@@ -95,7 +96,8 @@ class SpaeInContext(PaperModule):
         pixel_scale: the stored value of white.
 
     Raises:
-        ValueError: there is no such task, more layers are asked for than there are, or texts lack few_shot.
+        ValueError: there is no such task, more layers are asked for than there are, texts lack few_shot, or the
+            language model has too few words for them.
     """
 
     recipe_form = TokensRecipe
@@ -104,7 +106,7 @@ class SpaeInContext(PaperModule):
     def __init__(
         self,
         *,
-        language: dict,
+        language: LanguageSettings,
         tokenizer: TokenizerSettings,
         style: StyleName,
         classifying: Classifying,
@@ -126,6 +128,8 @@ class SpaeInContext(PaperModule):
         check_asked(classifying, writing, len(self.tokenizer.pyramid.tokens))
         if (texts is None) != (few_shot is None):
             raise ValueError("texts and few_shot belong together: set both, or both to null.")
+        if texts is not None:
+            check_tasks(texts, model, "texts")
 
     @property
     def language(self) -> Language:
@@ -226,7 +230,9 @@ class SpaeInContext(PaperModule):
         `text/...`: see `language_training.text_tasks`; each seed has tasks of its own.
         `few_shot/<layers>_layers/<ways>_way_<shots>_shot_<repeats>_repeats`, with `_induced` where the labels are named
         first: `/masked`, `/exact` and `/overlap`, bool (episodes,), and `/right`, the chance of the right label among
-        all of the task; a setting whose prompts are longer than the model's positions is left out. `generation/<task>/`
+        all of the task; a setting whose prompts are longer than the model's positions is left out.
+        `left_out/<ways>_way_<shots>_shot`, where there are any: how many questions are not asked since two of their
+        classes have one name, as ImageNet's two cranes. `generation/<task>/`
         `denoised`, `copied` and `voted`: shares (pictures,) of right words; `shown/<task>/` pictures.
         `named/...`: see `_from_names`.
         """
@@ -244,7 +250,11 @@ class SpaeInContext(PaperModule):
         kept: dict[int, list[Tensor]] = {}
         found = {}
         for shots in sorted({setting["shots"] for setting in self.classifying["settings"]}):
-            read = [(episode, self._read(episode, kept)) for episode in data.episodes(ways, shots)]
+            asked = list(data.episodes(ways, shots))
+            distinct = [episode for episode in asked if len({name.lower() for name in episode.labels}) == ways]
+            if len(distinct) < len(asked):
+                found[f"left_out/{ways}_way_{shots}_shot"] = torch.tensor([len(asked) - len(distinct)])
+            read = [(episode, self._read(episode, kept)) for episode in distinct]
             for layers in self.classifying["layers"]:
                 tasks = [
                     Task.of(self.prompts, episode, torch.cat(words[:layers], 1).tolist()) for episode, words in read
@@ -332,11 +342,15 @@ class SpaeInContext(PaperModule):
         }
 
     def facts(self) -> dict:
-        """Sizes, and the numbers of words of each layer."""
+        """Sizes, the numbers of words of each layer, and the settings of few-shot classification."""
         return {
             "parameters": count_parameters(self.tokenizer),
             "language_parameters": count_parameters(self.language),
             "tokens": list(self.tokenizer.pyramid.tokens),
+            "settings": [
+                f"{layers}_layers/{setting_name(ways, setting)}"
+                for layers, ways, setting in product(*(self.classifying[key] for key in ("layers", "ways", "settings")))
+            ],
         }
 
     def to_transformers(self) -> NoReturn:

@@ -20,13 +20,11 @@ NOT_LEARNT = (
     "the language model does not learn in context on texts: {low:.1f} to {high:.1f} % right of two classes, and the "
     "lower end must be above {needed:.0f} %"
 )
-TOO_LONG = "its prompts are longer than the language model's positions"
+TOO_LONG = "its prompts are longer than the language model's positions; means over settings are those of the others"
 Arrays = Mapping[str, np.ndarray]
 
 
-def evaluate(
-    runs: Sequence[Run], dataset: str, *, layers: Count = 2, needed: Share | None = 0.6, asked: Sequence[str] = ()
-) -> Evaluation:
+def evaluate(runs: Sequence[Run], dataset: str, *, layers: Count = 2, needed: Share | None = 0.6) -> Evaluation:
     """Right answers of few-shot classification, and right words of pictures that were written.
 
     Metrics, of the first `layers` layers of words: `<ways>_way_<shots>_shot_<repeats>_repeats[_induced]/` with
@@ -34,6 +32,8 @@ def evaluate(
     (free decoding, exact match) and `overlap_percent` (the class with most words in common); `<ways>_way/` with
     `mean_percent`, `right_mean_percent`, `exact_mean_percent` and `overlap_percent`, their means over the settings;
     for each number of layers `<ways>_way/<l>_layers/mean_percent`.
+    `<ways>_way_<shots>_shot/left_out`, where there are any: questions that were not asked since two of their classes
+    have one name.
     `denoised/token_percent`, `copied/token_percent` and `voted/token_percent`, means over tasks, and the same of each
     task, `<task>/...`. `named/right_percent`. Those of tasks on texts: see `language_evaluation.evaluate`.
 
@@ -44,7 +44,6 @@ def evaluate(
         needed: share of right answers that a model must surpass in tasks on texts of two classes, with the lower end of
             the interval over episodes, in the first seed; where it does not, nothing is said about pictures. Null for a
             published model, which has no tasks on texts.
-        asked: names of settings that a reader looks for.
 
     Raises:
         ValueError: there is no run, `needed` is set without tasks on texts, or no words of so many layers were read.
@@ -59,9 +58,8 @@ def evaluate(
         if learnt:
             found |= classified(arrays, layers) | written(arrays)
         metrics[run.seed] = {f"{dataset}/{name}": value for name, value in found.items()}
-    there = next(iter(metrics.values()))
     if learnt:
-        missing |= {name: TOO_LONG for name in asked if f"{dataset}/{name}/masked_percent" not in there}
+        missing |= {name: TOO_LONG for name in runs[0].facts["settings"] if f"few_shot/{name}/masked" not in first}
     figures = text_figures(metrics, dataset)
     galleries = []
     if learnt:
@@ -103,7 +101,8 @@ def classified(arrays: Arrays, layers: int) -> dict[str, float]:
             found[f"{setting}/{kind}_percent"] = share
             means.setdefault(f"{ways}_way/{KINDS[kind]}", []).append(share)
             found[f"{ways}_way/chance_percent"] = PERCENT / int(ways)
-    return found | {name: float(np.mean(values)) for name, values in means.items()}
+    left_out = {f"{name.split('/')[1]}/left_out": float(x[0]) for name, x in arrays.items() if name[:9] == "left_out/"}
+    return found | left_out | {name: float(np.mean(values)) for name, values in means.items()}
 
 
 def written(arrays: Arrays) -> dict[str, float]:

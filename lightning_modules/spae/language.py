@@ -9,12 +9,14 @@ its first weights see `begin_with_likeness`: on texts, they decide whether it le
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired
 
 import torch
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.settings import Count
+from lightning_modules.settings import STRICT, Count
 from lightning_modules.spae import lexicon
 from lightning_modules.vision_language.causal import Language, published_language
 
@@ -23,6 +25,19 @@ if TYPE_CHECKING:  # takes seconds, and who calls has it
 
 Layer = Literal["convolution", "attention"]
 SPREAD = 0.1  # standard deviation of fresh embeddings, about 1 over the root of their length
+
+
+class LanguageSettings(TypedDict):
+    """Arguments of `make_language`, which says what they are."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    hidden_size: NotRequired[Count | None]
+    layers: NotRequired[Annotated[list[Layer], Field(min_length=1)] | None]
+    heads: NotRequired[Count | None]
+    mlp_dim: NotRequired[Count | None]
+    kernel: NotRequired[Count | None]
+    positions: NotRequired[Count | None]
 
 
 def make_language(

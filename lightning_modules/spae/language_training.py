@@ -5,7 +5,7 @@ classes of texts apart whose words and labels never stood together in training, 
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,12 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, Count, NonNegative
-from lightning_modules.spae.documents import IGNORED, Texts, Writer, held_out_episodes
-from lightning_modules.spae.language import make_language
+from lightning_modules.spae.documents import IGNORED, Texts, Writer, check_drawn, held_out_episodes
+from lightning_modules.spae.language import LanguageSettings, make_language
 from lightning_modules.spae.prompts import Prompts, StyleName, continued, masked
 from lightning_modules.validation import mean_over
+from lightning_modules.vision_language.causal import Language
 from lightning_modules.vision_language.language_training import LanguageTraining
-
-if TYPE_CHECKING:
-    pass
 
 TASKS_SEED = 0  # the tasks are the same for every seed of a training
 
@@ -48,12 +46,16 @@ class SpaeLanguage(LanguageTraining):
         style: of prompts, a key of `prompts.STYLES`.
         answer_weight: of a word that follows from what stands before (a label, a copy), in the loss; any other has 1.
         tasks: see `TextTasks`.
+
+    Raises:
+        ValueError: see `check_tasks`.
     """
 
-    def __init__(self, *, language: dict, style: StyleName, answer_weight: NonNegative, tasks: TextTasks):
+    def __init__(self, *, language: LanguageSettings, style: StyleName, answer_weight: NonNegative, tasks: TextTasks):
         super().__init__(make_language(**language), published=language.get("hub") is not None)
         self.prompts = Prompts(self.language, style)
         self.answer_weight, self.tasks = answer_weight, tasks
+        check_tasks(tasks, self.language, "tasks")
 
     def check_data(self, data: LightningDataModule) -> None:
         """Tell the texts whose ids they consist of.
@@ -92,6 +94,24 @@ class SpaeLanguage(LanguageTraining):
     def facts(self) -> dict:
         """Size and vocabulary."""
         return {"parameters": count_parameters(self.language), "words": len(self.language.whole_words()[1])}
+
+
+def check_tasks(tasks: TextTasks, language: Language, where: str) -> None:
+    """Refuse tasks on texts that a language model has too few words for.
+
+    Args:
+        tasks: see `TextTasks`.
+        language: the model.
+        where: the name of these settings.
+
+    Raises:
+        ValueError: more words are kept than an input has, or there are too few words, or labels kept out of training.
+    """
+    if (kept := max(tasks["kept"])) > tasks["input_words"]:
+        raise ValueError(
+            f"{where}.kept has {kept}, but {where}.input_words is {tasks['input_words']}: keep that many at most."
+        )
+    check_drawn(language, ways=max(tasks["ways"]), input_words=tasks["input_words"], where=where)
 
 
 @torch.no_grad()

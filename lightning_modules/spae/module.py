@@ -17,7 +17,7 @@ a number of layers of its own, and half of them have all.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, NotRequired
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ from lightning_modules.metrics.generation import has_fid, make_fid, make_incepti
 from lightning_modules.metrics.video import psnr, ssim
 from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
-from lightning_modules.spae.clip import clip_tokenizer, said
-from lightning_modules.spae.language import make_language
+from lightning_modules.spae.clip import check_places, clip_tokenizer, said
+from lightning_modules.spae.language import LanguageSettings, make_language
 from lightning_modules.spae.pyramid import Spelt
 from lightning_modules.spae.semantic import Fitting, Preprocess, dynamic, guidance, relative
 from lightning_modules.spae.templates import TEMPLATES, Templates
@@ -52,6 +52,15 @@ from lightning_modules.vision_language.carrier import Carrier
 from lightning_modules.vision_language.told import encoded
 
 NO_CLASS = "transformers has no class for an autoencoder whose codebook is a pyramid of words"
+
+
+class DiscriminatorSettings(TypedDict):
+    """Arguments of `video_tokens.discriminator.Discriminator` that `conf/` gives."""
+
+    __pydantic_config__ = STRICT
+    width: Count
+    multipliers: Annotated[list[Count], Field(min_length=1)]
+    blur: NotRequired[bool]
 
 
 class Guidance(TypedDict):
@@ -85,7 +94,8 @@ class Spae(Carrier, TokenizerTraining):
             `lecam`, `lecam_decay`, `game`, `inflation`, `published` and `pixel_scale`.
 
     Raises:
-        ValueError: there are more semantic layers than layers, or another number of thresholds.
+        ValueError: there are more semantic layers than layers, another number of thresholds, or a CLIP of fresh weights
+            has no place for each word.
     """
 
     predictor = "lightning_modules.spae.predictor.Speller"
@@ -94,12 +104,12 @@ class Spae(Carrier, TokenizerTraining):
     def __init__(
         self,
         *,
-        language: dict,
+        language: LanguageSettings,
         tokenizer: TokenizerSettings,
         clip: dict,
         preprocess: Preprocess,
         semantic: Guidance,
-        discriminator: dict,
+        discriminator: DiscriminatorSettings,
         prefixes: Literal["random", "all"] = "random",
         whole: Share = 0.5,
         commitment: NonNegative = 0.25,
@@ -143,6 +153,8 @@ class Spae(Carrier, TokenizerTraining):
             self.table.fill(model.embeddings)
         network, hub = make_clip(**clip), clip.get("hub")
         self.own_clip, self.given = not hub, False
+        if self.own_clip:
+            check_places(network, clip_tokenizer())
         self.fitting = Fitting(
             network,
             partial(published_tokenizer, hub) if hub else clip_tokenizer,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lightning_modules.datasets.pictures import BrokenPicture, stored
+from lightning_modules.datasets.pictures import stored
 from lightning_modules.files import read_array
 from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
@@ -46,9 +46,10 @@ class Speller(Predictor):
             ValueError: the file cannot be read, a word is not in the table, or a layer has another number of words.
         """
         path = Path(path)
+        suffix = path.suffix.lower()
         with torch.inference_mode():
-            if path.suffix in (".txt", ".npy"):
-                layers = self._lines(path) if path.suffix == ".txt" else self._numbers(path)
+            if suffix in (".txt", ".npy"):
+                layers = self._lines(path) if suffix == ".txt" else self._numbers(path)
                 yield from self._drawn(layers)
                 return
             truth = self._read(path)
@@ -83,7 +84,9 @@ class Speller(Predictor):
         """The words of a text file, as indices of the table."""
         try:
             lines = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
             raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
         places = {word.lower(): place for place, word in reversed(list(enumerate(self.module.table.words)))}
         if unknown := [word for line in lines for word in line if word.lower() not in places]:
@@ -128,8 +131,12 @@ class Namer(Predictor):
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
         """Read the examples: `among` has a folder for each name, in it pictures, the same number of each that is used.
 
+        Files whose names begin with a dot are no examples.
+
         Raises:
-            ValueError: there is no such folder, or it has fewer than two folders with pictures.
+            ValueError: there is no such folder, or it has fewer than two folders with pictures; the language model does
+                not know a name, or tells two of them apart by capitals alone; or there are more examples than it has
+                positions for.
         """
         if among is None or not among.is_dir():
             raise ValueError(
@@ -137,14 +144,15 @@ class Namer(Predictor):
             )
         examples, refused = {}, []
         for folder in sorted(path for path in among.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            for path in sorted(folder.iterdir()):
+            for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
                 try:
                     examples.setdefault(folder.name, []).append(self._read(path))
-                except BrokenPicture as error:
+                except ValueError as error:
                     refused.append(str(error))
         if len(examples) < 2:
             raise ValueError(f"{among} has pictures of {len(examples)} names, expected two at least: a folder for each")
         shots = min(map(len, examples.values()))
+        self._check(list(examples), shots)
         self.refused = refused
         self.names = [name for _ in range(shots) for name in examples]
         self.context = torch.cat([examples[name][shot] for shot in range(shots) for name in examples])
@@ -163,6 +171,21 @@ class Namer(Predictor):
         for rank, (name, chance) in enumerate(found["chances"][:top], start=1):
             yield {"rank": rank, "name": name, "probability": round(chance, 6)}
 
+    def _check(self, names: Sequence[str], shots: int) -> None:
+        """Refuse names that are one to the language model, and more examples than it can read."""
+        prompts, known = self.module.prompts, {}
+        for name in names:
+            other = known.setdefault(tuple(prompts.name(name)), name)
+            if other != name:
+                raise ValueError(f"{other} and {name} are one name to the language model: put their pictures together")
+        words = [0] * sum(self.module.tokenizer.pyramid.tokens[: max(self.module.classifying["layers"])])
+        prompt = prompts.few_shot([(words, ids) for ids in known] * shots, words, list(known))
+        length = len(prompt) + max(map(len, known))
+        self.module.language.check_length(length, f"give fewer than {shots} examples of each of {len(names)} names")
+
     def _read(self, path: Path) -> UInt8[Tensor, "1 3 size size"]:
         size = self.module.tokenizer.size
-        return torch.from_numpy(stored(path, (3, size, size), WHITE)).round().to(torch.uint8)
+        pixels = stored(path, (3, size, size), WHITE)
+        if len(pixels) != 1:
+            raise ValueError(f"{path} holds {len(pixels)} pictures, expected one: save each in a file of its own")
+        return torch.from_numpy(pixels).round().to(torch.uint8)

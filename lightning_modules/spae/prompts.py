@@ -10,6 +10,7 @@ shots; repeats are further copies of all of them, one round after another. Where
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -75,10 +76,10 @@ class Prompts:
         ids = self.language.encode(f" {label}".rstrip()) if found is None else [found]
         known = self.language.tokenizer.unk_token_id not in ids or rehearsal.current is not None  # with other words
         if not ids or not known:
+            close = get_close_matches(label.lower(), self._words, 1) or list(self._words)[:5]
             raise ValueError(
                 f"the label {label!r} is made of tokens {ids}, which do not spell it: name the class with words that "
-                "the "
-                "language model knows."
+                f"the language model knows, such as {', '.join(close)}."
             )
         return ids
 

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.layers.teacher import Frozen
-from lightning_modules.settings import STRICT
+from lightning_modules.settings import STRICT, Positive
 from lightning_modules.spae.words import WordTable
 
 TEXTS = 1024  # read at a time
@@ -29,7 +29,7 @@ class Preprocess(TypedDict):
 
     __pydantic_config__ = STRICT
     mean: Channels
-    std: Channels
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
 class Fitting(Frozen):

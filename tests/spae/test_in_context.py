@@ -15,6 +15,7 @@ from lightning_modules.spae.in_context import Task, check_asked, setting_name
 from lightning_modules.spae.in_context_evaluation import classified, learns, written
 from lightning_modules.spae.language import make_language
 from lightning_modules.spae.language_evaluation import text_scores
+from lightning_modules.spae.language_training import check_tasks
 from lightning_modules.spae.prompts import Prompts, chances, continued, exact, masked
 from lightning_modules.vision_language.causal import Language
 
@@ -230,6 +231,32 @@ def test_labels_need_words_that_were_kept_out(prompts, monkeypatch):
     monkeypatch.setattr(Language, "whole_words", lambda _: (torch.tensor([7, 8]), ["red", "silk"]))
     with pytest.raises(ValueError, match="1 of the words kept out of training"):
         Writer(prompts, FEW_SHOT)
+
+
+def test_texts_of_more_words_than_there_are_are_refused(prompts):
+    with pytest.raises(ValueError, match=r"few_shot asks for 3 classes of 200 words, .* few_shot.input_words to 96 at"):
+        Writer(prompts, FEW_SHOT | {"input_words": [1, 200]})
+
+
+TASKS_ON_TEXTS = {"episodes": 4, "ways": [2], "shots": [1], "input_words": 5, "kept": [3]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ways": [2, 40]}, "texts.ways asks for 40 labels, but 32 of the words kept out of training"),
+        ({"input_words": 200}, "texts asks for 2 classes of 200 words, but the language model has 288 whole words"),
+        ({"kept": [3, 9]}, "texts.kept has 9, but texts.input_words is 5: keep that many at most"),
+    ],
+)
+def test_tasks_on_texts_that_cannot_be_drawn_are_refused(prompts, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_tasks(TASKS_ON_TEXTS | changes, prompts.language, "texts")
+
+
+def test_a_label_that_is_not_known_names_one_that_is_close(prompts):
+    with pytest.raises(ValueError, match=r"'lionn' .* knows, such as lion"):
+        prompts.name("lionn")
 
 
 def episode(names, answer):

@@ -95,10 +95,10 @@ def test_predictions_have_each_setting_that_fits_and_become_metrics(module, data
         def predictions(self):
             return {name: x.numpy() for name, x in found.items()}
 
-    asked = ["2_way_5_shot_5_repeats_induced"]
-    result = in_context_evaluation.evaluate([Finished(Path(), 0)], "world", layers=3, needed=None, asked=asked)
+    result = in_context_evaluation.evaluate([Finished(Path(), 0)], "world", layers=3, needed=None)
     assert {"world/2_way/mean_percent", "world/inpainting/copied/token_percent"} <= result.metrics[0].keys()
-    assert result.not_computed[asked[0]] == in_context_evaluation.TOO_LONG
+    too_long = "3_layers/2_way_5_shot_5_repeats_induced"
+    assert result.not_computed == {too_long: in_context_evaluation.TOO_LONG}  # left out of the means, and said so
     assert [each.id for each in result.galleries] == ["written", "names"] and {
         figure.id for figure in result.figures
     } == {"few_shot", "text"}
@@ -107,6 +107,19 @@ def test_predictions_have_each_setting_that_fits_and_become_metrics(module, data
     assert not [name for name in gated.metrics[0] if "/text/" not in name]
     texts = language_evaluation.evaluate([Finished(Path(), 0)], "world")
     assert texts.metrics[0]["world/text/2_way/chance_percent"] == 50
+
+
+def test_questions_whose_classes_have_one_name_are_left_out_and_counted(module, data, monkeypatch):
+    episodes = list(data.episodes(2, 1))
+    alike = [each._replace(names=["Crane", "crane"], answer="crane") for each in episodes[:3]]
+    monkeypatch.setattr(type(data), "episodes", lambda *_: iter([*alike, *episodes]))
+    monkeypatch.setattr(
+        module, "classifying", module.classifying | {"settings": SMALL["model.classifying.settings"][:1]}
+    )
+    found = {name: x.numpy() for name, x in module._classified(data, 2).items()}
+    assert len(found["few_shot/1_layers/2_way_1_shot_0_repeats/masked"]) == len(episodes)
+    scores = in_context_evaluation.classified(found, 1)
+    assert scores["2_way_1_shot/left_out"] == 3 and scores["2_way/mean_percent"] >= 0
 
 
 def test_predictions_are_made_on_the_device_that_is_asked_for(module, data, monkeypatch):

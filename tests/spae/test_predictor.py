@@ -67,6 +67,8 @@ def test_words_become_a_picture(module, picture, tmp_path):
         ("words.txt", "red red", r"has lines of \[2\] words, expected a line for each of the first layers: \[1, 4, "),
         ("words.txt", "\n", r"has lines of \[\] words"),
         ("words.txt", b"\xff\xfe\x00\xd8", "cannot be read as text"),
+        ("WORDS.TXT", "redd", r"WORDS\.TXT has 'redd', expected words of the table"),
+        ("words.txt", None, r"words\.txt cannot be read: No such file or directory\.$"),
         ("numbers.npy", np.zeros(7, np.int64), r"int64 of shape \(7,\), expected a row of whole numbers"),
         ("numbers.npy", np.zeros(5), r"float64 of shape \(5,\)"),
         ("numbers.npy", np.full(1, 100_000), "words numbered from 100000 to 100000, expected 0 to"),
@@ -77,7 +79,7 @@ def test_what_cannot_be_read_says_why(module, tmp_path, name, content, message):
     path = tmp_path / name
     if isinstance(content, np.ndarray):
         np.save(path, content)
-    else:
+    elif content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as caught:
         list(Speller(module).answer(path))
@@ -132,3 +134,52 @@ def test_a_namer_needs_examples_of_two_names(examples, picture, tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="has pictures of 1 names, expected two at least"):
         namer.begin([picture[0]], examples)
+
+
+@pytest.fixture(scope="module")
+def naming():
+    return network("spae_in_context")
+
+
+def copied(examples, name, count):
+    """Further examples in a folder, which may be new."""
+    (examples / name).mkdir(exist_ok=True)
+    for number in range(count):
+        (examples / name / f"more-{number}.png").write_bytes((examples / "circle/0.png").read_bytes())
+
+
+def test_hidden_files_are_no_examples(examples, picture, naming):
+    (examples / "circle/.DS_Store").write_bytes(b"no picture")
+    namer = Namer(naming)
+    namer.begin([picture[0]], examples)
+    assert [reason.split()[0].rpartition("/")[2] for reason in namer.refused] == ["cut.png"]
+
+
+@pytest.mark.parametrize("name", ["Circle", "CIRCLE"])
+def test_names_that_differ_in_capitals_alone_are_refused(examples, picture, naming, name):
+    copied(examples, name, 1)
+    with pytest.raises(ValueError, match=f"{name} and circle are one name to the language model"):
+        Namer(naming).begin([picture[0]], examples)
+
+
+def test_a_name_that_the_language_model_does_not_know_is_refused(examples, picture, naming):
+    copied(examples, "trianglee", 1)
+    with pytest.raises(ValueError, match=r"the label 'trianglee' .*, such as triangle"):
+        Namer(naming).begin([picture[0]], examples)
+
+
+def test_more_examples_than_positions_are_refused(examples, picture, naming):
+    for name in ("circle", "square"):
+        copied(examples, name, 60)
+    with pytest.raises(ValueError, match="512 positions of the language model: give fewer than 62 examples of each"):
+        Namer(naming).begin([picture[0]], examples)
+
+
+def test_an_array_of_two_pictures_is_no_picture(examples, picture, naming, tmp_path):
+    np.save(tmp_path / "two.npy", np.zeros((2, 32, 32, 3), np.uint8))
+    np.save(examples / "circle/two.npy", np.zeros((2, 32, 32, 3), np.uint8))
+    namer = Namer(naming)
+    namer.begin([picture[0]], examples)
+    assert "two.npy holds 2 pictures, expected one" in namer.refused[0]
+    with pytest.raises(ValueError, match=r"two\.npy holds 2 pictures, expected one"):
+        next(namer.answer(tmp_path / "two.npy"))

@@ -195,6 +195,14 @@ def test_pictures_of_another_size_are_refused(data, prepared):
         ({"tokenizer.frames": 2}, "dims is 2 for 2 frames"),
         ({"tokenizer.size": 30}, "expected multiples of 1 frames and 4 pixels"),
         ({"tokenizer.halve_time": [False]}, "halve_time has 1 entries, expected 2"),
+        ({"language.layers": ["conv"]}, "language: layers.0 is 'conv', expected 'convolution' or 'attention'"),
+        ({"language.layers": []}, "at least 1 item"),
+        ({"language.heads": 0}, "language: heads is 0, expected greater than or equal to 1"),
+        ({"language.kernel": 0}, "language: kernel is 0, expected greater than or equal to 1"),
+        ({"discriminator.width": 0}, "discriminator: width is 0, expected greater than or equal to 1"),
+        ({"discriminator.multipliers": []}, "at least 1 item"),
+        ({"preprocess.std": [0.3, 0.0, 0.3]}, "preprocess: std.1 is 0.0, expected greater than 0"),
+        ({"clip.text.vocab_size": 10}, "vocab_size is 10, but the words of the language model have"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(overrides, message):
