@@ -119,12 +119,13 @@ def magvit2(model, draw, published):
 def spae(model, draw, published):
     """The same of SPAE's tokenizers, and of a frozen language model that reads and writes their words."""
     if "classifying" in model:
-        asked, arrays = model["classifying"], {}
+        asked, arrays, read = model["classifying"], {}, []
         for layers, ways, each in itertools.product(asked["layers"], asked["ways"], asked["settings"]):
             setting = f"{ways}_way_{each['shots']}_shot_{each['repeats']}_repeats{'_induced' * each['induced']}"
+            read.append(f"{layers}_layers/{setting}")
             for kind in ("masked", "overlap", "exact"):
-                arrays[f"few_shot/{layers}_layers/{setting}/{kind}"] = draw.random(ROWS) < 0.5
-        return {"tokens": [1, 4], "parameters": 3, "language_parameters": 5}, arrays
+                arrays[f"few_shot/{read[-1]}/{kind}"] = draw.random(ROWS) < 0.5
+        return {"tokens": [1, 4], "parameters": 3, "language_parameters": 5, "settings": read}, arrays
     layers = model["tokenizer"]["layers"]
     tokens = [layer**2 for layer in layers]
     arrays = {f"words/{layer}": draw.integers(0, 9, (ROWS, count)) for layer, count in enumerate(tokens, start=1)}

@@ -11,7 +11,6 @@ never whole. `context: others` shows the pairs of other pictures instead. Read `
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -159,32 +158,6 @@ def _shown(row: int, count: int, pairs: int, context: Context) -> list[int]:
     if context == "own":
         return [row] * pairs
     return [(row + 1 + step % (count - 1)) % count for step in range(pairs)]
-
-
-def next_frames(
-    prompts: Prompts, frames: Sequence[Words], vocabulary: Int[Tensor, " words"]
-) -> list[Int[Tensor, "clips _"]]:
-    """The words of each clip's next frame, layer by layer: pairs of a frame and the one after it are the context.
-
-    Args:
-        prompts: of the model.
-        frames: for each frame its words of each layer, as ids; three frames at least.
-        vocabulary: ids that may be written.
-
-    Raises:
-        ValueError: there are fewer frames, or a prompt is longer than the model's positions.
-    """
-    if len(frames) < 3:
-        raise ValueError(
-            f"{len(frames)} frames, expected three at least: a pair for the context, and one that is asked."
-        )
-
-    def prompts_of(layer: int) -> list[list[int]]:
-        rows = [up_to(frame, layer).tolist() for frame in frames]
-        clips = zip(*rows, strict=True)
-        return [prompts.few_shot(list(pairwise(shown)), shown[-1]) for shown in clips]
-
-    return layer_by_layer(prompts, [words.shape[1] for words in frames[0]], prompts_of, vocabulary)
 
 
 def from_names(

@@ -1,5 +1,6 @@
 """What a frozen language model makes of pictures' words in context, from stored predictions. Imports no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -15,6 +16,7 @@ PERCENT = 100
 KINDS = {
     "masked": "mean_percent", "overlap": "overlap_percent", "exact": "exact_mean_percent", "right": "right_mean_percent"
 }  # fmt: skip
+REPEATS = re.compile(r"_\d+_repeats_induced$")
 WRITTEN = ("denoised", "copied", "voted")
 NOT_LEARNT = (
     "the language model does not learn in context on texts: {low:.1f} to {high:.1f} % right of two classes, and the "
@@ -31,7 +33,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, layers: Count = 2, needed: Sh
     `masked_percent` (label-masked decoding), `right_percent` (the chance of the right label in it), `exact_percent`
     (free decoding, exact match) and `overlap_percent` (the class with most words in common); `<ways>_way/` with
     `mean_percent`, `right_mean_percent`, `exact_mean_percent` and `overlap_percent`, their means over the settings;
-    for each number of layers `<ways>_way/<l>_layers/mean_percent`.
+    for each number of layers `<ways>_way/<l>_layers/mean_percent`. `<ways>_way_<shots>_shot_best_repeats_induced/` with
+    `exact_percent`, the best of several numbers of repeats: so one-shot figures with induction are told.
     `<ways>_way_<shots>_shot/left_out`, where there are any: questions that were not asked since two of their classes
     have one name.
     `denoised/token_percent`, `copied/token_percent` and `voted/token_percent`, means over tasks, and the same of each
@@ -90,6 +93,7 @@ def classified(arrays: Arrays, layers: int) -> dict[str, float]:
         )
     found: dict[str, float] = {}
     means: dict[str, list[float]] = {}
+    repeated: dict[str, list[float]] = {}
     for name, right in sorted(arrays.items()):
         if not name.startswith("few_shot/"):
             continue
@@ -100,8 +104,11 @@ def classified(arrays: Arrays, layers: int) -> dict[str, float]:
         if int(depth.split("_")[0]) == layers:
             found[f"{setting}/{kind}_percent"] = share
             means.setdefault(f"{ways}_way/{KINDS[kind]}", []).append(share)
+            if kind == "exact" and (fixed := REPEATS.sub("_best_repeats_induced", setting)) != setting:
+                repeated.setdefault(f"{fixed}/{kind}_percent", []).append(share)
             found[f"{ways}_way/chance_percent"] = PERCENT / int(ways)
     left_out = {f"{name.split('/')[1]}/left_out": float(x[0]) for name, x in arrays.items() if name[:9] == "left_out/"}
+    found |= {name: max(shares) for name, shares in repeated.items() if len(shares) > 1}
     return found | left_out | {name: float(np.mean(values)) for name, values in means.items()}
 
 

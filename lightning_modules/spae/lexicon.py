@@ -6,9 +6,8 @@ prompts. `HELD_OUT` are distractors that are no label in any text the model is t
 
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.datasets.world import text
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
@@ -39,18 +38,11 @@ TOKENS = (
     *PROMPT_WORDS,
     *WORDS,
     END,
-)  # their place is their id; the end has the highest, as in CLIP
-
-
-def tokenizer() -> TextTokenizer:
-    """The words with a start and an end token, for CLIP's text tower."""
-    backend = _backend()
-    backend.post_processor = processors.BertProcessing((END, TOKENS.index(END)), (START, TOKENS.index(START)))
-    return TextTokenizer(backend, pad=PAD, start=START, end=END, unknown=UNKNOWN, mask=None)
+)  # their place is their id
 
 
 def language_tokenizer() -> "PreTrainedTokenizerFast":
-    """The same words with the same ids as a tokenizer of `transformers`, which adds no token."""
+    """The words as a tokenizer of `transformers`, which adds no token."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(

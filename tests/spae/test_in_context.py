@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from lightning_modules.files import ROOT
 from lightning_modules.spae import denoising, lexicon
-from lightning_modules.spae.denoising import TASKS, agreement, corrupted, denoised, falling, from_names, next_frames
+from lightning_modules.spae.denoising import TASKS, agreement, corrupted, denoised, falling, from_names
 from lightning_modules.spae.documents import Draws, Texts, Writer, held_out_episodes
 from lightning_modules.spae.episodes import PictureEpisode, centred
 from lightning_modules.spae.in_context import Task, check_asked, setting_name
@@ -317,14 +319,6 @@ def test_a_context_of_others_never_shows_the_querys_own_picture():
     assert denoising._shown(1, 3, 2, "own") == [1, 1]
 
 
-def test_frames_that_repeat_go_on(copier):
-    frame, other = layers(1, 4), layers(1, 4, seed=1)
-    written = next_frames(copier, [frame, other, frame], torch.arange(20, 200))  # after `frame` came `other`
-    assert agreement(written, other).tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="2 frames"):
-        next_frames(copier, [frame, other], torch.arange(20, 200))
-
-
 def test_a_name_asks_for_the_words_of_its_pictures(copier):
     words = layers(1, 4)
     found = from_names(copier, ["silk", "salt", "sand"], words, ["sand", "silk"], torch.arange(20, 200))
@@ -392,6 +386,12 @@ def test_scores_are_means_over_episodes_and_settings():
     assert found["2_way/1_layers/mean_percent"] == 50 and found["2_way_1_shot_0_repeats/exact_percent"] == 25
     assert found["2_way/chance_percent"] == 50
     assert found["2_way/right_mean_percent"] == found["2_way_1_shot_0_repeats/right_percent"] == pytest.approx(55)
+    assert not [name for name in found if "best" in name]
+    for repeats, share in ((0, False), (3, True)):
+        arrays[f"few_shot/2_layers/2_way_1_shot_{repeats}_repeats_induced/exact"] = right[share]
+    arrays["few_shot/2_layers/2_way_3_shot_0_repeats_induced/exact"] = right[True]
+    best = {name: share for name, share in classified(arrays, 2).items() if "best" in name}
+    assert best == {"2_way_1_shot_best_repeats_induced/exact_percent": 50}
     with pytest.raises(ValueError, match=r"layers is 3, but words of \[1, 2\] layers were read"):
         classified(arrays, 3)
 
@@ -414,3 +414,18 @@ def test_a_model_that_guesses_on_texts_is_not_asked_about_pictures():
     with pytest.raises(ValueError, match="no tasks on texts of 2 ways"):
         learns({}, 0.6)
     assert text_scores(tasks)["text/2_way/accuracy_percent"] == 50
+
+
+FACTS = yaml.safe_load((ROOT / "lightning_modules/spae/facts.yaml").read_text())
+ORACLES = {oracle["name"]: oracle for oracle in FACTS["oracles"]}
+
+
+@pytest.mark.parametrize("ways", [2, 5])
+@pytest.mark.parametrize("method", ["frozen", "lqae"])
+def test_one_shot_figures_with_induction_are_the_best_over_repeats(ways, method):
+    """Two sources agree: columns that are recalled, and the two columns of De-Diffusion's table."""
+    without, once, _, _, *repeated = map(float, ORACLES[f"few-shot-{ways}-{method}"]["percent"].split(","))
+    table = f"{'two' if ways == 2 else 'five'}-way-one-shot"
+    assert (without, max(once, *repeated)) == (ORACLES[table][method], ORACLES[f"{table}-induction"][method])
+    mean = (without + once + sum(map(float, ORACLES[f"few-shot-{ways}-{method}"]["percent"].split(",")[2:]))) / 7
+    assert mean == pytest.approx(ORACLES[f"few-shot-mean-{ways}"][method], abs=0.05)
