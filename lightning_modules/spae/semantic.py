@@ -4,6 +4,7 @@ Read `Fitting.similarity` and `semantic_loss` first.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -12,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
@@ -21,6 +23,7 @@ from lightning_modules.settings import STRICT, Positive
 from lightning_modules.spae.words import WordTable
 
 TEXTS = 1024  # read at a time
+LOGITS = 1 << 27  # of places and words, held at a time: half a gigabyte in float32
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -143,14 +146,26 @@ def semantic_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy between a softmax of minus squared distances to all words, and equal shares of the candidates.
 
-    The gradient is that of the latents alone; each picture has a candidate, since its best word is one.
+    The gradient is that of the latents alone; each picture has a candidate, since its best word is one. Of so many
+    pictures are distances held at a time that they are `LOGITS` at most, or of one; they are computed again in the
+    backward pass, unless they are held all at once.
     """
     words = table.embeddings.detach()
     squares = words.square().sum(1)
-    logits = 2 * asked @ words.T - squares  # the latent's own square is the same for all words
     shares = candidates / candidates.sum(1, keepdim=True)
     right = 2 * (asked * (shares @ words)[:, None]).sum(-1) - (shares @ squares)[:, None]
-    return (logits.logsumexp(-1) - right).mean()
+    parts = asked.split(max(1, LOGITS // (asked.shape[1] * len(words))))
+    if len(parts) == 1:
+        return (_normaliser(asked, words, squares) - right).mean()
+    again = partial(checkpoint, _normaliser, use_reentrant=False, preserve_rng_state=False)
+    return (torch.cat([again(part, words, squares) for part in parts]) - right).mean()
+
+
+def _normaliser(
+    asked: Float[Tensor, "batch tokens dim"], words: Float[Tensor, "words dim"], squares: Float[Tensor, " words"]
+) -> Float[Tensor, "batch tokens"]:
+    logits = 2 * asked @ words.T - squares  # the latent's own square is the same for all words
+    return logits.logsumexp(-1)
 
 
 def guidance(

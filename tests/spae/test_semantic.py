@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from transformers import CLIPModel
 
 from lightning_modules.layers.clip import make_clip
+from lightning_modules.spae import semantic
 from lightning_modules.spae.clip import clip_tokenizer
 from lightning_modules.spae.semantic import (
     Fitting,
@@ -142,3 +143,26 @@ def test_the_large_clip_can_be_built_without_its_files():
         built = make_clip(hub="openai/clip-vit-large-patch14")
     assert sum(parameter.numel() for parameter in built.parameters()) == 427_616_513
     assert built.config.vision_config.patch_size == 14 and built.config.projection_dim == 768
+
+
+def both(asked, parts, monkeypatch):
+    """The loss and the latents' gradient, with distances of so many pictures at a time."""
+    words = table(words=6, dim=4)
+    monkeypatch.setattr(semantic, "LOGITS", parts * asked.shape[1] * len(words))
+    latents = asked.clone().requires_grad_()
+    loss = semantic_loss(latents, words, torch.arange(30).view(5, 6) % 4 == 0)
+    loss.backward()
+    return loss.detach(), latents.grad
+
+
+def test_the_loss_in_parts_is_that_of_all_at_once(monkeypatch):
+    asked = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    seen, whole = [], semantic._normaliser
+    monkeypatch.setattr(semantic, "_normaliser", lambda x, *rest: seen.append(len(x)) or whole(x, *rest))
+    loss, gradient = both(asked, 5, monkeypatch)
+    assert seen == [5]  # once, nothing is computed again
+    for parts, expected in ((2, [2, 2, 1]), (0, [1] * 5)):
+        seen.clear()
+        found = both(asked, parts, monkeypatch)
+        assert sorted(seen) == sorted(expected * 2)  # again in the backward pass
+        torch.testing.assert_close(found, (loss, gradient), rtol=1e-6, atol=1e-7)
