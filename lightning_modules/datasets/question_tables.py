@@ -12,7 +12,8 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from lightning_modules.settings import Count, Share
 
 LETTERS = "ABCDEFGHI"
 NEEDED = ("index", "question", "answer")
+EXCEL = (".xlsx", ".xls")
 REFERENCE = 64  # letters of the index of another row at most
 Benchmark = Literal["mmbench", "ccbench", "mme", "scienceqa", "hallusionbench", "mmmu"]
 TOLD = ("mme", "hallusionbench")  # whose questions are answered by yes or no
@@ -131,7 +133,25 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         ValueError: see `read_questions`.
     """
-    limit = csv.field_size_limit(sys.maxsize)  # pictures; other tables of this process keep theirs
+    return read_table(path, NEEDED)
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table that is separated by tabs, whatever the length of a cell; of questions, or of answers.
+
+    Args:
+        path: the table.
+        needed: columns that it must have; `index` is one, and each row has its own.
+
+    Raises:
+        ValueError: it cannot be read, a column or an index is missing or there twice, or it has no rows.
+    """
+    if path.suffix.lower() in EXCEL:
+        raise ValueError(
+            f"{path} is a table of Excel, expected text with tabs: save it as .tsv, or set PRED_FORMAT=tsv where "
+            "VLMEvalKit writes it."
+        )
+    limit = csv.field_size_limit(sys.maxsize)  # pictures, long answers; other tables of this process keep theirs
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
@@ -141,10 +161,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         csv.field_size_limit(limit)
     if not rows:
         raise ValueError(f"{path} has no rows, expected a line of names and a line for each question.")
-    if missing := [name for name in NEEDED if name not in rows[0]]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(rows[0])}.")
-    if len({row["index"] for row in rows}) < len(rows):
-        raise ValueError(f"{path} has an index more than once: each question needs its own.")
+    if missing := [name for name in needed if name not in rows[0]]:
+        names = [str(name) for name in rows[0]]
+        if len(names) == 1 and set(needed) <= set(names[0].replace('"', "").split(",")):
+            raise ValueError(f"{path} has commas between its columns, expected tabs: save it with tabs, as .tsv.")
+        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(names)}.")
+    for row, times in Counter(row["index"] for row in rows).items():
+        if times > 1:
+            raise ValueError(f"{path} has the index {row} {times} times: each question has one row of its own.")
     return rows
 
 

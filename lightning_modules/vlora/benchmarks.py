@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.datasets.question_tables import Question, row_of
+from lightning_modules.datasets.question_tables import Question, read_table, row_of
 from lightning_modules.runs import Evaluation, Run
 from lightning_modules.vision_language.told import texts_of
 
@@ -43,16 +43,9 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[str]:
     """The column `prediction` of a table of answers, in the order of the questions.
 
     Raises:
-        ValueError: it cannot be read, or lacks a column or the answer to a question.
+        ValueError: it cannot be read, lacks a column or the answer to a question, or has two answers to one.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
-    if not rows or not {"index", "prediction"} <= rows[0].keys():
-        raise ValueError(f"{path} has no rows with index and prediction: write a line of these names first.")
-    said = {row["index"]: row["prediction"] or "" for row in rows}
+    said = {row["index"]: row["prediction"] or "" for row in read_table(path, ("index", "prediction"))}
     if missing := [question.index for question in questions if question.index not in said]:
         raise ValueError(f"{path} has no answer to {len(missing)} questions, {missing[0]} first: ask all of them.")
     return [said[question.index] for question in questions]

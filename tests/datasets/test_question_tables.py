@@ -79,7 +79,7 @@ def test_questions_without_a_picture_are_left_out_up_to_a_share(tmp_path, cell):
     [
         ("", "has no rows"),
         ("index\tquestion\n1\tWhat?\n", "has no column answer"),
-        ("index\tquestion\tanswer\n1\tWhat?\tA\n1\tWho?\tB\n", "has an index more than once"),
+        ("index\tquestion\tanswer\n1\tWhat?\tA\n1\tWho?\tB\n", "has the index 1 2 times: each question has one row"),
         ("index\tquestion\tanswer\n1\tWhat?\tA\n", "has no column image"),
     ],
 )

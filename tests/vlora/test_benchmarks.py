@@ -1,5 +1,7 @@
 """Answers to the questions of benchmarks: how they are read, and scores worked out by hand."""
 
+import csv
+
 import pytest
 
 from lightning_modules.datasets.question_tables import Question
@@ -111,6 +113,30 @@ def test_answers_are_found_by_their_index(tmp_path):
     answers.write_text("index\tprediction\n4\tNo\n")
     with pytest.raises(ValueError, match="no answer to 1 questions, 3 first"):
         benchmarks.read_answers(answers, questions)
+
+
+def test_long_answers_are_read(tmp_path):
+    answers, limit = tmp_path / "answers.tsv", csv.field_size_limit()
+    answers.write_text(f"index\tprediction\n3\t{'B' * 200_000}\n")
+    assert len(benchmarks.read_answers(answers, [pick("3", "B")])[0]) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", b"PK\x03\x04", r"a\.xlsx is a table of Excel, expected text with tabs: .*PRED_FORMAT=tsv"),
+        ("a.csv", b"index,prediction\n3,B\n", r"a\.csv has commas between its columns, expected tabs"),
+        ("a.tsv", b"index\tprediction\n3\tB\n3\tA\n", r"a\.tsv has the index 3 2 times"),
+        ("a.tsv", b"index\tanswer\n3\tB\n", "has no column prediction; there are index, answer"),
+        ("a.tsv", b"", "has no rows"),
+        ("a.tsv", b"index\tprediction\n3\t\xfc\n", r"a\.tsv cannot be read as a table: .*Expected UTF-8 with tabs"),
+    ],
+)
+def test_tables_of_answers_in_another_form_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        benchmarks.read_answers(tmp_path / name, [pick("3", "B")])
 
 
 def test_as_many_answers_as_questions():
