@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ Rows = Annotated[int, Field(ge=1)]  # CapsFusion has more than `settings.Count` 
 Form = Literal["llava", "img2dataset"]
 PLACEHOLDER = "<image>"  # where the picture stands in a question
 ASKED, SAID = "human", "gpt"
+SHOWN = 60  # letters of a value in a message
 
 log = logging.getLogger(__name__)
 
@@ -127,18 +129,20 @@ def read_llava(path: Path) -> list[Conversation]:
     """The conversations in the order of the file; those without a picture are counted.
 
     Raises:
-        ValueError: the file is no JSON list, or turns are not questions and answers in turn, or all lack a picture.
+        ValueError: the file cannot be read or is no JSON list, turns are not questions and answers in turn, a picture
+            is no name of a file, or all lack one.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): it was altered or cut.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}. Give the JSON file of conversations.") from error
     if not isinstance(entries, list):
         raise ValueError(f"{path} is no list, expected LLaVA's form: objects with image and conversations.")
-    found = [
-        Conversation(entry.get("image") if isinstance(entry, dict) else None, _turns(path, number, entry))
-        for number, entry in enumerate(entries)
-    ]
+    found = [Conversation(_image(path, *each), _turns(path, *each)) for each in enumerate(entries)]
     without = sum(conversation.file is None for conversation in found)
     if without == len(found):
         raise ValueError(f"{path}: none of {len(entries)} entries has an image, expected objects with one.")
@@ -147,12 +151,26 @@ def read_llava(path: Path) -> list[Conversation]:
     return found
 
 
+def _image(path: Path, number: int, entry: Any) -> str | None:
+    image = entry.get("image") if isinstance(entry, dict) else None
+    if image is not None and not isinstance(image, str):
+        raise ValueError(
+            f"{path}: entry {number} has the image {shorten(repr(image), SHOWN)}, expected the name of one file, or no "
+            "image."
+        )
+    return image
+
+
 def _turns(path: Path, number: int, entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Questions and answers; as LLaVA does, an answer before the first question is left out, and the last question."""
     try:
         said = [(turn["from"], turn["value"]) for turn in entry["conversations"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: entry {number} has no turns with from and value ({error!r}).") from error
+    if odd := [text for _, text in said if not isinstance(text, str)]:
+        raise ValueError(
+            f"{path}: entry {number} has a turn with the value {shorten(repr(odd[0]), SHOWN)}, expected a text."
+        )
     speakers = [who for who, _ in said]
     said = said[1:] if speakers[:1] == [SAID] else said
     said = said[:-1] if speakers[-1:] == [ASKED] else said

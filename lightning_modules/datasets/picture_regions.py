@@ -11,6 +11,7 @@ has several rows. An expression of RefCOCO is a region of its own, so a thing wi
 
 import io
 import json
+import math
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def read_visual_genome(descriptions: Path, splits: Path) -> dict[str, list[Descr
                 entry["id"],
                 f"{entry['id']}.jpg",
                 tuple(
-                    Region(each["phrase"].strip(), (each["x"] - 1, each["y"] - 1, each["width"], each["height"]))
+                    Region(each["phrase"].strip(), _box(each["x"] - 1, each["y"] - 1, each["width"], each["height"]))
                     for each in entry["regions"]
                 ),
             )
@@ -181,7 +182,7 @@ def read_refer(refs: Path, instances: Path) -> dict[str, list[Described]]:
     known = _json(instances, dict)
     with _form(instances):
         names = {image["id"]: image["file_name"] for image in known["images"]}
-        boxes = {thing["id"]: tuple(thing["bbox"]) for thing in known["annotations"]}
+        boxes = {thing["id"]: _box(*thing["bbox"]) for thing in known["annotations"]}
     found: dict[str, dict[int, list[Region]]] = {}
     entries = _plain_pickle(refs)
     with _form(refs):
@@ -208,6 +209,13 @@ def shares(region: Region, size: tuple[int, int]) -> Float32[np.ndarray, "4"]:
     if corners[0] >= corners[2] or corners[1] >= corners[3]:
         raise ValueError(f"the box {region.box} of {region.phrase!r} has no part in a picture of {size} pixels.")
     return corners
+
+
+def _box(left: Any, top: Any, width: Any, height: Any) -> tuple[int | float, int | float, int | float, int | float]:
+    for x in (left, top, width, height):
+        if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x):
+            raise TypeError(f"a box has {x!r}, expected numbers")
+    return left, top, width, height
 
 
 class _form:
@@ -245,6 +253,10 @@ def _json(path: Path, kind: type) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): it was altered or cut.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}. Give the official file.") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}: is it the right file?")
     return content

@@ -1,17 +1,19 @@
 """Tables of questions about pictures, as benchmarks of models that see are published for VLMEvalKit.
 
 Read `prepare` first. A table is separated by tabs and has `index`, `question`, `answer` and `image`, in base64, where
-there are options `A`, `B` and so on, and possibly `category`, `hint` and others. As VLMEvalKit has it (recalled, not
-read again), a short `image` is the index of the row that has the picture, and one in brackets is a list of pictures, of
-which the first is taken.
+there are options `A`, `B` and so on, and possibly `category`, `hint` and others. As in open-compass/VLMEvalKit at
+e8e78f0, a short `image` is the index of the row that has the picture, and one in brackets is a list of pictures; of
+these the first is taken here, all of them there. Questions are asked as its `vlmeval/vlm/llava/llava.py` asks them.
 """
 
 import ast
 import base64
 import csv
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -29,8 +31,15 @@ from lightning_modules.settings import Count, Share
 
 LETTERS = "ABCDEFGHI"
 NEEDED = ("index", "question", "answer")
+EXCEL = (".xlsx", ".xls")
 REFERENCE = 64  # letters of the index of another row at most
 Benchmark = Literal["mmbench", "ccbench", "mme", "scienceqa", "hallusionbench", "mmmu"]
+TOLD = ("mme", "hallusionbench")  # whose questions are answered by yes or no
+CHINESE = re.compile("[\u4e00-\u9fff]")
+HOW = {  # to answer: an open question, and one with options
+    "en": ("Answer the question directly.", "Answer with the option's letter from the given choices directly."),
+    "zh": ("请直接回答问题。", "请直接回答选项字母。"),
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def stand_in(folder: Path, *, rows: int, benchmark: Benchmark, file: str, **_: o
         table.writeheader()
         for number in range(rows):
             pair, place = divmod(number, 2)
-            told = benchmark in ("mme", "hallusionbench")
+            told = benchmark in TOLD
             table.writerow({
                 "index": f"drawn_{pair}_0_{place}" if benchmark == "hallusionbench" else number,
                 "question": "Is it red?",
@@ -124,7 +133,25 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         ValueError: see `read_questions`.
     """
-    limit = csv.field_size_limit(sys.maxsize)  # pictures; other tables of this process keep theirs
+    return read_table(path, NEEDED)
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table that is separated by tabs, whatever the length of a cell; of questions, or of answers.
+
+    Args:
+        path: the table.
+        needed: columns that it must have; `index` is one, and each row has its own.
+
+    Raises:
+        ValueError: it cannot be read, a column or an index is missing or there twice, or it has no rows.
+    """
+    if path.suffix.lower() in EXCEL:
+        raise ValueError(
+            f"{path} is a table of Excel, expected text with tabs: save it as .tsv, or set PRED_FORMAT=tsv where "
+            "VLMEvalKit writes it."
+        )
+    limit = csv.field_size_limit(sys.maxsize)  # pictures, long answers; other tables of this process keep theirs
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
@@ -134,10 +161,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         csv.field_size_limit(limit)
     if not rows:
         raise ValueError(f"{path} has no rows, expected a line of names and a line for each question.")
-    if missing := [name for name in NEEDED if name not in rows[0]]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(rows[0])}.")
-    if len({row["index"] for row in rows}) < len(rows):
-        raise ValueError(f"{path} has an index more than once: each question needs its own.")
+    if missing := [name for name in needed if name not in rows[0]]:
+        names = [str(name) for name in rows[0]]
+        if len(names) == 1 and set(needed) <= set(names[0].replace('"', "").split(",")):
+            raise ValueError(f"{path} has commas between its columns, expected tabs: save it with tabs, as .tsv.")
+        raise ValueError(f"{path} has no column {', '.join(missing)}; there are {', '.join(names)}.")
+    for row, times in Counter(row["index"] for row in rows).items():
+        if times > 1:
+            raise ValueError(f"{path} has the index {row} {times} times: each question has one row of its own.")
     return rows
 
 
@@ -147,14 +178,19 @@ def _question(row: Mapping[str, str]) -> Question:
     return Question(row["index"], row["question"] or "", (row["answer"] or "").strip(), options, rest)
 
 
-def asked(question: Question) -> str:
-    """What a model is asked: hint, question, options, and how to answer, as LLaVA-1.5 is asked."""
+def asked(question: Question, benchmark: Benchmark) -> str:
+    """What a model is asked: hint, question, options, and how to answer, as VLMEvalKit asks LLaVA-1.5.
+
+    The last line is Chinese where the rest has a Chinese sign. Yes and no are asked by the question alone, which says
+    what to answer.
+    """
+    if benchmark in TOLD:
+        return question.question
     hint = question.more.get("hint", "").strip()
     lines = [hint] * bool(hint and hint != "nan") + [question.question]
     lines += [f"{letter}. {text}" for letter, text in question.options.items()]
-    if question.options:
-        return "\n".join([*lines, "Answer with the option's letter from the given choices directly."])
-    return "\n".join([*lines, "Answer the question using a single word or phrase."])
+    how = HOW["zh" if CHINESE.search("\n".join(lines)) else "en"][bool(question.options)]
+    return "\n".join([*lines, how])
 
 
 def row_of(table: str) -> tuple[str, Question]:
@@ -195,11 +231,11 @@ def _first(cell: str) -> str:
     return found[0]
 
 
-def _blocks(rows: Iterator[tuple[str, bytes, Question]], benchmark: str) -> Iterator[dict[str, np.ndarray]]:
+def _blocks(rows: Iterator[tuple[str, bytes, Question]], benchmark: Benchmark) -> Iterator[dict[str, np.ndarray]]:
     while block := list(islice(rows, storage.ROW_GROUP)):
         yield {
             "image": objects(content for _, content, _ in block),
-            "questions": objects([asked(question)] for *_, question in block),
+            "questions": objects([asked(question, benchmark)] for *_, question in block),
             "answers": objects([question.answer] for *_, question in block),
             "table": objects(json.dumps({"benchmark": benchmark} | asdict(question)) for *_, question in block),
         }

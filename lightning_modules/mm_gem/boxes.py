@@ -1,8 +1,28 @@
-"""Files of boxes."""
+"""Boxes of a user, and files of them."""
 
 from pathlib import Path
 
 import numpy as np
+
+
+def check_box(box: object) -> None:
+    """Refuse what is no box: left, top, right and bottom in pixels.
+
+    Raises:
+        ValueError: there are not four finite numbers, or right is not behind left, or bottom not below top.
+    """
+    try:
+        found = np.array(box, np.float64)
+    except (TypeError, ValueError):
+        found = np.array([])
+    if found.shape != (4,) or not np.isfinite(found).all():
+        raise ValueError(f"the box is {box!r}, expected four numbers: left, top, right and bottom in pixels.")
+    left, top, right, bottom = found
+    if left >= right or top >= bottom:
+        raise ValueError(
+            f"the box {list(box)} has no area: expected left, top, right and bottom, right beyond left and bottom "
+            "beyond top, not a corner with width and height."
+        )
 
 
 def read_boxes(path: Path) -> list[list[float]]:

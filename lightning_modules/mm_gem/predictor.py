@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lightning_modules.datasets.pictures import read
+from lightning_modules.datasets.pictures import BrokenPicture, read
 from lightning_modules.datasets.squares import Box, Fit, on_square
-from lightning_modules.mm_gem.boxes import read_boxes
+from lightning_modules.mm_gem.boxes import check_box, read_boxes
 from lightning_modules.predictors import Predictor
-from lightning_modules.vision_language.asked import lines_among_pictures
+from lightning_modules.vision_language.asked import is_text, lines_among_pictures
 
 SHOWN = 60  # letters of a text in a message
 OTHERWISE = {  # what to do where a model was not trained on an objective
@@ -69,13 +69,13 @@ class Describer(Predictor):
             ValueError: there is more than one file of a kind, one is not as expected, there is no picture, a text is
                 too long, or the model was not trained for what is asked.
         """
-        tables = [path for path in inputs if path.suffix == ".csv"]
+        tables = [path for path in inputs if path.suffix.lower() == ".csv"]
         if len(tables) > 1:
             raise ValueError(f"got {len(tables)} tables of boxes, expected one: they are those of every picture.")
         self.boxes = read_boxes(tables[0]) if tables else []
-        others = [path for path in inputs if path.suffix != ".csv"]
+        others = [path for path in inputs if path not in tables]
         self.texts = []
-        if among is not None or any(path.suffix == ".txt" for path in others):
+        if among is not None or any(map(is_text, others)):
             others, self.texts = lines_among_pictures(others, among, "texts")
         if not others:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
@@ -88,14 +88,28 @@ class Describer(Predictor):
         """A caption of the picture, or of each of its boxes; with texts the `top` ones that fit it best.
 
         Raises:
-            ValueError: the picture cannot be read, or a box lies outside it.
+            ValueError: the picture cannot be read, or, after the other answers, boxes are none or lie outside it.
         """
-        for row, box in enumerate(self.boxes or [None]):
-            about = {} if box is None else {"row": row, "box": list(box)}
-            if not self.texts:
-                yield about | {"caption": self.caption(path, box)}
-            for rank, (text, similarity) in enumerate(self.rank(path, self.texts, box)[:top], start=1):
-                yield about | {"rank": rank, "similarity": round(similarity, 6), "text": text}
+        if not self.boxes:
+            yield from self._answers(path, None, top)
+        failed = []
+        for row, box in enumerate(self.boxes):
+            try:
+                found = list(self._answers(path, box, top))
+            except BrokenPicture:
+                raise
+            except ValueError as error:
+                failed.append(f"row {row}: {error}")
+            else:
+                yield from ({"row": row, "box": list(box)} | answer for answer in found)
+        if failed:
+            raise ValueError(f"{path}, {'; '.join(failed)}")
+
+    def _answers(self, path: str | Path, box: Box | None, top: int) -> Iterator[dict[str, Any]]:
+        if not self.texts:
+            yield {"caption": self.caption(path, box)}
+        for rank, (text, similarity) in enumerate(self.rank(path, self.texts, box)[:top], start=1):
+            yield {"rank": rank, "similarity": round(similarity, 6), "text": text}
 
     @torch.inference_mode()
     def caption(self, path: str | Path, box: Box | None = None) -> str:
@@ -112,8 +126,11 @@ class Describer(Predictor):
         """The texts with their cosine similarity to a picture, or to a box of it, the most similar first.
 
         Raises:
-            ValueError: see `answer`; or the model was not trained to embed, or a text is too long.
+            ValueError: see `answer`; or the model was not trained to embed, a text is too long, or there is one
+                and no list.
         """
+        if isinstance(texts, str):
+            raise ValueError(f"texts are {shorten(texts, SHOWN)!r}, expected a list of texts: put it in brackets.")
         if not texts:
             return []
         self._check("embedding")
@@ -141,6 +158,8 @@ class Describer(Predictor):
         return self._kept[1]
 
     def _shown(self, path: str | Path, box: Box | None) -> tuple[UInt8[Tensor, "1 3 h w"], Float[Tensor, "1 4"] | None]:
+        if box is not None:
+            check_box(box)
         image = read(Path(path))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         if box is None:

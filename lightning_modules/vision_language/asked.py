@@ -3,16 +3,34 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.predictors import lines_among
+
+def is_text(path: Path) -> bool:
+    """Whether a file is a text file by its name, in small letters or capitals."""
+    return path.suffix.lower() == ".txt"
 
 
 def lines_among_pictures(inputs: Sequence[Path], among: Path | None, what: str) -> tuple[list[Path], list[str]]:
-    """The pictures and folders among the inputs, and the lines of the text file: see `predictors.lines_among`.
+    """The pictures and folders among the inputs, and the lines of the one text file among them, or of `among`.
+
+    Args:
+        inputs: files and folders.
+        among: the text file, if the user named it apart.
+        what: a line is, in the plural.
 
     Raises:
-        ValueError: see there; what is missing is said of pictures.
+        ValueError: there is not exactly one text file, or it has no lines or is no text, or there is no picture.
     """
-    try:
-        return lines_among(inputs, among, what)
-    except ValueError as error:
-        raise ValueError(str(error).replace("videos or", "pictures or")) from error
+    given = [*inputs, *([] if among is None else [among])]
+    lists, others = [path for path in given if is_text(path)], [path for path in given if not is_text(path)]
+    found = []
+    for path in lists:
+        try:
+            found += [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
+    if len(lists) != 1 or not found or not others:
+        raise ValueError(
+            f"got {len(others)} pictures or folders, {len(lists)} text files and {len(found)} {what}; expected "
+            f"pictures or a folder of them, and one .txt file with {what}, one on each line"
+        )
+    return others, found

@@ -1,23 +1,27 @@
 """Scores of answers to the questions of MMBench, CCBench, MME, ScienceQA, HallusionBench and MMMU. Imports no torch.
 
-Read `evaluate` first. Files are the tables of VLMEvalKit (`datasets.question_tables`). An answer is read by the letter
-or the text of an option that it names, or by its yes or no. VLMEvalKit asks a language model where that fails; here
-such an answer is wrong, and counted.
+Read `evaluate` first. Files are the tables of VLMEvalKit (`datasets.question_tables`). Answers are read by the rules of
+open-compass/VLMEvalKit at e8e78f0 under its policy `exact_matching`: `chosen` by `vlmeval/utils/matching_util.py`,
+`yes_or_no` and the scores of MME and HallusionBench by `vlmeval/dataset/utils/yorn.py`, the others by
+`vlmeval/dataset/utils/multiple_choice.py`. Given a judge, VLMEvalKit asks a language model where these rules read
+nothing; here such an answer is wrong, and counted. Its list of refusals by models behind an API is left out.
 
 MME adds, for each of its 14 parts, the percentage of right answers and that of pictures of which both are right.
-HallusionBench has means over answers (aAcc), figures (fAcc) and questions (qAcc). Both are as in VLMEvalKit. MMBench
-and CCBench count a question as right if it is so in each order of its options (`circular`; recalled, not read again).
+HallusionBench has means over answers (aAcc), figures (fAcc) and questions (qAcc). MMBench and CCBench count a question
+as right if it is so in each order of its options (`circular`). Where a table has several splits, as MMMU's has, each
+has its own scores.
 """
 
 import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.datasets.question_tables import Question, row_of
+from lightning_modules.datasets.question_tables import Question, read_table, row_of
 from lightning_modules.runs import Evaluation, Run
 from lightning_modules.vision_language.told import texts_of
 
@@ -25,53 +29,61 @@ CIRCLE = 1_000_000  # the order of MMBench's options is the index divided by thi
 PERCENT = 100.0
 PERCEPTION = ("OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene")
 COGNITION = ("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation")
-SAYS = re.compile(  # a small letter counts where no word follows: "the answer is a dog" names no letter
-    r"(?i:answer|option|choice)\s*(?i:is|:)?\s*\(?([A-I](?![\w'])|[a-i](?=\s*(?:[).:,]|$)))"
-)
-ALONE = re.compile(r"\(?([A-I])(?:\)|\.|:|,|$)")
+SIGNS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))  # what may stand around a letter
+LAST = 4  # words at the end of an answer, in which its letter stands first
+NONE = "Z"  # says that no option fits
+ANNOUNCED = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)  # of longer answers, whatever follows
+LENGTH = 2  # an answer longer than so many times all options says none of them
+OTHER = "Other Answers"  # the second option of an open question
 WORDS = re.compile(r"[^\w/.-]+")  # what a metric's name has none of
-TOLD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+JOINTS = ';/[]"{}()=+\\_-><@`,?!'  # taken out of an answer with yes or no
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> list[str]:
     """The column `prediction` of a table of answers, in the order of the questions.
 
     Raises:
-        ValueError: it cannot be read, or lacks a column or the answer to a question.
+        ValueError: it cannot be read, lacks a column or the answer to a question, or has two answers to one.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}. Expected UTF-8 with tabs.") from error
-    if not rows or not {"index", "prediction"} <= rows[0].keys():
-        raise ValueError(f"{path} has no rows with index and prediction: write a line of these names first.")
-    said = {row["index"]: row["prediction"] or "" for row in rows}
+    said = {row["index"]: row["prediction"] or "" for row in read_table(path, ("index", "prediction"))}
     if missing := [question.index for question in questions if question.index not in said]:
         raise ValueError(f"{path} has no answer to {len(missing)} questions, {missing[0]} first: ask all of them.")
     return [said[question.index] for question in questions]
 
 
 def chosen(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the option that an answer names by it, alone or announced, or by the option's text; or None."""
-    text = answer.strip()
-    for found in (ALONE.match(text), SAYS.search(text)):
-        if found and (letter := found[1].upper()) in options:
-            return letter
-    named = [letter for letter, option in options.items() if _says(text, option)]
-    longest = [one for one in named if not any(options[one].lower() in options[other].lower()
-                                               for other in named if other != one)]  # fmt: skip
-    return longest[0] if len(longest) == 1 else None
+    """The letter of the option that an answer names, or None.
 
-
-def _says(text: str, option: str) -> bool:
-    """Whether a text has an option in it, as whole words: "not" does not say "no"."""
-    return re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE) is not None
+    That is the only letter among its words, if it first stands in the last four; or the one behind "answer is"; or that
+    of the only option whose text is in it, in capitals or not, be it part of a word, if the answer is not much longer
+    than the options. A word Z and no letter says that none fits.
+    """
+    words = answer.translate(SIGNS).split()
+    letters = [letter for letter in options if letter in words]
+    if len(letters) == 1 and words.index(letters[0]) >= len(words) - LAST:
+        return letters[0]
+    if not letters and NONE in words:
+        return None
+    if (found := ANNOUNCED.search(answer)) and (letter := found[1].upper()) in options:
+        return letter
+    text = answer.lower()
+    if len(text) > LENGTH * sum(map(len, options.values())):
+        return None
+    named = [letter for letter, option in options.items() if option.lower() in text]
+    return named[0] if len(named) == 1 else None
 
 
 def yes_or_no(answer: str) -> str | None:
-    """What an answer says, or None if it says neither or both."""
-    said = {word.lower() for word in TOLD.findall(answer)}
+    """What an answer says as a word of its own, or None if it says neither or both.
+
+    A sign that stands beside a space anywhere is taken out, another one parts words; each is taken out if there is a
+    number with a comma. So is a full stop that is in no number; other signs belong to words.
+    """
+    text = lower = answer.lower()
+    for sign in JOINTS:
+        inside = f"{sign} " not in lower and f" {sign}" not in lower and not re.search(r"\d,\d", lower)
+        text = text.replace(sign, " " if inside else "")
+    said = {"yes", "no"} & set(re.sub(r"(?<!\d)\.(?!\d)", "", text).split())
     return said.pop() if len(said) == 1 else None
 
 
@@ -95,13 +107,32 @@ def truth(answer: str) -> str:
 
 
 def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
-    """ScienceQA and MMMU: `accuracy_percent`, that of each `category`, and `unread_percent`, answers that name nothing.
+    """ScienceQA: `accuracy_percent`, that of each `category`, and `unread_percent`, answers that name nothing.
+
+    Where the questions are of several splits, `<split>/accuracy_percent` and so on are those of each.
 
     Raises:
         ValueError: see `right`.
     """
     found, unread = right(questions, answers)
     return _by_category(questions, found) | {"unread_percent": PERCENT * unread / len(questions)}
+
+
+def mmmu(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """MMMU, see `accuracy`. An open question becomes one with two options, its answer and any other.
+
+    As in VLMEvalKit, a right answer that is a capital letter is that of an option, in open questions too.
+
+    Raises:
+        ValueError: see `right`.
+    """
+    return accuracy([_closed(question) for question in questions], answers)
+
+
+def _closed(question: Question) -> Question:
+    right_one = question.answer if re.fullmatch("[A-Z]", question.answer) else "A"
+    given = {} if "A" in question.options else {"A": question.answer, "B": OTHER}
+    return replace(question, answer=right_one, options={**question.options, **given})
 
 
 def circular(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
@@ -126,7 +157,16 @@ def circular(questions: Sequence[Question], answers: Sequence[str]) -> dict[str,
 
 
 def _by_category(questions: Sequence[Question], found: np.ndarray) -> dict[str, float]:
-    of = np.array([question.more.get("category", "") for question in questions])
+    """Of all questions, and of each split if there are several."""
+    of, split = (np.array([question.more.get(name, "") for question in questions]) for name in ("category", "split"))
+    scores = _shares(of, found)
+    for name in np.unique(split) if len(np.unique(split)) > 1 else ():
+        own = _shares(of[split == name], found[split == name])
+        scores |= {f"{name or 'none'}/{part}": value for part, value in own.items()}
+    return scores
+
+
+def _shares(of: np.ndarray, found: np.ndarray) -> dict[str, float]:
     parts = {f"accuracy_percent/{name}": PERCENT * float(found[of == name].mean()) for name in np.unique(of) if name}
     return {"accuracy_percent": PERCENT * float(found.mean())} | parts
 
@@ -185,7 +225,7 @@ def hallusion(questions: Sequence[Question], answers: Sequence[str]) -> dict[str
 
 SCORES: dict[str, Callable[[Sequence[Question], Sequence[str]], dict[str, float]]] = {
     "mmbench": circular, "ccbench": circular, "mme": mme, "scienceqa": accuracy, "hallusionbench": hallusion,
-    "mmmu": accuracy,
+    "mmmu": mmmu,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.datasets.pictures import BrokenPicture, read
 from lightning_modules.predictors import Predictor
-from lightning_modules.vision_language.asked import lines_among_pictures
+from lightning_modules.vision_language.asked import is_text, lines_among_pictures
 
 SHOWN = 60  # letters of a question in a message
 
@@ -48,7 +48,7 @@ class Teller(Predictor):
         super().begin([], among)
         self.questions = []
         inputs = list(inputs)
-        if any(path.suffix == ".txt" for path in inputs):
+        if any(map(is_text, inputs)):
             inputs, self.questions = lines_among_pictures(inputs, None, "questions")
         if not inputs:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")

@@ -246,7 +246,7 @@ class Rehearsing:
                         where = "pretrain_from" if stage == "pretrain" and row.start else stage
                         text[where][row.arm] = self._row(stage, row)
             with replace_file(ROOT / f"plans/{self.plan.preset}/{paper}/params.yaml") as new:
-                new.write_text(yaml.safe_dump(text))
+                new.write_text(yaml.safe_dump(text, sort_keys=False))  # an evaluation loads the first of the arms
 
     def _row(self, stage: str, row: Row) -> dict[str, Any]:
         found = {"system": row.system, "overrides": self.overrides.get((stage, row.arm), row.overrides)}

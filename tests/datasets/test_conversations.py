@@ -111,12 +111,29 @@ def test_missing_and_broken_pictures_are_left_out_up_to_a_share(mix):
             "entry 0 is said by .* in turn",
         ),
         (json.dumps([{"image": "a.jpg", "conversations": [{"value": "a"}]}]), "entry 0 has no turns with from and"),
+        (
+            json.dumps([entry(0, "How many?", 7)]),
+            "mix.json: entry 0 has a turn with the value 7, expected a text",
+        ),
+        (
+            json.dumps([entry(0, "a", "b") | {"image": ["a.jpg", "b.jpg"]}]),
+            r"mix.json: entry 0 has the image \['a.jpg', 'b.jpg'\], expected the name of one file",
+        ),
     ],
 )
 def test_files_of_another_form_are_refused(mix, content, message):
     (mix / "mix.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         prepare(mix)
+
+
+def test_files_that_cannot_be_read_are_named(mix):
+    (mix / "mix.json").write_bytes(json.dumps([entry(0, "a", "grün")], ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"mix\.json cannot be read as text: .*Save it as UTF-8"):
+        prepare(mix)
+    for path in (mix / "other.json", mix):
+        with pytest.raises(ValueError, match=f"{path} cannot be read: .*Give the JSON file"):
+            conversations.read_llava(path)
 
 
 def test_settings_that_do_not_fit_are_refused(mix):

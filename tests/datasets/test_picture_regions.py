@@ -142,6 +142,35 @@ def test_files_of_another_form_are_refused(genome, refer):
         read_refer(refer / "refs(unc).p", refer / "instances.json")
 
 
+@pytest.mark.parametrize("width", ["10", None, True, float("nan")])
+def test_boxes_of_something_else_than_numbers_are_refused(genome, refer, width):
+    described = json.dumps([{"id": 1, "regions": [DOG | {"width": width}]}])
+    (genome / "region_descriptions.json").write_text(described)
+    with pytest.raises(ValueError, match=r"region_descriptions\.json does not .* a box has .*, expected numbers"):
+        read_visual_genome(genome / "region_descriptions.json", genome / "densecap_splits.json")
+    things = {"images": [], "annotations": [{"id": 70, "image_id": 7, "bbox": [0, 0, width, 10]}]}
+    (refer / "instances.json").write_text(json.dumps(things))
+    with pytest.raises(ValueError, match=r"instances\.json does not .* a box has .*, expected numbers"):
+        read_refer(refer / "refs(unc).p", refer / "instances.json")
+
+
+def test_a_box_of_three_numbers_is_refused(refer):
+    things = {"images": [], "annotations": [{"id": 70, "image_id": 7, "bbox": [0, 0, 10]}]}
+    (refer / "instances.json").write_text(json.dumps(things))
+    with pytest.raises(ValueError, match=r"instances\.json does not have the official form"):
+        read_refer(refer / "refs(unc).p", refer / "instances.json")
+
+
+def test_files_that_cannot_be_read_are_named(genome):
+    splits, path = genome / "densecap_splits.json", genome / "region_descriptions.json"
+    path.write_bytes('[{"id": 1, "phrase": "grün"}]'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"region_descriptions\.json cannot be read as text: .*Save it as UTF-8"):
+        read_visual_genome(path, splits)
+    for odd in (genome / "other.json", genome):
+        with pytest.raises(ValueError, match=f"{odd} cannot be read: .*Give the official file"):
+            read_visual_genome(odd, splits)
+
+
 def test_a_pickle_that_names_a_class_is_refused(refer):
     content = io.BytesIO()
     pickle.dump([pytest.raises], content)

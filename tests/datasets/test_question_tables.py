@@ -35,8 +35,20 @@ def test_tables_are_read_and_their_questions_asked(tmp_path):
     assert csv.field_size_limit() == limit, "other tables have theirs"
     assert first.options == {"A": "cup", "B": "hat"}
     assert second.options == {}
-    assert asked(first).splitlines()[:4] == ["Look.", "What?", "A. cup", "B. hat"]
-    assert "single word" in asked(second)
+    assert asked(first, "mmbench").splitlines()[:4] == ["Look.", "What?", "A. cup", "B. hat"]
+    assert asked(second, "mmmu").splitlines() == ["Is it?", "Answer the question directly."]
+
+
+def test_questions_are_asked_as_llava_is_asked():
+    """As `build_prompt` of VLMEvalKit's LLaVA at e8e78f0 has it, and for yes and no that of its tables."""
+    letter, chinese = "Answer with the option's letter from the given choices directly.", "请直接回答选项字母。"
+    assert asked(Question("1", "What?", "A", {"A": "cup"}), "ccbench") == f"What?\nA. cup\n{letter}"
+    assert asked(Question("1", "这是什么？", "A", {"A": "cup"}), "ccbench") == f"这是什么？\nA. cup\n{chinese}"
+    assert asked(Question("1", "What?", "A", {"A": "杯"}), "ccbench").endswith(chinese)
+    assert asked(Question("1", "几个？", "7"), "mmmu") == "几个？\n请直接回答问题。"
+    for benchmark in ("mme", "hallusionbench"):
+        told = Question("1", "Is it red? Please answer yes or no.", "Yes", {}, {"hint": "Look."})
+        assert asked(told, benchmark) == "Is it red? Please answer yes or no."
 
 
 def test_a_picture_is_its_own_that_of_another_row_or_the_first_of_a_list(tmp_path):
@@ -67,7 +79,7 @@ def test_questions_without_a_picture_are_left_out_up_to_a_share(tmp_path, cell):
     [
         ("", "has no rows"),
         ("index\tquestion\n1\tWhat?\n", "has no column answer"),
-        ("index\tquestion\tanswer\n1\tWhat?\tA\n1\tWho?\tB\n", "has an index more than once"),
+        ("index\tquestion\tanswer\n1\tWhat?\tA\n1\tWho?\tB\n", "has the index 1 2 times: each question has one row"),
         ("index\tquestion\tanswer\n1\tWhat?\tA\n", "has no column image"),
     ],
 )

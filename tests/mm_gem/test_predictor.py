@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from lightning_modules.datasets.squares import on_square, square
-from lightning_modules.mm_gem.boxes import read_boxes
+from lightning_modules.mm_gem.boxes import check_box, read_boxes
 from lightning_modules.mm_gem.predictor import Describer
 from lightning_modules.vision_language.towers import make_tower
 
@@ -125,6 +125,43 @@ def test_texts_are_embedded_once_and_one_that_is_too_long_is_named(picture, tmp_
         describer.begin(
             [picture, written(tmp_path / "long.txt", "red\na very large red circle of a rather rare sort\n")]
         )
+
+
+def test_boxes_that_are_none_are_named_after_the_answers_about_the_others(picture, tmp_path):
+    describer, found = Describer(Colours()), []
+    table = written(tmp_path / "MINE.CSV", "0,0,20,10\n40,0,50,10\n20,10,0,0\n30,2,40,9\n")
+    assert describer.begin([picture, table]) == [picture]
+    with pytest.raises(ValueError, match=r"mine\.png, row 1: .* has no part .*; row 2: the box .* has no area"):
+        found.extend(describer.answer(picture))
+    assert [(each["row"], each["caption"]) for each in found] == [(0, "red"), (3, "blue")]
+    with pytest.raises(ValueError, match=r"^\S*no\.png cannot be read as a picture"):
+        list(describer.answer(written(tmp_path / "no.png", "no picture")))
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((20, 0, 10, 5), r"the box \[20, 0, 10, 5\] has no area: expected left, top, right and bottom"),
+        ((0, 5, 10, 5), "has no area"),
+        ((0, 0, 10), r"the box is \(0, 0, 10\), expected four numbers"),
+        ((0, 0, 10, float("nan")), "expected four numbers"),
+    ],
+)
+def test_what_is_no_box_is_refused(picture, box, message):
+    with pytest.raises(ValueError, match=message):
+        Describer(Colours()).caption(picture, box)
+    for odd in ("0,0,9,9", 7, ["0", None, 1, 2]):
+        with pytest.raises(ValueError, match="expected four numbers"):
+            check_box(odd)
+
+
+def test_texts_are_a_list_of_texts(picture):
+    with pytest.raises(ValueError, match="texts are 'red', expected a list of texts"):
+        Describer(Colours()).rank(picture, "red")
+
+
+def test_a_text_file_may_be_named_in_capitals(picture, tmp_path):
+    assert answers(picture, written(tmp_path / "MINE.TXT", "red\nblue\n"), top=1)[0]["text"] == "red"
 
 
 def test_what_cannot_be_answered_is_refused(picture, tmp_path):

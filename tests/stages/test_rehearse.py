@@ -127,6 +127,20 @@ def rehearsing(monkeypatch):
     return make
 
 
+def test_the_plans_of_the_copy_list_their_arms_in_the_same_order(rehearsing, monkeypatch, tmp_path):
+    made = rehearsing()
+    monkeypatch.setattr(inside, "ROOT", tmp_path)
+    for stem in PLAN.papers:
+        (tmp_path / f"plans/paper/{stem}").mkdir(parents=True)
+    made.write()
+    for stem in PLAN.papers:  # an evaluation of fine-tuned arms loads the first one
+        written, given = (
+            yaml.safe_load((at / f"plans/paper/{stem}/params.yaml").read_text()) for at in (tmp_path, ROOT)
+        )
+        for stage in ("pretrain", "pretrain_from", "finetune", "evaluate", "sweep"):
+            assert list(written[stage]) == list(given[stage])
+
+
 def arm(**overrides) -> Row:
     return Row(arm="mine", paper="maskalign", system="maskalign", dataset="imagenet", overrides=overrides)
 

@@ -32,6 +32,9 @@ def test_pictures_are_captioned_and_questions_of_a_text_file_answered(tmp_path, 
     assert teller.begin([picture, tmp_path / "questions.txt"]) == [picture]
     assert [line["answer"] for line in teller.answer(picture)] == ["5 (3, 4, 6)", "7 (3, 4, 6)"]
     assert teller.ask(picture, "who") == "3 (3, 4, 6)"
+    (tmp_path / "QUESTIONS.TXT").write_text("when?\n")
+    assert teller.begin([picture, tmp_path / "QUESTIONS.TXT"]) == [picture]
+    assert [line["question"] for line in teller.answer(picture)] == ["when?"]
 
 
 def test_a_question_that_is_too_long_is_named_after_the_answers_to_the_others(tmp_path, picture):
