@@ -35,6 +35,40 @@ def merging_macs(sizes: Sizes, *, rank: Count = 64, skip: Count = 4, kinds: Coun
     return kinds * (sizes.layers // skip) * sizes.hidden_size**2 * rank
 
 
+def generator_macs(
+    sizes: Sizes,
+    *,
+    rank: Count = 64,
+    skip: Count = 4,
+    kinds: Count = 5,
+    dim: Count = 512,
+    depth: Count = 8,
+    visual_dim: Count = 1024,
+    patches: Count = 576,
+    mlp_ratio: Count = 4,
+) -> int:
+    """The generator on the features of one picture, with a decoder for each kind, all as wide as the model."""
+    queries = sizes.layers // skip
+    own = 4 * queries * dim**2 + 2 * queries**2 * dim
+    cross = 2 * (queries + patches) * dim**2 + 2 * queries * patches * dim
+    block = own + cross + 2 * mlp_ratio * queries * dim**2
+    return kinds * (depth * block + queries * dim * sizes.hidden_size * rank) + patches * visual_dim * dim
+
+
+def projector_macs(sizes: Sizes, *, inner: Count = 4096, visual_dim: Count = 1024, patches: Count = 576) -> int:
+    """LLaVA-1.5's projector, two linear layers, on the features of one picture."""
+    return patches * inner * (visual_dim + sizes.hidden_size)
+
+
+def with_bridges(text: Natural, visual: Natural, sizes: Sizes) -> float:
+    """The ratio of `without_visual_tokens` with what brings a picture in: generator and additions over the projector.
+
+    A picture has as many features as visual tokens; the vision tower is left out, which both sides have.
+    """
+    without = language_macs(text, sizes) + addition_macs(text, sizes) + generator_macs(sizes, patches=visual)
+    return without / (language_macs(text + visual, sizes) + projector_macs(sizes, patches=visual))
+
+
 def without_visual_tokens(text: Natural, visual: Natural, sizes: Sizes) -> float:
     """The language model's cost on a text alone over that on the text with visual tokens before it.
 

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_modules.metrics.claims import load_facts
+from lightning_modules.metrics.compute import count_macs
 
 FACTS = load_facts(Path(__file__).parents[2] / "lightning_modules/mm_gem/facts.yaml")
 ORACLES = {oracle.name: oracle.model_extra for oracle in FACTS.oracles}
@@ -21,10 +24,10 @@ def llama(vocabulary=32000):
         return LlamaForCausalLM(config)
 
 
-def vision(size):
+def vision(size, patch=14):
     config = CLIPVisionConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=size,
-        patch_size=14,
+        patch_size=patch,
     )  # fmt: skip
     with torch.device("meta"):
         return CLIPVisionModel(config)
@@ -41,6 +44,8 @@ BUILT = {
     "tinyllama-with-emb": lambda: llama(32001),
     "tinyllama-layer": lambda: llama().model.layers[0],
     "clip-vit-l14-224": lambda: vision(224),
+    "tinyllama-body": lambda: llama().model,
+    "clip-vit-l16-224": lambda: vision(224, 16),
     "clip-vit-l14-336": lambda: vision(336),
     "clip-l-text": text,
 }
@@ -56,6 +61,32 @@ def test_products_of_a_token_are_counted():
     matrices = [layer.weight.numel() for layer in network.model.layers.modules() if isinstance(layer, torch.nn.Linear)]
     assert sum(matrices) == ORACLES["language-model-per-token"]["macs"]
     assert network.lm_head.weight.numel() == ORACLES["language-model-head"]["macs"]
+
+
+def test_products_of_the_tower_are_counted():
+    class Pooled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = vision(224)
+
+        def forward(self, images):
+            return self.tower(pixel_values=images).last_hidden_state
+
+    with sdpa_kernel(SDPBackend.MATH):
+        found = count_macs(Pooled(), (3, 224, 224))
+    assert found == 257 * 12 * 24 * 1024**2 + 2 * 24 * 257**2 * 1024 + 256 * 588 * 1024
+    assert found == ORACLES["clip-vit-l14-224-forward"]["macs"]
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 64, 256])
+def test_products_of_a_prefix_are_counted(tokens):
+    network, prefix = llama().model, torch.empty(1, tokens, 2048, device="meta")
+    mask = torch.empty(1, 1, tokens, tokens, device="meta")  # given, since none can be made without values
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(inputs_embeds=prefix, attention_mask=mask, use_cache=False)
+    counted = counter.get_flop_counts()["Global"]
+    linear = sum(flops for product, flops in counted.items() if product != torch.ops.aten.bmm)
+    assert linear // 2 == ORACLES[f"prefix-{tokens}"]["macs"] == tokens * ORACLES["language-model-per-token"]["macs"]
 
 
 def test_what_is_published_and_that_no_claim_about_the_small_size_was_made_afterwards():

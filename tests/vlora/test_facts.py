@@ -3,10 +3,23 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lightning_modules.metrics.claims import load_facts
+from lightning_modules.metrics.compute import count_macs, count_parameters
+from lightning_modules.vlora.baselines import Projector
 from lightning_modules.vlora.benchmarks import SCORES
+from lightning_modules.vlora.costs import (
+    Sizes,
+    generator_macs,
+    gflops,
+    language_macs,
+    projector_macs,
+    with_bridges,
+    without_visual_tokens,
+)
+from lightning_modules.vlora.generator import PerceptualWeights
 from stages.composing import compose
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +29,58 @@ NAMES = {
     "mmbench": "MMBench", "mme": "MME", "scienceqa": "ScienceQA", "hallusionbench": "HallusionBench", "mmmu": "MMMU",
     "ccbench": "CCBench",
 }  # fmt: skip
+
+ORACLES = {oracle.name: oracle.model_extra for oracle in FACTS.oracles}
+GENERATORS = {
+    "generator-512": {}, "generator-1024": {"dim": 1024}, "generator-512-shared": {"separate": False},
+    "generator-1024-shared": {"dim": 1024, "separate": False},
+    **{f"generator-512-rank-{rank}": {"rank": rank} for rank in (16, 32, 128)},
+    **{f"generator-512-{kinds}": {"kinds": kinds} for kinds in ("q", "qk", "qkv", "qkvo")},
+    **{f"generator-512-skip-{skip}": {"skip": skip} for skip in (1, 2, 8)},
+}  # fmt: skip
+
+
+def generator(options):
+    with torch.device("meta"):
+        return PerceptualWeights(
+            sizes=dict.fromkeys("qkvom", (4096, 4096)), layers=32, visual_dim=1024, patches=576, **options
+        )
+
+
+def test_every_generator_of_the_facts_is_built():
+    named = {
+        name for name, found in ORACLES.items() if name.startswith("generator-5") or name.startswith("generator-1")
+    }
+    assert {name for name in named if "parameters" in ORACLES[name]} == GENERATORS.keys()
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_parameters_of_generators_are_counted(name):
+    assert count_parameters(generator(GENERATORS[name])) == ORACLES[name]["parameters"]
+
+
+@pytest.mark.parametrize("dim", [512, 1024])
+def test_products_of_a_generator_are_counted(dim):
+    found = ORACLES[f"generator-{dim}-macs"]
+    assert count_macs(generator({"dim": dim}), (576, 1024)) == generator_macs(Sizes(), dim=dim) == found["macs"]
+    assert gflops(found["macs"]) == pytest.approx(found["gflops"], abs=0.05)
+
+
+def test_products_of_the_projector_are_counted():
+    with torch.device("meta"):
+        made = Projector(visual_dim=1024, hidden_size=4096, inner=4096)
+    found = ORACLES["projector-macs"]
+    assert count_macs(made, (576, 1024)) == projector_macs(Sizes()) == found["macs"]
+    assert gflops(found["macs"]) == pytest.approx(found["gflops"], abs=0.05)
+
+
+@pytest.mark.parametrize("text", [32, 64, 128, 256, 512])
+def test_costs_of_the_facts_are_those_of_the_closed_forms(text):
+    found, sizes = ORACLES[f"gflops-{text}"], Sizes()
+    assert gflops(language_macs(text + 576, sizes)) == pytest.approx(found["llava"], abs=0.05)
+    assert gflops(language_macs(text, sizes)) == pytest.approx(found["vlora"], abs=0.05)
+    assert without_visual_tokens(text, 576, sizes) == pytest.approx(found["ratio"], abs=5e-5)
+    assert with_bridges(text, 576, sizes) == pytest.approx(found["ratio_with_bridges"], abs=5e-5)
 
 
 def plan():
