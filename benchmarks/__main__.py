@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import subprocess
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,12 +79,19 @@ def main() -> None:
     chosen = [name for name in arguments.names or names() if not arguments.paper or about(name, arguments.paper)]
     if not chosen:
         parser.error(f"no benchmark is about {', '.join(arguments.paper)}")
-    found = {}
+    found, failed = {}, []
     for name in chosen:
-        found[name] = section(name, importlib.import_module(f"benchmarks.{name}").main())
+        try:
+            found[name] = section(name, importlib.import_module(f"benchmarks.{name}").main())
+        except Exception:  # of one benchmark; the others are measured all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
         print(found[name], flush=True)
         if arguments.save:
             save(found)
+    if failed:
+        raise SystemExit(f"error: {', '.join(failed)} failed; the messages are above")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lightning_modules.unified_t2i_i2t.lxmert import Lxmert
 from lightning_modules.unified_t2i_i2t.mask_predict import mask_counts, mask_predict, one_by_one
-from lightning_modules.unified_t2i_i2t.module import UnifiedGenerator
+from lightning_modules.unified_t2i_i2t.module import HABITS, UnifiedGenerator
 
 NETWORK = dict(vocabulary=1000, feature_dim=256, codebook_size=512, grid=8, dim=192, num_heads=4, mlp_dim=768,
                language_layers=3, visual_layers=2, cross_layers=2, max_positions=32, dropout=0.0)  # fmt: skip
 IMAGES = dict(image_size=64, grid=8, feature_dim=256, codebook_size=512, decoder=dict(dim=8, bottleneck=16, hidden=8),
               looks=None, backbone=None, scorer=None)  # fmt: skip
 WORDS = dict(pad=0, start=1, mask=2, end=999)
-COMPAT = dict(predict_padding=False, markers_in_reward=False, batch_frequencies=False)
+COMPAT = dict.fromkeys(HABITS, False)
 BATCH, LENGTH, REPEATS = 8, 15, 3
 
 

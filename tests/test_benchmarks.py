@@ -1,5 +1,10 @@
 """The page of the benchmarks: what is measured anew takes its place, and nothing else changes."""
 
+import sys
+from types import SimpleNamespace
+
+import pytest
+
 from benchmarks import __main__ as page
 
 
@@ -30,3 +35,14 @@ def test_the_committed_page_is_one_that_was_saved(monkeypatch, tmp_path):
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     page.save({})
     assert copy.read_text() == path.read_text()
+
+
+def test_a_benchmark_that_fails_does_not_stop_the_others(monkeypatch, capsys):
+    mains = {"benchmarks.first": lambda: 1 / 0, "benchmarks.second": lambda: [{"what": "second", "ratio": 1.5}]}
+    monkeypatch.setattr(page, "names", lambda: ["first", "second"])
+    monkeypatch.setattr(page.importlib, "import_module", lambda name: SimpleNamespace(main=mains[name]))
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    with pytest.raises(SystemExit, match="first failed"):
+        page.main()
+    told = capsys.readouterr()
+    assert "| second | 1.5 |" in told.out and "ZeroDivisionError" in told.err
