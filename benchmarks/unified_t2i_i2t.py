@@ -75,7 +75,7 @@ def _pictures(network: Lxmert) -> dict:
     keep = torch.ones_like(ids, dtype=torch.bool)
 
     def predict(codes: Tensor, masked: Tensor) -> Tensor:
-        return network.code_logits(network.mask_features(codes, masked), ids, keep)
+        return network.code_logits(network.mask_features(network.cluster_codebook(codes), masked), ids, keep)
 
     times = []
     for draw in (
