@@ -21,7 +21,7 @@ VIEWS = {
         {"image_size": 64, "frames": 16, "objects": (1, 2), "shared_words": 0.5},
         350,
     ),
-    "action clips of 16 frames of 64 px": ("actions", {"image_size": 64, "frames": 16}, None),
+    "action clips of 16 frames of 64 px": ("actions", {"image_size": 64, "frames": 16, "zoom": 1.75}, None),
 }
 
 

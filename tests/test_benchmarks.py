@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as page
+from benchmarks import world
+from lightning_modules.datasets.world import views
 
 
 def test_a_table_that_is_measured_again_leaves_the_others(tmp_path, monkeypatch):
@@ -46,3 +48,8 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(monkeypatch, capsys):
         page.main()
     told = capsys.readouterr()
     assert "| second | 1.5 |" in told.out and "ZeroDivisionError" in told.err
+
+
+def test_the_views_whose_drawing_is_measured_exist():
+    for name, options, _ in world.VIEWS.values():
+        views.VIEWS[name](**options)
