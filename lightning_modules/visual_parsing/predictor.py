@@ -80,7 +80,8 @@ class Reading:
             words = ids[1:-1]
             if len(ids) > self.length:
                 raise ValueError(
-                    f"{text[:SHOWN]!r} takes {len(ids)} tokens, more than the {self.length} of the model: make it shorter."
+                    f"{text[:SHOWN]!r} takes {len(ids)} tokens, more than the {self.length} of the model: "
+                    "make it shorter."
                 )
             if not words or all(word == self.tokenizer.unknown_id for word in words):
                 raise ValueError(
