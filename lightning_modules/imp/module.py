@@ -29,7 +29,7 @@ from lightning_modules.datasets.sentence_pieces import SentencePieces, caption_t
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.imp.experts import Mixture
-from lightning_modules.imp.network import EncoderSizes, Modalities, Network, Tasks
+from lightning_modules.imp.network import EncoderSizes, Modalities, Network, Tasks, Text
 from lightning_modules.imp.objectives import IGNORED, classification, cross_modal_nce, masked_words
 from lightning_modules.imp.schedules import pre_warmup_cosine
 from lightning_modules.imp.tokens import (
@@ -303,15 +303,22 @@ class Imp(PaperModule):
         load_official(self.networks[SHARED], read_arrays(Path(path)), path)
 
     def check_data(self, data: LightningDataModule) -> None:
-        """Refuse tasks of other names than those of the data, and texts that are longer than positions.
+        """Refuse tasks of other names than those of the data, and data that the network cannot read.
 
         Raises:
-            ValueError: see above.
+            ValueError: the names differ, rows have no classes or more than the classifier, or texts more words or a
+                greater length than the network.
         """
         if set(data.tasks) != set(self.tasks):
             raise ValueError(
                 f"model.tasks has {', '.join(self.tasks)}, but data.tasks {', '.join(data.tasks)}: name the same ones."
             )
+        for name in data.trained:
+            task = self.tasks[name]
+            if task["classes"] is not None:
+                _check_classes(name, task["classes"], getattr(data.tasks[name], "num_classes", task["classes"]))
+            if "text" in task["modalities"]:
+                _check_words(name, self.modalities["text"], data.tasks[name])
 
     def validate(self, data: LightningDataModule, batches: Iterable[dict[str, Tensor | str]]) -> dict[str, Tensor]:
         """The loss of each task, and how often its best answer is right."""
@@ -581,6 +588,26 @@ def check_prompts(prompts: Mapping[str, Prompts], tasks: Tasks) -> None:
             raise ValueError(
                 f"model.prompts.{name} has {given} classes, but there is no task of that name with as many whose "
                 "modality another task contrasts with texts: correct them, or leave the prompts out."
+            )
+
+
+def _check_classes(name: str, classes: int, there: int | None) -> None:
+    if there is None:
+        raise ValueError(
+            f"model.tasks.{name} is a classification, but its rows have no labels: name the column of their classes "
+            f"(data.tasks.{name}.data.label)."
+        )
+    if there > classes:
+        raise ValueError(f"model.tasks.{name}.classes is {classes}, but its rows have {there} classes: set it so.")
+
+
+def _check_words(name: str, text: Text, data: LightningDataModule) -> None:
+    words, length = len(data.tokenizer), data.text_length
+    for key, has, needed in (("words", text["words"], words), ("buckets", text["buckets"], length)):
+        if has < needed:
+            raise ValueError(
+                f"model.modalities.text.{key} is {has}, but the texts of data.tasks.{name} need {needed}: set it to "
+                "that, or give it other texts."
             )
 
 

@@ -5,7 +5,8 @@ tree of parameters, joined by slashes. Layers may be scanned, with an axis of la
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from zipfile import BadZipFile
@@ -141,7 +142,7 @@ def load_official(network: Network, arrays: Mapping[str, Array], what: str) -> N
         what: the checkpoint in words, for messages.
 
     Raises:
-        ValueError: an array is missing, has another shape, or has no place here.
+        ValueError: an array is missing, has another shape or other heads, or has no place here.
     """
     arrays = unrolled({name.removeprefix("params/"): x for name, x in arrays.items()}, len(network.encoder.layers))
     names = official_names(network)
@@ -154,12 +155,25 @@ def load_official(network: Network, arrays: Mapping[str, Array], what: str) -> N
             f"{what} is of another architecture: {len(missing)} arrays are missing and {len(unknown)} have no place. "
             f"First: {'; '.join(first[:3])}. Build the model with the sizes of the checkpoint."
         )
+    _check_heads(network.encoder.layers[0].self_attention.heads, names.values(), arrays, what)
     state = {ours: _tensor(turn, arrays[theirs], theirs, what) for ours, (theirs, turn) in names.items()}
     load_strictly(network, state, what)
 
 
+def _check_heads(heads: int, names: Iterable[tuple[str, Turn]], arrays: Mapping[str, Array], what: str) -> None:
+    """Refuse projections of other heads, which are matrices of the same size once their axes are joined."""
+    for name, turn in names:
+        if turn in (from_heads, to_stream):
+            shape, axis = arrays[name].shape, 1 if turn is from_heads else 0
+            if len(shape) != 3 or shape[axis] != heads:
+                raise ValueError(
+                    f"{what} has {name} of shape {shape}, expected three axes with {heads} heads as number {axis + 1}: "
+                    "set model.encoder.heads to those of the checkpoint."
+                )
+
+
 def _tensor(turn: Turn, array: Array, name: str, what: str) -> Tensor:
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+    if array.dtype.kind != "f":
         raise ValueError(f"{what} has {name} as {array.dtype}, expected floating-point numbers.")
     return torch.from_numpy(np.array(turn(array), np.float32, order="C"))
 
@@ -174,6 +188,9 @@ def unrolled(arrays: Mapping[str, Array], layers: int) -> dict[str, Array]:
         arrays: those of `layer_scan` have a first axis of all layers; of `layer_scan_dense` of the first ones, of
             `layer_scan_moe` of the last ones.
         layers: of the encoder.
+
+    Raises:
+        ValueError: one has no axis of layers.
     """
     return dict(_unrolled(arrays, layers))
 
@@ -184,6 +201,8 @@ def _unrolled(arrays: Mapping[str, Array], layers: int) -> Iterator[tuple[str, A
         if scan is None:
             yield name, x
             continue
+        if not x.ndim:
+            raise ValueError(f"{name} is a single number, expected an array with an axis of layers in front.")
         start = layers - len(x) if SCANS[scan[1]] == "last" else 0
         for number, part in enumerate(x):
             yield f"transformer_encoder/layer_{start + number}/{scan[2]}", part
@@ -204,8 +223,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
         if path.suffix == ".npz":
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        from safetensors.numpy import load_file
+        from safetensors.torch import load_file  # numpy has no bfloat16
 
-        return load_file(path)
-    except (OSError, ValueError, BadZipFile, EOFError, SafetensorError) as error:
+        read = load_file(path)
+        return {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in read.items()}
+    except (OSError, ValueError, BadZipFile, zlib.error, EOFError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged, or holds more than arrays: {str(error).splitlines()[0]}") from error

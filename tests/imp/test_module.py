@@ -253,6 +253,39 @@ def test_tasks_of_other_names_than_the_data_are_refused():
         module().check_data(data)
 
 
+class Rows(LightningDataModule):
+    """Rows of a task, as far as the network asks about them."""
+
+    def __init__(self, num_classes=None, words=133, text_length=8):
+        super().__init__()
+        self.num_classes, self.tokenizer, self.text_length = num_classes, range(words), text_length
+
+
+def rows(trained=None, **changed):
+    data = LightningDataModule()
+    fitting = {"pairs": Rows(), "clips": Rows(3), "sounding": Rows(), "sounds": Rows(2), "texts": Rows(2)}
+    data.tasks = fitting | changed
+    data.trained = trained or list(data.tasks)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"clips": Rows(4)}, r"model\.tasks\.clips\.classes is 3, but its rows have 4 classes"),
+        ({"sounds": Rows()}, r"model\.tasks\.sounds is a classification, but its rows have no labels"),
+        ({"pairs": Rows(words=134)}, r"text\.words is 133, but the texts of data\.tasks\.pairs need 134"),
+        ({"texts": Rows(text_length=9)}, r"text\.buckets is 8, but the texts of data\.tasks\.texts need 9"),
+    ],
+)
+def test_data_that_the_network_cannot_read_are_refused_before_training(changed, message):
+    module().check_data(rows())
+    with pytest.raises(ValueError, match=message):
+        module().check_data(rows(**changed))
+    (name,) = changed
+    module().check_data(rows([each for each in TASKS if each != name], **changed))  # what is not trained is not read
+
+
 def test_pairs_that_were_not_trained_are_refused():
     with pytest.raises(ValueError, match="not trained to compare waveform with text: it knows"):
         module().embed("waveform", {"audio": batches()["sounds"]["audio"]})

@@ -211,6 +211,40 @@ def test_arrays_of_another_size_are_refused():
         load_official(network, arrays_of(built(common_dim=6)), "mine.npz")
 
 
+@pytest.mark.parametrize("part", ["q", "o"])
+def test_projections_of_other_heads_are_refused_although_their_matrices_are_of_the_same_size(part):
+    network, other = built("dense"), built("dense")
+    name = f"transformer_encoder/layer_1/self_attention/{part}/kernel"
+    arrays, axis = arrays_of(network), 0 if part == "o" else 1
+    shape = list(arrays[name].shape)
+    shape[axis], shape[axis + 1] = shape[axis] // 2, shape[axis + 1] * 2
+    arrays[name] = arrays[name].reshape(shape)
+    assert shape[axis] != HEADS
+    with pytest.raises(ValueError, match=rf"layer_1/self_attention/{part}/kernel of shape .* {HEADS} heads as number"):
+        load_official(network, arrays, "mine.npz")
+    arrays[name] = arrays[name].reshape(-1, 16) if part == "o" else arrays[name].reshape(16, -1)
+    with pytest.raises(ValueError, match="expected three axes"):
+        load_official(other, arrays, "mine.npz")
+
+
+def test_a_scan_without_layers_is_refused():
+    network = built()
+    with pytest.raises(ValueError, match="layer_scan/layer_norm_sa/scale is a single number"):
+        arrays = arrays_of(network) | {"transformer_encoder/layer_scan/layer_norm_sa/scale": np.ones((), np.float32)}
+        load_official(network, arrays, "mine.npz")
+
+
+def test_halved_precision_is_read(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(
+        {"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "b": torch.tensor([3])}, tmp_path / "x.safetensors"
+    )
+    found = read_arrays(tmp_path / "x.safetensors")
+    assert found["a"].tolist() == [1.5, -2.0] and found["a"].dtype == np.float32
+    assert found["b"].dtype == np.int64  # and is refused when it is taken over
+
+
 def test_whole_numbers_are_refused():
     network = built()
     arrays = arrays_of(network) | {"transformer_encoder/final_layer_norm/bias": np.zeros(16, np.int64)}
