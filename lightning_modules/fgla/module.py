@@ -16,11 +16,13 @@ apart:
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
@@ -55,6 +57,7 @@ EDGE = 0.1  # differences of colours beyond which flows may differ freely (AL's)
 LOOKS = 4  # places along each axis whose mean colours say how a picture looks, for `recall`
 ROUNDS = 2  # of an encoder that sees its generator's own flow, where none is remembered
 Video = Float[Tensor, "batch 3 frames h w"]
+Widths = Annotated[list[Count], Field(min_length=1)]
 Flows = Float[Tensor, "batch steps 2 h w"]
 HalfFlows = Float[Tensor, "batch steps 2 h2 w2"]
 
@@ -63,8 +66,8 @@ class EncoderSettings(TypedDict):
     """See `MotionEncoder`; `span` says whether each pair of frames has an embedding of its own, or a clip one."""
 
     __pydantic_config__ = STRICT
-    widths: list[Count]
-    sees: list[Seen]
+    widths: Widths
+    sees: Annotated[list[Seen], Field(min_length=1)]
     grid: Count
     code_dim: Count
     variational: bool
@@ -76,10 +79,10 @@ class GeneratorSettings(TypedDict):
     """See `MotionGenerator`."""
 
     __pydantic_config__ = STRICT
-    widths: list[Count]
+    widths: Widths
     blocks: Count
     injection: Injection
-    reach: Share
+    reach: Annotated[Share, Field(gt=0)]
     mask: bool
 
 
@@ -115,7 +118,17 @@ class Patches(TypedDict):
     """See `PatchDiscriminator`."""
 
     __pydantic_config__ = STRICT
-    widths: list[Count]
+    widths: Widths
+
+
+class Published(TypedDict):
+    """Files of weights of I3D and C3D, and whether LPIPS is computed, see `video_networks.PublishedNetworks`."""
+
+    __pydantic_config__ = STRICT
+    i3d: str | None
+    c3d: str | None
+    c3d_mean: str | None
+    lpips: bool
 
 
 class Codes(NamedTuple):
@@ -170,7 +183,7 @@ class Fgla(PaperModule):
         codebook: Count,
         judged_rows: Count | None = None,
         remembered: Natural = 0,
-        published: dict | None = None,
+        published: Published | None = None,
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
@@ -198,9 +211,12 @@ class Fgla(PaperModule):
     def check_data(self, data: LightningDataModule) -> None:
         """Refuse clips of another size, without a flow that is needed, or whose own flow cannot be remembered.
 
+        Networks of published measures are looked for, too: they are needed when all is trained.
+
         Raises:
             ValueError: see above.
         """
+        _check_published(self.published)
         channels, frames, height, width = data.video_shape
         if (channels, height, width) != (3, self.size, self.size) or frames < self.frames:
             raise ValueError(
@@ -552,6 +568,20 @@ def _check(
         raise ValueError(
             f"model.encoder.sees is {encoder['sees']} and model.remembered is {remembered}: an encoder that sees its "
             "own flow needs a place for that of each training clip, and no other does."
+        )
+
+
+def _check_published(published: Published | dict) -> None:
+    files = {name: published.get(name) for name in ("i3d", "c3d", "c3d_mean")}
+    for name, file in files.items():
+        if file is not None and not Path(file).is_file():
+            raise ValueError(
+                f"model.published.{name} is {file}, which is no file: correct it, or set it to null to leave its "
+                "measures out."
+            )
+    if (files["c3d"] is None) != (files["c3d_mean"] is None):
+        raise ValueError(
+            f"model.published.c3d is {files['c3d']} and c3d_mean is {files['c3d_mean']}: C3D needs both files."
         )
 
 

@@ -29,7 +29,7 @@ from lightning_modules.datasets.sentence_pieces import SentencePieces, caption_t
 from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.imp.experts import Mixture
-from lightning_modules.imp.network import EncoderSizes, Modalities, Network, Tasks, Text
+from lightning_modules.imp.network import EncoderSizes, Modalities, Network, Spectrogram, Tasks, Text
 from lightning_modules.imp.objectives import IGNORED, classification, cross_modal_nce, masked_words
 from lightning_modules.imp.schedules import pre_warmup_cosine
 from lightning_modules.imp.tokens import (
@@ -116,7 +116,8 @@ class Imp(PaperModule):
         shown: how a user's files are shown to it, see `Shown`.
 
     Raises:
-        ValueError: see `Network`; or there are prompts that fit no task, or the checkpoint does not fit.
+        ValueError: see `Network`; or there are prompts that fit no task, bands that no sound has, or the checkpoint
+            does not fit.
     """
 
     recipe_form = Recipe
@@ -154,6 +155,8 @@ class Imp(PaperModule):
             }
         )  # fmt: skip
         check_prompts(self.prompts, tasks)
+        if "spectrogram" in modalities:
+            _check_bands(modalities["spectrogram"])
         if published is not None:
             self.load_published(published)
 
@@ -589,6 +592,15 @@ def check_prompts(prompts: Mapping[str, Prompts], tasks: Tasks) -> None:
                 f"model.prompts.{name} has {given} classes, but there is no task of that name with as many whose "
                 "modality another task contrasts with texts: correct them, or leave the prompts out."
             )
+
+
+def _check_bands(heard: Spectrogram) -> None:
+    lowest, highest, most = heard["lowest"], heard["highest"], heard["rate"] / 2
+    if not lowest < highest <= most:
+        raise ValueError(
+            f"model.modalities.spectrogram has bands from {lowest} to {highest} Hz at a rate of {heard['rate']}, "
+            f"expected lowest < highest <= {most}, half the rate: correct them."
+        )
 
 
 def _check_classes(name: str, classes: int, there: int | None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Count, Positive
+from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged
 from lightning_modules.visual_parsing.module import Batch, Reader
 from lightning_modules.visual_parsing.network import BertPart
@@ -45,7 +46,7 @@ class Answering(Reader):
         positions: Count | None,
         position_deviation: Positive,
         feature_head: Literal["linear", "mlp"],
-        preprocess: dict,
+        preprocess: PixelSettings,
         task: Literal["question", "entailment", "pair"],
         outputs: Count,
     ):

@@ -30,6 +30,7 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.modality_flow import side_by_side, watching
 from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged, untouched
 from lightning_modules.visual_parsing.exporting import exported
 from lightning_modules.visual_parsing.masking import How, VisualMasking, choose, neighbours
@@ -103,7 +104,7 @@ class Reader(PaperModule):
         positions: int | None,
         position_deviation: float,
         feature_head: Literal["linear", "mlp"],
-        preprocess: dict,
+        preprocess: PixelSettings,
     ):
         super().__init__()
         parts = {"positions": positions, "position_deviation": position_deviation, "feature_head": feature_head}
@@ -171,7 +172,7 @@ class VisualParsing(Reader):
         visual: see `VisualSettings`.
         bert: see `BertPart`.
         positions: see `Network`, also for `position_deviation` and `feature_head`.
-        preprocess: arguments of `Preprocess`.
+        preprocess: see `PixelSettings`.
         visual_masking: see `VisualMasking`.
         regression: `joint` masks words and features in one pass; `apart` masks features in a pass of their own, with
             whole texts, of which nothing reaches the visual encoder. A small encoder that learns from the regression
@@ -199,7 +200,7 @@ class VisualParsing(Reader):
         positions: Count | None,
         position_deviation: Positive,
         feature_head: Literal["linear", "mlp"],
-        preprocess: dict,
+        preprocess: PixelSettings,
         visual_masking: VisualMasking,
         regression: Literal["joint", "apart"],
         word_masking: Share,

@@ -16,6 +16,7 @@ from lightning_modules.datasets.glue import Task
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Count, Positive
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged
 from lightning_modules.vit_bert.encoder import Encoder
 from lightning_modules.vit_bert.module import Recipe, network_weights
@@ -130,7 +131,7 @@ class FineTuneImages(FineTune):
     Args:
         encoder: as in pre-training, see `Encoder`.
         images: sizes of pictures as in pre-training, with the number of the new classes.
-        preprocess: arguments of `Preprocess`.
+        preprocess: see `PixelSettings`.
         modality_embedding: as in pre-training.
         deviation: of the new head, see `Network`.
     """
@@ -140,7 +141,7 @@ class FineTuneImages(FineTune):
         *,
         encoder: EncoderSizes,
         images: ImageSizes,
-        preprocess: dict,
+        preprocess: PixelSettings,
         modality_embedding: bool,
         deviation: Positive | None,
     ):

@@ -26,6 +26,7 @@ from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
+from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged
 from lightning_modules.vit_bert.exporting import exported
 from lightning_modules.vit_bert.masking import Combination, Masking, SharedGradients
@@ -74,7 +75,7 @@ class VitBert(PaperModule):
         encoder: sizes, see `Encoder`.
         images: see `ImageSizes`.
         texts: see `TextSizes`.
-        preprocess: arguments of `Preprocess`, of pictures.
+        preprocess: see `PixelSettings`, of pictures.
         modality_embedding: see `Network`, also for `deviation`.
         shared: with false, each modality has an encoder of its own: a ViT and a BERT in one arm, who can be teachers.
         losses: see `Weights`.
@@ -83,7 +84,8 @@ class VitBert(PaperModule):
         distillation: see `Distillation`.
 
     Raises:
-        ValueError: gradients of encoders that are not shared are to be masked or projected; or see `Network`.
+        ValueError: gradients of encoders that are not shared are to be masked or projected; nothing is learnt; or see
+            `Network`.
     """
 
     recipe_form = Recipe
@@ -95,7 +97,7 @@ class VitBert(PaperModule):
         encoder: EncoderSizes,
         images: ImageSizes,
         texts: TextSizes,
-        preprocess: dict,
+        preprocess: PixelSettings,
         modality_embedding: bool,
         deviation: Positive | None,
         shared: bool,
@@ -107,6 +109,8 @@ class VitBert(PaperModule):
         super().__init__()
         if not shared and gradients != "sum":
             raise ValueError(f"model.gradients is {gradients!r}, but nothing is shared: set it to sum.")
+        if not any(losses.values()):
+            raise ValueError(f"model.losses ({dict(losses)}) are all zero, expected one above 0.")
         sizes = {"encoder": encoder, "images": images, "texts": texts, "modality_embedding": modality_embedding}
         self.network = Network(**sizes, shared=shared, deviation=deviation)
         self.preprocess = Preprocess(**preprocess)

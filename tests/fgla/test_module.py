@@ -6,6 +6,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningDataModule
 
+from lightning_modules import settings
 from lightning_modules.base import PaperModule
 from lightning_modules.fgla import module as fgla
 from lightning_modules.fgla.module import Fgla, edge_aware, kl_divergence, looks, neighbours
@@ -336,3 +337,36 @@ def test_flows_are_remembered_in_one_process_alone():
 def test_without_a_flow_and_a_network_for_it_nothing_can_be_embedded(module):
     with pytest.raises(ValueError, match=r"the clips come without their flow, and model\.flow_teacher is null"):
         module.encode(batch()["video"] / 255)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"generator": {"reach": 0.0}}, "generator: reach is"),
+        ({"generator": {"widths": []}}, "generator: widths is"),
+        ({"encoder": {"widths": []}}, "encoder: widths is"),
+        ({"encoder": {"sees": []}}, "encoder: sees is"),
+        ({"published": {"i3dx": None}}, "i3dx"),
+        ({"published": {"lpips": "yes"}}, "published: lpips is"),
+    ],
+)
+def test_nested_settings_are_held_against_their_form(changed, message):
+    model = compose("tiny", system="fgla")["system"]["model"]
+    for name, values in changed.items():
+        model[name] = dict(model[name]) | values
+    with pytest.raises(ValueError, match=message) as raised:
+        settings.bind(model, "here")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"i3d": "nowhere.pt"}, r"model\.published\.i3d is nowhere\.pt, which is no file"),
+        ({"c3d": __file__}, r"c3d_mean is None: C3D needs both files"),
+    ],
+)
+def test_weights_of_published_measures_are_looked_for_before_training(named, message):
+    given = {"i3d": None, "c3d": None, "c3d_mean": None, "lpips": False} | named
+    with pytest.raises(ValueError, match=message):
+        make(published=given).check_data(LightningDataModule())

@@ -253,6 +253,13 @@ def test_tasks_of_other_names_than_the_data_are_refused():
         module().check_data(data)
 
 
+@pytest.mark.parametrize(("lowest", "highest"), [(500.0, 20.0), (20.0, 20.0), (20.0, 513.0)])
+def test_bands_that_no_sound_has_are_refused(lowest, highest):
+    heard = MODALITIES["spectrogram"] | {"lowest": lowest, "highest": highest}
+    with pytest.raises(ValueError, match=f"bands from {lowest} to {highest} Hz at a rate of 1024, expected lowest < h"):
+        module(modalities=MODALITIES | {"spectrogram": heard})
+
+
 class Rows(LightningDataModule):
     """Rows of a task, as far as the network asks about them."""
 

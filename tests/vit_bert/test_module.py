@@ -149,3 +149,8 @@ def test_teachers_without_weights_are_refused():
     taught = {"image": 0.5, "text": 0.0, "temperature": 1.0, "teachers": {"image": None, "text": None}}
     with pytest.raises(ValueError, match="the plan names no arm that has trained them"):
         module(distillation=taught).check_data(Data())
+
+
+def test_a_training_that_learns_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"model.losses .* are all zero, expected one above 0"):
+        module(losses={"images": 0.0, "words": 0.0, "pairs": 0.0})
