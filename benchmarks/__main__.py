@@ -2,14 +2,14 @@
 
 Each module beside this one has `main() -> list[dict]`: a row says what was measured, the figures, and the target. It is
 about the paper of its name, or about those in its `PAPERS`; others are about what all papers share. `_measuring.py` has
-how several of them measure.
+how several of them measure. Each runs in a process of its own: none measures what another has imported or keeps.
 """
 
 import argparse
 import importlib
 import os
 import subprocess
-import traceback
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,19 +79,19 @@ def main() -> None:
     chosen = [name for name in arguments.names or names() if not arguments.paper or about(name, arguments.paper)]
     if not chosen:
         parser.error(f"no benchmark is about {', '.join(arguments.paper)}")
-    found, failed = {}, []
-    for name in chosen:
-        try:
-            found[name] = section(name, importlib.import_module(f"benchmarks.{name}").main())
-        except Exception:  # of one benchmark; the others are measured all the same
-            traceback.print_exc()
-            failed.append(name)
-            continue
-        print(found[name], flush=True)
-        if arguments.save:
-            save(found)
-    if failed:
-        raise SystemExit(f"error: {', '.join(failed)} failed; the messages are above")
+    if len(chosen) > 1:
+        failed = [name for name in chosen if _alone(name, arguments.save)]  # the others are measured all the same
+        raise SystemExit(f"error: {', '.join(failed)} failed; the messages are above" if failed else 0)
+    (name,) = chosen
+    found = section(name, importlib.import_module(f"benchmarks.{name}").main())
+    print(found, flush=True)
+    if arguments.save:
+        save({name: found})
+
+
+def _alone(name: str, keep: bool) -> int:
+    """Run one benchmark in a process of its own; its exit status."""
+    return subprocess.run([sys.executable, "-m", "benchmarks", name, *["--save"] * keep], cwd=FOLDER.parent).returncode
 
 
 if __name__ == "__main__":

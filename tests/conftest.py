@@ -18,6 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.checking import check_annotations
+
+check_annotations("lightning_modules")  # before any test imports a module of it
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: more threads only wait for each other here
 os.environ.setdefault("REPRISE_TRACKING", "local")  # no test starts a mirror unless it means to
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
