@@ -223,9 +223,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
         if path.suffix == ".npz":
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        from safetensors.torch import load_file  # numpy has no bfloat16
+        from safetensors.torch import load_file  # numpy has neither bfloat16 nor eight bits
 
         read = load_file(path)
-        return {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in read.items()}
+        return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in read.items()}
     except (OSError, ValueError, BadZipFile, zlib.error, EOFError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged, or holds more than arrays: {str(error).splitlines()[0]}") from error

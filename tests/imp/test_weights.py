@@ -234,12 +234,11 @@ def test_a_scan_without_layers_is_refused():
         load_official(network, arrays, "mine.npz")
 
 
-def test_halved_precision_is_read(tmp_path):
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_lower_precision_is_read(tmp_path, precision):
     from safetensors.torch import save_file
 
-    save_file(
-        {"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "b": torch.tensor([3])}, tmp_path / "x.safetensors"
-    )
+    save_file({"a": torch.tensor([1.5, -2.0]).to(precision), "b": torch.tensor([3])}, tmp_path / "x.safetensors")
     found = read_arrays(tmp_path / "x.safetensors")
     assert found["a"].tolist() == [1.5, -2.0] and found["a"].dtype == np.float32
     assert found["b"].dtype == np.int64  # and is refused when it is taken over
