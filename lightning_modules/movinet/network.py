@@ -178,6 +178,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.kind, self.causal, self.activation, self.gate = kind, causal, activation, gate
         read, hidden = layer.expand * (2 if kind == "2plus3d" else 1), squeezed_width(layer, kind)
+        if positions and read % 2:
+            raise ValueError(f"a layer ({layer}) needs an even number of channels for positions: sines and cosines.")
         self.reduce, self.expand = nn.Linear(read, hidden), nn.Linear(hidden, layer.expand)
         for linear in (self.reduce, self.expand):
             he_normal(linear.weight)
@@ -335,7 +337,7 @@ class MoViNet(nn.Module):
         channels: of a frame.
 
     Raises:
-        ValueError: an unknown name, or an architecture that makes no network.
+        ValueError: an unknown name, an architecture that makes no network, or settings that exclude each other.
     """
 
     def __init__(
@@ -364,6 +366,10 @@ class MoViNet(nn.Module):
                 raise ValueError(f"{name} ({given!r}) must be one of {', '.join(known)}.")
         if positions and not causal:
             raise ValueError("positions need a causal network: set causal to true, or positions to false.")
+        if positions and squeeze == "none":
+            raise ValueError("positions are read by squeeze-and-excitation: set squeeze, or positions to false.")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path ({drop_path}) must be from 0 to below 1: at 1, no clip has the last layer.")
         self.architecture, self.causal, self.form = Architecture.parse(architecture), causal, form
         self.squeeze, self.channels = squeeze, channels
         act, rows = ACTIVATIONS[activation], self.architecture.named_layers()

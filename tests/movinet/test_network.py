@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_modules.metrics.memory import peak_bytes
-from lightning_modules.movinet.architecture import Architecture, cost
+from lightning_modules.movinet.architecture import Architecture, Block, Layer, cost
 from lightning_modules.movinet.network import MoViNet, Norm, pad_as_tensorflow, sinusoids
 from tests.movinet.reference import STREAM, video
 
@@ -211,12 +211,24 @@ def test_positions_are_sines_then_cosines():
         (dict(activation="relu"), "activation ('relu') must be one of swish, hard_swish."),
         (dict(gate="relu"), "gate ('relu') must be one of sigmoid, hard_sigmoid, hard_sigmoid_sixth."),
         (dict(positions=True), "positions need a causal network: set causal to true, or positions to false."),
+        (
+            dict(positions=True, causal=True, squeeze="none"),
+            "positions are read by squeeze-and-excitation: set squeeze, or positions to false.",
+        ),
+        (dict(drop_path=1.0), "drop_path (1.0) must be from 0 to below 1: at 1, no clip has the last layer."),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options, message):
     with pytest.raises(ValueError) as error:
         MoViNet(SMALL, 5, **options)
     assert str(error.value) == message
+
+
+def test_positions_need_as_many_sines_as_cosines():
+    odd = Architecture(8, (Block(8, 2, (Layer(9, (3, 3, 3)),)),), 8, 8)
+    with pytest.raises(ValueError, match=r"a layer \(9@3x3x3\) needs an even number of channels for positions"):
+        MoViNet(odd, 5, causal=True, positions=True)
+    MoViNet(odd, 5, causal=True, positions=True, squeeze="2plus3d").each_frame(video())  # reads twice as many
 
 
 def test_videos_and_states_that_do_not_fit_are_refused():
