@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.files import ROOT
 from lightning_modules.movinet.network import MoViNet
 from lightning_modules.movinet.weights import load_port, load_tensorflow, read_tensorflow
 from tests.movinet.reference import STREAM, port_state, tensorflow_variables, video
@@ -198,6 +200,24 @@ def test_names_of_variables_are_understood_as_well_as_paths_of_a_checkpoint(tmp_
     np.savez(tmp_path / "weights.npz", **named)
     load_tensorflow(other, read_tensorflow(tmp_path / "weights.npz"))
     assert all(torch.equal(x, other.state_dict()[name]) for name, x in ours.state_dict().items())
+
+
+def test_the_guide_says_how_released_weights_answer_about_a_file(tmp_path, monkeypatch, capsys):
+    guide = (ROOT / "docs/papers/movinet.md").read_text()
+    (code,) = [block for block in guide.split("```")[1::2] if "load_tensorflow(network" in block]
+    released = {**STREAM, "gate": "hard_sigmoid"}
+    np.savez(tmp_path / "movinet_a0_stream.npz", **tensorflow_variables(network(released, 600)))
+    (tmp_path / "my-videos").mkdir()
+    encode(tmp_path / "my-videos/first.mp4", 12)
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    exec(code, told)
+    found, whole = told["network"], told["video"]
+    assert whole.shape[:2] == (1, 3) and whole.shape[3:] == (172, 172) and 0 <= whole.min() < whole.max() <= 1
+    with torch.inference_mode():
+        expected = found.each_frame(whole)[0]
+    close(told["logits"][0, 0], expected[-1])
+    assert [int(line) for line in capsys.readouterr().out.split()] == expected.argmax(1).tolist()
 
 
 def test_weights_of_one_split_form_serve_the_other():
