@@ -390,7 +390,11 @@ class MoViNet(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits of whole clips, with pixels from 0 to 1."""
+        """Logits of whole clips, with pixels from 0 to 1.
+
+        Raises:
+            ValueError: the video has another shape, no frame, or pixels that are no fractions.
+        """
         return self._run(video, {})[0][:, -1]
 
     def each_frame(
@@ -416,7 +420,7 @@ class MoViNet(nn.Module):
             state: of the frames before; None at the start of a video.
 
         Raises:
-            ValueError: the network is not causal, or the state is of other videos.
+            ValueError: the network is not causal, the video is none, or the state is of other videos.
         """
         self._check_causal()
         if state is not None:
@@ -448,6 +452,8 @@ class MoViNet(nn.Module):
                 f"the video has shape {tuple(video.shape)}; expected (batch, {self.channels}, frames, height, width) "
                 "with at least one frame."
             )
+        if not video.is_floating_point():
+            raise ValueError(f"the video has pixels of {video.dtype}, expected numbers from 0 to 1: divide by 255.")
         seen = state.get("frames", torch.zeros((), dtype=torch.int64, device=video.device))
         numbers = seen + torch.arange(1, video.shape[2] + 1, device=video.device)
         following: State = {"frames": numbers[-1].clone()}
@@ -471,6 +477,8 @@ class MoViNet(nn.Module):
     def _check_state(self, video: Tensor, state: Mapping[str, Tensor]) -> None:
         expected = self.state_shapes(len(video), *video.shape[3:])
         found = {name: tuple(value.shape) for name, value in state.items()}
+        if away := sorted({str(value.device) for value in state.values()} - {str(video.device)}):
+            raise ValueError(f"the state lies on {away[0]} and the video on {video.device}: bring it there.")
         if different := sorted(
             name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
         ):

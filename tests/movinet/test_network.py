@@ -235,7 +235,11 @@ def test_videos_and_states_that_do_not_fit_are_refused():
     network = small(**STREAM)
     with pytest.raises(ValueError, match=r"shape \(2, 3, 0, 40, 40\); expected \(batch, 3, frames, height, width\)"):
         network(video(frames=0))
+    with pytest.raises(ValueError, match=r"pixels of torch.uint8, expected numbers from 0 to 1: divide by 255"):
+        network._run((255 * video()).to(torch.uint8), {})  # outside of tests, no annotation stops it
     _, state = network.stream(video())
+    with pytest.raises(ValueError, match="the state lies on meta and the video on cpu: bring it there"):
+        network.stream(video(), {name: value.to("meta") for name, value in state.items()})
     with pytest.raises(ValueError, match=r"the state does not fit these frames: .* Start a new video with state None"):
         network.stream(video(height=48), state)
     with pytest.raises(ValueError, match="sees later frames"):

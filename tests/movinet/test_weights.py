@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.files import ROOT
 from lightning_modules.movinet.network import MoViNet
-from lightning_modules.movinet.weights import load_port, load_tensorflow, read_tensorflow
+from lightning_modules.movinet.weights import load_port, load_tensorflow, read_port, read_tensorflow
 from tests.movinet.reference import STREAM, port_state, tensorflow_variables, video
 
 CLASSES = 20
@@ -266,3 +266,19 @@ def test_a_file_of_arrays_that_is_cut_off_or_not_there_is_named(tmp_path):
 def test_a_checkpoint_without_tensorflow_says_how_to_make_a_file_of_arrays(tmp_path):
     with pytest.raises(ValueError, match=r"not installed here. Where it is, run .*numpy.savez"):
         read_tensorflow(tmp_path / "ckpt-1")
+
+
+def test_what_is_no_state_dict_or_holds_no_numbers_is_named(tmp_path):
+    path = tmp_path / "port.pth"
+    torch.save({"epoch": 3, "state_dict": port_state(network({}))}, path)
+    with pytest.raises(ValueError, match=r"port.pth holds 2 entries that are no tensors, such as 'epoch'; expected a"):
+        read_port(path)
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(ValueError, match=r"port.pth holds a list, expected a state dict: names with tensors"):
+        read_port(path)
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"one.npz cannot be read as arrays: it is one array \(.npy\), expected one"):
+        read_tensorflow(tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="the variable stem/stem/conv3d/kernel is of <U1, expected numbers"):
+        load_tensorflow(network({}), {"stem/stem/conv3d/kernel": np.array(["x"])})
