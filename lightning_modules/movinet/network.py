@@ -97,11 +97,20 @@ def he_normal(weight: Tensor) -> Tensor:
     return nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
 
 
-class Norm(nn.BatchNorm3d):
-    """Batch normalisation with the constants of the released networks."""
+class Norm(nn.SyncBatchNorm):
+    """Batch normalisation with the constants of the released networks.
+
+    A batch is that of all GPUs, so a recipe means the same on one as on sixteen; in tensorflow/models this holds for
+    all but the norms of shortcuts, which are built with a default. torch has it for GPUs alone: on CPUs each process
+    normalises its own part.
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """Features of the same shape."""
+        return super().forward(x) if x.is_cuda else super(nn.SyncBatchNorm, self).forward(x)
 
 
 class Unit(nn.Module):

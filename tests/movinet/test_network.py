@@ -197,6 +197,18 @@ def test_the_mean_of_a_shortcut_leaves_padding_out(size):
         torch.testing.assert_close(skip(x)[0, :, 0, i, 0], window.mean((1, 2)))
 
 
+class OnGpu(torch.Tensor):
+    is_cuda = True
+
+
+def test_norms_are_those_of_all_gpus_and_of_one_process_on_a_cpu(monkeypatch):
+    norm, plain, x = Norm(4), nn.BatchNorm3d(4, eps=1e-3, momentum=0.01), torch.randn(2, 4, 3, 5, 5)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert torch.equal(norm(x), plain(x)) and torch.equal(norm.running_var, plain.running_var)
+    with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on GPU"):
+        norm(x.as_subclass(OnGpu))  # which this one only says that it is
+
+
 def test_positions_are_sines_then_cosines():
     found = sinusoids(torch.tensor([0, 3]), 4)
     expected = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.14112, 0.029996, -0.989992, 0.99955]])
