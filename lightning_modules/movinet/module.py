@@ -21,12 +21,11 @@ frames once, and not in every layer; it answers after every frame of a piece, an
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Literal, NotRequired
+from typing import Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
-from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -44,8 +43,7 @@ MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
 SHOWN, SHOWN_FRAMES = 6, 16  # clips of the page, and most frames of each
 OF_RMSPROP = ("rho", "momentum", "eps", "clip_each")
-Target = Annotated[list[str | Count], Field(min_length=2, max_length=2)]  # name, number of classes
-Targets = Literal["one", "many"] | list[Target]
+Targets = Literal["one", "many"] | list[list]  # of name and number of classes
 
 
 class MoViNetRecipe(AnyRecipe):
@@ -106,7 +104,7 @@ class MoViNets(PaperModule):
     ):
         super().__init__()
         if isinstance(targets, list):
-            if any(not isinstance(name, str) or not isinstance(count, int) for name, count in targets):
+            if not all([*map(type, target)] == [str, int] and target[1] > 0 for target in targets):
                 raise ValueError(f"targets is {targets}, expected names and numbers, as in [[verb, 97], [noun, 300]].")
             if sum(count for _, count in targets) != num_classes:
                 raise ValueError(f"num_classes is {num_classes}, expected the sum of those in targets ({targets}).")

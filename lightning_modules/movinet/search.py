@@ -34,7 +34,7 @@ from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.files import digest
 from lightning_modules.metrics.classification import seed_interval
 from lightning_modules.movinet.architecture import Architecture, Choice, Space, cost
-from lightning_modules.movinet.clips import LabelledClips
+from lightning_modules.movinet.clips import ClipData
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.runs import Evaluation, Figure, Series
 from lightning_modules.settings import Count, Natural, Share, bind
@@ -214,7 +214,7 @@ class ArchitectureSearch:
         seed: int,
         epochs: int,
         after_epoch: Callable[[float, int], None] | None = None,
-    ) -> tuple[MoViNets, LabelledClips, float]:
+    ) -> tuple[MoViNets, ClipData, float]:
         """Train a network with the arm's recipe.
 
         Args:
@@ -231,7 +231,7 @@ class ArchitectureSearch:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         given = {**self.model, "architecture": architecture.written_out()}
         model: MoViNets = bind(given, "the arm's model")().to(device)
-        data: LabelledClips = bind(self.data, "the arm's data", folder=self.dataset, seed=seed)()
+        data: ClipData = bind(self.data, "the arm's data", folder=self.dataset, seed=seed)()
         model.check_data(data)
         model.recipe = self.recipe
         loader = data.train_dataloader()
@@ -485,7 +485,7 @@ class Retraining:
         return self.search.report(trials, dataset, settings)
 
 
-def accuracy_on(split: str, model: MoViNets, data: LabelledClips) -> float:
+def accuracy_on(split: str, model: MoViNets, data: ClipData) -> float:
     """The share of a split that a network, or the average of its members, has right."""
     device = next(model.parameters()).device
     batches = ({name: x.to(device) for name, x in batch.items()} for batch in data.evaluation_batches(split))

@@ -159,6 +159,8 @@ def test_data_that_does_not_fit_is_refused(options, message):
         (dict(stride=7), r"stride is 7, expected at most frames \(6\)"),
         (dict(targets=[[3, "verb"], ["noun", 1]]), "expected names and numbers, as in"),
         (dict(targets=[["verb", "noun"]]), "expected names and numbers, as in"),
+        (dict(targets=[["verb"]]), r"targets is \[\['verb'\]\], expected names and numbers, as in"),
+        (dict(targets=[["verb", 4], ["noun", 0]]), "expected names and numbers, as in"),
         (dict(targets=[["verb", 3], ["noun", 2]]), r"num_classes is 4, expected the sum of those in targets"),
     ],
 )
