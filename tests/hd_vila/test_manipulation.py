@@ -153,7 +153,10 @@ def test_the_editor_changes_files(folder, tmp_path):  # noqa: F811
     first, second = editor.answer(tmp_path / "mine.png")
     assert first["sentence"] == "a red banded circle moving left" and first["changed"].size == (32, 32)
     assert first["changed"] != second["changed"] and -1 <= first["after"] <= 1
-    assert len(list(editor.answer(tmp_path / "mine.png", top=1))) == 1
+    assert (first["row"], second["row"]) == (0, 1)  # the command names files after it
+    assert len(list(editor.answer(tmp_path / "mine.png", top=1))) == 2  # no ranking
+    with pytest.raises(ValueError, match=r"sentences has 'zebra', of which the model knows no word"):
+        list(editor.change(tmp_path / "mine.png", ["a red circle", "zebra"]))
     with pytest.raises(ValueError, match=r"nothing\.png cannot be read as a picture"):
         list(editor.change(tmp_path / "nothing.png", ["a"]))
     with pytest.raises(ValueError, match="sentences is 'a red circle', expected a list"):
