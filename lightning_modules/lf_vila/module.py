@@ -61,6 +61,13 @@ TASKS = {  # head of the network
     "choose": "choices",
     "classify": None,  # no text: `VideoClassifier`
 }
+ASKED = {  # tasks of prepared data that each task of the network reads
+    "align": ("captions", "sentences"),
+    "fuse": ("captions", "sentences"),
+    "answer": ("answers", "classes"),
+    "choose": ("options",),
+    "classify": ("classes",),
+}
 TOGETHER = ("fuse", "answer", "choose")  # tasks that read paragraphs and videos in one transformer
 Task = Literal["align", "fuse", "answer", "choose", "classify"]
 Batch = dict[str, Tensor]
@@ -140,7 +147,7 @@ class LFVILA(PaperModule):
         self.time_weight, self.keys, self.values = time_weight, keys, values
         self.others, self.roll_from = others, roll_from
         self.masked, self.match_weight, self.span_weight = masked, match_weight, span_weight
-        self.label_smoothing, self.stage = label_smoothing, stage
+        self.label_smoothing, self.stage, self.num_answers = label_smoothing, stage, answers
         self.preprocess = Preprocess(**preprocess)
         if task == "classify":
             self.network = VideoClassifier(**{name: network[name] for name in VIDEO_ONLY}, answers=answers)
@@ -176,6 +183,9 @@ class LFVILA(PaperModule):
                 f"the data has videos of {data.video_shape} (channels, frames, height, width), but model.network has "
                 f"frames and size for {expected}."
             )
+        if isinstance(data, LongVideos):
+            self._check_asked(data)
+        self._check_batches(data)
         if self.task == "classify":
             return
         if self.task == "align" and self.time_weight and data.sentences != network.clips:
@@ -190,6 +200,45 @@ class LFVILA(PaperModule):
                 "model.network.bert.sizes.vocab_size."
             )
         self.tokenizer = data.tokenizer  # whose mask and special tokens stage two needs
+
+    def _check_asked(self, data: LongVideos) -> None:
+        """Refuse another task, more answers, or no texts."""
+        if data.task not in ASKED[self.task]:
+            raise ValueError(
+                f"the data has {data.task}, but model.task is {self.task!r}, expected {' or '.join(ASKED[self.task])}."
+            )
+        if self.num_answers is not None and data.num_classes > self.num_answers:
+            raise ValueError(
+                f"the data has {data.num_classes} answers or classes, but model.answers is {self.num_answers}: raise "
+                "it."
+            )
+        if self.task != "classify" and (data.tokenizer is None or data.sentences is None):
+            raise ValueError(
+                f"data.tokenizer is {data.tokenizer_name!r} and data.sentences is {data.sentences}, but task "
+                f"{self.task!r} reads paragraphs: name a tokenizer, and how many sentences a row has."
+            )
+
+    def _check_batches(self, data: EventClips | LongVideos) -> None:
+        """Refuse batches, also of the validation, in which a video has too few others."""
+        sizes = {"batch_size": data.batch_size}
+        if getattr(self, "recipe", {}).get("validate_every") and "val" in data.splits:
+            sizes |= {
+                "evaluation_batch_size": data.evaluation_batch_size,
+                "splits.val.rows": len(data.rows["val"][1]),
+            }
+        for name, size in sizes.items():
+            if size is not None and size < self._least_rows:
+                raise ValueError(
+                    f"data.{name} is {size}, but the losses of task {self.task!r} compare {self._least_rows} videos: "
+                    "raise it."
+                )
+
+    @property
+    def _least_rows(self) -> int:
+        """Videos of a batch that the losses need, see `losses.temporal_contrast` and `losses.mismatched`."""
+        if self.task == "align" and self.time_weight:
+            return self.others + self.roll_from
+        return 4 if self.task == "fuse" else 1
 
     def on_fit_start(self) -> None:
         """Refuse contrasts of batches in parts: a loss over pairs of a whole batch is no mean of those of its parts.
@@ -263,6 +312,10 @@ class LFVILA(PaperModule):
         scores, frames = self.choices(batch)
         losses = {"choice": F.cross_entropy(scores, batch["labels"])}
         if self.span_weight:
+            if "frame_labels" not in batch:
+                raise ValueError(
+                    f"model.span_weight is {self.span_weight}, but the data knows no spans of answers: set it to 0."
+                )
             losses["span"] = self.span_weight * span_loss(frames, batch["frame_labels"])
         return losses
 
@@ -312,7 +365,10 @@ class LFVILA(PaperModule):
         return self.network.video_features(self.read(video))[0]
 
     def validate(self, data: EventClips | LongVideos, batches: Iterable[Batch]) -> dict[str, Float[Tensor, ""]]:
-        """The loss, and the share of clips that are nearest to their own sentence in their paragraph (task `align`)."""
+        """The loss, and the share of clips that are nearest to their own sentence in their paragraph (task `align`).
+
+        A last batch, or one with many broken videos, in which a video has too few others is left out.
+        """
 
         def measure(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             found = {"loss": sum(getattr(self, f"_{self.task}")(batch).values())}
@@ -323,7 +379,7 @@ class LFVILA(PaperModule):
                     found["alignment"] = ((clips @ sentences.mT).argmax(2) == own).float().mean()
             return found
 
-        return mean_over(batches, measure)
+        return mean_over((batch for batch in batches if len(batch["video"]) >= self._least_rows), measure)
 
     @torch.no_grad()
     def predictions(self, data: EventClips | LongVideos, device: torch.device) -> dict[str, Tensor]:
