@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.layers.bert import make_bert, run_layers
+from lightning_modules.layers.forms import BertPart
 from lightning_modules.lf_vila.network import VideoSettings, VideoSwin
 from lightning_modules.lf_vila.weights import make_video_swin
 from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
@@ -21,14 +22,6 @@ Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]  # rows, column
 Parts = Annotated[list[Count], Field(min_length=3, max_length=3)]
 Head = Literal["none", "words_and_match", "answers", "choices"]
 Local = Literal["branch", "last"]
-
-
-class BertPart(TypedDict):
-    """A published BERT, or the `sizes` of a fresh one, settings of `BertConfig`."""
-
-    __pydantic_config__ = STRICT
-    hub: str | None
-    sizes: dict[str, object] | None
 
 
 class NetworkSettings(TypedDict):

@@ -42,6 +42,7 @@ from lightning_modules.datamodules.annotated_videos import LongVideos
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.datasets.video.annotation_files import OUTSIDE
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
+from lightning_modules.layers.forms import Pixels
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.lf_vila.losses import draw_times, mismatched, perfect_loss, span_loss, temporal_contrast
@@ -97,7 +98,7 @@ class LFVILA(PaperModule):
             questions, for multiple choice, and for videos without language, trained as a whole.
         answers: number of them, for `answer` and `classify`; null for other tasks.
         network: arguments of `LongVideoText`, of which `classify` reads those of the video; the head is the task's.
-        preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
+        preprocess: see `layers.forms.Pixels`.
         temperature: of both contrasts.
         time_weight: of the loss over time; 0 for none, as for retrieval.
         keys: see `losses.temporal_contrast`, also for `values`, `others` and `roll_from`.
@@ -120,7 +121,7 @@ class LFVILA(PaperModule):
         task: Task = "align",
         answers: Count | None = None,
         network: NetworkSettings,
-        preprocess: dict,
+        preprocess: Pixels,
         temperature: Positive = 0.05,
         time_weight: NonNegative = 0.25,
         keys: Count = 2,

@@ -221,3 +221,37 @@ def test_parts_with_wrong_settings_are_refused(part, wrong, told):
     block = {"_target_": "lightning_modules.hd_vila.module.HdVila", **OPTIONS, part: {**OPTIONS[part], **wrong}}
     with pytest.raises(ValueError, match=told):
         settings.bind(block, "model")
+
+
+BERT = {"sizes": {**SIZES, "vocab_size": 133}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bert": {**BERT, "size": 1}}, r"model.bert: size: unknown key"),
+        ({"bert": {"sizes": {**BERT["sizes"], "hidden_sizes": 48}}}, r"model.bert: sizes.hidden_sizes: unknown key"),
+        (
+            {"bert": {"sizes": {**BERT["sizes"], "vocab_size": 0}}},
+            r"sizes.vocab_size is 0, expected greater than or eq",
+        ),
+        ({"bert": {"sizes": {"vocab_size": 133}}}, r"model.bert: sizes.hidden_size: missing, expected a value"),
+        ({"bert": {}}, r"bert: hub \(None\) or sizes \(None\) must be given"),
+        (
+            {"preprocess": {**OPTIONS["preprocess"], "men": 1}},
+            r"model.preprocess: men: unknown key",
+        ),
+        ({"preprocess": {**OPTIONS["preprocess"], "std": [0, 0, 0]}}, r"std.0 is 0, expected greater than 0"),
+        ({"preprocess": {**OPTIONS["preprocess"], "mean": [0.4]}}, r"model.preprocess: mean is \[0.4\], .* at least 3"),
+        ({"resnet": {**OPTIONS["resnet"], "layer": [1]}}, r"model.resnet: layer: unknown key"),
+        ({"resnet": {**OPTIONS["resnet"], "stem_kernel": 4}}, r"resnet.stem_kernel \(4\) must be odd"),
+        (
+            {"resnet": {**OPTIONS["resnet"], "strides": [2, 1, 1, 1]}},
+            r"1/8 and 1/16 of the sharp .*: let the last be 2",
+        ),
+        ({"timesformer": {"head": 2}}, r"model.timesformer: head: unknown key"),
+    ],
+)
+def test_settings_that_are_misspelt_or_do_not_fit_are_refused(changes, told):
+    with torch.device("meta"), pytest.raises(ValueError, match=told):
+        settings.bind({"_target_": "lightning_modules.hd_vila.module.HdVila"} | OPTIONS | changes, "model")()

@@ -387,6 +387,8 @@ def test_data_that_do_not_fit_are_refused(folder, changes, message):
             r"model.network: video.drop_path is 1.5, expected less than or equal to 1",
         ),
         ({"network__video__shift": 1}, r"model.network: video.shift: unknown key"),
+        ({"network__bert__sizes__hidden_sizes": 64}, r"model.network: bert.sizes.hidden_sizes: unknown key"),
+        ({"preprocess__men": 1}, r"model.preprocess: men: unknown key"),
     ],
 )
 def test_models_that_cannot_be_built_are_refused(tiny, changes, message):
