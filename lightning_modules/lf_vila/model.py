@@ -298,10 +298,15 @@ class LongVideoText(nn.Module):
 
     def frozen_parts(self) -> list[nn.Module]:
         """What stage two leaves as it is: all but the third part of BERT, the heads, and `video_token_pos`."""
-        names = ("video_encoder", "video_local_proj", "text_local_proj", "video_global_proj", "text_global_proj")
         bert = self.text_encoder.bert
+        encoders = [self.video_encoder, self.sent_embedding, bert.embeddings, *bert.encoder.layer[: self.together]]
+        return [*self.unread_parts(), *encoders]
+
+    def unread_parts(self) -> list[nn.Module]:
+        """What nothing reads where paragraphs and videos are read together: the projections, and the local branch."""
+        names = ("video_local_proj", "text_local_proj", "video_global_proj", "text_global_proj")
         own = [getattr(self, name) for name in names if hasattr(self, name)]
-        return [*own, self.sent_embedding, bert.embeddings, *bert.encoder.layer[: self.together]]
+        return [*own, self.video_encoder.local_feat_proj, self.video_encoder.norm_local]
 
 
 class VideoClassifier(nn.Module):

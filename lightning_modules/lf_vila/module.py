@@ -26,6 +26,7 @@ Where we differ without effect on results: attention in fused kernels; masked wo
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Literal
 
@@ -104,6 +105,7 @@ class LFVILA(PaperModule):
         keys: see `losses.temporal_contrast`, also for `values`, `others` and `roll_from`.
         masked: share of the words that stage two masks.
         match_weight: of the loss of mismatched videos in stage two, where that of masked words counts 1.
+        frozen: whether stage two leaves what stage one has trained as it is, as in the paper.
         span_weight: of the loss of frames that matter, for `choose`; 0 where spans are not known.
         label_smoothing: of `answer`.
         stage: first part of the name that the loss is logged under.
@@ -130,6 +132,7 @@ class LFVILA(PaperModule):
         roll_from: Literal[0, 1] = 1,
         masked: Share = 0.15,
         match_weight: NonNegative = 10.0,
+        frozen: bool = True,
         span_weight: NonNegative = 1.0,
         label_smoothing: Share = 0.0,
         stage: Literal["pretrain", "finetune"] = "pretrain",
@@ -148,6 +151,7 @@ class LFVILA(PaperModule):
         self.time_weight, self.keys, self.values = time_weight, keys, values
         self.others, self.roll_from = others, roll_from
         self.masked, self.match_weight, self.span_weight = masked, match_weight, span_weight
+        self.frozen = frozen and task == "fuse"
         self.label_smoothing, self.stage, self.num_answers = label_smoothing, stage, answers
         self.preprocess = Preprocess(**preprocess)
         if task == "classify":
@@ -159,14 +163,14 @@ class LFVILA(PaperModule):
             for part in (self.network.video_local_proj, self.network.text_local_proj):
                 part.requires_grad_(False)
         if task == "fuse":
-            for part in self.network.frozen_parts():
+            for part in self.network.frozen_parts() if frozen else self.network.unread_parts():
                 part.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> "LFVILA":
         """Training or evaluation mode; what stage two leaves as it is stays in evaluation mode."""
         super().train(mode)
-        if self.task == "fuse":
+        if self.frozen:
             for part in self.network.frozen_parts():
                 part.eval()
         return self
@@ -292,7 +296,7 @@ class LFVILA(PaperModule):
         read, labels = mask_words(
             ids.flatten(1), special=special, mask_id=tokenizer.mask_id, vocabulary=len(tokenizer), share=self.masked
         )
-        with torch.no_grad():
+        with torch.no_grad() if self.frozen else nullcontext():
             texts = self.network.read_texts(read.view_as(ids), batch["attention_mask"])
             tokens, _ = self.network.read_video(self.read(batch["video"]))
         tokens, own = mismatched(tokens.flatten(1, 2))

@@ -15,6 +15,7 @@ NO_TEXT = {"tokenizer": None, "text_length": None, "sentences": None}
 TASKS = [
     ("paragraphs", {}, {}),
     ("paragraphs", {"task": "fuse"}, {}),
+    ("paragraphs", {"task": "fuse", "frozen": False}, {}),
     ("msrvtt_qa", {"task": "answer", "answers": 9}, {"sentences": 1}),
     ("how2qa", {"task": "choose"}, {}),
     ("classes", {"task": "classify", "answers": 4}, NO_TEXT),

@@ -272,6 +272,18 @@ def test_stage_two_trains_its_own_parts_only(tiny, folder):
     assert module.network.text_encoder.bert.encoder.layer[3].training
 
 
+def test_stage_two_may_train_the_encoders_as_well(tiny, folder):
+    module = build(tiny, task="fuse", frozen=False)
+    module.check_data(events(folder))
+    module.train()
+    module.training_step(some(events(folder))).backward()
+    unread = {id(x) for part in module.network.unread_parts() for x in part.parameters()}
+    for name, x in module.network.named_parameters():
+        assert x.requires_grad == (id(x) not in unread), name
+        assert (x.grad is not None) == x.requires_grad, name
+    assert module.network.video_encoder.training and module.network.text_encoder.bert.encoder.layer[0].training
+
+
 def test_stage_two_stores_matches_and_flow(tiny, folder):
     data = events(folder)
     found = build(tiny, task="fuse").predictions(data, torch.device("cpu"))
