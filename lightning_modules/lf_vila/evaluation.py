@@ -48,7 +48,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
         named = {f"{first}/{name}{last}": value for name, value in {**judged, **flow, **costs(run)}.items()}
         metrics.setdefault(run.seed, {}).update(named)
         if run is runs[0]:
-            figures = [*flow_figures(found), *figures]
+            by_layer = [figure for figure in flow_figures(found) if len(figure.series[0].x) > 1]  # one is no curve
+            figures = [*by_layer, *figures]
         if run is runs[0] and "clips" in found and found["clips"].shape == found["sentences"].shape:
             figures.insert(0, _over_time(found))
             galleries += [moments(found)] if "shown" in found else []

@@ -1,13 +1,17 @@
 """The module: what is seen of a clip, what is frozen and masked, which data it refuses."""
 
+from base64 import b64decode
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_modules import settings
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.world import views
-from lightning_modules.hd_vila.evaluation import examples, measured
+from lightning_modules.hd_vila.evaluation import LARGER, examples, measured
 from lightning_modules.hd_vila.module import HdVila
 from tests.hd_vila.reference import SIZES
 
@@ -161,11 +165,18 @@ def test_examples_mark_what_is_right(folder):
     features = stored()
     own = features["texts"][features["belongs"]]
     gallery = examples({**features, "videos": own})
-    assert [len(row) for row in gallery.rows] == [2] * 6
-    assert all(row[1].text[0][1] for row in gallery.rows)
-    assert not any(row[1].text[0][1] for row in examples({**features, "videos": -own}).rows)
+    assert [len(row) for row in gallery.rows] == [3] * 6
+    assert all(row[-1].text[0][1] for row in gallery.rows)
+    assert not any(row[-1].text[0][1] for row in examples({**features, "videos": -own}).rows)
+    clip, middle = (Image.open(BytesIO(b64decode(shown.picture.png))) for shown in gallery.rows[0][:2])
+    assert clip.n_frames == 3, "it plays"
+    clip.seek(1)
+    np.testing.assert_array_equal(np.asarray(clip.convert("RGB")), features["shown"][0][1])
+    np.testing.assert_array_equal(np.asarray(middle)[::LARGER, ::LARGER], features["shown"][0][1])
+    still = stored(streams="high")
+    assert [len(row) for row in examples({**still, "shown": still["shown"][:, :1]}).rows] == [2] * 6
     words = stored(task="words", tokenizer="world")
-    _, right, apart = examples({**words, "found": words["words"]}).rows[0]
+    *_, right, apart = examples({**words, "found": words["words"]}).rows[0]
     assert [piece for piece, _ in right.text][:2] == ["a ", "red "] and all(fits for _, fits in right.text)
     assert len(apart.text) == len(right.text) == 6
 
