@@ -192,7 +192,7 @@ def split_sentences(paragraph: str) -> list[str]:
 def time_line(
     frames: UInt8[np.ndarray, "shown height width 3"], similarity: Sequence[float], sentence: str, seconds: float
 ) -> Image.Image:
-    """Frames in a row; under each clip a bar as high as the clip is similar to the sentence, the best one in blue."""
+    """Frames in a row, and a bar under each clip with its begin and cosine: from the lowest to the highest, in blue."""
     small = [Image.fromarray(frame) for frame in frames]
     small = [picture.resize((STRIP * picture.width // picture.height, STRIP)) for picture in small]
     across = small[0].width
@@ -200,11 +200,13 @@ def time_line(
     for place, picture in enumerate(small):
         sheet.paste(picture, (place * across, 0))
     draw, width, floor = ImageDraw.Draw(sheet), sheet.width / len(similarity), STRIP + 2 * BAR
+    least, most = min(similarity), max(similarity)
     for clip, value in enumerate(similarity):
-        high = round(BAR * (1 + max(-1.0, min(1.0, value))))
+        high = LETTERS + round((2 * BAR - LETTERS) * (value - least) / max(most - least, 1e-9))
         color = BEST if clip == int(np.argmax(similarity)) else OTHER
         draw.rectangle([clip * width + 2, floor - high, (clip + 1) * width - 3, floor - 1], fill=color)
-        draw.text((clip * width + 4, floor - LETTERS), f"{seconds * clip / len(similarity):.1f} s", fill=INK)
+        begins = f"{seconds * clip / len(similarity):.1f} s: {value:.2f}"
+        draw.text((clip * width + 4, floor - LETTERS), begins, fill=INK)
     draw.text((4, floor + 2), sentence, fill=INK)
     return sheet
 

@@ -79,11 +79,15 @@ def test_sentences_of_a_paragraph():
     assert split_sentences("...") == ["..."]
 
 
-def test_the_best_clip_is_blue_in_the_time_line():
+@pytest.mark.parametrize("cosines", [[0.0, 0.9], [0.05, 0.06], [-0.9, -0.2]])
+def test_the_best_clip_is_blue_in_the_time_line(cosines):
+    """However near the cosines are to each other: its bar is the highest by far."""
     frames = np.zeros((4, 10, 10, 3), np.uint8)
-    sheet = np.asarray(time_line(frames, [0.0, 0.9], "here", 8.0)).astype(int)
+    sheet = np.asarray(time_line(frames, cosines, "here", 8.0)).astype(int)
     blue = ((sheet - np.array([34, 119, 187])) == 0).all(2)
     assert blue[:, sheet.shape[1] // 2 :].any() and not blue[:, : sheet.shape[1] // 2].any()
+    grey = ((sheet - np.array([190, 205, 215])) == 0).all(2)
+    assert blue.any(1).sum() > 2 * grey.any(1).sum() > 0
 
 
 @pytest.mark.parametrize(
