@@ -28,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -49,6 +50,7 @@ from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.lf_vila.losses import draw_times, mismatched, perfect_loss, span_loss, temporal_contrast
 from lightning_modules.lf_vila.model import LongVideoText, NetworkSettings, VideoClassifier
 from lightning_modules.lf_vila.network import attention_elements
+from lightning_modules.lf_vila.weights import ours, read_official
 from lightning_modules.losses.contrastive import gather, info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.metrics.modality_flow import PAIRS
@@ -108,10 +110,12 @@ class LFVILA(PaperModule):
         frozen: whether stage two leaves what stage one has trained as it is, as in the paper.
         span_weight: of the loss of frames that matter, for `choose`; 0 where spans are not known.
         label_smoothing: of `answer`.
+        official: a checkpoint of the official code to begin with, of stage one or of a later one; heads, and in stage
+            two the third part of BERT, may be missing. Null for none.
         stage: first part of the name that the loss is logged under.
 
     Raises:
-        ValueError: an option does not fit the task.
+        ValueError: an option does not fit the task, or a checkpoint the network.
     """
 
     recipe_form = LFVILARecipe
@@ -135,6 +139,7 @@ class LFVILA(PaperModule):
         frozen: bool = True,
         span_weight: NonNegative = 1.0,
         label_smoothing: Share = 0.0,
+        official: str | None = None,
         stage: Literal["pretrain", "finetune"] = "pretrain",
     ):
         super().__init__()
@@ -156,6 +161,7 @@ class LFVILA(PaperModule):
         self.preprocess = Preprocess(**preprocess)
         if task == "classify":
             self.network = VideoClassifier(**{name: network[name] for name in VIDEO_ONLY}, answers=answers)
+            self._begin(official)
             return
         aligned = task in ("align", "fuse")
         self.network = LongVideoText(**network, head=TASKS[task], aligned=aligned, answers=answers)
@@ -165,7 +171,12 @@ class LFVILA(PaperModule):
         if task == "fuse":
             for part in self.network.frozen_parts() if frozen else self.network.unread_parts():
                 part.requires_grad_(False)
+        self._begin(official)
         self.train()
+
+    def _begin(self, official: str | None) -> None:
+        if official is not None:
+            self._take_over(ours(read_official(Path(official)), self.network), official)
 
     def train(self, mode: bool = True) -> "LFVILA":
         """Training or evaluation mode; what stage two leaves as it is stays in evaluation mode."""
@@ -510,13 +521,16 @@ class LFVILA(PaperModule):
         Raises:
             ValueError: it is of another architecture.
         """
+        self._take_over(weights, "the pre-trained network")
+
+    def _take_over(self, weights: Mapping[str, Tensor], what: str) -> None:
         new = ("video_token_pos.*", "classifier.*", "text_encoder.classifier.*", "text_encoder.span_classifier.*")
         if self.task != "classify" and not any(name.startswith("video_token_pos.") for name in weights):
             layers = range(self.network.together, self.network.text_encoder.config.num_hidden_layers)
             third = [f"text_encoder.bert.encoder.layer.{number}.*" for number in layers]
             new += (*third, "text_encoder.bert.pooler.*", "text_encoder.cls.*")
         unused = ("text_encoder.*", "*_proj.*", "sent_embedding.*", "video_token_pos.*")
-        load_strictly(self.network, weights, "the pre-trained network", unused=unused, new=new)
+        load_strictly(self.network, weights, what, unused=unused, new=new)
 
 
 def learning_rate(recipe: Mapping[str, object], total: int) -> Callable[[int], float]:
