@@ -23,5 +23,7 @@ def test_what_is_no_list_of_texts_is_refused(given):
 
 @pytest.mark.parametrize("silent", ["", " ", "...", "zebra quantum", "[SEP]"])
 def test_a_text_without_a_known_word_is_refused(silent):
-    with pytest.raises(ValueError, match="sentences has .*, of which the model knows no word; expected a text such as"):
+    with pytest.raises(
+        ValueError, match=r"sentences has .*, of which the model knows no word; expected a text such as"
+    ):
         check(["a red circle", silent])
