@@ -87,3 +87,6 @@ def test_flow_is_reported():
     own = arrays["flow/own/relative/test"].astype(np.float64).mean()
     assert found.metrics[0]["world/flow/own_points"] == pytest.approx(100 * own)
     assert [len(series.y) for series in found.figures[0].series] == [2, 2, 2], "layers"
+    shallow = {name: x[:, :1] for name, x in arrays.items() if name.endswith("relative/test")}
+    found = evaluate([run_of(arrays | shallow, made.facts())], "world")
+    assert found.figures == [] and "world/flow/own_points" in found.metrics[0], "one layer is no curve"

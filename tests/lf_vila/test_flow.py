@@ -93,4 +93,7 @@ def test_flow_is_reported(tiny):
     facts = {"task": "fuse", "attention_elements": {"8": 1}, "macs_per_video": 1, "parameters": 1}
     found = evaluate([run_of(arrays, facts)], "world")
     assert found.metrics[0]["world/flow/own_points"] == pytest.approx(100 * own)
+    assert [figure.id for figure in found.figures] == ["attention"], "one layer is no curve"
+    deep = {name: x.repeat(2, 1) for name, x in arrays.items() if name.endswith("relative/test")}
+    found = evaluate([run_of(arrays | deep, facts)], "world")
     assert [figure.id for figure in found.figures] == ["flow", "attention"]
