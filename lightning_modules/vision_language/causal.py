@@ -3,7 +3,6 @@
 Read `Language` first. A Llama with fresh weights (`make_causal`) reads and writes the words of `words.py`.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NotRequired
@@ -21,7 +20,6 @@ from lightning_modules.vision_language import words
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WORD = re.compile(r"[^\W\d_]{2,}")  # letters alone: no digits, no signs, no single letter
 SPACES = "\u0120\u2581"  # what byte pairs and SentencePiece write for a space before a word
 SPREAD = 0.02  # standard deviation of a Llama's fresh weights, that of `transformers`
 # Sizes of published models, so that their architecture can be built without their files: arguments of Qwen2Config, and
@@ -118,13 +116,23 @@ class Language(nn.Module):
         """The spelling of each id that is a whole word, else an empty text.
 
         A whole word has two letters at least, nothing but letters, and is marked as the beginning of a word where the
-        tokenizer marks that; a tokenizer of words marks none.
+        tokenizer marks that; a tokenizer of words marks none. It is spelt as the tokenizer decodes it: pieces of bytes,
+        as GPT-2 has them, write one letter beyond ASCII as several signs. What begins a word and is none by itself
+        (`caf` of `caffeine`) cannot be told apart.
         """
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         special = set(self.tokenizer.all_special_tokens) | set(self.no_words)
         marked = any(token and token[0] in SPACES for token in tokens)
-        found = [_whole_word(token, marked) if token and token not in special else "" for token in tokens]
+        found = [self._whole_word(token, marked) if token and token not in special else "" for token in tokens]
         return found + [""] * (len(self.embeddings) - len(found))
+
+    def _whole_word(self, token: str, marked: bool) -> str:
+        begins = token[0] in SPACES
+        piece = token[1:] if begins else token
+        if begins != marked or not piece or piece[0] in SPACES:
+            return ""
+        word = self.tokenizer.convert_tokens_to_string([piece])  # bytes that are no whole letters become U+FFFD
+        return word if len(word) > 1 and word.isalpha() else ""
 
     def whole_words(self) -> tuple[Int[Tensor, " words"], list[str]]:
         """Ids and spellings of the whole words, each spelling once, in the order of the ids; case does not count.
@@ -350,9 +358,3 @@ def published_tokenizer(hub: str, fallback: Fallback) -> "PreTrainedTokenizerBas
             f"the tokenizer of {hub} could not be fetched from huggingface.co, nor found in its cache. Connect this "
             f"machine, or run `hf download {hub}` on one that is connected and copy its cache (HF_HOME) here."
         ) from error
-
-
-def _whole_word(token: str, marked: bool) -> str:
-    begins = token[0] in SPACES
-    word = token[1:] if begins else token
-    return word if begins == marked and WORD.fullmatch(word) else ""

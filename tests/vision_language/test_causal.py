@@ -3,8 +3,9 @@
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lightning_modules.vision_language.causal import make_causal
 from lightning_modules.vision_language.words import TOKENS, language_tokenizer
@@ -58,3 +59,27 @@ def test_blocks_of_a_published_model_are_computed_again_in_the_backward_pass(tmp
     )  # fmt: skip
     trainer.fit(module, DataLoader(torch.arange(8)[None, None], batch_size=None))
     assert len(calls) == 2
+
+
+def byte_pairs(texts):
+    """A tokenizer of pieces of bytes, as GPT-2's and Qwen's are, with a piece for each word of some texts."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(texts, trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_words_of_bytes_are_spelt_as_they_are_read(tmp_path):
+    tokenizer = byte_pairs([" lion déjà año ½½ x²y don't 水水 lion7 \u0301a"] * 3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    language = make_causal(hub=str(tmp_path))
+    ids, words = language.whole_words()
+    assert {"lion", "déjà", "año", "水水"} <= set(words)
+    for token_id, word in zip(ids.tolist(), words, strict=True):
+        assert word.isalpha() and language.decode([token_id]).lower() == f" {word}"
