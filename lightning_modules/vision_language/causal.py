@@ -369,7 +369,8 @@ def check_folder(folder: Path) -> None:
     if not isinstance(config := found.get("config.json"), dict) or "model_type" not in config:
         raise ValueError(f"{told}, which has no config.json with a model_type: name a folder of `save_pretrained`.")
     index = found.get("model.safetensors.index.json")
-    parts = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    parts = sorted(set(named.values())) if isinstance(named, dict) else ["model.safetensors"]
     if missing := [name for name in parts if not (folder / name).is_file()]:
         others = sorted(path.name for path in folder.glob("*.bin"))
         cure = f"load and save {others[0]} anew, with safetensors" if others else "copy it there"
