@@ -79,14 +79,9 @@ class Teller(Predictor):
         """What the model writes about a picture.
 
         Raises:
-            ValueError: the picture cannot be read, or there is nothing that the model could begin with.
+            ValueError: the picture cannot be read.
         """
-        if not (prompt := self.module.prompt()):
-            raise ValueError(
-                "model.prompts.caption is empty, and the language model has no start token, so that no caption can "
-                "begin: ask questions, or train it with a prompt, the same in data.form.caption."
-            )
-        return self._written(path, prompt)
+        return self._written(path, self.module.prompt())
 
     def ask(self, path: str | Path, question: str) -> str:
         """The answer to a question about a picture.

@@ -19,7 +19,7 @@ from lightning_modules.vision_language import words
 from lightning_modules.vision_language.causal import Language, published_tokenizer
 from lightning_modules.vision_language.towers import VisionTower, make_tower
 from lightning_modules.vlora.generator import PerceptualWeights
-from lightning_modules.vlora.injection import sizes_of
+from lightning_modules.vlora.injection import blocks_of, sizes_of
 from lightning_modules.vlora.module import VLoRA
 from lightning_modules.vlora.official import CONFIG, HEADS, LANGUAGE, load_official, read_official
 from lightning_modules.vlora.seeing import Seeing
@@ -54,7 +54,7 @@ class Released(VLoRA):
         self.language, self.tower = language, Frozen(tower)
         self.own_tower, self.own_language, self.given = False, False, True
         self.seeing = Seeing(language.whole, generator)
-        self.way, self.generator_share, self.most = "weights", 0.0, most
+        self.way, self.generator_share, self.most, self.merged = "weights", 0.0, most, False
         self.prompts = {"caption": BEFORE + BEHIND.format(DESCRIBE), "question": BEFORE + BEHIND}
 
     def prompt(self, question: str | None = None) -> list[int]:
@@ -83,7 +83,7 @@ def official_model(folder: str | Path, *, tower: str = TOWER, most: Count = 128)
             f"{tower} gives {seen.grid**2} features of {seen.dim}, {CONFIG} says {config.get('vlora_pos_num')} of "
             f"{config.get('vlora_visual_dim')}: name the tower that the model was trained with."
         )
-    blocks, alpha = language.whole.base_model.layers, config.get("vlora_alpha")
+    blocks, alpha = blocks_of(language.whole), config.get("vlora_alpha")
     generator = PerceptualWeights(
         sizes=sizes_of(blocks[0]), layers=len(blocks), visual_dim=seen.dim, patches=seen.grid**2, heads=HEADS,
         dim=_given(config, "vlora_dim"), depth=_given(config, "vlora_depth"), rank=_given(config, "vlora_rank"),
