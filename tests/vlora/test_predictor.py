@@ -55,18 +55,6 @@ def test_a_question_that_is_too_long_is_named_after_the_answers_to_the_others(tm
         list(teller.answer(tmp_path / "broken.png"))
 
 
-def test_a_caption_that_cannot_begin_is_refused(picture):
-    """As with a language model that has no start token, and an empty prompt."""
-
-    class Startless(Parrot):
-        def prompt(self, question=None):
-            return [] if question is None else super().prompt(question)
-
-    with pytest.raises(ValueError, match=r"model\.prompts\.caption is empty, and the language model has no start"):
-        Teller(Startless()).caption(picture)
-    assert Teller(Startless()).ask(picture, "who") == "3 (3, 4, 6)"
-
-
 def test_inputs_that_cannot_be_answered_are_refused(tmp_path, picture):
     (tmp_path / "questions.txt").write_text("what?")
     (tmp_path / "broken.png").write_bytes(b"no picture")
