@@ -78,9 +78,7 @@ class SpaeClip(Carrier):
         self.language = Frozen(make_language(**language))
         self.tokenizer = clip_tokenizer()
         if clip.get("hub") is not None:
-            raise ValueError(
-                f"clip.hub is {clip['hub']!r}, which reads other ids: set it to null, and give sizes."
-            )
+            raise ValueError(f"clip.hub is {clip['hub']!r}, which reads other ids: set it to null, and give sizes.")
         check_clip(clip)
         self.clip = make_clip(**clip)
         check_places(self.clip, self.tokenizer)
