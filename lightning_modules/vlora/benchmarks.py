@@ -1,6 +1,7 @@
 """Scores of answers to the questions of MMBench, CCBench, MME, ScienceQA, HallusionBench and MMMU. Imports no torch.
 
-Read `evaluate` first; `score` scores a file of answers. Files are the tables of VLMEvalKit (`datasets.question_tables`). Answers are read by the rules of
+Read `evaluate` first; `score` scores a file of answers. Files are the tables of VLMEvalKit
+(`datasets.question_tables`). Answers are read by the rules of
 open-compass/VLMEvalKit at e8e78f0 under its policy `exact_matching`: `chosen` by `vlmeval/utils/matching_util.py`,
 `yes_or_no` and the scores of MME and HallusionBench by `vlmeval/dataset/utils/yorn.py`, the others by
 `vlmeval/dataset/utils/multiple_choice.py`. Given a judge, VLMEvalKit asks a language model where these rules read
