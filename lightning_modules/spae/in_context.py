@@ -130,7 +130,7 @@ class SpaeInContext(PaperModule):
         if (texts is None) != (few_shot is None):
             raise ValueError("texts and few_shot belong together: set both, or both to null.")
         if texts is not None:
-            check_tasks(texts, model, "texts")
+            check_tasks(texts, self.prompts, "texts")
 
     @property
     def language(self) -> Language:
