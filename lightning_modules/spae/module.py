@@ -200,16 +200,19 @@ class Spae(Carrier, TokenizerTraining):
         load_strictly(self, found, "the tokenizer of `from`")
 
     def check_data(self, data: LightningDataModule) -> None:
-        """Refuse what is no pictures or clips, or of another shape, and networks of an arm's that no arm has given.
+        """Refuse what is no pictures or clips, or of another shape, and networks that are not there.
 
         Raises:
-            ValueError: see above.
+            ValueError: see above; no arm has given its networks, or a published measure has no file.
+            ModuleNotFoundError: LPIPS is asked for and not installed.
         """
         if (missing := list(self.carried())) and not self.given:
             raise ValueError(
                 f"{' and '.join(missing)} have no weights: name the arm that has them with `from` in the plan, or "
                 f"published models with {' and '.join(f'{name}.hub' for name in missing)}."
             )
+        if any(self.published.values()):
+            PublishedNetworks(**self.published)  # they measure after the training
         if isinstance(data, ClipData):
             check_clips(data, self.tokenizer, None)
             return

@@ -160,6 +160,13 @@ def test_an_arm_that_was_given_no_networks_is_refused(data):
     started().check_data(data)
 
 
+def test_a_measure_without_its_file_is_refused_before_the_training(data):
+    built = started()
+    built.published = {"i3d": "nowhere.pt", "lpips": False}
+    with pytest.raises(ValueError, match=r"nowhere\.pt"):
+        built.check_data(data)
+
+
 def test_an_upstream_arm_without_a_clip_is_refused():
     weights = {name: x for name, x in upstream().items() if not name.startswith("clip.")}
     with pytest.raises(ValueError, match=r"has no weights under clip\.\*"):
