@@ -50,7 +50,10 @@ def test_a_released_model_is_the_one_in_its_folder_and_answers(folder):
     assert (model.tower.network.layer, model.tower.network.fit) == (-2, "pad")
     Image.new("RGB", (20, 16), "red").save(folder / "mine.png")
     teller = Teller(model)
-    assert isinstance(teller.ask(folder / "mine.png", "what is it ?"), str)
+    said = teller.ask(folder / "mine.png", "what is it ?")
+    model.merged = True
+    assert teller.ask(folder / "mine.png", "what is it ?") == said
+    assert all(torch.equal(own[name], x.half().float()) for name, x in stored.items()), "weights are as before"
     assert isinstance(teller.caption(folder / "mine.png"), str)
 
 
