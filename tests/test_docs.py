@@ -109,8 +109,14 @@ SMALL = {  # paper -> stage -> arm that its guide uses -> overrides that make it
     "vit_bert": {
         "pretrain": {"vit_bert-separate": {"data.steps": 8, "pretrain.validate_every": None}},
         "pretrain_from": {"vit_bert": {"data.steps": 8, "pretrain.validate_every": None}},
-        "finetune": {},
-        "evaluate": {"vit_bert": {}},
+        "finetune": {
+            f"vit_bert-{protocol}": {
+                f"downstream.{protocol}.data.steps": 4,
+                f"downstream.{protocol}.validate_every": None,
+            }
+            for protocol in ("images", "texts")
+        },
+        "evaluate": {"vit_bert": {}, "vit_bert-images": {}, "vit_bert-texts": {}},
     },
     "fgla": {
         "pretrain": {"fgla": {"pretrain.epochs": 1}},

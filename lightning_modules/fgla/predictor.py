@@ -26,6 +26,7 @@ from lightning_modules.video_tokens.training import stored
 RATE = 8.0  # frames a second of a film
 LARGEST = 1024  # pixels of a film's longer side
 SMALLEST = 128  # pixels a side that OpenCV's flow is computed of
+NARROWEST = 32  # times that one side of a picture may be as long as the other: of longer ones no film can be coded
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
 
 
@@ -68,10 +69,16 @@ class Landscapes(Predictor):
         and its `colours`: hue is direction, saturation length.
 
         Raises:
-            ValueError: the picture or a clip cannot be read, a clip has a single frame, or the model remembers no
-                training clip whose motion could be recalled.
+            ValueError: the picture or a clip cannot be read, the picture is very long and narrow, a clip has a single
+                frame, or the model remembers no training clip whose motion could be recalled.
         """
         picture = _tensor(np.array(read(Path(path))))
+        height, width = picture.shape[-2:]
+        if max(height, width) > NARROWEST * min(height, width):
+            raise ValueError(
+                f"{path} has {width} x {height} pixels, expected sides of which one is at most {NARROWEST} times the "
+                "other: cut a part out."
+            )
         small = self.squeezed(picture)
         with torch.inference_mode():
             for name, codes in self.motions(small, top):

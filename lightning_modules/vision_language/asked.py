@@ -1,4 +1,4 @@
-"""Pictures of a user with one text file among them."""
+"""Pictures, or other files, of a user with one text file among them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,16 @@ def is_text(path: Path) -> bool:
     return path.suffix.lower() == ".txt"
 
 
-def lines_among_pictures(inputs: Sequence[Path], among: Path | None, what: str) -> tuple[list[Path], list[str]]:
+def lines_among_pictures(
+    inputs: Sequence[Path], among: Path | None, what: str, beside: str = "pictures"
+) -> tuple[list[Path], list[str]]:
     """The pictures and folders among the inputs, and the lines of the one text file among them, or of `among`.
 
     Args:
         inputs: files and folders.
         among: the text file, if the user named it apart.
         what: a line is, in the plural.
+        beside: what the other files are, in the plural.
 
     Raises:
         ValueError: there is not exactly one text file, or it has no lines or is no text, or there is no picture.
@@ -30,7 +33,7 @@ def lines_among_pictures(inputs: Sequence[Path], among: Path | None, what: str) 
             raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
     if len(lists) != 1 or not found or not others:
         raise ValueError(
-            f"got {len(others)} pictures or folders, {len(lists)} text files and {len(found)} {what}; expected "
-            f"pictures or a folder of them, and one .txt file with {what}, one on each line"
+            f"got {len(others)} {beside} or folders, {len(lists)} text files and {len(found)} {what}; expected "
+            f"{beside} or a folder of them, and one .txt file with {what}, one on each line"
         )
     return others, found

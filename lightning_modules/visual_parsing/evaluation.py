@@ -204,7 +204,7 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
     figure = Figure("tasks", f"What each pre-training is worth ({dataset})", told, "arm", "percent", series)
     unknown = [(run, each) for run, each in zip(runs, predictions, strict=True) if _unanswered(each)]
     galleries = [_answered(run, each, examples, words) for run, each in zip(runs, predictions, strict=True)
-                 if run.seed == runs[0].seed and run.name.partition("/")[0] == arms[0]]  # fmt: skip
+                 if run.seed == runs[0].seed and run.name.partition("/")[0] == min(arms)]  # fmt: skip
     return Evaluation(
         metrics=dict(metrics),
         figures=[figure] if series else [],
@@ -221,8 +221,8 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
 
 
 def _places(runs: Sequence[Run]) -> dict[str, str]:
-    """Where the network of each protocol lies: those of the first arm and seed."""
-    first = runs[0].name.partition("/")[0]
+    """Where the network of each protocol lies: those of the first arm, by its name, and the first seed."""
+    first = min(arms_of(runs))  # runs are in the order of arm and protocol, where `a-b/...` is before `a/...`
     found = {}
     for run in runs:
         arm, _, protocol = run.name.partition("/")

@@ -28,6 +28,7 @@ from lightning_modules.visual_parsing.official import framed, scaled
 
 FILE = "answering.json"  # of the results of tasks: where the trained network of each protocol lies
 DIGITS = 6
+SHOWN = 60  # letters of a text in a message
 TOGETHER = 64  # texts that are read with a picture at a time
 QUESTION = "?"  # a text that ends so is a question, any other one a statement
 WANTED = {"question": "questions, which end in `?`", "entailment": "statements about a picture",
@@ -79,11 +80,12 @@ class Reading:
             words = ids[1:-1]
             if len(ids) > self.length:
                 raise ValueError(
-                    f"{text!r} takes {len(ids)} tokens, more than the {self.length} of the model: make it shorter."
+                    f"{text[:SHOWN]!r} takes {len(ids)} tokens, more than the {self.length} of the model: "
+                    "make it shorter."
                 )
             if not words or all(word == self.tokenizer.unknown_id for word in words):
                 raise ValueError(
-                    f"{text!r} has no word that the model knows: use those of the texts it was trained on."
+                    f"{text[:SHOWN]!r} has no word that the model knows: use those of the texts it was trained on."
                 )
         token_ids, attention_mask = self.tokenizer(list(texts), self.length)
         return {"token_ids": torch.from_numpy(token_ids), "attention_mask": torch.from_numpy(attention_mask)}

@@ -3,12 +3,14 @@
 Imports no torch.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lightning_modules.ensembling.pools import seed_series
+from lightning_modules.files import ROOT
 from lightning_modules.metrics import classification
 from lightning_modules.metrics.glue import scores
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
@@ -23,6 +25,7 @@ GRADIENTS = {"cosine": "cosine", "ratio": "norm of texts / norm of pictures"}
 ENLARGED = 4  # times, so that small pictures and masks can be looked at
 LARGEST = 512  # pixels a side of an enlarged picture
 COLOURS = {"texts": (234, 139, 45), "pictures": (38, 96, 164)}  # of weights in a mask, by who has them
+TUNED = "tuned.json"  # which fine-tuned network answers
 Arrays = Mapping[str, np.ndarray]
 Metrics = dict[str, float]
 
@@ -176,7 +179,8 @@ def _enlarged(pixels: np.ndarray) -> np.ndarray:
 def evaluate_finetuned(runs: Sequence[Run], dataset: str) -> Evaluation:
     """What each pre-training is worth once it is fine-tuned: `<dataset>/<protocol>/<metric>@<arm>`.
 
-    Metrics are `top1_percent` of classes; of a task of GLUE those that GLUE reports, in percent.
+    Metrics are `top1_percent` of classes; of a task of GLUE those that GLUE reports, in percent. What answers is the
+    network of the first arm, by its name, and the first seed.
 
     Args:
         runs: named `<arm>/<protocol>`, the same seeds of each.
@@ -201,7 +205,14 @@ def evaluate_finetuned(runs: Sequence[Run], dataset: str) -> Evaluation:
         series.append(seed_series(name.removeprefix(f"{dataset}/"), "bars", range(len(arms)), values, arms))
     told = "Test rows after all weights were fine-tuned on few labels, with a new head."
     figure = Figure("finetuned", f"What each pre-training is worth ({dataset})", told, "arm", "percent", series)
-    return Evaluation(metrics=dict(metrics), figures=[figure])
+    first = next(run.folder for run in runs if run.name.partition("/")[0] == min(arms))
+    place = first.relative_to(ROOT) if first.is_relative_to(ROOT) else first
+    return Evaluation(
+        metrics=dict(metrics),
+        figures=[figure],
+        files={TUNED: json.dumps({"dataset": dataset, "run": place.as_posix()}, indent=1).encode()},
+        predictor="lightning_modules.vit_bert.predictor.load_tuned",
+    )
 
 
 def _scored(task: str | None, logits: np.ndarray, labels: np.ndarray) -> Metrics:

@@ -113,6 +113,17 @@ def test_frames_of_a_clip_lie_around_its_middle():
     assert middle(3, 5, 2).tolist() == [0, 1, 2]
 
 
+def test_a_picture_that_is_too_narrow_for_a_film_is_refused(module, tmp_path):
+    for width, height in ((66, 2), (2, 66)):
+        Image.new("RGB", (width, height)).save(tmp_path / "narrow.png")
+        with pytest.raises(ValueError, match=f"narrow.png has {width} x {height} pixels, expected sides of which one"):
+            next(Landscapes(module).answer(tmp_path / "narrow.png"))
+    Image.new("RGB", (64, 2)).save(tmp_path / "narrow.png")
+    with (tmp_path / "film.mp4").open("wb") as file:
+        next(Landscapes(module).answer(tmp_path / "narrow.png"))["film"].save(file)
+    assert (tmp_path / "film.mp4").stat().st_size
+
+
 def test_wrong_files_are_refused(module, picture, tmp_path):
     landscapes = Landscapes(module)
     with pytest.raises(ValueError, match="there are 1 clips and no picture: give a picture to be animated"):

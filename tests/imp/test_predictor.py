@@ -77,6 +77,56 @@ def test_a_sound_for_a_model_that_hears_none_is_refused(files):
         Nearest(deaf).rank(files / "mine.wav", TEXTS)
 
 
+def test_the_list_of_texts_may_be_written_in_capitals(nearest, files):
+    (files / "texts.txt").rename(files / "TEXTS.TXT")
+    assert nearest.begin([files / "mine.png", files / "TEXTS.TXT"]) == [files / "mine.png"]
+    assert nearest.texts == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zebra quux", "'zebra quux' has no word that the model knows"),
+        ("", "'' has no word that the model knows"),
+        ("a red circle " * 9, r"'a red circle a red circle [a-z ]{0,40}' takes more than the 8 tokens of the model"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_refused(nearest, files, text, message):
+    with pytest.raises(ValueError, match=message):
+        nearest.rank(files / "mine.png", [*TEXTS, text])
+    (files / "texts.txt").write_text(text or "...")
+    with pytest.raises(ValueError, match=message if text else "has no word"):
+        nearest.begin([files / "mine.png", files / "texts.txt"])
+
+
+def told(*trained, **lengths):
+    """The content of `predictor.json` of an arm that has learnt some tasks, with the lengths of their texts."""
+    tasks = {name: {"data": {"text_length": lengths[name]} if name in lengths else {}} for name in module().tasks}
+    return {"data": {"trained": list(trained) or None, "tasks": tasks}}
+
+
+def test_texts_may_be_as_long_as_those_that_were_learnt(files):
+    network = module().eval()
+    assert Nearest(network, told(pairs=5, sounding=6)).longest == 6
+    assert Nearest(network, told("pairs", pairs=5, sounding=6)).longest == 5
+    short = Nearest(network, told("pairs", pairs=5))
+    assert len(short.rank(files / "mine.png", ["a red circle"])) == 1  # five tokens with start and end
+    with pytest.raises(ValueError, match="takes more than the 5 tokens"):
+        short.rank(files / "mine.png", ["a large red circle"])
+
+
+@pytest.mark.parametrize(
+    ("trained", "name", "message"),
+    [
+        (["clips"], "mine.png", "the model has learnt clips, where no file is compared with texts"),
+        (["pairs", "sounds"], "mine.wav", "the model has learnt pairs and sounds, where no spectrogram is compared"),
+    ],
+)
+def test_what_was_never_compared_with_texts_is_refused_although_there_are_weights_for_it(files, trained, name, message):
+    with pytest.raises(ValueError, match=message):
+        Nearest(module().eval(), told(*trained)).rank(files / name, TEXTS)
+
+
 def test_vectors_of_texts_are_kept_for_the_next_file(nearest, files, monkeypatch):
     nearest.rank(files / "mine.png", TEXTS)
     monkeypatch.setattr(nearest.module, "embed_texts", lambda *_: pytest.fail("asked again"))

@@ -147,3 +147,16 @@ def test_the_first_answer_is_not_shown_as_right_where_no_right_one_is_known(tmp_
     assert texts == [[("3 (none of the answers)", False)], [("3 (0)", False)]]
     assert found.metrics[0]["vqa2/questions/accuracy_percent/number@one"] == 0
     assert list(found.files) == ["answering.json"]
+
+
+def test_the_network_of_the_arm_with_the_plain_name_answers(tmp_path):
+    module, data, runs = small.answering("pair", 2), small.Data("pair"), {}
+    data.batch = batch_of("pair")
+    for arm in ("parsing", "parsing-cnn", "parsing-scratch"):
+        arrays = stored(module, data)
+        arrays["answers"] = arrays["answers"] if arm == "parsing" else 1 - arrays["answers"]
+        runs[arm] = run(tmp_path / arm / "pairs/seed-0", arrays, module.facts(), f"{arm}/pairs")
+    found = evaluate(sorted(runs.values(), key=lambda each: each.name), "world", examples=3)  # as `find_runs` does
+    assert json.loads(found.files["answering.json"]) == {"pairs": (tmp_path / "parsing/pairs/seed-0").as_posix()}
+    assert found.galleries == evaluate([runs["parsing"]], "world", examples=3).galleries
+    assert found.galleries != evaluate([runs["parsing-cnn"]], "world", examples=3).galleries

@@ -83,6 +83,16 @@ def test_fine_tuned_arms_are_compared_with_the_metrics_of_their_task(tmp_path):
     assert {series.name for series in found.figures[0].series} >= {"images/top1_percent"}
 
 
+def test_the_fine_tuned_network_of_the_arm_with_the_plain_name_answers(tmp_path):
+    arrays = {"logits": np.eye(2, dtype=np.float32), "labels": np.array([0, 1])}
+    names = sorted(f"{arm}/images" for arm in ("both", "both-joint", "both-mask"))
+    assert names[0] == "both-joint/images"
+    found = evaluate([run(tmp_path / name / "seed-0", arrays, name) for name in names], "world")
+    assert found.predictor == "lightning_modules.vit_bert.predictor.load_tuned"
+    place = (tmp_path / "both/images/seed-0").as_posix()
+    assert json.loads(found.files["tuned.json"]) == {"dataset": "world", "run": place}
+
+
 def test_nothing_to_evaluate_is_refused():
     with pytest.raises(ValueError, match="there is no run to evaluate"):
         evaluate([], "world")
