@@ -46,7 +46,6 @@ from lightning_modules.settings import Count, Natural, Positive, Share
 from lightning_modules.validation import judged
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.causal_training import CausalTraining
-from lightning_modules.video_tokens.generator import Decoding
 from lightning_modules.video_tokens.training import stored
 
 Video = Float[Tensor, "1 3 frames h w"]
@@ -301,7 +300,7 @@ class CodedSequences(WholeVideos, Magvit2):
         network: dict,
         num_classes: Natural,
         multi_task: bool = False,
-        decoding: Decoding | None = None,
+        decoding: dict | None = None,
         codecs: list[str] | None = None,
         published: dict | None = None,
         pixel_scale: Positive = 255.0,

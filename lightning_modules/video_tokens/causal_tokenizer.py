@@ -20,7 +20,7 @@ from lightning_modules.video_tokens.causal import AdaptiveNorm, CausalBlock, Cau
 from lightning_modules.video_tokens.convolution import lecun_normal_
 from lightning_modules.video_tokens.lookup_free import LookupFree
 from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
-from lightning_modules.video_tokens.tokenizer import VideoTokenizer, inflated
+from lightning_modules.video_tokens.tokenizer import VideoTokenizer, check_tokens, check_video, inflated
 
 Quantisation = Literal["lookup_free", "vector"]
 QUANTISERS: dict[str, type[nn.Module]] = {"lookup_free": LookupFree, "vector": VectorQuantiser}
@@ -225,32 +225,36 @@ class CausalTokenizer(VideoTokenizer):
         video = self.decoder(latents, memory)
         return (video + 1) / 2 if self.centred else video
 
-    def encode_parts(
-        self, parts: Iterable[Float[Tensor, "batch 3 _ height width"]]
-    ) -> Iterator[Int[Tensor, "batch _ h w"]]:
+    def encode_parts(self, parts: Iterable[Tensor]) -> Iterator[Int[Tensor, "batch _ h w"]]:
         """The tokens of a video that comes in parts, of 1 + s a frames first and multiples of s frames later.
 
+        Args:
+            parts: each as `encode` takes clips.
+
         Raises:
-            ValueError: a part has another length, or norms are pooled.
+            ValueError: a part is no clip or has another length, or norms are pooled.
         """
         self._check_parts()
         memory: Memory = {}
         for number, part in enumerate(parts):
+            check_video(part)
             batch, channels, frames, height, width = part.shape
             self.check_shape((batch, channels, frames + (number > 0), height, width))
             yield self.quantise(part, memory).tokens
 
-    def decode_parts(
-        self, parts: Iterable[Int[Tensor, "batch _ h w"]]
-    ) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
         """The video of tokens that come in parts.
 
+        Args:
+            parts: each as `decode` takes tokens.
+
         Raises:
-            ValueError: norms are pooled.
+            ValueError: a part are no tokens, or norms are pooled.
         """
         self._check_parts()
         memory: Memory = {}
         for part in parts:
+            check_tokens(part, self.vocabulary)
             yield self.draw(self.quantiser.embed(part), memory)
 
     def _check_parts(self) -> None:

@@ -120,7 +120,7 @@ class Generator(PaperModule):
         class_drop: Share = 0.0,
         given_frames: Count = 1,
         inpainting_token: bool = False,
-        decoding: Decoding | None = None,
+        decoding: dict | None = None,
         judged_tasks: Annotated[list[str], Field(min_length=1)],
         judged_rows: Count = 256,
         keep_tokens: bool = False,
