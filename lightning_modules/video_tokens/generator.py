@@ -47,6 +47,7 @@ from lightning_modules.video_tokens.transformer import Bert
 
 SPECIALS = {False: 1, True: 16}  # slots of the vocabulary: the mask alone, or the tokens of tasks too
 FOLLOWED = ("quantiser.used", "quantiser.sums")  # averages that a codebook follows in training alone
+FURTHER = 10**6  # between the seeds of draws of one clip
 SLOTS = 100  # of the least frequent task in the order of tasks
 Conditioning = Literal["commit", "latent", "fixed", "prefix", "autoregressive"]
 
@@ -89,6 +90,7 @@ class Generator(PaperModule):
             those without the class, l + g (l - l without).
         judged_tasks: that are decoded and compared with the truth.
         judged_rows: clips that are decoded for each.
+        draws: how often each of them is.
         keep_tokens: whether the tokens of a row are computed once and kept.
         published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
         pixel_scale: the stored value of white.
@@ -123,6 +125,7 @@ class Generator(PaperModule):
         decoding: dict | None = None,
         judged_tasks: Annotated[list[str], Field(min_length=1)],
         judged_rows: Count = 256,
+        draws: Count = 1,
         keep_tokens: bool = False,
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
@@ -143,7 +146,7 @@ class Generator(PaperModule):
             before += self.tokens // self.tokenizer.grid[0] + 1
         self.vocabulary = self.codes + num_classes + 1 + SPECIALS[multi_task or self.conditioning == "prefix"]
         self.network = self.transformer(network, length=before + self.tokens, causal=self.autoregressive)
-        self.tasks, self.judged_tasks, self.judged_rows = tasks, judged_tasks, judged_rows
+        self.tasks, self.judged_tasks, self.judged_rows, self.draws = tasks, judged_tasks, judged_rows, draws
         self.parts, self.schedule = parts, schedule
         self.label_smoothing, self.class_drop = label_smoothing, class_drop
         self.given_frames, self.inpainting_token = given_frames, inpainting_token
@@ -172,14 +175,14 @@ class Generator(PaperModule):
         check_files(self.published)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the tokenizer, and the judge, of a trained arm.
+        """Take over the tokenizer, and the judge, of a trained arm; of a generator its transformer too.
 
         Raises:
-            ValueError: the tokenizer is of another architecture.
+            ValueError: one of them is of another architecture.
         """
-        for name, part in (("tokenizer", self.tokenizer), ("judge", self.judge)):
-            if part is not None:
-                own = {k.removeprefix(f"{name}."): x for k, x in weights.items() if k.startswith(f"{name}.")}
+        for name, part in (("tokenizer", self.tokenizer), ("judge", self.judge), ("network", self.network)):
+            own = {k.removeprefix(f"{name}."): x for k, x in weights.items() if k.startswith(f"{name}.")}
+            if part is not None and (own or name != "network"):
                 load_strictly(part, own, f"the {name} of the arm in `from`", unused=FOLLOWED)
 
     def train(self, mode: bool = True) -> "Generator":
@@ -407,11 +410,12 @@ class Generator(PaperModule):
                     parts["shown/real"].append(stored(video[:SHOWN]))
                 for number, name in enumerate(self.judged_tasks):
                     task, seed = TASKS[name], 1000 * number + left
-                    tokens = self.generate(video, labels, name, seed)
-                    made = self.drawn(tokens)
-                    self._compare(parts, name, task, video, truth, again, tokens, made)
-                    for kind, seen in (networks.seen(made) | networks.compared(made, video)).items():
-                        parts[f"{name}/{kind}"].append(seen)
+                    for draw in range(self.draws):
+                        tokens = self.generate(video, labels, name, seed + FURTHER * draw)
+                        made = self.drawn(tokens)
+                        self._compare(parts, name, task, video, truth, again, tokens, made)
+                        for kind, seen in (networks.seen(made) | networks.compared(made, video)).items():
+                            parts[f"{name}/{kind}"].append(seen)
                 if left == 0:
                     break
         return {name: torch.cat(part).cpu() for name, part in parts.items()}

@@ -135,8 +135,8 @@ class Continuer(Predictor):
         the last frames. Other tasks are given parts of a clip that is spread over the whole file.
 
         An answer has `task`, `tokens` (t, h, w), `film` and its `frames` side by side (a generator of pictures:
-        `picture`), and `read`, which frames of the file it saw, if any. Of a file with tokens (.npy) there is alone what
-        they draw.
+        `picture`), and `read`, which frames of the file it saw, if any. Of a file with tokens (.npy) there is what they
+        draw alone.
 
         Raises:
             ValueError: the file cannot be read, or holds no tokens of this generator.
