@@ -32,6 +32,7 @@ from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import Generator
 from lightning_modules.video_tokens.masking import draw_codes, mask_ratio
+from lightning_modules.video_tokens.perception import Judge
 from lightning_modules.video_tokens.tasks import MASK, TASKS
 from lightning_modules.video_tokens.training import stored
 
@@ -46,6 +47,11 @@ class Coded(Generator):
 
     tokenizer_class = CausalTokenizer
     predictor = "lightning_modules.magvit2.predictor.Continuer"
+
+    def build_judge(self, classes: int) -> Judge:
+        """As `Generator`; no weight of the network is another because there is a judge."""
+        with torch.random.fork_rng(devices=[]):
+            return super().build_judge(classes)
 
     @property
     def factors(self) -> tuple[int, ...]:

@@ -136,7 +136,7 @@ class Generator(PaperModule):
             raise ValueError(f"weights has {len(weights)} entries, expected {len(tasks)}: one for each of tasks.")
         self.tokenizer = build(self.tokenizer_class, tokenizer, "model.tokenizer").requires_grad_(False)
         check_given({*tasks, *judged_tasks}, given_frames, self.tokenizer.frames)
-        self.judge = Judge(num_classes).requires_grad_(False) if judge else None
+        self.judge = self.build_judge(num_classes).requires_grad_(False) if judge else None
         self.codes, self.classes, self.multi_task = self.tokenizer.vocabulary, num_classes, multi_task
         self.tokens = self.tokenizer.grid[0] * self.tokenizer.grid[1] * self.tokenizer.grid[2]
         self.autoregressive = conditioning == "autoregressive"
@@ -159,6 +159,10 @@ class Generator(PaperModule):
     def transformer(self, network: Mapping[str, object], *, length: int, causal: bool) -> nn.Module:
         """The transformer of these settings; it has `read`, as `Bert`."""
         return build(Bert, network, "model.network", vocabulary=self.vocabulary, length=length, causal=causal)
+
+    def build_judge(self, classes: int) -> Judge:
+        """The judge, whose weights come from the arm in `from`."""
+        return Judge(classes)
 
     @property
     def factors(self) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Parity of masking, decoding and inflation with google-research/magvit.
 
 Numbers were printed by its code at 05e8cfd with jax 0.10.2 and flax 0.12.8. Whole ones are sums, weighted by places
-(`placed`), of what `random_mask` and `parallel_decode.decode` gave for tokens and scores that a formula gives; masks are
-counted as 99. While decoding, the most probable code was taken (a sampling temperature of 1e-6), and a formula gave the
+(`placed`), of what `random_mask` and `parallel_decode.decode` gave for tokens and scores that a formula gives; a mask
+counts as 99. While decoding, the most probable code was taken (a sampling temperature of 1e-6), and a formula gave the
 noise on how sure a token is.
 """
 
