@@ -33,6 +33,7 @@ from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
 from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
@@ -100,7 +101,7 @@ class CamViG(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.tokenizer").requires_grad_(False)
         time, height, width = self.tokenizer.grid
         self.tokens, self.first = time * height * width, height * width
         self.later = self.tokenizer.frames - 1
@@ -113,7 +114,7 @@ class CamViG(PaperModule):
             video=self.tokens - self.start, video_start=self.start,
         )  # fmt: skip
         places = self.tokens + levels * self.later
-        self.network = PrefixLM(vocabulary=len(self.vocabulary), places=places, **network)
+        self.network = build(PrefixLM, network, "model.network", vocabulary=len(self.vocabulary), places=places)
         self.path_tokens, self.paths, self.path_drop, self.decoding = path_tokens, paths, path_drop, decoding
         self.judged_rows, self.pixel_scale = judged_rows, pixel_scale
         self.kept = Kept(self.tokens) if keep_tokens else None

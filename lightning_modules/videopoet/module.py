@@ -30,6 +30,7 @@ from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
 from lightning_modules.settings import Count, Natural, NonNegative, Positive, Share, meant
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
@@ -108,7 +109,7 @@ class VideoPoet(PaperModule):
         super().__init__()
         check_tasks([*tasks, *judged_tasks], TASKS)
         check_tasks(weights or {}, tasks)
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.tokenizer").requires_grad_(False)
         self.codec = make_codec(**codec).requires_grad_(False)
         self.text = make_text(**text)
         self.grid, self.text_length, self.given, self.marks = self.tokenizer.grid, text_length, given, marks or []
@@ -119,9 +120,10 @@ class VideoPoet(PaperModule):
             self.tokenizer.vocabulary, self.codec.levels, self.codec.codes, prompts=[*PROMPTS, *self.marks]
         )
         self.visual_places, self.audio_places = self.grid[0] * self.frame_tokens, self.codec.frames * self.codec.levels
-        self.network = PrefixLM(
-            vocabulary=len(self.words), places=self.visual_places + self.audio_places, text_dim=self.text.dim, **network
-        )
+        self.network = build(
+            PrefixLM, network, "model.network", vocabulary=len(self.words),
+            places=self.visual_places + self.audio_places, text_dim=self.text.dim,
+        )  # fmt: skip
         self.tasks, self.judged_tasks, self.judged_rows = tasks, judged_tasks, judged_rows
         self.alternation = Alternation(phases(tasks, weights or {}, turn, first))
         self.batches, self.mixed, self.text_drop, self.segments = batches, mixed, text_drop, segments

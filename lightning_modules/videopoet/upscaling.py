@@ -30,6 +30,7 @@ from lightning_modules.metrics.video import masked_mse, psnr, ssim
 from lightning_modules.predictors import Predictor
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.kept import Kept
@@ -111,11 +112,11 @@ class Upscaler(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.tokenizer").requires_grad_(False)
         self.size = tuple(size)
         self.grid = grid_of(self.tokenizer, self.size)
         self.text = make_text(**text)
-        self.network = SuperResolution(grid=self.grid, text_dim=self.text.dim, **network)
+        self.network = build(SuperResolution, network, "model.network", grid=self.grid, text_dim=self.text.dim)
         check_codes(self.network, self.tokenizer)
         self.codes, self.tokens = self.network.codes, self.grid[0] * self.grid[1] * self.grid[2]
         self.low_tokens = self.tokens // 4
