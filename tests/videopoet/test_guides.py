@@ -11,10 +11,13 @@ from transformers import DPTConfig, DPTForDepthEstimation
 from lightning_modules import rehearsal
 from lightning_modules.datasets.video.drawn import encode
 from lightning_modules.fgla.raft import Raft
+from lightning_modules.metrics.compute import count_parameters
+from lightning_modules.settings import bind
 from lightning_modules.videopoet.guides import Depth, Guides
 from lightning_modules.videopoet.module import VideoPoet
 from lightning_modules.videopoet.predictor import Director
 from lightning_modules.videopoet.prompts import Asked, read_asked
+from stages.composing import compose
 from tests.videopoet.test_director import clips, settings
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32,
@@ -143,3 +146,20 @@ def test_the_published_depth_network_has_its_size():
     with torch.device("meta"):
         network = Depth("Intel/dpt-large").network
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) in (342, 343, 344)
+
+
+def test_the_arm_of_the_paper_preset_has_the_sequences_of_its_sizes():
+    """66 places of text, 1,282 of flow and depth, 1,282 of the clip, each with its delimiters; <bos>, task, <eos>."""
+    block = compose("paper", system="videopoet")["system"]["model"] | {
+        "tasks": ["stylise"],
+        "judged_tasks": ["stylise"],
+    }
+    block["tokenizer"] |= {"width": 2, "norm_groups": 2}
+    with torch.device("meta"):
+        built = bind(block, "conf/system/videopoet/paper.yaml: model")()
+    assert built.layouts["stylise"].length == 66 + 2 * 1282 + 3
+    assert built.facts()["lengths"] == {"stylise": 66 + 2 * 1282 + 3}
+    assert (
+        count_parameters(built.guides.flow.network) == 5_257_536
+        and built.guides.depth.network.config.hidden_size == 1024
+    )
