@@ -47,13 +47,14 @@ class Arm:
 
 @dataclass
 class Paper:
-    """What the page shows of one paper."""
+    """What the page shows of one paper; `cost` is what `stages.costs` counted, if it did."""
 
     facts: Facts | Idea
     rows: list[dict[str, Any]]
     arms: list[Arm]
     sweeps: list[Arm] = field(default_factory=list)
     trainings: list[curves.Trainings] = field(default_factory=list)
+    cost: dict[str, Any] | None = None
 
     @property
     def own(self) -> bool:
