@@ -17,8 +17,6 @@ from stages.page.comparing import COUNTED
 from stages.plan import Plan, PlanError, load_plan
 
 if TYPE_CHECKING:
-    from pytorch_lightning import LightningDataModule
-
     from lightning_modules.base import PaperModule
 
 STEPS = 12  # that are counted; the mean evens out what differs from step to step, such as the task or the frames
@@ -38,12 +36,12 @@ def main_training(plan: Plan, stem: str) -> str:
 
 def built(plan: Plan, arm: str) -> "PaperModule":
     """The network of an arm as it is before its first step, of the first seed."""
-    from pytorch_lightning import seed_everything
+    import torch
 
     row = plan.pretrain[arm]
     start = built(plan, row.start).export() if row.start else None
     system, where = described(plan, arm)
-    seed_everything(plan.seeds_of(row)[0], verbose=False)
+    torch.manual_seed(plan.seeds_of(row)[0])
     module = bind(system["model"], f"{where}: model")()
     module.recipe = module.check_recipe(system["pretrain"], f"{where}: pretrain")
     if start is not None:
@@ -51,8 +49,8 @@ def built(plan: Plan, arm: str) -> "PaperModule":
     return module
 
 
-def data_of(plan: Plan, arm: str, folder: Path) -> "LightningDataModule":
-    """What an arm is trained on, from the folder of its prepared data set."""
+def data_of(plan: Plan, arm: str, folder: Path) -> Any:
+    """The LightningDataModule that an arm is trained on, from the folder of its prepared data set."""
     system, where = described(plan, arm)
     seed = plan.seeds_of(plan.pretrain[arm])[0]
     return bind(system["data"], f"{where}: data", folder=folder, seed=seed)()
@@ -65,7 +63,7 @@ def described(plan: Plan, arm: str) -> tuple[dict, str]:
     return system, f"conf/system/{row.system}/{plan.preset}.yaml"
 
 
-def count(module: "PaperModule", data: "LightningDataModule") -> dict[str, Any]:
+def count(module: "PaperModule", data: Any) -> dict[str, Any]:
     """Learned values and multiply-adds of a training.
 
     Frozen networks count in what a step computes, and not in what is learned. Counted as in `metrics.compute`, but on

@@ -67,9 +67,16 @@ STYLE = {
 def load(path: Path) -> list[Figure]:
     """The figures of an arm, from the `figures.json` that the evaluate stage wrote."""
     return [
-        _barred(Figure(**{**figure, "series": [Series(**series) for series in figure["series"]]}))
+        _barred(Figure(**{**figure, "series": [_named(Series(**series)) for series in figure["series"]]}))
         for figure in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+def _named(series: Series) -> Series:
+    """A series that is called like a metric, such as `images/top1_percent`, with a name for reading: images, top1."""
+    if "_percent" not in series.name:
+        return series
+    return replace(series, name=series.name.replace("_percent", "").replace("/", ", ").replace("_", " "))
 
 
 def _barred(figure: Figure) -> Figure:

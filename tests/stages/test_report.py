@@ -620,6 +620,15 @@ def test_lines_of_one_point_each_become_bars_that_start_at_0(tmp_path):
     assert axes.get_ylim()[0] == 0 and [text.get_text() for text in axes.get_xticklabels()] == ["1"]
 
 
+def test_a_series_that_is_called_like_a_metric_gets_a_name_for_reading(tmp_path):
+    series = [
+        Series(name, "bars", [0.0, 1.0], [1.0, 2.0]) for name in ("questions/accuracy_percent/yes_no", "mlp-h32#1")
+    ]
+    (tmp_path / "figures.json").write_text(json.dumps([asdict(Figure("f", "t", "c", "arm", "percent", series))]))
+    (figure,) = figures.load(tmp_path / "figures.json")
+    assert [each.name for each in figure.series] == ["questions, accuracy, yes no", "mlp-h32#1"]
+
+
 def test_an_axis_of_layers_has_no_halves():
     layers = drawn()
     assert shown_ticks(axes_of(layers).xaxis) == [1, 2]
