@@ -99,11 +99,11 @@ class Describer(Predictor):
             except BrokenPicture:
                 raise
             except ValueError as error:
-                failed.append(f"row {row}: {error}")
+                failed.append(f"row {row}: {error}".rstrip("."))
             else:
                 yield from ({"row": row, "box": list(box)} | answer for answer in found)
         if failed:
-            raise ValueError(f"{path}, {'; '.join(failed)}")
+            raise ValueError(f"{path}, {'; '.join(failed)}.")
 
     def _answers(self, path: str | Path, box: Box | None, top: int) -> Iterator[dict[str, Any]]:
         if not self.texts:
