@@ -36,6 +36,7 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
     """
     metrics: dict[int, dict[str, float]] = {}
     figures, galleries = [], []
+    drawn = min(runs, key=lambda run: (run.name.split("/"), run.seed), default=None)  # of the paper's own arm
     for run in runs:
         stored = run.predictions()
         arrays = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
@@ -46,8 +47,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, motions: Count | None = None,
         arm, _, protocol = run.name.partition("/")
         first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
         metrics.setdefault(run.seed, {}).update({f"{first}/{name}{last}": value for name, value in found.items()})
-        figures += [figure for figure in flow_figures(arrays) if len(figure.series[0].x) > 1] if run is runs[0] else []
-        if run is runs[0] and "shown" in arrays and not protocol:
+        figures += flow_figures(arrays) if run is drawn else []
+        if run is drawn and "shown" in arrays and not protocol:
             galleries.append(examples(arrays))
     return Evaluation(metrics=metrics, figures=figures, galleries=galleries)
 

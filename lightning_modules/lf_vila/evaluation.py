@@ -35,7 +35,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
     if not runs:
         raise ValueError("there is no trained model to evaluate: `make repro` trains it.")
     metrics: dict[int, Metrics] = {}
-    figures, galleries = [_memory(runs[0])], []
+    drawn = min(runs, key=lambda run: (run.name.split("/"), run.seed))  # of a comparison, the paper's own arm
+    figures, galleries = [_memory(drawn)], []
     for run in runs:
         stored = run.predictions()
         found = {name.removesuffix(f"/{split}"): x for name, x in stored.items() if name.endswith(f"/{split}")}
@@ -47,10 +48,9 @@ def evaluate(runs: Sequence[Run], dataset: str, *, split: str = "test") -> Evalu
         first, last = (f"{dataset}/{protocol}", f"@{arm}") if protocol else (dataset, "")
         named = {f"{first}/{name}{last}": value for name, value in {**judged, **flow, **costs(run)}.items()}
         metrics.setdefault(run.seed, {}).update(named)
-        if run is runs[0]:
-            by_layer = [figure for figure in flow_figures(found) if len(figure.series[0].x) > 1]  # one is no curve
-            figures = [*by_layer, *figures]
-        if run is runs[0] and "clips" in found and found["clips"].shape == found["sentences"].shape:
+        if run is drawn:
+            figures = [*flow_figures(found), *figures]
+        if run is drawn and "clips" in found and found["clips"].shape == found["sentences"].shape:
             figures.insert(0, _over_time(found))
             galleries += [moments(found)] if "shown" in found else []
     return Evaluation(metrics=metrics, figures=figures, galleries=galleries)

@@ -87,6 +87,14 @@ def test_flow_is_reported():
     own = arrays["flow/own/relative/test"].astype(np.float64).mean()
     assert found.metrics[0]["world/flow/own_points"] == pytest.approx(100 * own)
     assert [len(series.y) for series in found.figures[0].series] == [2, 2, 2], "layers"
-    shallow = {name: x[:, :1] for name, x in arrays.items() if name.endswith("relative/test")}
-    found = evaluate([run_of(arrays | shallow, made.facts())], "world")
-    assert found.figures == [] and "world/flow/own_points" in found.metrics[0], "one layer is no curve"
+
+
+def test_of_a_comparison_the_flow_of_the_papers_own_arm_is_drawn():
+    made = module(task="words", tokenizer="world", clips=2)
+    arrays = {f"{name}/test": x.numpy() for name, x in flows(made, batch()).items()}
+    arrays |= {"answers/test": np.zeros(2, np.int64), "labels/test": np.zeros(2, np.int64)}
+    other = {name: 2 * x if name.startswith("flow/") else x for name, x in arrays.items()}
+    names = {"hd_vila-words-max/answer": other, "hd_vila-words/answer": arrays}  # in the order of `find_runs`
+    found = evaluate([run_of(each, {}, name=name) for name, each in names.items()], "world").figures
+    alone = evaluate([run_of(arrays, {}, name="hd_vila-words/answer")], "world").figures
+    assert len(found) == 1 and found == alone

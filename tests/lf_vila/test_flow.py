@@ -93,7 +93,13 @@ def test_flow_is_reported(tiny):
     facts = {"task": "fuse", "attention_elements": {"8": 1}, "macs_per_video": 1, "parameters": 1}
     found = evaluate([run_of(arrays, facts)], "world")
     assert found.metrics[0]["world/flow/own_points"] == pytest.approx(100 * own)
-    assert [figure.id for figure in found.figures] == ["attention"], "one layer is no curve"
-    deep = {name: x.repeat(2, 1) for name, x in arrays.items() if name.endswith("relative/test")}
-    found = evaluate([run_of(arrays | deep, facts)], "world")
     assert [figure.id for figure in found.figures] == ["flow", "attention"]
+
+
+def test_of_a_comparison_the_papers_own_arm_is_drawn():
+    arrays = {f"{name}/test": np.ones(2, np.float32) for name in ("own", "other")}
+    facts = {"task": "fuse", "macs_per_video": 1, "parameters": 1}
+    names = {"lf_vila-full/match": 9000, "lf_vila/match": 1000}  # in the order of `find_runs`
+    runs = [run_of(arrays, facts | {"attention_elements": {"8": n}}, name=name) for name, n in names.items()]
+    (figure,) = evaluate(runs, "world").figures
+    assert figure.id == "attention" and figure.series[0].y == [1.0]
