@@ -32,7 +32,7 @@ from matplotlib.ticker import (
     NullFormatter,
     NullLocator,
 )
-from matplotlib.transforms import Affine2D
+from matplotlib.transforms import Affine2D, Bbox
 
 from lightning_modules.files import digest, replace_file, scratch, sha256
 from lightning_modules.runs import Figure, Series
@@ -247,39 +247,26 @@ def _label(axes: Axes, figure: Figure, ink: str) -> None:
         return
     axes.figure.draw_without_rendering()  # so that the layout is known
     to_points = axes.transData + axes.figure.dpi_scale_trans.inverted() + Affine2D().scale(72)
-    marks = [to_points.transform(place) for series in named for place in zip(series.x, series.y, strict=True)]
-    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in marks]
+    points = [
+        (label, place, to_points.transform(place))
+        for series in named
+        for label, *place in zip(series.labels, series.x, series.y, strict=True)
+    ]
+    taken = [Bbox.from_bounds(x - 2, y - 2, 4, 4) for _, _, (x, y) in points]
     right = axes.bbox.x1 / axes.figure.dpi * 72
-    labels = [label for series in named for label in series.labels]
-    places = [place for series in named for place in zip(series.x, series.y, strict=True)]
-    for label, place, (x, y) in zip(labels, places, marks, strict=True):
+    for label, place, (x, y) in points:
         width = TEXT_WIDTH * len(label)
         for across, up in ((4, -4), (4, 4), (-4, -4), (-4, 4)):
-            left, bottom = (
-                (x + across if across > 0 else x + across - width),
-                (y + up if up > 0 else y + up - TEXT_HEIGHT),
-            )
-            box = (left, bottom, left + width, bottom + TEXT_HEIGHT)
-            if left < 0 or (box[2] > right + width / 2) or any(_meet(box, other) for other in taken):
+            left, bottom = x + across - width * (across < 0), y + up - TEXT_HEIGHT * (up < 0)
+            box = Bbox.from_bounds(left, bottom, width, TEXT_HEIGHT)
+            if left < 0 or box.x1 > right + width / 2 or box.count_overlaps(taken):
                 continue
             taken.append(box)
             axes.annotate(
-                label,
-                place,
-                (across, up),
-                textcoords="offset points",
-                ha="left" if across > 0 else "right",
-                va="bottom" if up > 0 else "top",
-                color=ink,
-                fontsize=9,
-                alpha=0.8,
-            )
+                label, place, (across, up), textcoords="offset points", ha="left" if across > 0 else "right",
+                va="bottom" if up > 0 else "top", color=ink, fontsize=9, alpha=0.8,
+            )  # fmt: skip
             break
-
-
-def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether two rectangles (left, bottom, right, top) overlap."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _errors(series: Series) -> list[list[float]] | None:
