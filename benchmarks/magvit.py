@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import _measuring as measuring
 from lightning_modules.magvit.module import Magvit
+from lightning_modules.metrics.memory import peak_bytes
 
 GRIDS = {"4 x 8 x 8": (16, 32), "4 x 16 x 16": (16, 64)}  # tokens -> frames and size of a clip
 NETWORK = {"layers": 4, "hidden_size": 192, "mlp_dim": 768, "heads": 3}
@@ -15,7 +16,7 @@ REPEATS = 3
 
 
 def main() -> list[dict]:
-    """Rows of each size; CPU time of one thread for one clip, the tokenizer left out."""
+    """Rows of each size; CPU time of one thread and peak memory for one clip, the tokenizer left out."""
     torch.set_num_threads(1)
     return [row for grid, (frames, size) in GRIDS.items() for row in _rows(grid, frames, size)]
 
@@ -37,6 +38,7 @@ def _rows(grid: str, frames: int, size: int) -> list[dict]:
             "passes": built.facts()["passes"],
             "ms of CPU": 1000 * seconds[way],
             "times 12 steps": seconds[way] / seconds["12 steps"],
+            "peak, MiB": peak_bytes(call) / 2**20,
         }
-        for way, (built, _) in ways.items()
+        for way, (built, call) in ways.items()
     ]

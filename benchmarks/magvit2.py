@@ -11,7 +11,6 @@ must give the same loss before anything is timed.
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import _measuring as measuring
 from lightning_modules.magvit2.weights import load_seed_voken
+from lightning_modules.metrics.memory import peak_bytes
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.lookup_free import LookupFree
 
@@ -27,14 +27,13 @@ LATENTS = {"a quarter of an image (64)": 64, "an image (256)": 256, "a clip (1,2
 SOFTMAX_UP_TO = 256  # more does not fit a small machine's memory
 BITS = 18
 TEMPERATURE = 0.1
-FLOAT = 4  # bytes
 FRAMES, SIZE = 9, 32  # of the clip of a training step
 NETWORK = {"width": 32, "multipliers": (1, 2, 2, 4), "blocks": 1}  # SEED-Voken's is 128 wide and has 4 blocks
 REPEATS = 3
 
 
 def main() -> list[dict]:
-    """Rows of each number of latents, and of a training step; CPU time of one thread, forwards and backwards."""
+    """Rows of each number of latents, and of a training step: CPU time of one thread, peak memory; with gradients."""
     torch.set_num_threads(1)
     return [*(row for what, count in LATENTS.items() for row in _rows(what, count)), *_step_rows()]
 
@@ -67,10 +66,10 @@ def _rows(what: str, count: int) -> list[dict]:
             "what": f"{what}: {name}",
             "term": value,
             "ms of CPU": 1000 * seconds,
-            "largest tensor, MiB": largest * FLOAT / 2**20,
+            "peak, MiB": peak / 2**20,
             "times closed form": seconds / first[1],
         }
-        for name, (value, seconds, largest) in found.items()
+        for name, (value, seconds, peak) in found.items()
     ]
 
 
@@ -88,6 +87,7 @@ def _step_rows() -> list[dict]:
             "what": f"a step with a clip of {FRAMES} frames of {SIZE} pixels, 2^{BITS} codes: {name}",
             "ms of CPU": 1000 * value,
             "times norms over all frames": value / seconds["norms over all frames"],
+            "peak, MiB": peak_bytes(ways[name]) / 2**20,
             "target": "1.5" if name == "SEED-Voken" else None,
         }
         for name, value in seconds.items()
@@ -143,28 +143,19 @@ def _loss(tokenizer: CausalTokenizer, video: Tensor) -> Tensor:
 def _step(network: nn.Module, video: Tensor) -> Callable[[], None]:
     def step() -> None:
         network.zero_grad()
-        (network.loss(video) if isinstance(network, _SeedVoken) else _loss(network, video)).backward()
+        with torch.enable_grad():  # memory is counted without
+            (network.loss(video) if isinstance(network, _SeedVoken) else _loss(network, video)).backward()
 
     return step
 
 
-def _measured(way, z: Tensor) -> tuple[float, float, int]:
-    """The term, CPU seconds of it and its gradient, and the numbers in the largest tensor on the way."""
-    way(z.clone().requires_grad_()).backward()
-    leaf, start = z.clone().requires_grad_(), time.process_time()
-    term = way(leaf)
-    term.backward()
-    seconds = time.process_time() - start
-    with _Largest() as largest:
-        way(z)
-    return term.item(), seconds, largest.numbers
+def _measured(way: Callable[[Tensor], Tensor], z: Tensor) -> tuple[float, float, int]:
+    """The term, CPU seconds of it and its gradient, and the bytes that both take on the way."""
 
+    def call() -> Tensor:
+        with torch.enable_grad():  # memory is counted without
+            term = way(z.clone().requires_grad_())
+            term.backward()
+        return term
 
-class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        for x in found if isinstance(found, tuple | list) else [found]:
-            self.numbers = max(self.numbers, x.numel() if isinstance(x, Tensor) else 0)
-        return found
+    return call().item(), measuring.seconds(call, 1), peak_bytes(call)

@@ -199,15 +199,14 @@ def writing() -> list[dict]:
     features = torch.randn(1, SEEN["patches"], SEEN["visual_dim"], generator=torch.Generator().manual_seed(1))
     projector, queries, added, blind = (_seeing(way) for way in ("projector", "queries", "weights", "blind"))
     injection = Injection(blind.language.base_model.layers)
-    held = partial(_merged, blind, injection, added.bridge, features)
     ways = {
         "576 visual tokens": partial(_write, projector, features),
         f"{QUERIES} visual tokens": partial(_write, queries, features),
         "additions": partial(_write, added, features),
-        "merged weights": partial(_write_merged, held, blind, features),
+        "merged weights": partial(_write, added, features, merge=True),
     }
     rows = [measured(f"an answer: {name}", way, REPEATS) for name, way in ways.items()]
-    with held():
+    with _merged(blind, injection, added.bridge, features):
         again = partial(_write, blind, features)
         rows.append(measured("a further answer about the picture: merged weights", again, REPEATS))
         same = torch.equal(again(), ways["additions"]())
@@ -244,11 +243,11 @@ def _seeing(way: str, patches: int = SEEN["patches"]) -> Seeing:
     return Seeing(model, made).eval()
 
 
-def _write(seeing: Seeing, features: Tensor) -> Tensor:
+def _write(seeing: Seeing, features: Tensor, *, merge: bool = False) -> Tensor:
     """An answer that never ends before its time."""
     ids = torch.arange(10, 10 + TEXT)[None]
     there = torch.ones(1, dtype=torch.bool)
-    return seeing.write(ids, torch.ones_like(ids).bool(), features, there, most=WRITTEN, end=-1, pad=0)
+    return seeing.write(ids, torch.ones_like(ids).bool(), features, there, most=WRITTEN, end=-1, pad=0, merge=merge)
 
 
 @contextmanager
@@ -259,11 +258,6 @@ def _merged(seeing: Seeing, injection: Injection, made: PerceptualWeights, featu
         injection.use(rest)
         yield
     injection.use(None)
-
-
-def _write_merged(held: Callable, seeing: Seeing, features: Tensor) -> Tensor:
-    with held():
-        return _write(seeing, features)
 
 
 @torch.no_grad()

@@ -100,19 +100,27 @@ def load(folder: str | Path) -> Predictor:
     return located(module.predictor)(module, record)
 
 
-def lines_among(inputs: Sequence[Path], among: Path | None, what: str) -> tuple[list[Path], list[str]]:
+def is_text(path: Path) -> bool:
+    """Whether a file is a text file by its name, in small letters or capitals."""
+    return path.suffix.lower() == ".txt"
+
+
+def lines_among(
+    inputs: Sequence[Path], among: Path | None, what: str, beside: str = "videos"
+) -> tuple[list[Path], list[str]]:
     """The inputs that are no text file, and the lines of the one text file among them, or of `among`.
 
     Args:
         inputs: files and folders.
         among: the text file, if the user named it apart.
         what: a line is, in the plural.
+        beside: what the other files are, in the plural.
 
     Raises:
         ValueError: there is not exactly one text file, or it has no lines or is no text, or nothing else is there.
     """
     given = [*inputs, *([] if among is None else [among])]
-    lists, others = [path for path in given if path.suffix == ".txt"], [path for path in given if path.suffix != ".txt"]
+    lists, others = [path for path in given if is_text(path)], [path for path in given if not is_text(path)]
     found = []
     for path in lists:
         try:
@@ -121,7 +129,7 @@ def lines_among(inputs: Sequence[Path], among: Path | None, what: str) -> tuple[
             raise ValueError(f"{path} cannot be read as text: {error}. Save it as UTF-8.") from error
     if len(lists) != 1 or not found or not others:
         raise ValueError(
-            f"got {len(others)} videos or folders, {len(lists)} text files and {len(found)} {what}; expected videos or "
-            f"a folder of them, and one .txt file with {what}, one on each line"
+            f"got {len(others)} {beside} or folders, {len(lists)} text files and {len(found)} {what}; expected "
+            f"{beside} or a folder of them, and one .txt file with {what}, one on each line"
         )
     return others, found

@@ -78,7 +78,9 @@ def read_paper(
         for shown, _ in read.values():
             shown.missing = "it was not run on this machine; its verdicts are the committed ones"
     sweeps = [read_sweep(plan, row, folder, unavailable) for row in plan.sweep.values() if row.paper == stem]
-    return page.Paper(facts, ledger, [shown for shown, _ in read.values()], sweeps)
+    counted = committed.with_name(comparing.COUNTED)
+    cost = json.loads(counted.read_text()) if counted.is_file() else None
+    return page.Paper(facts, ledger, [shown for shown, _ in read.values()], sweeps, cost=cost)
 
 
 def read_papers(

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_modules.files import ROOT, replace_file, scratch
@@ -70,6 +71,12 @@ def wanted(
     if not papers and not targets:
         return mine
     return found.union(*(networkx.descendants(graph, name) for name in found))
+
+
+def pipelines(preset: str) -> list[Path]:
+    """The files with the stages of a preset: that of all papers, and one for each paper."""
+    shared = ROOT / ("dvc.yaml" if preset == "tiny" else f"plans/{preset}/dvc.yaml")
+    return [shared, *sorted((ROOT / "plans" / preset).glob("*/dvc.yaml"))]
 
 
 def stage_of(name: str) -> str:
@@ -224,7 +231,9 @@ def main() -> None:
             ask_for_seeds(arguments.seeds)
             plan = load_plan(arguments.preset)
         print("building the graph", flush=True)
-        books = Bookkeeper(ROOT)  # imports DVC, which takes a moment: something is on screen by now
+        books = Bookkeeper(
+            ROOT, pipelines(plan.preset)
+        )  # imports DVC, which takes a moment: something is on screen by now
         try:
             names = wanted(books.graph, plan.preset, arguments.paper, arguments.targets)
             for path in books.tidy(names):

@@ -26,7 +26,7 @@ from stages.plan import PlanError
 RECORDS_ONLY = {  # these cannot change a result: they record it, or draw what was recorded
     *(f"lightning_modules/tracking/{name}.py" for name in ("records", "logger", "mirror", "model")),
     "stages/arms.py",
-    *(f"stages/page/{name}.py" for name in ("__init__", "comparing", "curves", "figures")),
+    *(f"stages/page/{name}.py" for name in ("__init__", "comparing", "curves", "figures", "moving", "packing")),
 }
 BLOCKS = {"pretrain": ("model", "data"), "finetune": ("downstream",), "evaluate": ("evaluate",)}  # that name code
 TRACKED = {  # blocks of a system's file that a stage depends on in `dvc.yaml`

@@ -158,6 +158,7 @@ def videopoet(model, draw, published):
 def camvig(model, draw, published):
     """The same of CamViG."""
     arrays = {"psnr": np.ones(ROWS), "posed": np.ones(ROWS, bool), "labels": np.zeros(ROWS, np.int64)}
+    arrays["nll"] = draw.uniform(1, 2, ROWS)
     for name in ("made", "again", "real"):
         arrays |= {f"{name}/{kind}_error": draw.uniform(1, 9, (ROWS, 4)) for kind in ("turn", "direction")}
         arrays[f"shown/{name}"] = np.zeros((1, 2, 4, 4, 3), np.uint8)

@@ -33,7 +33,8 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evalu
     frames, things and directions) and `rmse_px`; `parallax_px`, how much further the near thing goes than the far one
     with a truck than with a pan; `scene_motion`, how far things go that move by themselves, without a path, as a
     share of what they really do. All of these also under `tokenizer/` and `real/`. Of other clips
-    `turn_error_deg`, `direction_error_deg` and `measured_percent`. Of all `psnr`, `parameters` and `path_tokens`.
+    `turn_error_deg`, `direction_error_deg` and `measured_percent`. Of all `psnr`, `parameters` and `path_tokens`, and
+    `posed/nll` and `broad/nll`, nats per token of true clips with and without a path.
 
     Args:
         runs: finished runs of `CamViG`, one for each seed.
@@ -48,6 +49,9 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 4) -> Evalu
     for run in runs:
         arrays = restored(run.predictions())
         found = {"psnr": float(arrays["psnr"].mean())}
+        for name, rows in (("posed", arrays["posed"]), ("broad", ~arrays["posed"])):
+            if rows.any():
+                found[f"{name}/nll"] = float(arrays["nll"][rows].mean())
         for origin, place in ORIGINS.items():
             measure = by_depths if "asked/shifts" in arrays else by_essential_matrices
             found |= {f"{place}{name}": value for name, value in measure(arrays, origin).items()}

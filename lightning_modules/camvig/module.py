@@ -33,6 +33,7 @@ from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
 from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
@@ -100,7 +101,7 @@ class CamViG(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.tokenizer").requires_grad_(False)
         time, height, width = self.tokenizer.grid
         self.tokens, self.first = time * height * width, height * width
         self.later = self.tokenizer.frames - 1
@@ -113,7 +114,7 @@ class CamViG(PaperModule):
             video=self.tokens - self.start, video_start=self.start,
         )  # fmt: skip
         places = self.tokens + levels * self.later
-        self.network = PrefixLM(vocabulary=len(self.vocabulary), places=places, **network)
+        self.network = build(PrefixLM, network, "model.network", vocabulary=len(self.vocabulary), places=places)
         self.path_tokens, self.paths, self.path_drop, self.decoding = path_tokens, paths, path_drop, decoding
         self.judged_rows, self.pixel_scale = judged_rows, pixel_scale
         self.kept = Kept(self.tokens) if keep_tokens else None
@@ -208,7 +209,18 @@ class CamViG(PaperModule):
             path: of the camera.
             shown: whether the network may see it.
             seed: of what is drawn.
+
+        Raises:
+            ValueError: pictures or paths have other shapes, or a number of a path is not finite.
         """
+        rows, size = len(pictures), self.tokenizer.size
+        given = {"pictures": (pictures, (rows, 3, size, size)), "path": (path, (rows, self.later, DIM)),
+                 "shown": (shown, (rows,))}  # fmt: skip
+        for name, (x, expected) in given.items():
+            if tuple(x.shape) != expected:
+                raise ValueError(f"{name} are {tuple(x.shape)}, expected {expected}.")
+        if not path.isfinite().all():
+            raise ValueError("a number of the path is not finite: give where the camera is and how it is turned.")
         tokens = self.tokenizer.encode(pictures[:, :, None]).flatten(1)
         first = self.vocabulary.visual_ids(tokens)
         given = self.layout.batch(self.given(first, self.path_ids(path, shown)), whole=False)
@@ -220,6 +232,11 @@ class CamViG(PaperModule):
         written = self.vocabulary.visual_tokens(self.layout.written(ids)["video"])
         clip = torch.cat([tokens[:, : self.start], written], 1)
         return self.tokenizer.decode(clip.view(-1, *self.tokenizer.grid)).clamp(0, 1)
+
+    def surprise(self, batch: dict[str, Tensor]) -> Float[Tensor, " batch"]:
+        """Nats of each token that is to be written, specials left out: the mean over a clip."""
+        told = torch.tensor([bool(kind) for kind in self.layout.content], device=self.device)
+        return self.network.surprise(self.sequences(batch))[:, told].mean(1)
 
     def validate(self, data: LightningDataModule, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The loss."""
@@ -238,7 +255,8 @@ class CamViG(PaperModule):
 
         See `measured.measured` and `missing.filled`: arrays under `made/`, `real/` and `again/`, and what was asked for
         under `asked/`.
-        Of all clips `labels`, `posed` and `psnr`; of the first with a path `shown/...`, uint8.
+        Of all clips `labels`, `posed`, `psnr`, and `nll`, nats of each token of the true clip, given its first frame
+        and its path where it has one; of the first with a path `shown/...`, uint8.
         """
         self.to(device).eval()
         parts, left = defaultdict(list), self.judged_rows
@@ -261,6 +279,7 @@ class CamViG(PaperModule):
         for name, values in filled(measured(pixels, batch, data)).items():
             parts[name].append(torch.from_numpy(values))
         parts["psnr"].append(psnr(clips["made"], video))
+        parts["nll"].append(self.surprise(batch))
         parts["labels"].append(batch["labels"])
         parts["posed"].append(posed)
         if sum(map(len, parts["shown/made"])) < SHOWN:

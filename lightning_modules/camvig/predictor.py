@@ -19,6 +19,7 @@ from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens.side_by_side import shown
 
 REACH, PIVOT = 0.5, 3.0  # of a named move, in shares of what path tokens reach to; how far off an orbit's middle lies
+FAR = 1e-6  # of a reach: what is rounding
 RATE = 8.0  # frames a second of a film, as VideoPoet's
 UNTOLD = ("still", "tilt up", "tilt down")  # moves that are not among the answers
 
@@ -54,7 +55,8 @@ class Animator(Predictor):
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """The picture along each named move, or along each pose file that was given to `begin`.
 
-        An answer has `move`, `path` (later 6), see `paths`, the `film`, and its `frames` side by side.
+        An answer has `move`, `path` (later 6), see `paths`, the `film`, and its `frames` side by side; and `cut`, where
+        the path goes further than the model's paths reach, so that it is told less.
 
         Raises:
             ValueError: the picture or a pose file cannot be read, or is too short.
@@ -69,6 +71,7 @@ class Animator(Predictor):
                 "path": numbers,
                 "film": film,
                 "frames": found["frames"],
+                **self._cut(numbers),
             }
 
     def moves(self) -> dict[str, Float[np.ndarray, "later 6"]]:
@@ -91,6 +94,14 @@ class Animator(Predictor):
             raise ValueError(f"{file} has {len(poses)} poses, expected at least {frames}: one for each frame.")
         found = scaled(path_of(poses[evenly(len(poses), frames)]), None)
         return np.concatenate([found[:, :3] * REACH * self.module.path_tokens["translation"], found[:, 3:]], -1)
+
+    def _cut(self, path: Float[np.ndarray, "later 6"]) -> dict[str, str]:
+        """What a user has to know of a path that goes too far."""
+        reach = self.module.path_tokens
+        for what, numbers in (("translation", path[:, :3]), ("rotation", path[:, 3:])):
+            if (most := np.abs(numbers).max()) > reach[what] * (1 + FAR):
+                return {"cut": f"{what} goes up to {most:.2f}, but paths of this model reach to {reach[what]:g}"}
+        return {}
 
     def along(self, picture: str | Path, path: Float[np.ndarray, "later 6"]) -> Float[Tensor, "1 3 frames size size"]:
         """The clip of a picture, squeezed into a square, along a path in the model's units.

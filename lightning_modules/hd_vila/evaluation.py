@@ -11,6 +11,7 @@ from lightning_modules.metrics.flow_report import flow_figures, flow_metrics
 from lightning_modules.metrics.retrieval import retrieval
 from lightning_modules.runs import Evaluation, Exhibit, Gallery, Picture, Run
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.playing import playing
 
 NOT_MASKED = -1
 LARGER = 3  # times that frames are larger on the page
@@ -100,8 +101,12 @@ def examples(arrays: Mapping[str, np.ndarray]) -> Gallery:
     """The first drawn videos as they were read, with the sentences or words that were found for them."""
     tokenizer, rows = tokenizer_called("world"), []
     for place, frames in enumerate(arrays["shown"]):
-        strip = np.concatenate(list(frames), 1).repeat(LARGER, 0).repeat(LARGER, 1)
-        row = [Exhibit("read", Picture.of(strip, f"{len(frames)} frames of a clip, as the network reads them"))]
+        row = [playing("read", frames)]
+        if len(frames) > 1:
+            sharp = frames[len(frames) // 2].repeat(LARGER, 0).repeat(LARGER, 1)
+            row.append(
+                Exhibit("its middle", Picture.of(sharp, "the middle frame of the clip, as the network reads it"))
+            )
         if "words" in arrays:
             named = {"words": "found", "words, with another clip": "found_apart"}
             own = arrays["words"][place]
@@ -111,7 +116,7 @@ def examples(arrays: Mapping[str, np.ndarray]) -> Gallery:
             (sentence,) = tokenizer.decode(arrays["sentences"][[best]])
             row.append(Exhibit("sentence", text=[(sentence, bool(best == arrays["belongs"][place]))]))
         rows.append(row)
-    caption = "Clips as they are read, middle frames sharp. "
+    caption = "Clips as they are read, in a loop, and their middle frames. "
     if "words" in arrays:
         return Gallery("words", "Masked words", caption + "Each word was found with itself masked. Test rows.", rows)
     return Gallery("sentences", "Sentences of clips", caption + "The sentence that comes first. Test rows.", rows)

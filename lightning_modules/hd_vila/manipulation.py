@@ -16,26 +16,30 @@ the picture at a quarter of its sides is added to StyleGAN2's constant (`sees_co
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
+from lightning_modules import settings
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.hd_vila.generator import StyleGenerator, load_stylegan, read_stylegan
 from lightning_modules.hd_vila.hybrid_clips import HybridClips
 from lightning_modules.hd_vila.module import Batch, HdVila
-from lightning_modules.hd_vila.network import SMALLER, ResNet
+from lightning_modules.hd_vila.network import SMALLER, Norm, ResNet
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
-from lightning_modules.settings import Count, NonNegative
+from lightning_modules.settings import STRICT, Count, NonNegative
 from lightning_modules.validation import judged, mean_over
 
+GUIDE = f"{HdVila.__module__}.{HdVila.__name__}"
 Pictures = Float[Tensor, "batch 3 size size"]
+Stages = Annotated[list[Count], Field(min_length=1, max_length=4)]
 SLOPE = 0.2  # of the leaky ReLU
 
 
@@ -46,6 +50,29 @@ class ManipulationRecipe(AnyRecipe):
     betas: Annotated[list[Momentum], Field(min_length=2, max_length=2)]
     schedule: Literal["cosine"]
     clip: NonNegative
+
+
+class GeneratorSettings(TypedDict):
+    """Arguments of `StyleGenerator`, and `official`: a checkpoint of a trained one."""
+
+    __pydantic_config__ = STRICT
+    size: Count
+    style_dim: Count
+    widths: Annotated[list[Count], Field(min_length=1)]
+    official: NotRequired[str | None]
+
+
+class EncoderSettings(TypedDict):
+    """Arguments of `ResNet`, whose last stages may be left out, and `pool`: the side its last map is brought to."""
+
+    __pydantic_config__ = STRICT
+    width: NotRequired[Count]
+    layers: NotRequired[Stages]
+    strides: NotRequired[Stages]
+    stem_kernel: NotRequired[Count]
+    stem_pool: NotRequired[bool]
+    norm: NotRequired[Norm]
+    pool: Count
 
 
 class Mapper(nn.Module):
@@ -78,9 +105,9 @@ class Manipulation(PaperModule):
     Args:
         guide: arguments of a `HdVila` that reads one sharp frame (`streams: high`) and is trained for contrast; its
             weights come from the arm that this one starts from, or from `guide.official`.
-        generator: arguments of `StyleGenerator`, and `official`: a checkpoint of a trained StyleGAN2 (its entry
-            `g_ema`), or null for one that is trained here.
-        encoder: arguments of `ResNet`, and `pool`: the side that its last map is brought to before codes are read off.
+        generator: see `GeneratorSettings`; of a checkpoint of StyleGAN2 the entry `g_ema` is read, null is for one that
+            is trained here.
+        encoder: see `EncoderSettings`; codes are read off the pooled map.
         hidden: width of the mapper.
         sees_coarse: whether the generator is given the picture at a quarter of its sides.
         task: `edit`: towards the text of another row of the batch; `enlarge`: the own picture, from a quarter of its
@@ -103,8 +130,8 @@ class Manipulation(PaperModule):
         self,
         *,
         guide: dict,
-        generator: dict,
-        encoder: dict,
+        generator: GeneratorSettings,
+        encoder: EncoderSettings,
         hidden: Count,
         sees_coarse: bool = False,
         task: Literal["edit", "enlarge"] = "edit",
@@ -115,7 +142,7 @@ class Manipulation(PaperModule):
         move_weight: NonNegative,
     ):
         super().__init__()
-        self.guide = HdVila(**guide)
+        self.guide: HdVila = settings.bind({"_target_": GUIDE, **guide}, "model.guide")()
         if (self.guide.network.streams, self.guide.task) != ("high", "contrast"):
             raise ValueError(
                 f"guide.streams is {self.guide.network.streams!r} and guide.task {self.guide.task!r}; expected 'high' "

@@ -43,6 +43,7 @@ from lightning_modules.hd_vila.hybrid_clips import HybridClips
 from lightning_modules.hd_vila.network import SMALLER, HdVilaNetwork, ResNetSettings, TimeSformerSettings
 from lightning_modules.hd_vila.weights import load_hub_resnet, read_official, take_over
 from lightning_modules.layers.bert import NO_LABEL, make_bert, mask_words, masked_word_loss
+from lightning_modules.layers.forms import BertPart, Pixels
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.losses.contrastive import gather, info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
@@ -86,7 +87,7 @@ class HdVila(PaperModule):
         bert: arguments of `make_bert`.
         resnet: see `network.ResNetSettings`.
         timesformer: settings of `network.TimeSformer`.
-        preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
+        preprocess: see `layers.forms.Pixels`.
         streams: see `HdVilaNetwork`, also for `pool` and `num_answers`.
         task: `contrast` (stage one, retrieval), `words` (stage two: all but what it adds is frozen), `answers` to open
             questions, or `choice` among candidates; the last two read `labels` of the batch.
@@ -111,10 +112,10 @@ class HdVila(PaperModule):
     def __init__(
         self,
         *,
-        bert: dict,
+        bert: BertPart,
         resnet: ResNetSettings,
         timesformer: TimeSformerSettings,
-        preprocess: dict,
+        preprocess: Pixels,
         streams: Literal["hybrid", "high", "low"] = "hybrid",
         task: Literal["contrast", "words", "answers", "choice"] = "contrast",
         pool: Literal["lse", "mean", "max"] = "lse",

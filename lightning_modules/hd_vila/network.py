@@ -106,6 +106,9 @@ class ResNet(nn.Module):
         stem_pool: whether a maximum over 3 x 3, of stride 2, follows it.
         norm: `frozen`: batch norms with the statistics that were loaded, as HD-VILA trains; `group`: over each image,
             for fresh weights, whose maps would vanish or grow under fixed statistics.
+
+    Raises:
+        ValueError: the first convolution has no middle, or a stage has no stride.
     """
 
     def __init__(
@@ -119,6 +122,10 @@ class ResNet(nn.Module):
         norm: Norm = "frozen",
     ):
         super().__init__()
+        if stem_kernel % 2 == 0:
+            raise ValueError(f"resnet.stem_kernel ({stem_kernel}) must be odd: maps would else not be half as large.")
+        if len(strides) < len(layers):
+            raise ValueError(f"resnet.strides ({list(strides)}) must have one for each of the {len(layers)} layers.")
         self.conv1 = nn.Conv2d(3, width, stem_kernel, 2, padding=stem_kernel // 2, bias=False)
         self.bn1 = NORMS[norm](width)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem_pool else nn.Identity()
@@ -279,7 +286,7 @@ class HdVilaNetwork(nn.Module):
         num_answers: for `answers`.
 
     Raises:
-        ValueError: an option is unknown, or BERT cannot be cut into halves.
+        ValueError: an option is unknown, BERT cannot be cut into halves, or the streams have maps of different sizes.
     """
 
     def __init__(
@@ -310,6 +317,12 @@ class HdVilaNetwork(nn.Module):
             self.grid_encoder_low = nn.Sequential(_project(self.cnn_low.channels[2], dim), nn.GELU())
             self.timesformer = TimeSformer(dim, **timesformer)
         if streams == "hybrid":
+            sharp, small = 2 * self.cnn.reduction[4], SMALLER * self.cnn_low.reduction[3]
+            if sharp != small:
+                raise ValueError(
+                    f"resnet.strides ({list(resnet.get('strides', (1, 2, 2, 2)))}) give the streams maps of different "
+                    f"sizes, 1/{sharp} and 1/{small} of the sharp frame's sides: let the last be {SMALLER // 2}."
+                )
             self.grid_encoder_combine = nn.Sequential(_project(2 * dim, dim), nn.GELU())
         self.multiple = SMALLER * (self.cnn if streams == "high" else self.cnn_low).reduction[3]
 

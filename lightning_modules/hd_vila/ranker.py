@@ -7,7 +7,6 @@ for sentence, similarity in ranker.rank("clip.mp4", ["a red striped circle movin
     print(f"{similarity:.3f}  {sentence}")
 """
 
-import reprlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from lightning_modules.datasets.known_words import check_texts
 from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.datasets.video.files import evenly, read_frames
 from lightning_modules.hd_vila.hybrid import Hybrid
 from lightning_modules.hd_vila.module import HdVila
 from lightning_modules.predictors import Predictor, lines_among
+
+EXAMPLE = "a red circle moving left"
 
 
 class Ranker(Predictor):
@@ -53,9 +55,11 @@ class Ranker(Predictor):
         """Take the sentences that videos are compared with from the one text file among the inputs, or from `among`.
 
         Raises:
-            ValueError: there is not exactly one text file, or it has no sentences, or nothing else is there.
+            ValueError: there is not exactly one text file, or it has no sentences or one without a word that the model
+                knows, or nothing else is there.
         """
         videos, self.sentences = lines_among(inputs, among, "sentences")
+        check_texts(self.sentences, self.tokenizer, "sentences", EXAMPLE)
         return videos
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
@@ -75,9 +79,9 @@ class Ranker(Predictor):
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded, or is too short.
-            ValueError: there are no sentences, or one that is in no list.
+            ValueError: there are no sentences, or one that is in no list or has no word that the model knows.
         """
-        check_sentences(sentences)
+        check_texts(sentences, self.tokenizer, "sentences", EXAMPLE)
         token_ids, mask = (torch.from_numpy(x) for x in self.tokenizer(sentences, self.text_length))
         device = self.module.device
         video = self.module.encode(*self.module.clips_of({name: x.to(device) for name, x in self._read(path).items()}))[
@@ -97,15 +101,3 @@ class Ranker(Predictor):
             "middle": rearrange(high, "k h w c -> 1 k c h w"),
             "neighbours": rearrange(low, "k t h w c -> 1 k t c h w"),
         }
-
-
-def check_sentences(sentences: Sequence[str]) -> None:
-    """Refuse what is no list of sentences.
-
-    Raises:
-        ValueError: see above.
-    """
-    if isinstance(sentences, str) or not sentences or not all(isinstance(each, str) for each in sentences):
-        raise ValueError(
-            f"sentences is {reprlib.repr(sentences)}, expected a list such as ['a red circle moving left']."
-        )

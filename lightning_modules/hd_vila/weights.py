@@ -20,6 +20,11 @@ UNREAD = (
     "transformer.cls.seq_relationship.*",
     "*.position_ids",
 )
+OTHER_STREAMS = {  # what the hybrid has and a network of one stream does not read, as in the official code's branches
+    "hybrid": (),
+    "high": ("cnn_low.*", "grid_encoder_low.*", "timesformer.*", "grid_encoder_combine.*"),
+    "low": ("cnn.*", "grid_encoder.*", "grid_encoder_combine.*"),
+}
 FEATURES = ("transformer.bert.pooler1.*", "transformer.t_proj.*", "transformer.v_proj.*")
 WORDS = ("transformer.cls.predictions.*",)
 ANSWERS = ("transformer.bert.pooler2.*", "transformer.classifier.*")
@@ -41,15 +46,22 @@ def read_official(path: Path) -> dict[str, Tensor]:
     """
     state = read_checkpoint(path)
     if not isinstance(state, Mapping) or "timesformer.pos_embed" not in state:
-        raise ValueError(f"{path} is no checkpoint of HD-VILA: it has no timesformer.pos_embed.")
+        begins = ", ".join(map(str, [*state][:3])) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(
+            f"{path} is no checkpoint of HD-VILA: it has no timesformer.pos_embed, but {begins}. A state dict within "
+            "it, or one whose keys have a prefix, has to be taken out first."
+        )
+    if strange := [str(name) for name, x in state.items() if not isinstance(x, Tensor)]:
+        raise ValueError(f"{path} has {strange[0]}, which is no tensor: expected a state dict alone.")
     return dict(state)
 
 
 def take_over(network: HdVilaNetwork, state: Mapping[str, Tensor], what: str) -> None:
     """Load what a network of any task was trained to, official or ours, as far as both have it.
 
-    The encoder and the lower half of BERT must be there completely. The upper half and the heads keep their own values
-    where a network of features gives none, and are left out where a network of features reads none.
+    The encoder and the lower half of BERT must be there completely; of the hybrid, a network of one stream takes its
+    own parts. The upper half and the heads keep their own values where a network of features gives none, and are left
+    out where a network of features reads none.
 
     Raises:
         ValueError: a parameter has no place, or stays unset, or has another shape.
@@ -59,7 +71,8 @@ def take_over(network: HdVilaNetwork, state: Mapping[str, Tensor], what: str) ->
     fusion = (*upper, "transformer.bert.visual_embeddings.*")
     from_features = not any(name.startswith("transformer.bert.visual_embeddings.") for name in state)
     new = (*heads, *fusion) if from_features else heads
-    load_strictly(network, state, what, unused=(*UNREAD, *heads, *fusion), new=new)
+    unused = (*UNREAD, *OTHER_STREAMS[network.streams], *heads, *fusion)
+    load_strictly(network, state, what, unused=unused, new=new)
 
 
 def load_hub_resnet(resnet: ResNet, hub: str) -> None:

@@ -14,8 +14,7 @@ from lightning_modules.datasets.sentence_pieces import SentencePieces
 from lightning_modules.datasets.sounds import read_whole
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.datasets.video.files import evenly, read_frames
-from lightning_modules.predictors import Predictor
-from lightning_modules.vision_language.asked import lines_among_pictures
+from lightning_modules.predictors import Predictor, lines_among
 
 CLIPS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif", ".m4v")
 SHOWN = 60  # letters of a text in a message
@@ -63,7 +62,7 @@ class Nearest(Predictor):
             ValueError: there is not exactly one text file, it is empty, or nothing else is there; a text is too long or
                 of unknown words; or the model has learnt nothing with texts.
         """
-        others, self.texts = lines_among_pictures(inputs, among, "texts", "pictures, clips or sounds")
+        others, self.texts = lines_among(inputs, among, "texts", "pictures, clips or sounds")
         self._check_texts(self.texts)
         return others
 

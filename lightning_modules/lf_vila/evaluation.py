@@ -15,7 +15,7 @@ from lightning_modules.metrics.retrieval import blind_ceiling, ranks, retrieval
 from lightning_modules.runs import Evaluation, Exhibit, Figure, Gallery, Picture, Run, Series
 
 Metrics = dict[str, float]
-BAR, LARGER = 24, 2  # pixels of the highest bar under a clip; times that frames are larger on the page
+BAR, LARGER = 24, 2  # pixels of the highest bar under a clip; times that its frames are larger on the page
 BEST, OTHER = (34, 119, 187), (190, 205, 215)
 
 
@@ -152,30 +152,26 @@ def moments(predictions: Mapping[str, np.ndarray]) -> Gallery:
         {name: predictions[name][: len(predictions["shown"])] for name in ("clips", "sentences")}
     )
     for frames, said, similarity in zip(predictions["shown"], predictions["said"], similarities, strict=True):
+        clips = np.split(frames, similarity.shape[0])
         for time, (sentence, values) in enumerate(zip(tokenizer.decode(said), similarity.T, strict=True)):
-            alt = f"the frames of a video; the highest bar is under clip {values.argmax() + 1} of {len(values)}"
-            sentence = [(sentence, bool(values.argmax() == time))]
-            rows.append(
-                [Exhibit("sentence", text=sentence), Exhibit("video", Picture.of(time_line(frames, values), alt))]
-            )
+            row = [Exhibit("sentence", text=[(sentence, bool(values.argmax() == time))])]
+            shares = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
+            for clip, value, share in zip(clips, values, shares.tolist(), strict=True):
+                alt = f"frames of a clip, {'the nearest' if share == 1 else 'not the nearest'} to the sentence"
+                row.append(Exhibit(f"cosine {value:.2f}", Picture.of(over_a_bar(clip, share), alt)))
+            rows.append(row)
     caption = (
-        "A sentence and the video that it was said of; under each clip a bar as high as the clip is similar to the "
-        "sentence, the highest in blue. Green: that is where it was said. Test rows of one seed, in order."
+        "A sentence and the clips of the video that it was said of. Bars go from the lowest cosine to the highest, in "
+        "blue. Green: that is where it was said. Test rows of one seed, in order."
     )
     return Gallery("moments", "The moment of a sentence", caption, rows)
 
 
-def time_line(
-    frames: UInt8[np.ndarray, "frames height width 3"], similarity: Float[np.ndarray, " clips"]
-) -> UInt8[np.ndarray, "tall wide 3"]:
-    """Frames in a row, and under each clip a bar: no bar for a cosine of -1, and the highest for 1."""
+def over_a_bar(frames: UInt8[np.ndarray, "frames height width 3"], share: float) -> UInt8[np.ndarray, "tall wide 3"]:
+    """Frames in a row, larger, and under them a bar as high as a share from 0 to 1; that of 1 is blue."""
     strip = np.concatenate(list(frames.repeat(LARGER, 1).repeat(LARGER, 2)), 1)
     below = np.full((BAR + 2, strip.shape[1], 3), 255, np.uint8)
-    width = strip.shape[1] // len(similarity)
-    for clip, value in enumerate(similarity):
-        high = round(BAR * (1 + float(value)) / 2)
-        color = BEST if clip == similarity.argmax() else OTHER
-        below[len(below) - high :, clip * width + 1 : (clip + 1) * width - 1] = color
+    below[len(below) - max(1, round(BAR * share)) :, 1:-1] = BEST if share == 1 else OTHER
     return np.concatenate([strip, below])
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_modules.datasets.known_words import check_texts
 from lightning_modules.datasets.tokenizers import tokenizer_called
 from lightning_modules.datasets.video.annotated import merged
 from lightning_modules.datasets.video.files import evenly
@@ -29,12 +30,9 @@ from lightning_modules.datasets.video.showing import read_shown, scaled
 from lightning_modules.lf_vila.module import LFVILA
 from lightning_modules.predictors import Predictor, lines_among
 
-STRIP, BAR, LETTERS = (
-    96,
-    24,
-    16,
-)  # heights in pixels of the frames, of a clip's bar, and of the sentence, in a time line
+STRIP, BAR, LETTERS = 96, 24, 16  # heights in pixels of frames, of a clip's bar and of the sentence, in a time line
 INK, PAPER, BEST, OTHER = (20, 20, 20), (255, 255, 255), (34, 119, 187), (190, 205, 215)
+EXAMPLE = "The red circle. The blue one."
 
 
 class Moment(NamedTuple):
@@ -54,7 +52,8 @@ class Finder(Predictor):
     """Ranks paragraphs for videos, and finds sentences in them.
 
     A paragraph is a line; its sentences end with `.`, `!` or `?`. If it has more than the model reads, neighbours are
-    joined as in training (`video.annotated.merged`). A line of one sentence is also looked for in time.
+    joined as in training (`video.annotated.merged`). A line of one sentence is also looked for in time, unless the
+    model was pre-trained without the contrast over time: nothing has taught it then what clips and sentences share.
 
     Args:
         module: trained in stage one or for retrieval.
@@ -74,27 +73,35 @@ class Finder(Predictor):
         data = (record or {}).get("data", {})
         self.tokenizer, self.length = tokenizer_called(data.get("tokenizer")), data.get("text_length", 50)
         self.sentences = module.network.clips
+        self.tells_moments = module.time_weight > 0 or module.stage == "finetune"
         self.lines: list[str] = []
 
     def begin(self, inputs: Sequence[Path], among: Path | None = None) -> list[Path]:
         """Take the paragraphs from the one text file among the inputs, or from `among`.
 
         Raises:
-            ValueError: there is not exactly one text file, or it has no paragraphs, or nothing else is there.
+            ValueError: there is not exactly one text file, or it has no paragraphs or one without a word that the model
+                knows, or nothing else is there.
         """
         videos, self.lines = lines_among(inputs, among, "paragraphs")
+        check_texts(self.lines, self.tokenizer, "paragraphs", EXAMPLE)
         return videos
 
     def answer(self, path: str | Path, top: int = 3) -> Iterator[dict[str, Any]]:
         """The `top` paragraphs for a video file, see `begin`; of those with one sentence also its moment.
 
+        `row` is the number of the paragraph, from 0 on.
+
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
+            ValueError: there are no paragraphs.
         """
+        check_texts(self.lines, self.tokenizer, "paragraphs", EXAMPLE)
         seen = self._read(path)
-        for rank, (paragraph, similarity) in enumerate(self._ranked(seen, self.lines)[:top], start=1):
-            found = {"rank": rank, "similarity": round(similarity, 6), "paragraph": paragraph}
-            if len(split_sentences(paragraph)) == 1:
+        for rank, (row, similarity) in enumerate(self._ranked(seen, self.lines)[:top], start=1):
+            paragraph = self.lines[row]
+            found = {"row": row, "rank": rank, "similarity": round(similarity, 6), "paragraph": paragraph}
+            if self.tells_moments and len(split_sentences(paragraph)) == 1:
                 moment = self._moment(seen, paragraph)
                 found |= {"begins": round(moment.begins, 2), "ends": round(moment.ends, 2), "moment": moment.picture}
             yield found
@@ -104,19 +111,32 @@ class Finder(Predictor):
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
-            ValueError: there are no paragraphs, or one that is in no list.
+            ValueError: there are no paragraphs, or one that is in no list or has no word that the model knows.
         """
-        return self._ranked(self._read(path), paragraphs)
+        check_texts(paragraphs, self.tokenizer, "paragraphs", EXAMPLE)
+        return [(paragraphs[row], similarity) for row, similarity in self._ranked(self._read(path), paragraphs)]
 
     def moment(self, path: str | Path, sentence: str) -> Moment:
         """Where in a video file a sentence is found.
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
-            ValueError: the sentence is no text.
+            ValueError: the sentence is no text, or several, or has no word that the model knows; or the model was
+                pre-trained without the contrast over time.
         """
+        if not self.tells_moments:
+            raise ValueError(
+                "this model was pre-trained with model.time_weight 0, so nothing has taught it where in a video a "
+                "sentence is; expected one with the contrast over time, such as data/results/tiny/lf_vila/lf_vila"
+            )
         if not isinstance(sentence, str) or not sentence.strip():
             raise ValueError(f"sentence is {reprlib.repr(sentence)}, expected a text such as 'the blue circle'.")
+        if len(said := split_sentences(sentence)) > 1:
+            raise ValueError(
+                f"sentence is {reprlib.repr(sentence)}, which are {len(said)}: ask for each by itself, or `rank` them "
+                "as a paragraph."
+            )
+        check_texts([sentence], self.tokenizer, "sentence", "the blue circle")
         return self._moment(self._read(path), sentence)
 
     @torch.inference_mode()
@@ -145,13 +165,10 @@ class Finder(Predictor):
         whole, clips = network.video_features(self.module.read(video))
         return _Seen(whole[0].cpu(), clips[0].cpu(), shown.frames, shown.seconds)
 
-    def _ranked(self, seen: "_Seen", paragraphs: Sequence[str]) -> list[tuple[str, float]]:
-        if isinstance(paragraphs, str) or not paragraphs or not all(isinstance(each, str) for each in paragraphs):
-            raise ValueError(
-                f"paragraphs is {reprlib.repr(paragraphs)}, expected a list such as ['The red circle. The blue one.']."
-            )
+    def _ranked(self, seen: "_Seen", paragraphs: Sequence[str]) -> list[tuple[int, float]]:
+        """The numbers of the paragraphs with their similarity, the most similar first."""
         similarity = (self.encode_texts(paragraphs)[0] @ seen.whole).tolist()
-        return sorted(zip(paragraphs, similarity, strict=True), key=lambda pair: -pair[1])
+        return sorted(enumerate(similarity), key=lambda pair: -pair[1])
 
     def _moment(self, seen: "_Seen", sentence: str) -> Moment:
         similarity = (seen.clips @ self.encode_texts([sentence])[1][0, 0]).tolist()
@@ -175,7 +192,7 @@ def split_sentences(paragraph: str) -> list[str]:
 def time_line(
     frames: UInt8[np.ndarray, "shown height width 3"], similarity: Sequence[float], sentence: str, seconds: float
 ) -> Image.Image:
-    """Frames in a row; under each clip a bar as high as the clip is similar to the sentence, the best one in blue."""
+    """Frames in a row, and a bar under each clip with its begin and cosine: from the lowest to the highest, in blue."""
     small = [Image.fromarray(frame) for frame in frames]
     small = [picture.resize((STRIP * picture.width // picture.height, STRIP)) for picture in small]
     across = small[0].width
@@ -183,11 +200,13 @@ def time_line(
     for place, picture in enumerate(small):
         sheet.paste(picture, (place * across, 0))
     draw, width, floor = ImageDraw.Draw(sheet), sheet.width / len(similarity), STRIP + 2 * BAR
+    least, most = min(similarity), max(similarity)
     for clip, value in enumerate(similarity):
-        high = round(BAR * (1 + max(-1.0, min(1.0, value))))
+        high = LETTERS + round((2 * BAR - LETTERS) * (value - least) / max(most - least, 1e-9))
         color = BEST if clip == int(np.argmax(similarity)) else OTHER
         draw.rectangle([clip * width + 2, floor - high, (clip + 1) * width - 3, floor - 1], fill=color)
-        draw.text((clip * width + 4, floor - LETTERS), f"{seconds * clip / len(similarity):.1f} s", fill=INK)
+        begins = f"{seconds * clip / len(similarity):.1f} s: {value:.2f}"
+        draw.text((clip * width + 4, floor - LETTERS), begins, fill=INK)
     draw.text((4, floor + 2), sentence, fill=INK)
     return sheet
 

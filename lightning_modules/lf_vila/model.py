@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.layers.bert import make_bert, run_layers
+from lightning_modules.layers.forms import BertPart
 from lightning_modules.lf_vila.network import VideoSettings, VideoSwin
 from lightning_modules.lf_vila.weights import make_video_swin
 from lightning_modules.metrics.modality_flow import projected, side_by_side, watching
@@ -21,14 +22,6 @@ Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]  # rows, column
 Parts = Annotated[list[Count], Field(min_length=3, max_length=3)]
 Head = Literal["none", "words_and_match", "answers", "choices"]
 Local = Literal["branch", "last"]
-
-
-class BertPart(TypedDict):
-    """A published BERT, or the `sizes` of a fresh one, settings of `BertConfig`."""
-
-    __pydantic_config__ = STRICT
-    hub: str | None
-    sizes: dict[str, object] | None
 
 
 class NetworkSettings(TypedDict):
@@ -305,10 +298,15 @@ class LongVideoText(nn.Module):
 
     def frozen_parts(self) -> list[nn.Module]:
         """What stage two leaves as it is: all but the third part of BERT, the heads, and `video_token_pos`."""
-        names = ("video_encoder", "video_local_proj", "text_local_proj", "video_global_proj", "text_global_proj")
         bert = self.text_encoder.bert
+        encoders = [self.video_encoder, self.sent_embedding, bert.embeddings, *bert.encoder.layer[: self.together]]
+        return [*self.unread_parts(), *encoders]
+
+    def unread_parts(self) -> list[nn.Module]:
+        """What nothing reads where paragraphs and videos are read together: the projections, and the local branch."""
+        names = ("video_local_proj", "text_local_proj", "video_global_proj", "text_global_proj")
         own = [getattr(self, name) for name in names if hasattr(self, name)]
-        return [*own, self.sent_embedding, bert.embeddings, *bert.encoder.layer[: self.together]]
+        return [*own, self.video_encoder.local_feat_proj, self.video_encoder.norm_local]
 
 
 class VideoClassifier(nn.Module):

@@ -26,7 +26,9 @@ Where we differ without effect on results: attention in fused kernels; masked wo
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -42,11 +44,13 @@ from lightning_modules.datamodules.annotated_videos import LongVideos
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.datasets.video.annotation_files import OUTSIDE
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
+from lightning_modules.layers.forms import Pixels
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.lf_vila.clips import EventClips
 from lightning_modules.lf_vila.losses import draw_times, mismatched, perfect_loss, span_loss, temporal_contrast
 from lightning_modules.lf_vila.model import LongVideoText, NetworkSettings, VideoClassifier
 from lightning_modules.lf_vila.network import attention_elements
+from lightning_modules.lf_vila.weights import ours, read_official
 from lightning_modules.losses.contrastive import gather, info_nce
 from lightning_modules.metrics.compute import count_macs, count_parameters
 from lightning_modules.metrics.modality_flow import PAIRS
@@ -60,6 +64,13 @@ TASKS = {  # head of the network
     "answer": "answers",
     "choose": "choices",
     "classify": None,  # no text: `VideoClassifier`
+}
+ASKED = {  # tasks of prepared data that each task of the network reads
+    "align": ("captions", "sentences"),
+    "fuse": ("captions", "sentences"),
+    "answer": ("answers", "classes"),
+    "choose": ("options",),
+    "classify": ("classes",),
 }
 TOGETHER = ("fuse", "answer", "choose")  # tasks that read paragraphs and videos in one transformer
 Task = Literal["align", "fuse", "answer", "choose", "classify"]
@@ -90,18 +101,21 @@ class LFVILA(PaperModule):
             questions, for multiple choice, and for videos without language, trained as a whole.
         answers: number of them, for `answer` and `classify`; null for other tasks.
         network: arguments of `LongVideoText`, of which `classify` reads those of the video; the head is the task's.
-        preprocess: `pixel_scale`, `mean` and `std` of `Preprocess`.
+        preprocess: see `layers.forms.Pixels`.
         temperature: of both contrasts.
         time_weight: of the loss over time; 0 for none, as for retrieval.
         keys: see `losses.temporal_contrast`, also for `values`, `others` and `roll_from`.
         masked: share of the words that stage two masks.
         match_weight: of the loss of mismatched videos in stage two, where that of masked words counts 1.
+        frozen: whether stage two leaves what stage one has trained as it is, as in the paper.
         span_weight: of the loss of frames that matter, for `choose`; 0 where spans are not known.
         label_smoothing: of `answer`.
+        official: a checkpoint of the official code to begin with, of stage one or of a later one; heads, and in stage
+            two the third part of BERT, may be missing. Null for none.
         stage: first part of the name that the loss is logged under.
 
     Raises:
-        ValueError: an option does not fit the task.
+        ValueError: an option does not fit the task, or a checkpoint the network.
     """
 
     recipe_form = LFVILARecipe
@@ -113,7 +127,7 @@ class LFVILA(PaperModule):
         task: Task = "align",
         answers: Count | None = None,
         network: NetworkSettings,
-        preprocess: dict,
+        preprocess: Pixels,
         temperature: Positive = 0.05,
         time_weight: NonNegative = 0.25,
         keys: Count = 2,
@@ -122,8 +136,10 @@ class LFVILA(PaperModule):
         roll_from: Literal[0, 1] = 1,
         masked: Share = 0.15,
         match_weight: NonNegative = 10.0,
+        frozen: bool = True,
         span_weight: NonNegative = 1.0,
         label_smoothing: Share = 0.0,
+        official: str | None = None,
         stage: Literal["pretrain", "finetune"] = "pretrain",
     ):
         super().__init__()
@@ -140,10 +156,12 @@ class LFVILA(PaperModule):
         self.time_weight, self.keys, self.values = time_weight, keys, values
         self.others, self.roll_from = others, roll_from
         self.masked, self.match_weight, self.span_weight = masked, match_weight, span_weight
-        self.label_smoothing, self.stage = label_smoothing, stage
+        self.frozen = frozen and task == "fuse"
+        self.label_smoothing, self.stage, self.num_answers = label_smoothing, stage, answers
         self.preprocess = Preprocess(**preprocess)
         if task == "classify":
             self.network = VideoClassifier(**{name: network[name] for name in VIDEO_ONLY}, answers=answers)
+            self._begin(official)
             return
         aligned = task in ("align", "fuse")
         self.network = LongVideoText(**network, head=TASKS[task], aligned=aligned, answers=answers)
@@ -151,14 +169,19 @@ class LFVILA(PaperModule):
             for part in (self.network.video_local_proj, self.network.text_local_proj):
                 part.requires_grad_(False)
         if task == "fuse":
-            for part in self.network.frozen_parts():
+            for part in self.network.frozen_parts() if frozen else self.network.unread_parts():
                 part.requires_grad_(False)
+        self._begin(official)
         self.train()
+
+    def _begin(self, official: str | None) -> None:
+        if official is not None:
+            self._take_over(ours(read_official(Path(official)), self.network), official)
 
     def train(self, mode: bool = True) -> "LFVILA":
         """Training or evaluation mode; what stage two leaves as it is stays in evaluation mode."""
         super().train(mode)
-        if self.task == "fuse":
+        if self.frozen:
             for part in self.network.frozen_parts():
                 part.eval()
         return self
@@ -176,6 +199,9 @@ class LFVILA(PaperModule):
                 f"the data has videos of {data.video_shape} (channels, frames, height, width), but model.network has "
                 f"frames and size for {expected}."
             )
+        if isinstance(data, LongVideos):
+            self._check_asked(data)
+        self._check_batches(data)
         if self.task == "classify":
             return
         if self.task == "align" and self.time_weight and data.sentences != network.clips:
@@ -190,6 +216,45 @@ class LFVILA(PaperModule):
                 "model.network.bert.sizes.vocab_size."
             )
         self.tokenizer = data.tokenizer  # whose mask and special tokens stage two needs
+
+    def _check_asked(self, data: LongVideos) -> None:
+        """Refuse another task, more answers, or no texts."""
+        if data.task not in ASKED[self.task]:
+            raise ValueError(
+                f"the data has {data.task}, but model.task is {self.task!r}, expected {' or '.join(ASKED[self.task])}."
+            )
+        if self.num_answers is not None and data.num_classes > self.num_answers:
+            raise ValueError(
+                f"the data has {data.num_classes} answers or classes, but model.answers is {self.num_answers}: raise "
+                "it."
+            )
+        if self.task != "classify" and (data.tokenizer is None or data.sentences is None):
+            raise ValueError(
+                f"data.tokenizer is {data.tokenizer_name!r} and data.sentences is {data.sentences}, but task "
+                f"{self.task!r} reads paragraphs: name a tokenizer, and how many sentences a row has."
+            )
+
+    def _check_batches(self, data: EventClips | LongVideos) -> None:
+        """Refuse batches, also of the validation, in which a video has too few others."""
+        sizes = {"batch_size": data.batch_size}
+        if getattr(self, "recipe", {}).get("validate_every") and "val" in data.splits:
+            sizes |= {
+                "evaluation_batch_size": data.evaluation_batch_size,
+                "splits.val.rows": len(data.rows["val"][1]),
+            }
+        for name, size in sizes.items():
+            if size is not None and size < self._least_rows:
+                raise ValueError(
+                    f"data.{name} is {size}, but the losses of task {self.task!r} compare {self._least_rows} videos: "
+                    "raise it."
+                )
+
+    @property
+    def _least_rows(self) -> int:
+        """Videos of a batch that the losses need, see `losses.temporal_contrast` and `losses.mismatched`."""
+        if self.task == "align" and self.time_weight:
+            return self.others + self.roll_from
+        return 4 if self.task == "fuse" else 1
 
     def on_fit_start(self) -> None:
         """Refuse contrasts of batches in parts: a loss over pairs of a whole batch is no mean of those of its parts.
@@ -242,7 +307,7 @@ class LFVILA(PaperModule):
         read, labels = mask_words(
             ids.flatten(1), special=special, mask_id=tokenizer.mask_id, vocabulary=len(tokenizer), share=self.masked
         )
-        with torch.no_grad():
+        with torch.no_grad() if self.frozen else nullcontext():
             texts = self.network.read_texts(read.view_as(ids), batch["attention_mask"])
             tokens, _ = self.network.read_video(self.read(batch["video"]))
         tokens, own = mismatched(tokens.flatten(1, 2))
@@ -263,6 +328,10 @@ class LFVILA(PaperModule):
         scores, frames = self.choices(batch)
         losses = {"choice": F.cross_entropy(scores, batch["labels"])}
         if self.span_weight:
+            if "frame_labels" not in batch:
+                raise ValueError(
+                    f"model.span_weight is {self.span_weight}, but the data knows no spans of answers: set it to 0."
+                )
             losses["span"] = self.span_weight * span_loss(frames, batch["frame_labels"])
         return losses
 
@@ -312,7 +381,10 @@ class LFVILA(PaperModule):
         return self.network.video_features(self.read(video))[0]
 
     def validate(self, data: EventClips | LongVideos, batches: Iterable[Batch]) -> dict[str, Float[Tensor, ""]]:
-        """The loss, and the share of clips that are nearest to their own sentence in their paragraph (task `align`)."""
+        """The loss, and the share of clips that are nearest to their own sentence in their paragraph (task `align`).
+
+        A last batch, or one with many broken videos, in which a video has too few others is left out.
+        """
 
         def measure(batch: Batch) -> dict[str, Float[Tensor, ""]]:
             found = {"loss": sum(getattr(self, f"_{self.task}")(batch).values())}
@@ -323,7 +395,7 @@ class LFVILA(PaperModule):
                     found["alignment"] = ((clips @ sentences.mT).argmax(2) == own).float().mean()
             return found
 
-        return mean_over(batches, measure)
+        return mean_over((batch for batch in batches if len(batch["video"]) >= self._least_rows), measure)
 
     @torch.no_grad()
     def predictions(self, data: EventClips | LongVideos, device: torch.device) -> dict[str, Tensor]:
@@ -449,13 +521,16 @@ class LFVILA(PaperModule):
         Raises:
             ValueError: it is of another architecture.
         """
+        self._take_over(weights, "the pre-trained network")
+
+    def _take_over(self, weights: Mapping[str, Tensor], what: str) -> None:
         new = ("video_token_pos.*", "classifier.*", "text_encoder.classifier.*", "text_encoder.span_classifier.*")
         if self.task != "classify" and not any(name.startswith("video_token_pos.") for name in weights):
             layers = range(self.network.together, self.network.text_encoder.config.num_hidden_layers)
             third = [f"text_encoder.bert.encoder.layer.{number}.*" for number in layers]
             new += (*third, "text_encoder.bert.pooler.*", "text_encoder.cls.*")
         unused = ("text_encoder.*", "*_proj.*", "sent_embedding.*", "video_token_pos.*")
-        load_strictly(self.network, weights, "the pre-trained network", unused=unused, new=new)
+        load_strictly(self.network, weights, what, unused=unused, new=new)
 
 
 def learning_rate(recipe: Mapping[str, object], total: int) -> Callable[[int], float]:

@@ -8,6 +8,7 @@ released. `load_official` reads LF-VILA's own checkpoints: `lfvila_stage1.bin`, 
 import math
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,7 @@ HEAD = "text_encoder.seq_relationship."  # official name; ours is that of `trans
 OUR_HEAD = "text_encoder.cls.seq_relationship."
 TWICE = "text_encoder.cls.predictions.bias"  # the official code has a tensor under two names
 OTHER_NAME = "text_encoder.cls.predictions.decoder.bias"
-COUNTED = ("*.position_ids", "*.relative_position_index")  # numbers that follow from sizes
+UNREAD = ("*.position_ids", "*.relative_position_index", TWICE, "video_frame_proj.*")  # the first two follow from sizes
 
 
 def make_video_swin(*, hub: str | None = None, width: int | None, **sizes: object) -> VideoSwin:
@@ -139,12 +140,20 @@ def with_windows(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, T
     """A state dict whose bias tables are scaled (bicubic) to windows of another number of frames.
 
     The official code's `change_window`. Rows and columns of the windows have to be equal.
+
+    Raises:
+        ValueError: they are not.
     """
     found, own = dict(state), network.state_dict()
     for name in [name for name in state if name.endswith("relative_position_bias_table") and name in own]:
         if len(state[name]) != len(own[name]):
             _, height, side = network.get_submodule(name.rpartition(".")[0]).window
             area = (2 * height - 1) * (2 * side - 1)
+            if len(state[name]) % area:
+                raise ValueError(
+                    f"{name} has {len(state[name])} rows, expected a multiple of {area}: windows of {height} x {side} "
+                    "patches, as in the network; only their frames may be others."
+                )
             flat = rearrange(state[name].float(), "(t n) heads -> 1 heads t n", n=area)
             scaled = F.interpolate(flat, size=(len(own[name]) // area, area), mode="bicubic")
             found[name] = rearrange(scaled, "1 heads t n -> (t n) heads")
@@ -159,7 +168,13 @@ def read_official(path: Path) -> dict[str, Tensor]:
     """
     state = read_checkpoint(path)
     if not isinstance(state, Mapping) or not any(str(name).startswith("video_encoder.") for name in state):
-        raise ValueError(f"{path} is no checkpoint of LF-VILA, whose keys begin with 'video_encoder.' and others.")
+        begins = ", ".join(map(str, [*state][:3])) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(
+            f"{path} is no checkpoint of LF-VILA, whose keys begin with 'video_encoder.' and others; it has {begins}. "
+            "A state dict within it, or one whose keys have a prefix, has to be taken out first."
+        )
+    if strange := [str(name) for name, x in state.items() if not isinstance(x, Tensor)]:
+        raise ValueError(f"{path} has {strange[0]}, which is no tensor: expected a state dict alone.")
     return dict(state)
 
 
@@ -171,11 +186,20 @@ def load_official(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: it is of another architecture or stage.
     """
-    unused = [*COUNTED, TWICE, "video_frame_proj.*"]
-    if not hasattr(network, "video_token_pos"):  # stage one
-        unused += ["text_encoder.cls.*", "text_encoder.bert.pooler.*"]
-    ours = {name.replace(HEAD, OUR_HEAD): x.float() if x.is_floating_point() else x for name, x in state.items()}
-    load_strictly(network, with_windows(ours, network), "the official checkpoint", unused=unused)
+    unused = [] if hasattr(network, "video_token_pos") else ["text_encoder.cls.*", "text_encoder.bert.pooler.*"]
+    load_strictly(network, ours(state, network), "the official checkpoint", unused=unused)
+
+
+def ours(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint under our names, in single precision, with windows of as many frames as the network has.
+
+    Raises:
+        ValueError: see `with_windows`.
+    """
+    names = {name: name.replace(HEAD, OUR_HEAD) for name in state}
+    read = {name: x for name, x in state.items() if not any(fnmatch(name, each) for each in UNREAD)}
+    renamed = {names[name]: x.float() if x.is_floating_point() else x for name, x in read.items()}
+    return with_windows(renamed, network)
 
 
 def official(network: nn.Module) -> dict[str, Tensor]:

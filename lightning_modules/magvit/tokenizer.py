@@ -1,13 +1,15 @@
 """MAGVIT's 3D-VQ, and the 2D-VQ of single frames that it is inflated from."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from einops import rearrange
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.convolution import Padding, lecun_normal_
 from lightning_modules.video_tokens.network import Decoder, Encoder
 from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
@@ -43,7 +45,7 @@ class Tokenizer(VideoTokenizer):
         size: Count,
         dims: Literal[2, 3] = 3,
         width: Count = 64,
-        multipliers: Sequence[Count] = (1, 2, 2, 4),
+        multipliers: Annotated[Sequence[Count], Field(min_length=1)] = (1, 2, 2, 4),
         blocks: Count = 2,
         halve_time: Sequence[bool] = (True, True, False),
         embedding_dim: Count = 256,
@@ -73,7 +75,9 @@ class Tokenizer(VideoTokenizer):
         }  # fmt: skip
         self.encoder, self.decoder = Encoder(**options), Decoder(**options)
         lecun_normal_(self)
-        self.quantiser = VectorQuantiser(codebook_size, embedding_dim, **(quantiser or {}))
+        self.quantiser = build(
+            VectorQuantiser, quantiser or {}, "tokenizer.quantiser", codes=codebook_size, dim=embedding_dim
+        )
 
     def quantise(self, video: Float[Tensor, "batch 3 frames height width"]) -> Quantised:
         """Codes and tokens of clips."""

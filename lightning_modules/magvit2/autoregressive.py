@@ -9,7 +9,7 @@ The rotary positions of the class and of the first place in the factorized block
 code: queries and keys there are zero, and attention to it depends on nothing.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
+from lightning_modules.magvit2.transformer import Bits
 from lightning_modules.settings import Count, Share
 
 DEVIATION = 0.02
@@ -143,7 +144,7 @@ class Llama(nn.Module):
         classes: Count,
         rows: Count,
         columns: Count,
-        bits: Sequence[Count] = (6, 12),
+        bits: Bits = (6, 12),
         layers: Count = 24,
         factorized_layers: Count = 2,
         hidden_size: Count = 1024,

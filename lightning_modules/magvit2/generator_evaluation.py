@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from lightning_modules.video_tokens import evaluation as shared
 
 NAMES = {"hevc": "HEVC (x265)", "av1": "AV1 (SVT-AV1)"}
 NOT_MEASURED = {
-    "lpips": "it needs the package lpips and its weights, which are not installed",
     "vvc": "no encoder for VVC is in the FFmpeg that PyAV brings",
 }
 
@@ -24,7 +24,9 @@ def evaluate(runs: Sequence[Run], dataset: str, *, examples: Count = 3) -> Evalu
     `bits_per_pixel`; `fixed_bits_per_pixel`, with equally many bits for each token; `written_bits_per_pixel`, of the
     real coder, which writes words of 32 bits; `saved_percent`; `lossless_percent`, clips whose tokens came back;
     `coded/psnr` and `coded/ssim` of the clips; `head_parameters`. And, of the clips that codecs are tried on,
-    `beside/psnr` and `beside/ssim`, and `<codec>/psnr` and `<codec>/ssim` at the same rate, where the codec reaches it.
+    `beside/psnr` and `beside/ssim`, and where a codec reaches the rate `<codec>/psnr` and `<codec>/ssim` at that of the
+    generator's probabilities, `<codec>/equal_length/psnr` and `<codec>/equal_length/ssim` at that of tokens which take
+    equally many bits each.
 
     Args:
         runs: finished runs of `Magvit2` or `OpenMagvit2`, one for each seed.
@@ -58,11 +60,13 @@ def out_of_reach(runs: Sequence[Run]) -> dict[str, str]:
             rates = arrays.get(f"codecs/{codec}/bits_per_pixel")
             if rates is None:
                 found[codec] = "too few clips are judged"
-            elif at_rate(arrays, codec, "psnr", rate := beside(arrays, pixels)["rate"]) is None:
-                found[codec] = (
-                    f"at its {len(rates)} qualities it takes {rates.min():.4f} to {rates.max():.4f} bits per pixel, "
-                    f"while tokens take {rate:.4f} (seed {run.seed})"
-                )
+                continue
+            for place, rate in rates_of(arrays, pixels).items():
+                if at_rate(arrays, codec, "psnr", rate) is None:
+                    found[f"{codec}{place}"] = (
+                        f"at its {len(rates)} qualities it takes {rates.min():.4f} to {rates.max():.4f} bits per "
+                        f"pixel, while tokens take {rate:.4f} (seed {run.seed})"
+                    )
     return found
 
 
@@ -82,9 +86,9 @@ def coding(arrays: Mapping[str, np.ndarray], pixels: int, tokens: int) -> dict[s
         if f"codecs/{codec}/psnr" in arrays:
             own = beside(arrays, pixels)
             found |= {f"beside/{name}": own[name] for name in ("psnr", "ssim")}
-            for name in ("psnr", "ssim"):
-                at = at_rate(arrays, codec, name, own["rate"])
-                found |= {} if at is None else {f"{codec}/{name}": at}
+            for name, (place, rate) in product(("psnr", "ssim"), rates_of(arrays, pixels).items()):
+                at = at_rate(arrays, codec, name, rate)
+                found |= {} if at is None else {f"{codec}{place}/{name}": at}
     return found
 
 
@@ -93,6 +97,11 @@ def beside(arrays: Mapping[str, np.ndarray], pixels: int) -> dict[str, float]:
     count = int(arrays["codecs/hevc/clips"])
     found = {name: float(arrays[f"coded/{name}"][:count].mean()) for name in ("psnr", "ssim")}
     return found | {"rate": float(arrays["coded/bits"][:count].mean()) / pixels}
+
+
+def rates_of(arrays: Mapping[str, np.ndarray], pixels: int) -> dict[str, float]:
+    """Bits per pixel at which codecs are compared, by what is put between the codec's name and the metric's."""
+    return {"": beside(arrays, pixels)["rate"], "/equal_length": float(arrays["coded/fixed"].mean()) / pixels}
 
 
 def at_rate(arrays: Mapping[str, np.ndarray], codec: str, name: str, rate: float) -> float | None:

@@ -13,7 +13,7 @@ probabilities with which a clip's tokens are written as bits (`compression.py`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import log2, prod
 
@@ -27,10 +27,12 @@ from lightning_modules.magvit2.codecs import CODECS, tried
 from lightning_modules.magvit2.compression import WORD, Asked, Coding, code_length, compress, decompress
 from lightning_modules.magvit2.transformer import FactorisedBert
 from lightning_modules.metrics.video import psnr, ssim
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import Generator
 from lightning_modules.video_tokens.masking import draw_codes, mask_ratio
+from lightning_modules.video_tokens.perception import Judge
 from lightning_modules.video_tokens.tasks import MASK, TASKS
 from lightning_modules.video_tokens.training import stored
 
@@ -45,6 +47,11 @@ class Coded(Generator):
 
     tokenizer_class = CausalTokenizer
     predictor = "lightning_modules.magvit2.predictor.Continuer"
+
+    def build_judge(self, classes: int) -> Judge:
+        """As `Generator`; no weight of the network is another because there is a judge."""
+        with torch.random.fork_rng(devices=[]):
+            return super().build_judge(classes)
 
     @property
     def factors(self) -> tuple[int, ...]:
@@ -101,13 +108,14 @@ class Coded(Generator):
 class Magvit2(Coded):
     """The paper's generator: MAGVIT's, with sub-tokens."""
 
-    def build(self, **options) -> nn.Module:
+    def transformer(self, network: Mapping[str, object], *, length: int, causal: bool) -> nn.Module:
         """The transformer.
 
         Raises:
             ValueError: the bits of the sub-tokens are not those of a token.
         """
-        network = FactorisedBert(extra=self.vocabulary - self.codes, **options)
+        given = {"extra": self.vocabulary - self.codes, "length": length, "causal": causal}
+        network = build(FactorisedBert, network, "model.network", **given)
         check_bits(network.factors, self.codes)
         return network
 
@@ -139,14 +147,15 @@ class OpenMagvit2(Coded):
 
     possible_tasks = ("cg", "unc")
 
-    def build(self, *, length: int, causal: bool, **options) -> nn.Module:
+    def transformer(self, network: Mapping[str, object], *, length: int, causal: bool) -> nn.Module:
         """The transformer.
 
         Raises:
             ValueError: the bits of the sub-tokens are not those of a token.
         """
         time, height, width = self.tokenizer.grid
-        network = Llama(classes=self.classes, rows=time * height, columns=width, **options)
+        given = {"classes": self.classes, "rows": time * height, "columns": width}
+        network = build(Llama, network, "model.network", **given)
         check_bits(network.factors, self.codes)
         return network
 

@@ -16,7 +16,7 @@ from lightning_modules.magvit2.understanding import ActionClassifier
 from lightning_modules.metrics.video import psnr
 from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens import predictor
-from lightning_modules.video_tokens.predictor import clip_of, film_of, spread_clip
+from lightning_modules.video_tokens.predictor import clip_of, pixels_of, seen, spread_clip
 
 
 class Continuer(predictor.Continuer):
@@ -38,7 +38,7 @@ class Continuer(predictor.Continuer):
                 if read_array(path).ndim == 3:
                     yield from super().answer(path, top)  # tokens
                 else:
-                    yield film_of(module.drawn(self._read_again(path)))
+                    yield seen(pixels_of(module.drawn(self._read_again(path))), module.tokenizer)
                 return
             truth, read = spread_clip(path, module.tokenizer)
             tokens = module.encoded(truth)
@@ -49,7 +49,7 @@ class Continuer(predictor.Continuer):
                 "code": words,
                 "bits_per_pixel": round(WORD * len(words) / truth[0, 0].numel(), 6),
                 "psnr": round(float(psnr(video, truth)), 2),
-                **film_of(video),
+                **seen(pixels_of(video), module.tokenizer),
             }
         yield from super().answer(path, top)
 

@@ -10,11 +10,10 @@ from lightning_modules import rehearsal
 from lightning_modules.magvit2.pictures import reconstruction_scores
 from lightning_modules.magvit2.weights import load_seed_voken, read_seed_voken
 from lightning_modules.metrics.compute import count_parameters
-from lightning_modules.settings import Positive, bind
+from lightning_modules.settings import Positive
 from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.clips import ClipData
 
-TOKENIZER = "lightning_modules.video_tokens.causal_tokenizer.CausalTokenizer"
 NO_DISCRIMINATOR = {"width": 1, "multipliers": [1], "blur": True}  # SEED-Voken's has another architecture
 
 
@@ -42,7 +41,6 @@ class ReleasedTokenizer(CausalTraining):
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
-        bind({"_target_": TOKENIZER, **tokenizer}, "model.tokenizer")
         super().__init__(
             tokenizer=tokenizer, discriminator=NO_DISCRIMINATOR, published=published, pixel_scale=pixel_scale
         )

@@ -42,14 +42,13 @@ from lightning_modules.magvit2.compression import code_length
 from lightning_modules.magvit2.module import Magvit2
 from lightning_modules.metrics.frames import frame_scores
 from lightning_modules.metrics.video_networks import PublishedNetworks
-from lightning_modules.settings import Count, Natural, Positive, Share, bind
+from lightning_modules.settings import Count, Natural, Positive, Share
 from lightning_modules.validation import judged
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.training import stored
 
 Video = Float[Tensor, "1 3 frames h w"]
-TOKENIZER = "lightning_modules.video_tokens.causal_tokenizer.CausalTokenizer"
 NO_DISCRIMINATOR = {"width": 1, "multipliers": [1], "blur": True}  # nothing is trained
 
 
@@ -239,7 +238,6 @@ class SequenceCompression(WholeVideos, CausalTraining):
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
-        bind({"_target_": TOKENIZER, **tokenizer}, "model.tokenizer")
         super().__init__(
             tokenizer=tokenizer, discriminator=NO_DISCRIMINATOR, published=published, pixel_scale=pixel_scale
         )
@@ -307,7 +305,6 @@ class CodedSequences(WholeVideos, Magvit2):
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
-        bind({"_target_": TOKENIZER, **tokenizer}, "model.tokenizer")
         super().__init__(
             tokenizer=tokenizer, network=network, num_classes=num_classes, tasks=["unc"], judged_tasks=["unc"],
             multi_task=multi_task, decoding=decoding, published=published, pixel_scale=pixel_scale,

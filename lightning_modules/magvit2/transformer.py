@@ -6,13 +6,17 @@ no code; the network around it is MAGVIT's (`video_tokens.transformer.Bert`).
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
-from lightning_modules.settings import Count
+from lightning_modules.settings import Count, Share
 from lightning_modules.video_tokens.transformer import DEVIATION, Bert
+
+Bits = Annotated[Sequence[Annotated[int, Field(ge=1, le=24)]], Field(min_length=1)]
 
 
 class FactorisedBert(Bert):
@@ -22,11 +26,28 @@ class FactorisedBert(Bert):
         bits: of each sub-token, the least significant first; one number for a token that is not divided.
         extra: classes and special tokens, which are numbered after the codes and are not divided.
         hidden_size: of a vector.
-        options: those of `Bert` but for `vocabulary`.
+
+    All others are those of `Bert`.
     """
 
-    def __init__(self, *, bits: Sequence[Count], extra: Count, hidden_size: Count = 768, **options):
-        super().__init__(vocabulary=extra, hidden_size=hidden_size, **options)
+    def __init__(
+        self,
+        *,
+        bits: Bits,
+        extra: Count,
+        length: Count,
+        layers: Count = 12,
+        hidden_size: Count = 768,
+        mlp_dim: Count = 3072,
+        heads: Count = 12,
+        dropout: Share = 0.1,
+        attention_dropout: Share = 0.1,
+        causal: bool = False,
+    ):
+        super().__init__(
+            vocabulary=extra, length=length, layers=layers, hidden_size=hidden_size, mlp_dim=mlp_dim, heads=heads,
+            dropout=dropout, attention_dropout=attention_dropout, causal=causal,
+        )  # fmt: skip
         self.factors = tuple(2**n for n in bits)
         self.codes = 2 ** sum(bits)
         self.parts = nn.ModuleList(nn.Embedding(factor, hidden_size) for factor in self.factors)

@@ -10,21 +10,22 @@ nor its colours tell it: half of the clips are reversed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, Shaped
-from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.layers.transformer import Block
+from lightning_modules.magvit2.transformer import Bits
 from lightning_modules.metrics.compute import count_parameters
-from lightning_modules.settings import Count, Positive, Share, bind
+from lightning_modules.settings import Count, Positive, Share
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.generator import FOLLOWED
@@ -106,7 +107,7 @@ class ClipReader(nn.Module):
         *,
         tokenizer: dict,
         source: Source,
-        bits: Annotated[list[Count], Field(min_length=1)],
+        bits: Bits,
         reverse: bool = False,
         layers: Count = 12,
         hidden_size: Count = 768,
@@ -115,7 +116,7 @@ class ClipReader(nn.Module):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.reader.tokenizer").requires_grad_(False)
         if 2 ** sum(bits) != self.tokenizer.vocabulary:
             raise ValueError(
                 f"bits ({bits}) make {2 ** sum(bits)} tokens, but the tokenizer has {self.tokenizer.vocabulary}."
@@ -201,8 +202,7 @@ class Reading(PaperModule):
 
     def __init__(self, reader: dict, source: Source):
         super().__init__()
-        named = {"_target_": f"{__name__}.ClipReader", **reader}
-        self.reader: ClipReader = bind(named, "model.reader", source=source)()
+        self.reader = build(ClipReader, reader, "model.reader", source=source)
 
     def check_data(self, data: ClipData) -> None:
         """Refuse clips that the tokenizer was not built for, or unknown classes.

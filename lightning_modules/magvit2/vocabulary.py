@@ -22,6 +22,7 @@ from lightning_modules.datamodules.labelled import ImageData
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import Count, Natural, Positive
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, annealed
 
@@ -36,6 +37,9 @@ class VocabularyLadder(PaperModule):
         entropy_start: see `TokenizerTraining`.
         entropy_steps: likewise.
         pixel_scale: the stored value of white.
+
+    Raises:
+        ValueError: a kind has what all have, or a setting is unknown or not of its kind.
     """
 
     recipe_form = TokensRecipe
@@ -51,13 +55,16 @@ class VocabularyLadder(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizers = nn.ModuleDict(
-            {
-                f"{kind}-{size}": CausalTokenizer(frames=1, dims=2, codebook_size=size, **tokenizer, **options)
-                for kind, options in kinds.items()
-                for size in vocabularies
-            }
-        )
+        self.tokenizers = nn.ModuleDict()
+        for kind, options in kinds.items():
+            if twice := sorted(options.keys() & tokenizer.keys()):
+                raise ValueError(
+                    f"model.kinds.{kind} has {twice[0]!r}, which model.tokenizer gives to all kinds: leave out one."
+                )
+            for size in vocabularies:
+                self.tokenizers[f"{kind}-{size}"] = build(
+                    CausalTokenizer, tokenizer | options, f"model.kinds.{kind}", frames=1, dims=2, codebook_size=size
+                )
         self.entropy_start, self.entropy_steps, self.pixel_scale = entropy_start, entropy_steps, pixel_scale
 
     def check_data(self, data: ImageData) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import PaperModule, decay_groups
-from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
+from lightning_modules.datamodules.illustrated import IGNORED, Columns, IllustratedTexts
 from lightning_modules.datasets.squares import Fit
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
@@ -142,12 +143,16 @@ class MmGem(PaperModule):
         super().load_export(weights)
         self.given = True
 
-    def check_data(self, data: IllustratedTexts) -> None:
-        """Refuse networks that no arm has given, and questions; tell the texts whose ids they consist of.
+    def check_data(self, data: LightningDataModule) -> None:
+        """Refuse networks that no arm has given, questions, and texts that the language model has no place for.
+
+        Tells the texts whose ids they consist of.
 
         Raises:
             ValueError: see above.
         """
+        if not isinstance(data, IllustratedTexts):
+            raise ValueError(f"data are {type(data).__name__}, expected datamodules.illustrated.IllustratedTexts.")
         if not self.given:
             raise ValueError(
                 "the language model or the tower has no weights: name the arm that has them with `from` in the plan, "
@@ -164,7 +169,31 @@ class MmGem(PaperModule):
             tokens + data.length,
             f"data.length is {data.length} behind {tokens} visual tokens, set it to {most} at most",
         )
+        tokens += len(language.start)
+        if self.losses["generation"]:
+            language.check_length(
+                tokens + self.most,
+                f"model.most is {self.most} behind {tokens} tokens of a picture and the start, set it to "
+                f"{max(0, language.positions - tokens)} at most",
+            )
         data.for_models(self.network.language, self.fit)
+        if self.losses["embedding"] and self.network.text_limit is None and data.told:
+            self._check_texts(data)
+
+    def _check_texts(self, data: IllustratedTexts) -> None:
+        """Refuse captions of the split that is judged that are longer than what is read: before, not after training.
+
+        Raises:
+            ValueError: see above.
+        """
+        (split,) = judged(data.columns)
+        language, about = self.network.language, len(self.network.language.start) + 1  # and [EMB]
+        longest = max(len(language.encode(text)) for each in told(data.columns[split]) for text in each)
+        if about + longest > language.positions:
+            raise ValueError(
+                f"a caption of data.splits.{split} has {longest} tokens, but the language model has positions for "
+                f"{language.positions - about}: set model.text_limit to that at most, so that longer ones are cut."
+            )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """L = L_Emb + L_Gen, each with its weight, of pictures and of regions alike."""
@@ -296,10 +325,10 @@ class MmGem(PaperModule):
     def _pictures(self, data: IllustratedTexts, split: str) -> dict[str, Tensor]:
         columns = data.columns[split]
         rows = torch.arange(len(columns["images"]))
-        told = columns["captions"] if "captions" in columns else [[text] for text in columns["caption"]]
-        texts = [(row, text) for row, each in enumerate(told) for text in each]
+        captions = told(columns)
+        texts = [(row, text) for row, each in enumerate(captions) for text in each]
         found = self._looked_at(data, split, rows, torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(rows), 4))
-        found["captions"] = padded([as_bytes(each) for each in told])
+        found["captions"] = padded([as_bytes(each) for each in captions])
         if self.losses["embedding"]:
             parts = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
             found["text_features"] = torch.cat([self.embed_texts([text for _, text in part]).cpu() for part in parts])
@@ -356,6 +385,11 @@ class MmGem(PaperModule):
             "parameters_of_two_models": parameters + language,
             "visual_tokens": self.network.pool.tokens,
         }
+
+
+def told(columns: Columns) -> list[Sequence[str]]:
+    """The captions of each picture."""
+    return list(columns["captions"]) if "captions" in columns else [[text] for text in columns["caption"]]
 
 
 def as_bytes(texts: Sequence[str]) -> Shaped[Tensor, "texts bytes"]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from lightning_modules.datasets.pictures import BrokenPicture, read
 from lightning_modules.datasets.squares import Box, Fit, on_square
 from lightning_modules.mm_gem.boxes import check_box, read_boxes
-from lightning_modules.predictors import Predictor
-from lightning_modules.vision_language.asked import is_text, lines_among_pictures
+from lightning_modules.predictors import Predictor, is_text, lines_among
 
 SHOWN = 60  # letters of a text in a message
 OTHERWISE = {  # what to do where a model was not trained on an objective
@@ -76,7 +75,7 @@ class Describer(Predictor):
         others = [path for path in inputs if path not in tables]
         self.texts = []
         if among is not None or any(map(is_text, others)):
-            others, self.texts = lines_among_pictures(others, among, "texts")
+            others, self.texts = lines_among(others, among, "texts", "pictures")
         if not others:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
         self._check("embedding" if self.texts else "generation")
@@ -99,11 +98,11 @@ class Describer(Predictor):
             except BrokenPicture:
                 raise
             except ValueError as error:
-                failed.append(f"row {row}: {error}")
+                failed.append(f"row {row}: {error}".rstrip("."))
             else:
                 yield from ({"row": row, "box": list(box)} | answer for answer in found)
         if failed:
-            raise ValueError(f"{path}, {'; '.join(failed)}")
+            raise ValueError(f"{path}, {'; '.join(failed)}.")
 
     def _answers(self, path: str | Path, box: Box | None, top: int) -> Iterator[dict[str, Any]]:
         if not self.texts:

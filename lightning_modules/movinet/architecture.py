@@ -6,15 +6,21 @@ network, so a search can refuse a network before it is built. Imports no torch.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypedDict
+
+from pydantic import Field
+
+from lightning_modules.settings import Count, Positive, check
 
 Kernel = tuple[int, int, int]
 Form = Literal["3d", "2plus1d", "3d_2plus1d"]
 Squeeze = Literal["3d", "2d", "2plus3d", "none"]
+Stride = Literal[1, 2]
+Several = Field(min_length=1)
 
 STEM_KERNEL: Kernel = (1, 3, 3)
 NOTATION = re.compile(r"(\d+)@(\d+)x(\d+)x(\d+)(-)?")
@@ -60,6 +66,23 @@ class Layer:
         return f"{self.expand}@{'x'.join(map(str, self.kernel))}{'' if self.squeeze else '-'}"
 
 
+class WrittenBlock(TypedDict):
+    """A block as `conf/` has it; see `Layer` for the notation of its layers."""
+
+    width: Count
+    stride: Stride
+    layers: Annotated[list[str], Several]
+
+
+class WrittenOut(TypedDict):
+    """An architecture as `conf/` has it."""
+
+    stem: Count
+    blocks: Annotated[list[dict], Several]  # each a `WrittenBlock`
+    project: Count
+    dense: Count
+
+
 @dataclass(frozen=True)
 class Block:
     """Layers of one width; the first has the stride."""
@@ -83,8 +106,7 @@ class Architecture:
         """A published architecture by its name, or one that is written out, as `conf/` does.
 
         Args:
-            given: a name such as `a0`, or a mapping with `stem`, `project`, `dense` and `blocks`, each of which has
-                `width`, `stride` and `layers` (see `Layer`).
+            given: a name such as `a0`, or what `WrittenOut` has.
 
         Raises:
             ValueError: the name is unknown, a key is unknown or missing, or a value makes no network.
@@ -95,14 +117,12 @@ class Architecture:
             if given not in PUBLISHED:
                 raise ValueError(f"architecture ({given!r}) must be one of {', '.join(PUBLISHED)}, or written out.")
             return PUBLISHED[given]
-        _check_keys(given, ("stem", "blocks", "project", "dense"), "an architecture")
+        found = check(given, WrittenOut, "architecture")
         blocks = []
-        for block in given["blocks"]:
-            _check_keys(block, ("width", "stride", "layers"), "a block")
+        for number, block in enumerate(found["blocks"]):
+            block = check(block, WrittenBlock, f"architecture.blocks.{number}")
             blocks.append(Block(block["width"], block["stride"], tuple(map(Layer.parse, block["layers"]))))
-        found = cls(given["stem"], tuple(blocks), given["project"], given["dense"])
-        found.check()
-        return found
+        return cls(found["stem"], tuple(blocks), found["project"], found["dense"])
 
     def written_out(self) -> dict:
         """The mapping that `parse` takes, as `conf/` has it."""
@@ -112,22 +132,6 @@ class Architecture:
         ]
         return {"stem": self.stem, "blocks": blocks, "project": self.project, "dense": self.dense}
 
-    def check(self) -> None:
-        """Refuse what makes no network.
-
-        Raises:
-            ValueError: a size is not positive, a stride is neither 1 nor 2, or a block has no layer.
-        """
-        widths = [self.stem, self.project, self.dense, *(block.width for block in self.blocks)]
-        if not self.blocks or min(widths) < 1:
-            raise ValueError(f"an architecture needs blocks and positive widths, got {widths}.")
-        for number, block in enumerate(self.blocks):
-            if block.stride not in (1, 2) or not block.layers:
-                raise ValueError(
-                    f"block {number} has stride {block.stride} and {len(block.layers)} layers; expected stride 1 or 2 "
-                    "and at least one layer."
-                )
-
     def named_layers(self) -> list[tuple[str, int, int, int, Layer]]:
         """(name, channels in, channels out, stride, layer) of every layer, in order."""
         rows, channels = [], self.stem
@@ -136,11 +140,6 @@ class Architecture:
                 rows.append((f"block{i}_layer{j}", channels, block.width, block.stride if j == 0 else 1, layer))
                 channels = block.width
         return rows
-
-
-def _check_keys(given: Mapping, expected: Sequence[str], what: str) -> None:
-    if not isinstance(given, Mapping) or set(given) != set(expected):
-        raise ValueError(f"{what} ({given!r}) must have the keys {', '.join(expected)}.")
 
 
 class Cost(NamedTuple):
@@ -334,6 +333,21 @@ PUBLISHED = {
 Choice = int | float | str | bool
 
 
+class WrittenSpace(TypedDict, total=False):
+    """A space as `conf/` has it; frames and their size are those of an arm."""
+
+    stem: Count
+    widths: Annotated[list[Count], Several]
+    strides: Annotated[list[Stride], Several]
+    project: Count
+    dense: Count
+    most_layers: Count
+    multipliers: Annotated[list[Positive], Several]
+    expansions: Annotated[list[Positive], Several]
+    kernels: Annotated[list[str], Several]
+    squeeze: Annotated[list[bool], Several]
+
+
 @dataclass(frozen=True)
 class Space:
     """The networks that the search chooses from (section 3.1 and Table 1; the defaults are those of A2).
@@ -357,21 +371,17 @@ class Space:
 
     @classmethod
     def parse(cls, given: Mapping) -> "Space":
-        """A space as `conf/` has it; what it does not say is as in the paper.
+        """A space as `conf/` has it (`WrittenSpace`); what it does not say is as in the paper.
 
         Raises:
-            ValueError: a key is unknown, a kernel is none, a decision has no choice, or widths and strides do not fit.
+            ValueError: a key is unknown, a value or a kernel is none, or widths and strides do not fit.
         """
-        known = [each.name for each in fields(cls)]
-        if unknown := sorted(set(given) - set(known)):
-            raise ValueError(f"a space has no {', '.join(unknown)}; expected some of {', '.join(known)}.")
-        space = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        found = check(given, WrittenSpace, "space")
+        space = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
         for kernel in space.kernels:
-            Layer.parse(f"8@{kernel}")
-        if len(space.widths) != len(space.strides) or not space.widths:
+            Layer.parse(f"8@{kernel}-")  # whether a layer squeezes is another decision
+        if len(space.widths) != len(space.strides):
             raise ValueError(f"a space needs a stride for each width, got {space.widths} and {space.strides}.")
-        if empty := [name for name, choices in space.decisions().items() if not choices]:
-            raise ValueError(f"a space needs choices for {empty[0]}, got none.")
         return space
 
     def decisions(self) -> dict[str, tuple[Choice, ...]]:

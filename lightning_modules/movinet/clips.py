@@ -21,6 +21,10 @@ class ClipData(Protocol):
     num_classes: int
     video_shape: tuple[int, int, int, int]
 
+    def train_dataloader(self) -> DataLoader:
+        """The training batches."""
+        ...
+
     def evaluation_batches(self, split: str) -> Iterator[dict[str, Tensor]]:
         """One pass over a split in the order of its rows."""
         ...

@@ -20,13 +20,12 @@ frames once, and not in every layer; it answers after every frame of a piece, an
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Annotated, Literal, NotRequired
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, NotRequired
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
-from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -43,8 +42,8 @@ from lightning_modules.validation import judged, mean_over
 MEMORY_AT = (8, 16, 32, 64)  # lengths of clips whose memory is counted
 STREAMED = 64  # clips that are also read frame by frame
 SHOWN, SHOWN_FRAMES = 6, 16  # clips of the page, and most frames of each
-Target = Annotated[list[str | Count], Field(min_length=2, max_length=2)]  # name, number of classes
-Targets = Literal["one", "many"] | list[Target]
+OF_RMSPROP = ("rho", "momentum", "eps", "clip_each")
+Targets = Literal["one", "many"] | list[list]  # of name and number of classes
 
 
 class MoViNetRecipe(AnyRecipe):
@@ -52,7 +51,7 @@ class MoViNetRecipe(AnyRecipe):
 
     optimizer: Literal["rmsprop", "adamw"]
     schedule: Literal["cosine_from_start", "one_cycle"]
-    rho: NotRequired[Momentum]  # of rmsprop
+    rho: NotRequired[Momentum]  # this and what follows: of rmsprop, which needs them all
     momentum: NotRequired[Momentum]
     eps: NotRequired[Positive]
     clip_each: NotRequired[Positive]  # largest norm of the gradient of one tensor
@@ -104,8 +103,13 @@ class MoViNets(PaperModule):
         targets: Targets = "one",
     ):
         super().__init__()
-        if isinstance(targets, list) and sum(count for _, count in targets) != num_classes:
-            raise ValueError(f"num_classes is {num_classes}, expected the sum of those in targets ({targets}).")
+        if isinstance(targets, list):
+            if not all([*map(type, target)] == [str, int] and target[1] > 0 for target in targets):
+                raise ValueError(f"targets is {targets}, expected names and numbers, as in [[verb, 97], [noun, 300]].")
+            if sum(count for _, count in targets) != num_classes:
+                raise ValueError(f"num_classes is {num_classes}, expected the sum of those in targets ({targets}).")
+        if stride > frames:
+            raise ValueError(f"stride is {stride}, expected at most frames ({frames}): of fewer, nothing may be read.")
         self.networks = nn.ModuleList(
             MoViNet(
                 architecture, num_classes, form=form, causal=causal, squeeze=squeeze, positions=positions,
@@ -120,8 +124,25 @@ class MoViNets(PaperModule):
         self.pixel_scale, self.stride, self.label_smoothing = pixel_scale, stride, label_smoothing
         self.targets = targets
 
+    @classmethod
+    def check_recipe(cls, recipe: Mapping[str, object], where: str) -> dict:
+        """As of every module; besides, `rmsprop` needs all of its own keys, and `adamw` has none of them.
+
+        Raises:
+            ValueError: one is missing, or has no effect.
+        """
+        checked, name = super().check_recipe(recipe, where), recipe.get("optimizer")
+        needed = OF_RMSPROP if name == "rmsprop" else ()
+        for key in OF_RMSPROP if checked["epochs"] else ():
+            if (key in checked) != (key in needed):
+                told = f"the key {key!r} {'is missing' if needed else 'has no effect'}"
+                raise ValueError(
+                    f"{where}: {told}; {', '.join(OF_RMSPROP)} belong to optimizer rmsprop, which needs all"
+                )
+        return checked
+
     def check_data(self, data: ClipData) -> None:
-        """Refuse clips of another shape, other labels, more classes than logits, or other orders than members.
+        """Refuse clips of another shape or length, other labels, more classes than logits, other orders than members.
 
         Raises:
             ValueError: see above.
@@ -131,6 +152,11 @@ class MoViNets(PaperModule):
             raise ValueError(
                 f"the data has clips of shape {data.video_shape} (channels, frames, height, width), but model.frames "
                 f"and model.size are for {expected}."
+            )
+        if (trained := getattr(data, "train_frames", self.frames)) < self.stride:
+            raise ValueError(
+                f"data.train_frames is {trained}, expected at least model.stride ({self.stride}): of fewer, "
+                "nothing may be read."
             )
         if not _has(self.targets, found := getattr(data, "targets", "one")):
             raise ValueError(f"model.targets is {self.targets}, but the rows of the data have {found}: set it to that.")

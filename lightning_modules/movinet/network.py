@@ -97,11 +97,20 @@ def he_normal(weight: Tensor) -> Tensor:
     return nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
 
 
-class Norm(nn.BatchNorm3d):
-    """Batch normalisation with the constants of the released networks."""
+class Norm(nn.SyncBatchNorm):
+    """Batch normalisation with the constants of the released networks.
+
+    A batch is that of all GPUs, so a recipe means the same on one as on sixteen; in tensorflow/models this holds for
+    all but the norms of shortcuts, which are built with a default. torch has it for GPUs alone: on CPUs each process
+    normalises its own part.
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """Features of the same shape."""
+        return super().forward(x) if x.is_cuda else super(nn.SyncBatchNorm, self).forward(x)
 
 
 class Unit(nn.Module):
@@ -178,6 +187,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.kind, self.causal, self.activation, self.gate = kind, causal, activation, gate
         read, hidden = layer.expand * (2 if kind == "2plus3d" else 1), squeezed_width(layer, kind)
+        if positions and read % 2:
+            raise ValueError(f"a layer ({layer}) needs an even number of channels for positions: sines and cosines.")
         self.reduce, self.expand = nn.Linear(read, hidden), nn.Linear(hidden, layer.expand)
         for linear in (self.reduce, self.expand):
             he_normal(linear.weight)
@@ -335,7 +346,7 @@ class MoViNet(nn.Module):
         channels: of a frame.
 
     Raises:
-        ValueError: an unknown name, or an architecture that makes no network.
+        ValueError: an unknown name, an architecture that makes no network, or settings that exclude each other.
     """
 
     def __init__(
@@ -364,6 +375,10 @@ class MoViNet(nn.Module):
                 raise ValueError(f"{name} ({given!r}) must be one of {', '.join(known)}.")
         if positions and not causal:
             raise ValueError("positions need a causal network: set causal to true, or positions to false.")
+        if positions and squeeze == "none":
+            raise ValueError("positions are read by squeeze-and-excitation: set squeeze, or positions to false.")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path ({drop_path}) must be from 0 to below 1: at 1, no clip has the last layer.")
         self.architecture, self.causal, self.form = Architecture.parse(architecture), causal, form
         self.squeeze, self.channels = squeeze, channels
         act, rows = ACTIVATIONS[activation], self.architecture.named_layers()
@@ -384,7 +399,11 @@ class MoViNet(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, video: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits of whole clips, with pixels from 0 to 1."""
+        """Logits of whole clips, with pixels from 0 to 1.
+
+        Raises:
+            ValueError: the video has another shape, no frame, or pixels that are no fractions.
+        """
         return self._run(video, {})[0][:, -1]
 
     def each_frame(
@@ -410,7 +429,7 @@ class MoViNet(nn.Module):
             state: of the frames before; None at the start of a video.
 
         Raises:
-            ValueError: the network is not causal, or the state is of other videos.
+            ValueError: the network is not causal, the video is none, or the state is of other videos.
         """
         self._check_causal()
         if state is not None:
@@ -442,6 +461,8 @@ class MoViNet(nn.Module):
                 f"the video has shape {tuple(video.shape)}; expected (batch, {self.channels}, frames, height, width) "
                 "with at least one frame."
             )
+        if not video.is_floating_point():
+            raise ValueError(f"the video has pixels of {video.dtype}, expected numbers from 0 to 1: divide by 255.")
         seen = state.get("frames", torch.zeros((), dtype=torch.int64, device=video.device))
         numbers = seen + torch.arange(1, video.shape[2] + 1, device=video.device)
         following: State = {"frames": numbers[-1].clone()}
@@ -465,6 +486,8 @@ class MoViNet(nn.Module):
     def _check_state(self, video: Tensor, state: Mapping[str, Tensor]) -> None:
         expected = self.state_shapes(len(video), *video.shape[3:])
         found = {name: tuple(value.shape) for name, value in state.items()}
+        if away := sorted({str(value.device) for value in state.values()} - {str(video.device)}):
+            raise ValueError(f"the state lies on {away[0]} and the video on {video.device}: bring it there.")
         if different := sorted(
             name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
         ):

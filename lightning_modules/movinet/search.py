@@ -34,7 +34,7 @@ from lightning_modules.ensembling.pools import seed_series
 from lightning_modules.files import digest
 from lightning_modules.metrics.classification import seed_interval
 from lightning_modules.movinet.architecture import Architecture, Choice, Space, cost
-from lightning_modules.movinet.clips import LabelledClips
+from lightning_modules.movinet.clips import ClipData
 from lightning_modules.movinet.module import MoViNets
 from lightning_modules.runs import Evaluation, Figure, Series
 from lightning_modules.settings import Count, Natural, Share, bind
@@ -57,11 +57,11 @@ class ArchitectureSearch:
     Args:
         system: resolved blocks `model`, `data` and `pretrain` of an arm of MoViNets; a trial replaces `architecture`.
         dataset: folder of its prepared data set.
-        space: what `Space` takes; what is left out is as in the paper. Frames and their size are the arm's.
+        space: see `WrittenSpace`; what is left out is as in the paper. Frames and their size are the arm's.
         samplers: each has as many trials: `tpe`, which learns from them, and `random`. Both begin with the same ones.
         budget: MACs of a clip; null for those of the arm's own network.
         window: largest distance from the budget, as a share of it.
-        beta: what the reward loses or wins for a distance as large as the budget; TuNAS has -0.1.
+        beta: what the reward loses by a distance as large as the budget, as a number below 0; TuNAS has -0.1.
         epochs: of a trial; null for those of the arm's recipe, which the networks trained again have in any case.
         reduction: Hyperband goes on with one of so many trials at each of its rungs; null to prune nothing.
         startup: random trials before TPE learns.
@@ -70,8 +70,8 @@ class ArchitectureSearch:
         fresh_seeds: those that the networks found are trained again with.
 
     Raises:
-        ValueError: the arm is none of MoViNets or has no validation rows, the space is none, hardly a network of it
-            lies in the window, or a fresh seed is that of the trials.
+        ValueError: the arm is none of MoViNets, has no accuracy or no validation rows, or is not trained; the space is
+            none, or hardly a network of it lies in the window; or a fresh seed is given twice or that of the trials.
     """
 
     directions = ("maximize",)
@@ -84,9 +84,9 @@ class ArchitectureSearch:
         *,
         space: dict[str, Any],
         samplers: Annotated[list[Sampler], Field(min_length=1)],
-        budget: int | float | None,
+        budget: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0)] | None,
         window: Share,
-        beta: float,
+        beta: Annotated[float, Field(le=0)],
         epochs: Count | None,
         reduction: Annotated[int, Field(ge=2, le=100)] | None,
         startup: Natural,
@@ -99,6 +99,10 @@ class ArchitectureSearch:
             raise ValueError("the arm's model has no `architecture`; expected an arm of MoViNets.")
         if "val" not in self.data["splits"]:
             raise ValueError(f"networks are judged on the split val, but data.splits has {list(self.data['splits'])}.")
+        if self.model.get("targets", "one") == "many":
+            raise ValueError("model.targets is many, but networks are searched by accuracy; expected another arm.")
+        if len(set(fresh_seeds)) < len(fresh_seeds):
+            raise ValueError(f"fresh_seeds ({fresh_seeds}) hold a seed twice; expected each once.")
         if data_seed in fresh_seeds:
             raise ValueError(f"fresh_seeds ({fresh_seeds}) hold data_seed ({data_seed}); expected other seeds.")
         storage.card(dataset)  # missing data is said before there are workers
@@ -108,6 +112,8 @@ class ArchitectureSearch:
         if self.model.get("squeeze") == "none":
             self.space_searched = replace(self.space_searched, squeeze=self.space_searched.squeeze[:1])
         self.epochs, self.reduction, self.startup = epochs or self.recipe["epochs"], reduction, startup
+        if not self.recipe["epochs"]:
+            raise ValueError("pretrain.epochs of the arm is 0, expected at least 1: the networks found are trained.")
         self.seed, self.data_seed, self.fresh_seeds = seed, data_seed, fresh_seeds
         self.beta, self.window = beta, window
         self.own = Architecture.parse(self.model["architecture"])
@@ -208,7 +214,7 @@ class ArchitectureSearch:
         seed: int,
         epochs: int,
         after_epoch: Callable[[float, int], None] | None = None,
-    ) -> tuple[MoViNets, LabelledClips, float]:
+    ) -> tuple[MoViNets, ClipData, float]:
         """Train a network with the arm's recipe.
 
         Args:
@@ -225,7 +231,7 @@ class ArchitectureSearch:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         given = {**self.model, "architecture": architecture.written_out()}
         model: MoViNets = bind(given, "the arm's model")().to(device)
-        data: LabelledClips = bind(self.data, "the arm's data", folder=self.dataset, seed=seed)()
+        data: ClipData = bind(self.data, "the arm's data", folder=self.dataset, seed=seed)()
         model.check_data(data)
         model.recipe = self.recipe
         loader = data.train_dataloader()
@@ -479,7 +485,7 @@ class Retraining:
         return self.search.report(trials, dataset, settings)
 
 
-def accuracy_on(split: str, model: MoViNets, data: LabelledClips) -> float:
+def accuracy_on(split: str, model: MoViNets, data: ClipData) -> float:
     """The share of a split that a network, or the average of its members, has right."""
     device = next(model.parameters()).device
     batches = ({name: x.to(device) for name, x in batch.items()} for batch in data.evaluation_batches(split))

@@ -1,7 +1,7 @@
 """Answers of trained MoViNets about videos: after each frame if they are causal, also of a video that is running."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from lightning_modules.datasets.storage import card
 from lightning_modules.datasets.video.files import evenly, read_frames, resized
 from lightning_modules.datasets.video.sequences import central_square, in_the_middle
+from lightning_modules.files import ROOT
 from lightning_modules.movinet.decoding import Show, read_clip
 from lightning_modules.movinet.evaluation import NAMES
 from lightning_modules.movinet.live import running_frames
@@ -30,7 +32,7 @@ class Watcher(Predictor):
 
     def __init__(self, module: MoViNets, record: dict | None = None):
         self.module, record = module.eval(), record or {}
-        self.names = NAMES.get(Path(record.get("dataset", "")).parent.name)
+        self.names = _names(record["dataset"]) if "dataset" in record else {}
         data = record.get("data", {})
         self.files = data if "rate" in data else None  # settings of `ClipFiles`
 
@@ -40,6 +42,11 @@ class Watcher(Predictor):
         If they learnt from files, that is the clip in the middle of it, with their rate and the central square of each
         frame; otherwise as many frames, spread evenly, each squeezed into a square. Causal networks answer after each
         of them (see `watch`), others once.
+
+        Yields:
+            `class`, `name` if it is known, and `probability`. Where clips have any number of classes, this is that of
+            the class being there, whatever else is. Where they have a verb and a noun, `verb`, `verb_name`,
+            `verb_probability`, and the same of the noun.
 
         Raises:
             BrokenVideo: the file is not there or cannot be decoded.
@@ -65,8 +72,8 @@ class Watcher(Predictor):
                 they have no rate.
 
         Yields:
-            `frame`, its number among those that are shown; `class`, `name` if it is known, `probability`; and
-            `milliseconds` that the networks took.
+            `frame`, its number among those that are shown; what `answer` says of a class; and `milliseconds` that the
+            networks took.
 
         Raises:
             ValueError: the networks are not causal, or the source cannot be read.
@@ -113,7 +120,34 @@ class Watcher(Predictor):
                 found = self._best(torch.stack([*logits.values()]).mean(0))
             yield {"frame": number + 1, **found, "milliseconds": round(1000 * (time.perf_counter() - start), 1)}
 
-    def _best(self, logits: torch.Tensor) -> dict[str, Any]:
-        share, best = logits.softmax(0).max(0)
-        name = {"name": self.names[best]} if self.names else {}
+    def _best(self, logits: Float[torch.Tensor, " classes"]) -> dict[str, Any]:
+        """The most probable class; of clips with one class of each kind, such as verb and noun, that of each kind."""
+        targets = self.module.targets
+        if not isinstance(targets, list):
+            shares = logits.sigmoid() if targets == "many" else logits.softmax(0)
+            return self._told(shares, "action")
+        parts = logits.split([count for _, count in targets])
+        each = {kind: self._told(part.softmax(0), kind) for (kind, _), part in zip(targets, parts, strict=True)}
+        return {
+            kind if key == "class" else f"{kind}_{key}": value
+            for kind, found in each.items()
+            for key, value in found.items()
+        }
+
+    def _told(self, shares: Float[torch.Tensor, " classes"], kind: str) -> dict[str, Any]:
+        share, best = shares.max(0)
+        names = self.names.get(kind, [])
+        name = {"name": names[best]} if best < len(names) else {}
         return {"class": int(best), **name, "probability": round(float(share), 6)}
+
+
+def _names(dataset: str) -> Mapping[str, Sequence[str]]:
+    """Names of the classes of each kind, where a data set has them: its card says them, if it is prepared here.
+
+    Args:
+        dataset: its folder, from the project's.
+    """
+    if (name := Path(dataset).parent.name) in NAMES:
+        return {"action": NAMES[name]}
+    folder = ROOT / dataset
+    return card(folder).get("classes", {}) if (folder / "card.json").is_file() else {}

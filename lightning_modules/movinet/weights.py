@@ -89,6 +89,8 @@ def load_tensorflow(network: MoViNet, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if any(fnmatchcase(name, pattern) for pattern in NO_WEIGHTS):
             continue
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"the variable {name} is of {array.dtype}, expected numbers.")
         array = np.asarray(array, dtype=np.float32)
         ours[_from_tensorflow(name, layers)] = torch.from_numpy(_channels_first(name, array))
     new = ("*.num_batches_tracked",)
@@ -104,7 +106,10 @@ def read_tensorflow(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         try:
             with path.open("rb") as file:
-                return dict(np.load(file, allow_pickle=False))
+                found = np.load(file, allow_pickle=False)
+                if isinstance(found, np.ndarray):
+                    raise ValueError("it is one array (.npy), expected one for each variable (numpy.savez)")
+                return dict(found)
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} cannot be read as arrays: {error}") from error
     try:
@@ -154,7 +159,15 @@ def read_port(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file holds anything but tensors.
     """
-    return dict(read_checkpoint(path))
+    state = read_checkpoint(path)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict: names with tensors.")
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(
+            f"{path} holds {len(others)} entries that are no tensors, such as {others[0]!r}; expected a state dict "
+            "alone: save what lies in that entry, or what `state_dict()` gives."
+        )
+    return dict(state)
 
 
 def _translated(name: str, patterns: tuple[tuple[str, str], ...]) -> str:

@@ -169,8 +169,11 @@ class PrefixLM(nn.Module):
             without: the same prefixes without what is to be followed more closely; needed where `guidance` is not 0.
 
         Raises:
-            ValueError: guidance without `without`.
+            ValueError: guidance without `without`, or a number below 0.
         """
+        for name, value in (("temperature", temperature), ("top_k", top_k), ("guidance", guidance)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}, expected a number from 0 on.")
         if guidance and without is None:
             raise ValueError(f"guidance is {guidance}, but nothing is left out: give `without`, or set it to 0.")
         rows, batch = len(given.ids), _stacked(given, without) if guidance else given

@@ -26,7 +26,15 @@ from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import NonNegative, Positive
 from lightning_modules.spae import lexicon
 from lightning_modules.spae.language import LanguageSettings, make_language
-from lightning_modules.spae.semantic import Preprocess, picture_features, template_ids, text_features, word_features
+from lightning_modules.spae.semantic import (
+    ClipSettings,
+    Preprocess,
+    check_clip,
+    picture_features,
+    template_ids,
+    text_features,
+    word_features,
+)
 from lightning_modules.spae.templates import TEMPLATES, Templates
 from lightning_modules.spae.words import chosen_words
 from lightning_modules.validation import judged, mean_over
@@ -41,7 +49,7 @@ class SpaeClip(Carrier):
 
     Args:
         language: arguments of `language.make_language`.
-        clip: arguments of `make_clip`, without `hub`.
+        clip: arguments of `make_clip`, of fresh weights.
         preprocess: `mean` and `std` of pixels from 0 to 1, per channel.
         leave_out: words that are not asked for by themselves, see `words.chosen_words`.
         templates: sentences that words are put into, see `templates`.
@@ -49,7 +57,8 @@ class SpaeClip(Carrier):
         pixel_scale: the stored value of white.
 
     Raises:
-        ValueError: the text tower has no place for each id of the words, or a word is unknown.
+        ValueError: the CLIP is a published one, the text tower has no place for each id of the words, a word is
+            unknown, or sizes do not fit each other.
     """
 
     recipe_form = TokensRecipe
@@ -58,7 +67,7 @@ class SpaeClip(Carrier):
         self,
         *,
         language: LanguageSettings,
-        clip: dict,
+        clip: ClipSettings,
         preprocess: Preprocess,
         leave_out: list[str],
         templates: Templates = "world",
@@ -68,6 +77,9 @@ class SpaeClip(Carrier):
         super().__init__()
         self.language = Frozen(make_language(**language))
         self.tokenizer = clip_tokenizer()
+        if clip.get("hub") is not None:
+            raise ValueError(f"clip.hub is {clip['hub']!r}, which reads other ids: set it to null, and give sizes.")
+        check_clip(clip)
         self.clip = make_clip(**clip)
         check_places(self.clip, self.tokenizer)
         ids, spelt = self.language.network.whole_words()

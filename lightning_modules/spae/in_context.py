@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from pydantic import Field
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
@@ -124,12 +125,12 @@ class SpaeInContext(PaperModule):
             self.tokenizer.table.fill(model.embeddings)
         self.prompts = Prompts(model, style)
         self.classifying, self.writing, self.texts, self.few_shot = classifying, writing, texts, few_shot
-        self.pixel_scale = pixel_scale
+        self.pixel_scale, self.given = pixel_scale, False
         check_asked(classifying, writing, len(self.tokenizer.pyramid.tokens))
         if (texts is None) != (few_shot is None):
             raise ValueError("texts and few_shot belong together: set both, or both to null.")
         if texts is not None:
-            check_tasks(texts, model, "texts")
+            check_tasks(texts, self.prompts, "texts")
 
     @property
     def language(self) -> Language:
@@ -217,11 +218,23 @@ class SpaeInContext(PaperModule):
         """Take over what `export` gave."""
         self._take(weights, "exported weights")
 
+    def check_data(self, data: LightningDataModule) -> None:
+        """Refuse data without few-shot tasks, and a tokenizer that no arm has given.
+
+        Raises:
+            ValueError: see above.
+        """
+        if not isinstance(data, Episodes):
+            raise ValueError(f"data are {type(data).__name__}, expected few-shot tasks of spae.episodes.")
+        if not self.given:
+            raise ValueError("the tokenizer has no weights: name the arm that has them with `from` in the plan.")
+
     def _take(self, weights: Mapping[str, Tensor], what: str) -> None:
         parts = {"tokenizer": self.tokenizer} | ({} if self.published else {"language": self.language})
         for name, part in parts.items():
             own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             load_strictly(part, own, f"the {name} of {what}")
+        self.given = True
 
     @torch.no_grad()
     def predictions(self, data: Episodes, device: torch.device) -> dict[str, Tensor]:

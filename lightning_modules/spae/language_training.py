@@ -21,7 +21,6 @@ from lightning_modules.spae.documents import IGNORED, Texts, Writer, check_drawn
 from lightning_modules.spae.language import LanguageSettings, make_language
 from lightning_modules.spae.prompts import Prompts, StyleName, continued, masked
 from lightning_modules.validation import mean_over
-from lightning_modules.vision_language.causal import Language
 from lightning_modules.vision_language.language_training import LanguageTraining
 
 TASKS_SEED = 0  # the tasks are the same for every seed of a training
@@ -55,7 +54,7 @@ class SpaeLanguage(LanguageTraining):
         super().__init__(make_language(**language), published=language.get("hub") is not None)
         self.prompts = Prompts(self.language, style)
         self.answer_weight, self.tasks = answer_weight, tasks
-        check_tasks(tasks, self.language, "tasks")
+        check_tasks(tasks, self.prompts, "tasks")
 
     def check_data(self, data: LightningDataModule) -> None:
         """Tell the texts whose ids they consist of.
@@ -96,22 +95,27 @@ class SpaeLanguage(LanguageTraining):
         return {"parameters": count_parameters(self.language), "words": len(self.language.whole_words()[1])}
 
 
-def check_tasks(tasks: TextTasks, language: Language, where: str) -> None:
-    """Refuse tasks on texts that a language model has too few words for.
+def check_tasks(tasks: TextTasks, prompts: Prompts, where: str) -> None:
+    """Refuse tasks on texts that a language model has too few words for, or too few positions.
 
     Args:
         tasks: see `TextTasks`.
-        language: the model.
+        prompts: of the model.
         where: the name of these settings.
 
     Raises:
-        ValueError: more words are kept than an input has, or there are too few words, or labels kept out of training.
+        ValueError: more words are kept than an input has, or there are too few words, or labels kept out of training,
+            or a task is longer than the model's positions.
     """
     if (kept := max(tasks["kept"])) > tasks["input_words"]:
         raise ValueError(
             f"{where}.kept has {kept}, but {where}.input_words is {tasks['input_words']}: keep that many at most."
         )
-    check_drawn(language, ways=max(tasks["ways"]), input_words=tasks["input_words"], where=where)
+    ways, words = max(tasks["ways"]), [0] * tasks["input_words"]
+    check_drawn(prompts.language, ways=ways, input_words=len(words), where=where)
+    labels = [[0]] * ways
+    longest = prompts.few_shot([(words, label) for label in labels] * max(tasks["shots"]), words, labels)
+    prompts.language.check_length(len(longest) + 1, f"set {where}.ways, shots or input_words to less")
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Sha
 from lightning_modules.spae.clip import check_places, clip_tokenizer, said
 from lightning_modules.spae.language import LanguageSettings, make_language
 from lightning_modules.spae.pyramid import Spelt
-from lightning_modules.spae.semantic import Fitting, Preprocess, dynamic, guidance, relative
+from lightning_modules.spae.semantic import ClipSettings, Fitting, Preprocess, check_clip, dynamic, guidance, relative
 from lightning_modules.spae.templates import TEMPLATES, Templates
 from lightning_modules.spae.tokenizer import SpaeTokenizer, TokenizerSettings, from_language
 from lightning_modules.validation import judged, mean_over
@@ -95,7 +95,7 @@ class Spae(Carrier, TokenizerTraining):
 
     Raises:
         ValueError: there are more semantic layers than layers, another number of thresholds, or a CLIP of fresh weights
-            has no place for each word.
+            has no place for each word, or sizes that do not fit each other.
     """
 
     predictor = "lightning_modules.spae.predictor.Speller"
@@ -106,7 +106,7 @@ class Spae(Carrier, TokenizerTraining):
         *,
         language: LanguageSettings,
         tokenizer: TokenizerSettings,
-        clip: dict,
+        clip: ClipSettings,
         preprocess: Preprocess,
         semantic: Guidance,
         discriminator: DiscriminatorSettings,
@@ -151,6 +151,7 @@ class Spae(Carrier, TokenizerTraining):
         self.language = None if language.get("hub") else Frozen(model)
         if self.language is None:
             self.table.fill(model.embeddings)
+        check_clip(clip)
         network, hub = make_clip(**clip), clip.get("hub")
         self.own_clip, self.given = not hub, False
         if self.own_clip:
@@ -199,19 +200,24 @@ class Spae(Carrier, TokenizerTraining):
         load_strictly(self, found, "the tokenizer of `from`")
 
     def check_data(self, data: LightningDataModule) -> None:
-        """Refuse pictures or clips of another shape, and networks of an arm's that no arm has given.
+        """Refuse what is no pictures or clips, or of another shape, and networks that are not there.
 
         Raises:
-            ValueError: see above.
+            ValueError: see above; no arm has given its networks, or a published measure has no file.
+            ModuleNotFoundError: LPIPS is asked for and not installed.
         """
         if (missing := list(self.carried())) and not self.given:
             raise ValueError(
                 f"{' and '.join(missing)} have no weights: name the arm that has them with `from` in the plan, or "
                 f"published models with {' and '.join(f'{name}.hub' for name in missing)}."
             )
+        if any(self.published.values()):
+            PublishedNetworks(**self.published)  # they measure after the training
         if isinstance(data, ClipData):
             check_clips(data, self.tokenizer, None)
             return
+        if not isinstance(data, CaptionedImages) and not hasattr(data, "image_shape"):
+            raise ValueError(f"data are {type(data).__name__}, expected pictures or clips, such as StreamedImages.")
         shape = (
             tuple(data.columns["train"]["images"].shape[1:]) if isinstance(data, CaptionedImages) else data.image_shape
         )

@@ -5,7 +5,7 @@ Read `Fitting.similarity` and `semantic_loss` first.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,35 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.datasets.tokenizers import TextTokenizer
 from lightning_modules.layers.teacher import Frozen
-from lightning_modules.settings import STRICT, Positive
+from lightning_modules.settings import STRICT, Count, Positive
 from lightning_modules.spae.words import WordTable
+from lightning_modules.vision_language.towers import VisionSizes, check_sizes
 
 TEXTS = 1024  # read at a time
 LOGITS = 1 << 27  # of places and words, held at a time: half a gigabyte in float32
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class ClipText(TypedDict):
+    """Settings of `CLIPTextConfig` that a fresh CLIP is given."""
+
+    __pydantic_config__ = STRICT
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    vocab_size: Count
+    max_position_embeddings: Count
+
+
+class ClipSettings(TypedDict):
+    """Arguments of `layers.clip.make_clip`, which says what they are."""
+
+    __pydantic_config__ = STRICT
+    hub: NotRequired[str | None]
+    vision: NotRequired[VisionSizes | None]
+    text: NotRequired[ClipText | None]
+    projection_dim: NotRequired[Count | None]
 
 
 class Preprocess(TypedDict):
@@ -33,6 +56,21 @@ class Preprocess(TypedDict):
     __pydantic_config__ = STRICT
     mean: Channels
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+
+
+def check_clip(clip: ClipSettings) -> None:
+    """Refuse sizes that no CLIP can be built of; a published one has none.
+
+    Raises:
+        ValueError: a size is no multiple of one that divides it.
+    """
+    if vision := clip.get("vision"):
+        check_sizes(vision, "clip.vision")
+    if (text := clip.get("text")) and text["hidden_size"] % text["num_attention_heads"]:
+        raise ValueError(
+            f"clip.text.hidden_size ({text['hidden_size']}) must be a multiple of clip.text.num_attention_heads "
+            f"({text['num_attention_heads']})."
+        )
 
 
 class Fitting(Frozen):

@@ -18,7 +18,7 @@ from lightning_modules.spae.pyramid import Empty, Positions, Pyramid, Quantisati
 from lightning_modules.spae.words import Scaling, Source, WordTable, chosen_words
 from lightning_modules.video_tokens.convolution import Padding, lecun_normal_
 from lightning_modules.video_tokens.network import Decoder, Encoder
-from lightning_modules.video_tokens.tokenizer import VideoTokenizer
+from lightning_modules.video_tokens.tokenizer import VideoTokenizer, check_video
 
 Layer = Count | Annotated[list[Count], Field(min_length=3, max_length=3)]
 
@@ -165,9 +165,10 @@ class SpaeTokenizer(VideoTokenizer):
             pictures: with pixels from 0 to 1, or clips of `frames` frames.
 
         Raises:
-            ValueError: they are of another size.
+            ValueError: they are of another size, or pixels are not from 0 to 1.
         """
         video = pictures.unsqueeze(2) if pictures.ndim == 4 else pictures
+        check_video(video)
         self.check_shape(video.shape)
         return self.quantise(video).words
 

@@ -6,21 +6,24 @@ what the whole video gives (`encode_parts`, `decode_parts`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Count
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal import AdaptiveNorm, CausalBlock, CausalConv, FrameNorm, Grow, Memory
 from lightning_modules.video_tokens.convolution import lecun_normal_
 from lightning_modules.video_tokens.lookup_free import LookupFree
 from lightning_modules.video_tokens.quantiser import Quantised, VectorQuantiser
-from lightning_modules.video_tokens.tokenizer import VideoTokenizer, inflated
+from lightning_modules.video_tokens.tokenizer import VideoTokenizer, check_tokens, check_video, inflated
 
 Quantisation = Literal["lookup_free", "vector"]
+QUANTISERS: dict[str, type[nn.Module]] = {"lookup_free": LookupFree, "vector": VectorQuantiser}
 
 
 class Encoder(nn.Module):
@@ -146,7 +149,8 @@ class CausalTokenizer(VideoTokenizer):
         centred: whether the networks read and draw pixels from -1 to 1; those given and returned are from 0 to 1.
 
     Raises:
-        ValueError: frames or size cannot be halved so often, or `halve_time` has another length.
+        ValueError: frames or size cannot be halved so often, `halve_time` has another length, or there is no such
+            quantisation.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class CausalTokenizer(VideoTokenizer):
         size: Count,
         dims: Literal[2, 3] = 3,
         width: Count = 128,
-        multipliers: Sequence[Count] = (1, 2, 2, 4),
+        multipliers: Annotated[Sequence[Count], Field(min_length=1)] = (1, 2, 2, 4),
         blocks: Count = 4,
         halve_time: Sequence[bool] = (False, True, True),
         quantisation: Quantisation = "lookup_free",
@@ -174,6 +178,8 @@ class CausalTokenizer(VideoTokenizer):
                 f"halve_time has {len(halve_time)} entries, expected {len(multipliers) - 1}: one for each level of "
                 f"multipliers ({list(multipliers)}) but the last."
             )
+        if quantisation not in QUANTISERS:
+            raise ValueError(f"quantisation ({quantisation!r}) must be one of {', '.join(QUANTISERS)}.")
         halve_time = [half and dims == 3 for half in halve_time]
         self.time, self.space = 2 ** sum(halve_time), 2 ** len(halve_time)
         self.frames, self.size, self.dims, self.centred = frames, size, dims, centred
@@ -187,8 +193,8 @@ class CausalTokenizer(VideoTokenizer):
         }  # fmt: skip
         self.encoder, self.decoder = Encoder(**options), Decoder(**options, drop_second=drop_second)
         lecun_normal_(self)
-        kind = LookupFree if quantisation == "lookup_free" else VectorQuantiser
-        self.quantiser = kind(codebook_size, embedding_dim, **(quantiser or {}))
+        given = {"codes": codebook_size, "dim": embedding_dim}
+        self.quantiser = build(QUANTISERS[quantisation], quantiser or {}, "tokenizer.quantiser", **given)
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Refuse clips that are not 1 + a multiple of a token's frames long, or cannot be divided into tokens.
@@ -219,32 +225,36 @@ class CausalTokenizer(VideoTokenizer):
         video = self.decoder(latents, memory)
         return (video + 1) / 2 if self.centred else video
 
-    def encode_parts(
-        self, parts: Iterable[Float[Tensor, "batch 3 _ height width"]]
-    ) -> Iterator[Int[Tensor, "batch _ h w"]]:
+    def encode_parts(self, parts: Iterable[Tensor]) -> Iterator[Int[Tensor, "batch _ h w"]]:
         """The tokens of a video that comes in parts, of 1 + s a frames first and multiples of s frames later.
 
+        Args:
+            parts: each as `encode` takes clips.
+
         Raises:
-            ValueError: a part has another length, or norms are pooled.
+            ValueError: a part is no clip or has another length, or norms are pooled.
         """
         self._check_parts()
         memory: Memory = {}
         for number, part in enumerate(parts):
+            check_video(part)
             batch, channels, frames, height, width = part.shape
             self.check_shape((batch, channels, frames + (number > 0), height, width))
             yield self.quantise(part, memory).tokens
 
-    def decode_parts(
-        self, parts: Iterable[Int[Tensor, "batch _ h w"]]
-    ) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Float[Tensor, "batch 3 _ height width"]]:
         """The video of tokens that come in parts.
 
+        Args:
+            parts: each as `decode` takes tokens.
+
         Raises:
-            ValueError: norms are pooled.
+            ValueError: a part are no tokens, or norms are pooled.
         """
         self._check_parts()
         memory: Memory = {}
         for part in parts:
+            check_tokens(part, self.vocabulary)
             yield self.draw(self.quantiser.embed(part), memory)
 
     def _check_parts(self) -> None:

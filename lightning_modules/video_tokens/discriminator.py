@@ -5,11 +5,14 @@ Official: videogvt/models/stylegan_discriminator_2d.py and stylegan_discriminato
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from lightning_modules.settings import Count
 from lightning_modules.video_tokens.convolution import conv
 
 SLOPE = 0.2
@@ -45,7 +48,14 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, *, depth: int, width: int, multipliers: Sequence[int], frames: int, size: int, blur: bool = False
+        self,
+        *,
+        depth: Count,
+        width: Count,
+        multipliers: Annotated[Sequence[Count], Field(min_length=1)],
+        frames: Count,
+        size: Count,
+        blur: bool = False,
     ):
         super().__init__()
         channels = [width * m for m in multipliers]

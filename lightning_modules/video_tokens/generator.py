@@ -11,7 +11,7 @@ tokenizer is that of the arm in `from`, with the average of its weights where it
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NotRequired
 
 import numpy as np
 import torch
@@ -19,28 +19,51 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import PaperModule
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import masked_mse, psnr
 from lightning_modules.metrics.video_networks import PublishedNetworks
-from lightning_modules.settings import Count, Positive, Share
+from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share, check
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.kept import Kept
-from lightning_modules.video_tokens.masking import Given, Part, decode, draw_codes, mask_ratio, mask_tokens
+from lightning_modules.video_tokens.masking import Given, Part, Schedule, decode, draw_codes, mask_ratio, mask_tokens
 from lightning_modules.video_tokens.perception import Judge
 from lightning_modules.video_tokens.tasks import INPAINTING, MASK, OUTPAINTING, SEPARATOR, TASKS, Condition, Task
 from lightning_modules.video_tokens.tokenizer import VideoTokenizer
-from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
+from lightning_modules.video_tokens.training import (
+    SHOWN,
+    TokensRecipe,
+    check_clips,
+    check_files,
+    checked_networks,
+    stored,
+)
 from lightning_modules.video_tokens.transformer import Bert
 
 SPECIALS = {False: 1, True: 16}  # slots of the vocabulary: the mask alone, or the tokens of tasks too
 FOLLOWED = ("quantiser.used", "quantiser.sums")  # averages that a codebook follows in training alone
+FURTHER = 10**6  # between the seeds of draws of one clip
 SLOTS = 100  # of the least frequent task in the order of tasks
-DECODING = {"steps": 12, "schedule": "cosine", "temperature": 4.5, "sampling_temperature": 1.0, "guidance": 0.0}
 Conditioning = Literal["commit", "latent", "fixed", "prefix", "autoregressive"]
+
+
+class Decoding(TypedDict):
+    """How tokens are drawn, see `Generator`."""
+
+    __pydantic_config__ = STRICT
+    steps: NotRequired[Count]
+    schedule: NotRequired[Schedule]
+    temperature: NotRequired[NonNegative]
+    sampling_temperature: NotRequired[NonNegative]
+    guidance: NotRequired[NonNegative]
+
+
+DECODING = Decoding(steps=12, schedule="cosine", temperature=4.5, sampling_temperature=1.0, guidance=0.0)
 
 
 class Generator(PaperModule):
@@ -67,12 +90,14 @@ class Generator(PaperModule):
             those without the class, l + g (l - l without).
         judged_tasks: that are decoded and compared with the truth.
         judged_rows: clips that are decoded for each.
+        draws: how often each of them is.
         keep_tokens: whether the tokens of a row are computed once and kept.
         published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
         pixel_scale: the stored value of white.
 
     Raises:
-        ValueError: a task is unknown, needs classes that there are not, or cannot be conditioned in this way.
+        ValueError: a task is unknown, needs classes that there are not, or cannot be conditioned in this way; `weights`
+            are not as many as `tasks`; clips are too short for `given_frames`; or a part refuses its settings.
     """
 
     recipe_form = TokensRecipe
@@ -92,7 +117,7 @@ class Generator(PaperModule):
         multi_task: bool = False,
         conditioning: Conditioning = "commit",
         parts: Annotated[list[Part], Field(min_length=1)] = ("mask", "refine", "recons"),
-        schedule: str = "cosine",
+        schedule: Schedule = "cosine",
         label_smoothing: Share = 1e-4,
         class_drop: Share = 0.0,
         given_frames: Count = 1,
@@ -100,14 +125,18 @@ class Generator(PaperModule):
         decoding: dict | None = None,
         judged_tasks: Annotated[list[str], Field(min_length=1)],
         judged_rows: Count = 256,
+        draws: Count = 1,
         keep_tokens: bool = False,
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
         check_tasks([*tasks, *judged_tasks], self.possible_tasks, num_classes, conditioning)
-        self.tokenizer = self.tokenizer_class(**tokenizer).requires_grad_(False)
-        self.judge = Judge(num_classes).requires_grad_(False) if judge else None
+        if weights is not None and len(weights) != len(tasks):
+            raise ValueError(f"weights has {len(weights)} entries, expected {len(tasks)}: one for each of tasks.")
+        self.tokenizer = build(self.tokenizer_class, tokenizer, "model.tokenizer").requires_grad_(False)
+        check_given({*tasks, *judged_tasks}, given_frames, self.tokenizer.frames)
+        self.judge = self.build_judge(num_classes).requires_grad_(False) if judge else None
         self.codes, self.classes, self.multi_task = self.tokenizer.vocabulary, num_classes, multi_task
         self.tokens = self.tokenizer.grid[0] * self.tokenizer.grid[1] * self.tokenizer.grid[2]
         self.autoregressive = conditioning == "autoregressive"
@@ -116,20 +145,24 @@ class Generator(PaperModule):
         if self.conditioning == "prefix":
             before += self.tokens // self.tokenizer.grid[0] + 1
         self.vocabulary = self.codes + num_classes + 1 + SPECIALS[multi_task or self.conditioning == "prefix"]
-        self.network = self.build(length=before + self.tokens, causal=self.autoregressive, **network)
-        self.tasks, self.judged_tasks, self.judged_rows = tasks, judged_tasks, judged_rows
+        self.network = self.transformer(network, length=before + self.tokens, causal=self.autoregressive)
+        self.tasks, self.judged_tasks, self.judged_rows, self.draws = tasks, judged_tasks, judged_rows, draws
         self.parts, self.schedule = parts, schedule
         self.label_smoothing, self.class_drop = label_smoothing, class_drop
         self.given_frames, self.inpainting_token = given_frames, inpainting_token
-        self.decoding = DECODING | (decoding or {})
-        self.published, self.pixel_scale = published or {}, pixel_scale
+        self.decoding: Decoding = DECODING | check(decoding or {}, Decoding, "model.decoding")
+        self.published, self.pixel_scale = checked_networks(published), pixel_scale
         self.register_buffer("order", task_order(weights or [1.0] * len(tasks)), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.kept = Kept(self.tokens) if keep_tokens else None
 
-    def build(self, **options) -> nn.Module:
-        """The transformer; it has `read`, as `Bert`."""
-        return Bert(vocabulary=self.vocabulary, **options)
+    def transformer(self, network: Mapping[str, object], *, length: int, causal: bool) -> nn.Module:
+        """The transformer of these settings; it has `read`, as `Bert`."""
+        return build(Bert, network, "model.network", vocabulary=self.vocabulary, length=length, causal=causal)
+
+    def build_judge(self, classes: int) -> Judge:
+        """The judge, whose weights come from the arm in `from`."""
+        return Judge(classes)
 
     @property
     def factors(self) -> tuple[int, ...]:
@@ -137,22 +170,23 @@ class Generator(PaperModule):
         return (self.codes,)
 
     def check_data(self, data: ClipData) -> None:
-        """Refuse clips that the tokenizer was not built for, or unknown classes.
+        """Refuse clips that the tokenizer was not built for, unknown classes, and networks that are not there.
 
         Raises:
             ValueError: see above.
         """
         check_clips(data, self.tokenizer, self.classes or None)
+        check_files(self.published)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the tokenizer, and the judge, of a trained arm.
+        """Take over the tokenizer, and the judge, of a trained arm; of a generator its transformer too.
 
         Raises:
-            ValueError: the tokenizer is of another architecture.
+            ValueError: one of them is of another architecture.
         """
-        for name, part in (("tokenizer", self.tokenizer), ("judge", self.judge)):
-            if part is not None:
-                own = {k.removeprefix(f"{name}."): x for k, x in weights.items() if k.startswith(f"{name}.")}
+        for name, part in (("tokenizer", self.tokenizer), ("judge", self.judge), ("network", self.network)):
+            own = {k.removeprefix(f"{name}."): x for k, x in weights.items() if k.startswith(f"{name}.")}
+            if part is not None and (own or name != "network"):
                 load_strictly(part, own, f"the {name} of the arm in `from`", unused=FOLLOWED)
 
     def train(self, mode: bool = True) -> "Generator":
@@ -310,7 +344,7 @@ class Generator(PaperModule):
             decoding: what differs from the module's own `decoding`.
         """
         task, generator = TASKS[name], torch.Generator(video.device).manual_seed(seed)
-        given, options = self.given(video, task), self.decoding | decoding
+        given, options = self.given(video, task), self.decoding | check(decoding, Decoding, "decoding")
         before = self.before(task, labels, given)
         without = self.before(task, torch.full_like(labels, self.classes), given)
         temperature, guidance = options.pop("sampling_temperature"), options.pop("guidance")
@@ -380,11 +414,12 @@ class Generator(PaperModule):
                     parts["shown/real"].append(stored(video[:SHOWN]))
                 for number, name in enumerate(self.judged_tasks):
                     task, seed = TASKS[name], 1000 * number + left
-                    tokens = self.generate(video, labels, name, seed)
-                    made = self.drawn(tokens)
-                    self._compare(parts, name, task, video, truth, again, tokens, made)
-                    for kind, seen in (networks.seen(made) | networks.compared(made, video)).items():
-                        parts[f"{name}/{kind}"].append(seen)
+                    for draw in range(self.draws):
+                        tokens = self.generate(video, labels, name, seed + FURTHER * draw)
+                        made = self.drawn(tokens)
+                        self._compare(parts, name, task, video, truth, again, tokens, made)
+                        for kind, seen in (networks.seen(made) | networks.compared(made, video)).items():
+                            parts[f"{name}/{kind}"].append(seen)
                 if left == 0:
                     break
         return {name: torch.cat(part).cpu() for name, part in parts.items()}
@@ -472,4 +507,18 @@ def check_tasks(tasks: Iterable[str], possible: Collection[str], classes: int, c
             raise ValueError(
                 f"conditioning is {conditioning}, which knows frame prediction and generation alone, but tasks has "
                 f"{name}: set it to commit."
+            )
+
+
+def check_given(tasks: Iterable[str], given: int, frames: int) -> None:
+    """Refuse tasks that are given all frames of a clip.
+
+    Raises:
+        ValueError: see above.
+    """
+    for name, ends in (("fp", 1), ("cfp", 1), ("fi", 2)):
+        if name in tasks and ends * given >= frames:
+            raise ValueError(
+                f"given_frames is {given}, which leaves none of {frames} frames to make in the task {name}: set it to "
+                f"{(frames - 1) // ends} at most."
             )

@@ -11,7 +11,7 @@ for each latent and a column for each of all codes.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lightning_modules.settings import Count, NonNegative, Positive
 from lightning_modules.video_tokens.quantiser import Quantised
 
+Order = Literal["little", "big"]
 TINY = 1e-30  # added to chances within a logarithm
 
 
@@ -44,7 +45,7 @@ class LookupFree(nn.Module):
         eps: added to mean chances within their logarithm; SEED-Voken has 1e-5, more than the chance of a code of 2^18.
 
     Raises:
-        ValueError: K is no power of two, or `dim` is not its logarithm.
+        ValueError: K is no power of two, `dim` is not its logarithm, or there is no such order.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LookupFree(nn.Module):
         entropy: NonNegative = 0.1,
         diversity: NonNegative = 1.0,
         temperature: Positive = 0.01,
-        order: Literal["little", "big"] = "little",
+        order: Order = "little",
         group_bits: Count = 18,
         eps: NonNegative = 0.0,
     ):
@@ -68,6 +69,8 @@ class LookupFree(nn.Module):
             )
         self.commitment, self.entropy, self.diversity, self.temperature = commitment, entropy, diversity, temperature
         self.group_bits, self.eps = group_bits, eps
+        if order not in get_args(Order):
+            raise ValueError(f"order ({order!r}) must be one of {', '.join(get_args(Order))}.")
         places = torch.arange(dim) if order == "little" else torch.arange(dim).flip(0)
         self.register_buffer("places", places, persistent=False)
 

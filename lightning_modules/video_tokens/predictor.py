@@ -30,7 +30,6 @@ from lightning_modules.metrics.video import SMALLEST_MSE, masked_mse
 from lightning_modules.predictors import Predictor
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.generator import Generator
-from lightning_modules.video_tokens.side_by_side import shown
 from lightning_modules.video_tokens.tasks import TASKS, first_frames
 from lightning_modules.video_tokens.tokenizer import VideoTokenizer
 from lightning_modules.video_tokens.training import TokenizerTraining, stored
@@ -67,7 +66,7 @@ class Compressor(Predictor):
         path = Path(path)
         with torch.inference_mode():
             if path.suffix == ".npy":
-                yield seen(self._drawn(read_tokens(path, self.tokenizer), path), RATE, self.tokenizer)
+                yield seen(self._drawn(read_tokens(path, self.tokenizer), path), self.tokenizer)
             elif path.suffix.lower() in PICTURES:
                 if not reads_pictures(self.tokenizer):
                     raise ValueError(
@@ -99,7 +98,7 @@ class Compressor(Predictor):
         for video in decoded(encoded(), tokenizer):
             truth = waiting.popleft()
             again = video[:, :, : truth.shape[2], : truth.shape[3], : truth.shape[4]].clamp(0, 1)
-            drawn.append(stored(again)[0].numpy())
+            drawn.append(pixels_of(again))
             count = truth[0, 0].numel()
             error, pixels = error + float(masked_mse(again, truth)) * count, pixels + count
         found = torch.cat(tokens, 1)
@@ -110,11 +109,11 @@ class Compressor(Predictor):
             "bits_per_pixel": round(bits, 6),
             "psnr": round(-10 * log10(max(error / pixels, SMALLEST_MSE)), 2),
             "tokens": found[0].numpy(),
-        } | seen(clip, rate, tokenizer)
+        } | seen(clip, tokenizer, rate)
 
     def _drawn(self, tokens: Int[Tensor, "1 t h w"], path: Path) -> UInt8[np.ndarray, "frames tall wide 3"]:
         parts = tokens.split(1 if goes_on(self.tokenizer) else self.tokenizer.grid[0], 1)
-        videos = (stored(video.clamp(0, 1))[0].numpy() for video in decoded(iter(parts), self.tokenizer))
+        videos = map(pixels_of, decoded(iter(parts), self.tokenizer))
         return np.stack(list(limited((frame for video in videos for frame in video), path)))
 
 
@@ -135,8 +134,9 @@ class Continuer(Predictor):
         A generator knows clips of one length and size. Frame prediction goes on after the end of the file: it is given
         the last frames. Other tasks are given parts of a clip that is spread over the whole file.
 
-        An answer has `task`, `tokens` (t, h, w), `film` and its `frames` side by side, and `read`, which frames of the
-        file it saw, if any. Of a file with tokens (.npy) there are `film` and `frames` alone: what they draw.
+        An answer has `task`, `tokens` (t, h, w), `film` and its `frames` side by side (a generator of pictures:
+        `picture`), and `read`, which frames of the file it saw, if any. Of a file with tokens (.npy) there is what they
+        draw alone.
 
         Raises:
             ValueError: the file cannot be read, or holds no tokens of this generator.
@@ -145,7 +145,7 @@ class Continuer(Predictor):
         tokenizer = module.tokenizer
         if path.suffix == ".npy":
             with torch.inference_mode():
-                yield film_of(tokenizer.decode(read_tokens(path, tokenizer)).clamp(0, 1))
+                yield seen(pixels_of(tokenizer.decode(read_tokens(path, tokenizer))), tokenizer)
             return
         spread, read = spread_clip(path, tokenizer)
         last = None
@@ -159,7 +159,7 @@ class Continuer(Predictor):
             for label in range(module.classes if task.with_class else 1):
                 with torch.inference_mode():
                     tokens = module.generate(truth, torch.tensor([label]), name)
-                    drawn = film_of(module.drawn(tokens))
+                    drawn = seen(pixels_of(module.drawn(tokens)), tokenizer)
                 row = f"{name}-{label}" if task.with_class else name
                 told = {"row": row, "task": task.title, **about}
                 yield told | {"tokens": tokens.view(tokenizer.grid).numpy(), **drawn}
@@ -354,16 +354,21 @@ def as_clip(frames: UInt8[np.ndarray, "frames h w 3"]) -> Video:
     return torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 255
 
 
-def film_of(video: Video) -> dict[str, Any]:
-    """A clip as a film, and its frames side by side as a picture."""
-    found = shown(video)
-    return {"film": Film(found["video"], RATE), "frames": found["frames"]}
+def seen(clip: UInt8[np.ndarray, "frames h w 3"], tokenizer: VideoTokenizer, rate: float = RATE) -> dict[str, Any]:
+    """A video as a film, or a single frame of a tokenizer of pictures as a picture.
 
-
-def seen(clip: UInt8[np.ndarray, "frames h w 3"], rate: float, tokenizer: VideoTokenizer) -> dict[str, Any]:
-    """A video as a film, or a single frame of a tokenizer of pictures as a picture."""
+    Of a clip as those that the tokenizer was trained on there are the frames side by side too.
+    """
     from PIL import Image
 
     if len(clip) == 1 and reads_pictures(tokenizer):
         return {"picture": Image.fromarray(clip[0])}
-    return {"film": Film(clip, rate)}
+    found: dict[str, Any] = {"film": Film(clip, rate)}
+    if clip.shape[:3] == (tokenizer.frames, tokenizer.size, tokenizer.size):
+        found["frames"] = Image.fromarray(np.concatenate(list(clip), axis=1))
+    return found
+
+
+def pixels_of(video: Video) -> UInt8[np.ndarray, "frames h w 3"]:
+    """A clip as a file holds it; pixels are held within 0 and 1."""
+    return stored(video.clamp(0, 1))[0].numpy()

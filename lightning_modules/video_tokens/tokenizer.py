@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.video_tokens.quantiser import Quantised
 
 Inflation = Literal["central", "average", "last"]
+BEYOND = 1e-3  # that pixels may be out of 0 to 1, as rounding takes them
 
 
 class VideoTokenizer(nn.Module):
@@ -54,25 +55,29 @@ class VideoTokenizer(nn.Module):
                 f"multiples of {time} frames and {space} pixels."
             )
 
-    def encode(self, video: Float[Tensor, "batch 3 frames height width"]) -> Int[Tensor, "batch t h w"]:
-        """The tokens of clips with pixels from 0 to 1; `grid` is (t, h, w) for clips as they were trained on.
+    def encode(self, video: Tensor) -> Int[Tensor, "batch t h w"]:
+        """The tokens of clips; `grid` is (t, h, w) for clips as they were trained on.
+
+        Args:
+            video: floats (batch, 3, frames, height, width), pixels from 0 to 1.
 
         Raises:
-            ValueError: the clips cannot be divided into tokens.
+            ValueError: these are no such clips, or they cannot be divided into tokens.
         """
+        check_video(video)
         self.check_shape(video.shape)
         return self.quantise(video).tokens
 
-    def decode(self, tokens: Int[Tensor, "batch t h w"]) -> Float[Tensor, "batch 3 frames height width"]:
+    def decode(self, tokens: Tensor) -> Float[Tensor, "batch 3 frames height width"]:
         """The clips of tokens. Pixels are not held within 0 and 1.
 
+        Args:
+            tokens: whole numbers (batch, t, h, w), 0 to `vocabulary` - 1.
+
         Raises:
-            ValueError: a token is none of the vocabulary.
+            ValueError: these are no such tokens.
         """
-        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocabulary):
-            raise ValueError(
-                f"tokens from {int(tokens.min())} to {int(tokens.max())}, expected 0 to {self.vocabulary - 1}."
-            )
+        check_tokens(tokens, self.vocabulary)
         return self.draw(self.quantiser.embed(tokens))
 
     def quantise(self, video: Float[Tensor, "batch 3 frames height width"]) -> Quantised:
@@ -89,6 +94,43 @@ class VideoTokenizer(nn.Module):
         """Clips as they are drawn again, and what they became meanwhile."""
         found = self.quantise(video)
         return self.draw(found.latents), found
+
+
+def check_video(video: Tensor) -> None:
+    """Refuse what are no clips with pixels from 0 to 1.
+
+    Raises:
+        ValueError: see above.
+    """
+    if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
+        raise ValueError(
+            f"video of shape {tuple(video.shape)}, expected (batch, 3, frames, height, width), none of them 0: a clip "
+            "alone is a batch of one, a picture a clip of one frame."
+        )
+    if not video.is_floating_point():
+        raise ValueError(f"video of {video.dtype}, expected floats from 0 to 1: divide stored pixels by 255.")
+    if video.is_meta:
+        return
+    least, most = (float(x) for x in video.detach().aminmax())
+    if not (-BEYOND <= least and most <= 1 + BEYOND):  # also where there are no numbers
+        raise ValueError(f"pixels from {least:g} to {most:g}, expected 0 to 1: divide stored pixels by 255.")
+
+
+def check_tokens(tokens: Tensor, vocabulary: int) -> None:
+    """Refuse what are no tokens of a vocabulary.
+
+    Raises:
+        ValueError: see above.
+    """
+    if tokens.ndim != 4 or 0 in tokens.shape:
+        raise ValueError(f"tokens of shape {tuple(tokens.shape)}, expected (batch, t, h, w), none of them 0.")
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise ValueError(f"tokens of {tokens.dtype}, expected whole numbers from 0 to {vocabulary - 1}.")
+    if tokens.is_meta:
+        return
+    least, most = (int(x) for x in tokens.aminmax())
+    if not (0 <= least and most < vocabulary):
+        raise ValueError(f"tokens from {least} to {most}, expected 0 to {vocabulary - 1}.")
 
 
 def inflated(

@@ -8,6 +8,7 @@ of clips for `fvd_world`; no gradient passes between the two.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal, NotRequired
 
 import torch
@@ -20,15 +21,17 @@ from lightning_modules.base import AnyRecipe, Momentum, PaperModule
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.video import psnr, ssim
 from lightning_modules.metrics.video_networks import PublishedNetworks
-from lightning_modules.settings import Natural, NonNegative, Positive
+from lightning_modules.settings import Natural, NonNegative, Positive, bind
 from lightning_modules.validation import judged, mean_over
 from lightning_modules.video_tokens.adversarial import Game, discriminator_loss, generator_loss, lecam, r1_penalty
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.discriminator import Discriminator
 from lightning_modules.video_tokens.perception import Judge, Perception
 from lightning_modules.video_tokens.tokenizer import Inflation, VideoTokenizer, inflated
 
 Pixels = Literal["squared", "absolute"]
+NETWORKS = "lightning_modules.metrics.video_networks.PublishedNetworks"
 SHOWN = 8  # clips that are kept for the page
 
 
@@ -90,26 +93,29 @@ class TokenizerTraining(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizer = self.tokenizer_class(**tokenizer)
+        self.tokenizer = build(self.tokenizer_class, tokenizer, "model.tokenizer")
         frames, size = self.tokenizer.frames, self.tokenizer.size
         depth = 3 if self.tokenizer.dims == 3 else 1
-        self.discriminator = Discriminator(depth=depth, frames=frames, size=size, **discriminator)
+        given = {"depth": depth, "frames": frames, "size": size}
+        self.discriminator = build(Discriminator, discriminator, "model.discriminator", **given)
         self.judge = Judge(num_classes) if num_classes else None
         self.perception = Perception(perception) if perception else None
         self.reconstruction, self.pixel_loss = reconstruction, F.mse_loss if pixels == "squared" else F.l1_loss
         self.adversarial, self.perceptual, self.r1, self.lecam = adversarial, perceptual, r1, lecam
         self.lecam_decay, self.game, self.inflation, self.pixel_scale = lecam_decay, game, inflation, pixel_scale
-        self.entropy_start, self.entropy_steps, self.published = entropy_start, entropy_steps, published or {}
+        self.entropy_start, self.entropy_steps = entropy_start, entropy_steps
+        self.published = checked_networks(published)
         self.register_buffer("mean_real", torch.zeros(()))
         self.register_buffer("mean_fake", torch.zeros(()))
 
     def check_data(self, data: ClipData) -> None:
-        """Refuse clips of another shape, or with more classes than the judge has.
+        """Refuse clips of another shape, or with more classes than the judge has, and networks that are not there.
 
         Raises:
             ValueError: see above.
         """
         check_clips(data, self.tokenizer, self.judge.classes if self.judge else None)
+        check_files(self.published)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """The sum of what generator, discriminator and judge minimise; each has the gradient of its own part alone."""
@@ -267,6 +273,29 @@ def check_clips(data: ClipData, tokenizer: VideoTokenizer, classes: int | None) 
         raise ValueError(
             f"model.num_classes is {classes}, but the data has {data.num_classes} classes: set it to that."
         )
+
+
+def checked_networks(published: Mapping[str, object] | None) -> dict:
+    """Arguments of `PublishedNetworks`, which are loaded after the training alone, as they are given.
+
+    Raises:
+        ValueError: one of them is unknown or not of its kind.
+    """
+    bind({**(published or {}), "_target_": NETWORKS}, "model.published", device="cpu")
+    return dict(published or {})
+
+
+def check_files(published: Mapping[str, object]) -> None:
+    """Refuse to train for published networks whose files are not there.
+
+    Raises:
+        ValueError: see above.
+    """
+    for name, file in published.items():
+        if isinstance(file, str) and not Path(file).is_file():
+            raise ValueError(
+                f"model.published.{name} is {file!r}, where no file is: give one, or null for no such measure."
+            )
 
 
 def stored(video: Float[Tensor, "batch 3 frames h w"]) -> Shaped[Tensor, "batch frames h w 3"]:

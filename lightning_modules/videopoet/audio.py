@@ -10,19 +10,23 @@ Ours is not causal, as SoundStream is, and has no discriminator: it is trained o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules import rehearsal
 from lightning_modules.layers.published import from_pretrained
 from lightning_modules.layers.teacher import Frozen
 from lightning_modules.settings import Count, NonNegative, Share
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.quantiser import VectorQuantiser
 
 HIGHEST = 32768  # of 16-bit samples
+Strides = Annotated[list[Count], Field(min_length=1)]
 
 
 def waves(audio: Shaped[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
@@ -139,7 +143,7 @@ class Codec(nn.Module):
         rate: Count,
         levels: Count,
         codes: Count,
-        strides: Sequence[int],
+        strides: Strides,
         width: Count,
         dim: Count,
         quantiser: dict,
@@ -159,7 +163,8 @@ class Codec(nn.Module):
             up = [Residual(going), nn.ELU(), nn.ConvTranspose1d(going, coming, 2 * stride, stride, stride // 2), *up]
         self.encoder = nn.Sequential(*down, nn.Conv1d(widths[-1], dim, 3, padding=1))
         self.decoder = nn.Sequential(nn.Conv1d(dim, widths[-1], 3, padding=1), *up)
-        self.quantiser = ResidualQuantiser(levels=levels, codes=codes, dim=dim, **quantiser)
+        given = {"levels": levels, "codes": codes, "dim": dim}
+        self.quantiser = build(ResidualQuantiser, quantiser, "codec.quantiser", **given)
 
     def forward(self, wave: Float[Tensor, "batch samples"]) -> Coded:
         """Waves drawn again from their codes, with gradients."""
@@ -254,7 +259,7 @@ def make_codec(
     levels: Count,
     codes: Count,
     hub: str | None = None,
-    strides: list[int] | None = None,
+    strides: Strides | None = None,
     width: Count | None = None,
     dim: Count | None = None,
     quantiser: dict | None = None,
@@ -280,10 +285,15 @@ class Spectra(nn.Module):
 
     Args:
         windows: lengths in samples; neighbours overlap by three quarters.
+
+    Raises:
+        ValueError: a window cannot be moved by a quarter of its length.
     """
 
     def __init__(self, windows: Sequence[int]):
         super().__init__()
+        if small := [window for window in windows if window < 4]:
+            raise ValueError(f"windows has {small[0]}, expected at least 4 samples: each is moved by a quarter.")
         self.windows = list(windows)
         for window in self.windows:
             time = torch.arange(window, dtype=torch.float64)

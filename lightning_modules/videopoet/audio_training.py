@@ -5,10 +5,12 @@ Read `AudioTraining.training_step` first. A published codec is not trained: with
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
+from pydantic import Field
 from torch import Tensor
 
 from lightning_modules.base import PaperModule
@@ -17,6 +19,7 @@ from lightning_modules.metrics.tokens import perplexity
 from lightning_modules.runs import Evaluation, Run
 from lightning_modules.settings import Count, Natural, NonNegative
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.evaluation import some_run
 from lightning_modules.video_tokens.training import TokensRecipe
 from lightning_modules.videopoet.audio import Codec, Spectra, make_codec, signal_to_noise, stored_sound, waves
@@ -35,6 +38,9 @@ class AudioTraining(PaperModule):
         spectral: weight of the distance of spectra.
         waveform: weight of the mean absolute difference of waves.
         free_steps: steps without quantisation at first; then the codes begin at latents of a batch.
+
+    Raises:
+        ValueError: a window cannot be moved by a quarter, or is longer than a wave.
     """
 
     recipe_form = TokensRecipe
@@ -43,13 +49,17 @@ class AudioTraining(PaperModule):
         self,
         *,
         codec: dict,
-        windows: list[Count],
+        windows: Annotated[list[Count], Field(min_length=1)],
         spectral: NonNegative = 1.0,
         waveform: NonNegative = 1.0,
         free_steps: Natural = 0,
     ):
         super().__init__()
-        self.codec = make_codec(**codec)
+        self.codec = build(make_codec, codec, "model.codec")
+        if max(windows) > self.codec.samples:
+            raise ValueError(
+                f"model.windows has {max(windows)}, but a wave has {self.codec.samples} samples: give at most so many."
+            )
         self.spectra, self.spectral, self.waveform = Spectra(windows), spectral, waveform
         self.free_steps = free_steps
 
@@ -163,9 +173,9 @@ class AudioTraining(PaperModule):
 def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:
     """How near waves are to those that come back from their codes, by the number of levels.
 
-    Metrics: `<n>/snr` in decibels and `<n>/spectral` from the first n levels; `codes_used_percent` and `perplexity` of
-    each level as `level_<n>/...`; of sounding things `pitch/real`, `pitch/drawn` and `pitch/other`, see
-    `AudioTraining.predictions`; `bits_per_second` and `parameters`.
+    Metrics: `<n>/snr` in decibels and `<n>/spectral` from the first n levels; `level_<n>/perplexity` of each level; of
+    sounding things `pitch/real`, `pitch/drawn` and `pitch/other`, see `AudioTraining.predictions`; `bits_per_second`
+    and `parameters`.
 
     Args:
         runs: finished runs of `AudioTraining`, one for each seed.

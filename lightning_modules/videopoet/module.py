@@ -11,14 +11,15 @@ open is said where it is decided.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
 from lightning_modules.base import PaperModule
 from lightning_modules.layers.exported import Exported
@@ -28,22 +29,42 @@ from lightning_modules.metrics.video_networks import PublishedNetworks
 from lightning_modules.sequences.layout import Batch, Layout, arrange
 from lightning_modules.sequences.prefix_lm import PrefixLM
 from lightning_modules.sequences.vocabulary import Vocabulary
-from lightning_modules.settings import Count, Natural, NonNegative, Positive, Share, meant
+from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share, check_keys, meant
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.kept import Kept
-from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, check_clips, stored
+from lightning_modules.video_tokens.training import (
+    SHOWN,
+    TokensRecipe,
+    check_clips,
+    check_files,
+    checked_networks,
+    stored,
+)
 from lightning_modules.videopoet.audio import make_codec, stored_sound, waves
 from lightning_modules.videopoet.clips import some
 from lightning_modules.videopoet.grouped import Alternation, padded, two_phases
+from lightning_modules.videopoet.guides import Guides, GuideSettings
 from lightning_modules.videopoet.measuring import Measured, jumps
 from lightning_modules.videopoet.tasks import PROMPTS, TASKS, Part, Task
 from lightning_modules.videopoet.text import Words, make_text
 from lightning_modules.videopoet.tokenizer import SoundData, part
 
 WRITTEN = ("t2v", "i2v", "a2v")  # clips that are written and measured
-DECODING = {"temperature": 1.0, "top_k": 0, "guidance": 0.0}
 Columns = Mapping[str, Tensor]
+
+
+class Decoding(TypedDict):
+    """How ids are drawn, see `PrefixLM.generate`; what is left out is as in `DECODING`."""
+
+    __pydantic_config__ = STRICT
+    temperature: NotRequired[NonNegative]
+    top_k: NotRequired[Natural]
+    guidance: NotRequired[NonNegative]
+
+
+DECODING = Decoding(temperature=1.0, top_k=0, guidance=0.0)
 
 
 class VideoPoet(PaperModule):
@@ -64,17 +85,18 @@ class VideoPoet(PaperModule):
         marks: names of specials that end what is given: the source of the data, the resolution.
         given: latent frames that frame prediction is given.
         text_drop: share of the captions that are left out in training, for guidance.
-        decoding: `temperature`, `top_k` and `guidance` of `PrefixLM.generate`; guidance by the text.
+        decoding: see `Decoding`; guidance by the text.
         judged_tasks: whose tokens' probabilities are judged.
         judged_rows: clips that are written and measured; 0 for none.
         segments: that a clip is continued by, each as long as what frame prediction writes.
+        guides: arguments of `guides.Guides`, which stylisation needs; they are built where it is learnt or judged.
         keep_tokens: whether the tokens of a row are computed once and kept.
         published: files of the networks of published measures, see `metrics.video_networks.PublishedNetworks`.
         pixel_scale: the stored value of white.
 
     Raises:
-        ValueError: a task or a setting of the decoding is unknown, a weight is of a task that is not learnt, or `given`
-            leaves nothing to write.
+        ValueError: a task is unknown or named twice, a weight is of a task that is not learnt, `given` leaves nothing
+            to write, stylisation has no guides, or a part of the model refuses its settings.
     """
 
     recipe_form = TokensRecipe
@@ -97,20 +119,26 @@ class VideoPoet(PaperModule):
         marks: list[str] | None = None,
         given: Count = 2,
         text_drop: Share = 0.1,
-        decoding: dict[str, NonNegative] | None = None,
+        decoding: Decoding | None = None,
         judged_tasks: Annotated[list[str], Field(min_length=1)],
         judged_rows: Natural = 128,
         segments: Count = 2,
+        guides: GuideSettings | None = None,
         keep_tokens: bool = False,
         published: dict | None = None,
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        check_tasks([*tasks, *judged_tasks], TASKS)
-        check_tasks(weights or {}, tasks)
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
-        self.codec = make_codec(**codec).requires_grad_(False)
-        self.text = make_text(**text)
+        for named in (tasks, judged_tasks):
+            check_tasks(named)
+        for name in weights or {}:
+            if name not in tasks:
+                raise ValueError(
+                    f"weights has {name!r}, which is not among the tasks ({', '.join(tasks)}): leave it out."
+                )
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.tokenizer").requires_grad_(False)
+        self.codec = build(make_codec, codec, "model.codec").requires_grad_(False)
+        self.text = build(make_text, text, "model.text")
         self.grid, self.text_length, self.given, self.marks = self.tokenizer.grid, text_length, given, marks or []
         if not given < self.grid[0]:
             raise ValueError(f"given is {given}, expected less than the latent frames of a clip ({self.grid[0]}).")
@@ -119,16 +147,24 @@ class VideoPoet(PaperModule):
             self.tokenizer.vocabulary, self.codec.levels, self.codec.codes, prompts=[*PROMPTS, *self.marks]
         )
         self.visual_places, self.audio_places = self.grid[0] * self.frame_tokens, self.codec.frames * self.codec.levels
-        self.network = PrefixLM(
-            vocabulary=len(self.words), places=self.visual_places + self.audio_places, text_dim=self.text.dim, **network
-        )
+        self.network = build(
+            PrefixLM, network, "model.network", vocabulary=len(self.words),
+            places=self.visual_places + self.audio_places, text_dim=self.text.dim,
+        )  # fmt: skip
         self.tasks, self.judged_tasks, self.judged_rows = tasks, judged_tasks, judged_rows
         self.alternation = Alternation(phases(tasks, weights or {}, turn, first))
         self.batches, self.mixed, self.text_drop, self.segments = batches, mixed, text_drop, segments
+        check_keys(decoding or {}, (), DECODING, "model.decoding")
         self.decoding = DECODING | (decoding or {})
-        if unknown := self.decoding.keys() - DECODING.keys():
-            raise ValueError(f"decoding has {sorted(unknown)[0]!r}{meant(sorted(unknown)[0], DECODING)}")
-        self.published, self.pixel_scale = published or {}, pixel_scale
+        self.published, self.pixel_scale = checked_networks(published), pixel_scale
+        self.guides = None
+        if any(TASKS[name].guided for name in (*tasks, *judged_tasks)):
+            if guides is None:
+                raise ValueError(
+                    "stylise is among the tasks, but guides is null: name the networks of flow and depth, as "
+                    "conf/system/videopoet/paper.yaml does."
+                )
+            self.guides = Guides(**guides)
         self.kept = (Kept(self.visual_places), Kept(self.audio_places)) if keep_tokens else None
         self.register_buffer("positions", torch.zeros(2, dtype=torch.long))  # computed in training, and useful ones
         self.layouts = {name: self.layout(task) for name, task in TASKS.items()}
@@ -142,7 +178,7 @@ class VideoPoet(PaperModule):
             prompt=task.prompt,
             visual_places=self.visual_places,
             text=self.text_length * task.text,
-            visual=self.visual_places if task.condition else self.visual_tokens(task.visual),
+            visual=self.visual_places if task.condition or task.guided else self.visual_tokens(task.visual),
             audio=self.audio_tokens(task.audio),
             marks=self.marks,
             video=self.frame_tokens if task.video == "image" else (self.visual_places - start) * bool(task.video),
@@ -157,6 +193,11 @@ class VideoPoet(PaperModule):
     def first_audio(self) -> int:
         """Latent frames of the sound that belong to the first frame of a clip."""
         return -(-self.codec.frames // self.tokenizer.frames)
+
+    @property
+    def known_frames(self) -> int:
+        """Frames of a clip that frame prediction is given."""
+        return 1 + (self.given - 1) * ((self.tokenizer.frames - 1) // (self.grid[0] - 1))
 
     def visual_tokens(self, which: Part | None) -> int:
         """How many visual tokens are given."""
@@ -177,6 +218,7 @@ class VideoPoet(PaperModule):
             ValueError: see above.
         """
         check_clips(data, self.tokenizer, None)
+        check_files(self.published)
         if (data.samples, data.sample_rate) != (self.codec.samples, self.codec.rate):
             raise ValueError(
                 f"the data has {data.samples} samples, {data.sample_rate} a second, but model.codec is for "
@@ -252,8 +294,13 @@ class VideoPoet(PaperModule):
             batch: `video` and, as the task needs them, `audio`, `caption` and `caption_mask`.
             whole: whether what is to be written is in them.
             told: whether captions are told.
+
+        Raises:
+            ValueError: the task is unknown, or the batch has not what it needs.
         """
+        check_tasks([name])
         task, layout = TASKS[name], self.layouts[name]
+        self.check_batch(name, batch, whole)
         tokens = self.tokens_of(task, batch, whole)
         if task.text:
             seen = self.seen(batch["caption_mask"]) if told else torch.zeros_like(batch["caption_mask"])
@@ -261,6 +308,24 @@ class VideoPoet(PaperModule):
             tokens["text"] = torch.where(seen, text, pad)
         features = self.features(task, batch) if task.text or whole else None
         return layout.batch(tokens, features, whole=whole)
+
+    def check_batch(self, name: str, batch: Columns, whole: bool) -> None:
+        """Refuse a batch that has not what a task needs, in the shapes of the model.
+
+        Raises:
+            ValueError: see above.
+        """
+        task, size = TASKS[name], self.tokenizer.size
+        rows = len(batch["video"]) if "video" in batch else 0
+        needed = {"video": (rows, 3, self.tokenizer.frames, size, size)}
+        if task.text:
+            needed |= dict.fromkeys(("caption", "caption_mask"), (rows, self.text_length))
+        if task.audio or (task.sound and whole):
+            needed["audio"] = (rows, self.codec.samples)
+        for column, shape in needed.items():
+            found = tuple(batch[column].shape) if column in batch else "absent"
+            if found != shape:
+                raise ValueError(f"{name} needs {', '.join(needed)}: {column!r} is {found}, expected {shape}.")
 
     def features(self, task: Task, batch: Columns) -> Float[Tensor, "batch words dim"] | None:
         """What captions become. Learnt words take part in every step, so that each step has a gradient for each."""
@@ -279,7 +344,7 @@ class VideoPoet(PaperModule):
         """The ids of the parts of a task's sequences."""
         clip = self.clip_ids(batch)
         found = {"video": clip[:, : self.frame_tokens] if task.video == "image" else clip[:, self.video_start(task) :]}
-        if task.condition:
+        if task.condition or task.guided:
             found["visual"] = self.condition_ids(task, batch)
         elif task.visual:
             found["visual"] = clip[:, : self.visual_tokens(task.visual)]
@@ -296,10 +361,22 @@ class VideoPoet(PaperModule):
         return self.words.visual_ids(self.once(0, "clip", batch, lambda: self.encoded(self.read(batch["video"]))))
 
     def condition_ids(self, task: Task, batch: Columns) -> Int[Tensor, "batch tokens"]:
-        """The ids of what a task gives of the pixels."""
+        """The ids of what a task gives of the pixels.
+
+        Raises:
+            ValueError: flow and depth are asked for, and the model was built without the networks that measure them.
+        """
 
         def compute() -> Int[Tensor, "batch tokens"]:
-            return self.encoded(task.condition(self.read(batch["video"]), self.grid, 1).video)
+            video = self.read(batch["video"])
+            if not task.guided:
+                return self.encoded(task.condition(video, self.grid, 1).video)
+            if self.guides is None:
+                raise ValueError(
+                    f"the model has learnt {', '.join(self.tasks)}, and has no networks of flow and depth: take one "
+                    "with stylise among its tasks."
+                )
+            return self.encoded(self.guides(video))
 
         return self.words.visual_ids(self.once(0, task.title, batch, compute))
 
@@ -339,7 +416,12 @@ class VideoPoet(PaperModule):
         Returns:
             `video`, pixels from 0 to 1 with the given frames before the written ones, and `wave`, samples from -1 to 1
             of the whole sound, as far as the task writes them.
+
+        Raises:
+            ValueError: the task or an option of the decoding is unknown, or the batch has not what the task needs.
         """
+        check_tasks([name])
+        check_keys(decoding, (), DECODING, "the decoding")
         task, layout, options = TASKS[name], self.layouts[name], self.decoding | decoding
         options["guidance"] *= task.text
         given = self.sequences(name, batch, whole=False)
@@ -378,9 +460,16 @@ class VideoPoet(PaperModule):
             segments: that are added, each with the frames that frame prediction writes.
             seed: of what is drawn.
             decoding: see `generate`.
+
+        Raises:
+            ValueError: the clip has fewer frames than frame prediction is given, or nothing is to be added.
         """
-        time = (self.tokenizer.frames - 1) // (self.grid[0] - 1)
-        known = 1 + (self.given - 1) * time
+        known = self.known_frames
+        if video.shape[2] < known or segments < 1:
+            raise ValueError(
+                f"a clip of {video.shape[2]} frames and {segments} segments, expected at least {known} frames, which "
+                "frame prediction is given, and 1 segment."
+            )
         for number in range(segments):
             last = video[:, :, -known:]
             still = last[:, :, -1:].expand(-1, -1, self.tokenizer.frames - known, -1, -1)  # not looked at
@@ -507,12 +596,14 @@ def phases(tasks: Iterable[str], weights: Mapping[str, float], turn: float, firs
     return two_phases(*kinds, turn=turn, first=first)
 
 
-def check_tasks(names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse a task that is not known.
+def check_tasks(names: Sequence[str]) -> None:
+    """Refuse a task that is not known, or named twice.
 
     Raises:
         ValueError: see above.
     """
     for name in names:
-        if name not in known:
-            raise ValueError(f"the task {name!r} is unknown{meant(name, known)}")
+        if name not in TASKS:
+            raise ValueError(f"the task {name!r} is unknown{meant(name, TASKS)}")
+        if names.count(name) > 1:
+            raise ValueError(f"the task {name!r} is named twice: name it once; `weights` says how often it is learnt.")

@@ -6,7 +6,8 @@
 
 A line that begins with `not:` is the negative prompt of all captions after it: logits are moved away from those of this
 text, where they are otherwise moved away from those without any. `also:` is what all captions after it end with, and
-`guidance:` how far logits are moved. With nothing behind the colon, a line takes back what was said before. The paper
+`guidance:` how far logits are moved. `like:` names a video, beside the text file, whose motion and depth all captions
+after it take over (stylisation). With nothing behind the colon, a line takes back what was said before. The paper
 writes with one fixed negative prompt and one fixed ending (section 3.5).
 """
 
@@ -14,8 +15,8 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-AVOIDED, ENDING, GUIDANCE = "not", "also", "guidance"
-WORDS = (AVOIDED, ENDING, GUIDANCE)
+AVOIDED, ENDING, GUIDANCE, LIKE = "not", "also", "guidance", "like"
+WORDS = (AVOIDED, ENDING, GUIDANCE, LIKE)
 
 
 class Asked(NamedTuple):
@@ -25,11 +26,13 @@ class Asked(NamedTuple):
         caption: with its ending.
         avoided: the negative prompt; empty for none.
         guidance: None for the model's own.
+        like: the video whose motion it has; None for none.
     """
 
     caption: str
     avoided: str = ""
     guidance: float | None = None
+    like: Path | None = None
 
 
 def read_asked(path: Path) -> list[Asked]:
@@ -49,7 +52,8 @@ def read_asked(path: Path) -> list[Asked]:
             said[word.lower()] = rest.strip()
         else:
             caption = f"{line} {said[ENDING]}".strip()
-            found.append(Asked(caption, said[AVOIDED], _number(path, said[GUIDANCE])))
+            like = path.parent / said[LIKE] if said[LIKE] else None
+            found.append(Asked(caption, said[AVOIDED], _number(path, said[GUIDANCE]), like))
     if not found:
         raise ValueError(f"{path} has {len(lines)} lines and no caption: write one on each line.")
     return found

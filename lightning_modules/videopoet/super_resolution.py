@@ -12,11 +12,13 @@ low-resolution tokens reach every layer as they were embedded.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from lightning_modules.settings import Count
@@ -142,9 +144,9 @@ class SuperResolution(nn.Module):
         self,
         *,
         grid: Sequence[int],
-        bits: Sequence[Count],
+        bits: Annotated[Sequence[Annotated[int, Field(ge=1, le=24)]], Field(min_length=1)],
         text_dim: Count,
-        windows: Sequence[Sequence[Count]],
+        windows: Annotated[Sequence[Sequence[Count]], Field(min_length=1)],
         blocks: Count,
         hidden_size: Count,
         mlp_dim: Count,

@@ -2,7 +2,8 @@
 
 The prompt names the kind of what is written, and not what is given: video from text, from an image and from nothing
 have one prompt. Whether a task that is given first frames writes these again is not said in the paper; here it writes
-what follows. Stylisation, which is given optical flow and depth, needs networks for these and is left out.
+what follows. Stylisation is given a caption with optical flow and depth of a clip (`guides.py`), and writes one that
+moves alike; the paper gives the first frame too in some cases, which is not here.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Task:
         text: whether a caption is given.
         visual: latent frames that are given, as tokens of the clip itself.
         condition: what of the pixels is given, filled up to a whole clip.
+        guided: whether optical flow and depth of a whole clip are given.
         audio: whether the sound is given, whole or of the first frame alone.
         video: latent frames that are written.
         sound: whether sound is written, whole or what is not given of it.
@@ -33,6 +35,7 @@ class Task:
     text: bool = False
     visual: Part | None = None
     condition: Conditions | None = None
+    guided: bool = False
     audio: Part | None = None
     video: Part | None = None
     sound: Part | None = None
@@ -56,4 +59,5 @@ TASKS = {
     "a2v": Task("video from sound", audio="whole", video="whole"),
     "v2a": Task("sound from video", visual="whole", sound="whole"),
     "avcont": Task("video and sound from their beginning", visual="image", audio="image", video="rest", sound="rest"),
+    "stylise": Task("video from text, with motion and depth of another", text=True, guided=True, video="whole"),
 }

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Natural, NonNegative, Positive
 from lightning_modules.video_tokens.adversarial import Game
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_training import CausalTraining
 from lightning_modules.video_tokens.training import Pixels, check_clips
 from lightning_modules.videopoet.audio import make_codec
@@ -68,7 +69,7 @@ class TokenizerAndCodec(CausalTraining):
             game=game, entropy_start=entropy_start, entropy_steps=entropy_steps, published=published,
             pixel_scale=pixel_scale,
         )  # fmt: skip
-        self.codec = make_codec(**codec).requires_grad_(False)
+        self.codec = build(make_codec, codec, "model.codec").requires_grad_(False)
 
     def check_data(self, data: SoundData) -> None:
         """Refuse clips of another shape.

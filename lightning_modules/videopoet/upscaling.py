@@ -30,10 +30,11 @@ from lightning_modules.metrics.video import masked_mse, psnr, ssim
 from lightning_modules.predictors import Predictor
 from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
 from lightning_modules.validation import judged, mean_over
+from lightning_modules.video_tokens.building import build
 from lightning_modules.video_tokens.causal_tokenizer import CausalTokenizer
 from lightning_modules.video_tokens.clips import ClipData
 from lightning_modules.video_tokens.kept import Kept
-from lightning_modules.video_tokens.masking import Part, decode, draw_codes, mask_ratio, mask_tokens
+from lightning_modules.video_tokens.masking import Part, Schedule, decode, draw_codes, mask_ratio, mask_tokens
 from lightning_modules.video_tokens.side_by_side import shown
 from lightning_modules.video_tokens.training import SHOWN, TokensRecipe, stored
 from lightning_modules.videopoet.super_resolution import SuperResolution, halved, scores
@@ -48,7 +49,7 @@ class Decoding(TypedDict):
 
     __pydantic_config__ = STRICT
     steps: Count
-    schedule: str
+    schedule: Schedule
     temperature: NonNegative
     sampling_temperature: NonNegative  # that logits are divided by before a token is drawn; 0 for the most probable one
     text: NonNegative  # scale of the guidance by text, 1 for none
@@ -103,7 +104,7 @@ class Upscaler(PaperModule):
         low_drop: Share = 0.1,
         text_drop: Share = 0.1,
         parts: Annotated[list[Part], Field(min_length=1)] = ("mask", "refine", "recons"),
-        schedule: str = "cosine",
+        schedule: Schedule = "cosine",
         label_smoothing: Share = 1e-4,
         corrupted: Share = 0.1,
         judged_rows: Count = 256,
@@ -111,11 +112,11 @@ class Upscaler(PaperModule):
         pixel_scale: Positive = 255.0,
     ):
         super().__init__()
-        self.tokenizer = CausalTokenizer(**tokenizer).requires_grad_(False)
+        self.tokenizer = build(CausalTokenizer, tokenizer, "model.tokenizer").requires_grad_(False)
         self.size = tuple(size)
         self.grid = grid_of(self.tokenizer, self.size)
-        self.text = make_text(**text)
-        self.network = SuperResolution(grid=self.grid, text_dim=self.text.dim, **network)
+        self.text = build(make_text, text, "model.text")
+        self.network = build(SuperResolution, network, "model.network", grid=self.grid, text_dim=self.text.dim)
         check_codes(self.network, self.tokenizer)
         self.codes, self.tokens = self.network.codes, self.grid[0] * self.grid[1] * self.grid[2]
         self.low_tokens = self.tokens // 4

@@ -3,9 +3,12 @@
 Read `Language` first. A Llama with fresh weights (`make_causal`) reads and writes the words of `words.py`.
 """
 
-import re
+import inspect
+import json
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired
 
 import torch
@@ -21,8 +24,10 @@ from lightning_modules.vision_language import words
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WORD = re.compile(r"[^\W\d_]{2,}")  # letters alone: no digits, no signs, no single letter
 SPACES = "\u0120\u2581"  # what byte pairs and SentencePiece write for a space before a word
+# Buffers that files of GPT-2, GPT-Neo and Llama hold beside the weights, and that are computed anew.
+BUFFERS = ("*.inv_freq", "*.attn.bias", "*.attention.bias", "*.masked_bias")
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
 SPREAD = 0.02  # standard deviation of a Llama's fresh weights, that of `transformers`
 # Sizes of published models, so that their architecture can be built without their files: arguments of Qwen2Config, and
 # of LlamaConfig.
@@ -72,11 +77,17 @@ class Language(nn.Module):
         no_words: tokens that are no words of a text, as the words of prompts.
 
     Raises:
-        ValueError: the tokenizer has more ids than the model has embeddings.
+        ValueError: the tokenizer has more ids than the model has embeddings, or the model cannot go on from keys and
+            values of what it has read.
     """
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", no_words: Collection[str] = ()):
         super().__init__()
+        if "past_key_values" not in inspect.signature(model.forward).parameters:
+            raise ValueError(
+                f"{type(model).__name__} keeps no keys and values of what it has read: name a language model with "
+                "attention in language.hub."
+            )
         self.tokenizer, self.no_words = tokenizer, no_words
         self.tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         self.model = model.base_model if self.tied else model
@@ -105,8 +116,9 @@ class Language(nn.Module):
 
     @property
     def positions(self) -> int:
-        """Tokens of the longest prompt, with what is written after it."""
-        return self._whole[0].config.max_position_embeddings
+        """Tokens of the longest prompt, with what is written after it; without end where nothing limits it (BLOOM)."""
+        config = self._whole[0].config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None) or sys.maxsize
 
     @property
     def layers(self) -> nn.ModuleList | list[nn.Module]:
@@ -118,13 +130,23 @@ class Language(nn.Module):
         """The spelling of each id that is a whole word, else an empty text.
 
         A whole word has two letters at least, nothing but letters, and is marked as the beginning of a word where the
-        tokenizer marks that; a tokenizer of words marks none.
+        tokenizer marks that; a tokenizer of words marks none. It is spelt as the tokenizer decodes it: pieces of bytes,
+        as GPT-2 has them, write one letter beyond ASCII as several signs. What begins a word and is none by itself
+        (`caf` of `caffeine`) cannot be told apart.
         """
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         special = set(self.tokenizer.all_special_tokens) | set(self.no_words)
         marked = any(token and token[0] in SPACES for token in tokens)
-        found = [_whole_word(token, marked) if token and token not in special else "" for token in tokens]
+        found = [self._whole_word(token, marked) if token and token not in special else "" for token in tokens]
         return found + [""] * (len(self.embeddings) - len(found))
+
+    def _whole_word(self, token: str, marked: bool) -> str:
+        begins = token[0] in SPACES
+        piece = token[1:] if begins else token
+        if begins != marked or not piece or piece[0] in SPACES:
+            return ""
+        word = self.tokenizer.convert_tokens_to_string([piece])  # bytes that are no whole letters become U+FFFD
+        return word if len(word) > 1 and word.isalpha() else ""
 
     def whole_words(self) -> tuple[Int[Tensor, " words"], list[str]]:
         """Ids and spellings of the whole words, each spelling once, in the order of the ids; case does not count.
@@ -287,7 +309,8 @@ def published_language(
         no_words: see `Language`.
 
     Raises:
-        ValueError: sizes are given for a published one, which has its own, or are missing for a fresh one.
+        ValueError: sizes are given for a published one, which has its own, or are missing for a fresh one; or what is
+            named is no causal language model, or a folder without some of its files.
         ConnectionError: the hub cannot be reached and the files are not in its cache.
     """
     odd = [name for name, value in sizes.items() if (value is None) == (hub is None)]
@@ -306,13 +329,54 @@ def _published(hub: str) -> "PreTrainedModel":
 
     Raises:
         ConnectionError: the hub cannot be reached and the files are not in its cache.
-        ValueError: on the meta device, its sizes are not written out.
+        ValueError: on the meta device, its sizes are not written out; else it is no causal language model, or a folder
+            without some of its files.
     """
     from transformers import AutoModelForCausalLM
 
-    model = from_pretrained(AutoModelForCausalLM, hub, partial(_published_architecture, hub), unused=("*.inv_freq",),
-                            new=("lm_head.weight",))  # fmt: skip  # tied heads are not stored
+    if _is_folder(hub) and rehearsal.current is None and torch.get_default_device().type != "meta":
+        check_folder(Path(hub))
+    try:
+        model = from_pretrained(AutoModelForCausalLM, hub, partial(_published_architecture, hub), unused=BUFFERS,
+                                new=("lm_head.weight",))  # fmt: skip  # tied heads are not stored
+    except ValueError as error:
+        if len(str(error).splitlines()) == 1:
+            raise
+        told = f"language.hub is {hub!r}, which is no causal language model that transformers can build"
+        raise ValueError(f"{told}: {_first_line(error)}") from error  # it goes on with all classes that it has
     return model.float().eval()
+
+
+def _is_folder(hub: str) -> bool:
+    return Path(hub).is_dir() or hub.startswith((".", "/", "~")) or hub.count("/") > 1
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is no saved language model with its tokenizer: `transformers` would look for it in the hub.
+
+    Raises:
+        ValueError: it is not there, or lacks a file, or one is no JSON.
+    """
+    told = f"language.hub is {str(folder)!r}"
+    if not folder.is_dir():
+        raise ValueError(f"{told}, but there is no such folder: correct the path, or give a name of the hub.")
+    found: dict[str, object] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.name] = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{told}, whose {path.name} cannot be read ({error}): copy it again.") from error
+    if not isinstance(config := found.get("config.json"), dict) or "model_type" not in config:
+        raise ValueError(f"{told}, which has no config.json with a model_type: name a folder of `save_pretrained`.")
+    index = found.get("model.safetensors.index.json")
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    parts = sorted(set(named.values())) if isinstance(named, dict) else ["model.safetensors"]
+    if missing := [name for name in parts if not (folder / name).is_file()]:
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        cure = f"load and save {others[0]} anew, with safetensors" if others else "copy it there"
+        raise ValueError(f"{told}, which has no {missing[0]}: {cure}.")
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ValueError(f"{told}, which has no tokenizer: copy tokenizer.json and tokenizer_config.json there.")
 
 
 def _published_architecture(hub: str) -> "PreTrainedModel":
@@ -336,6 +400,7 @@ def published_tokenizer(hub: str, fallback: Fallback) -> "PreTrainedTokenizerBas
 
     Raises:
         ConnectionError: the hub cannot be reached and the files are not in its cache.
+        ValueError: that of a folder cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -343,16 +408,19 @@ def published_tokenizer(hub: str, fallback: Fallback) -> "PreTrainedTokenizerBas
         return fallback()
     try:
         return AutoTokenizer.from_pretrained(hub)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # files of another form raise anything, also Exception itself
         if rehearsal.replaces(f"tokenizer {hub}", missing=True):
             return fallback()
+        if _is_folder(hub):
+            told = f"language.hub is {hub!r}, whose tokenizer cannot be read ({_first_line(error)}): copy it again."
+            raise ValueError(told) from error
+        if not isinstance(error, OSError | ValueError):
+            raise
         raise ConnectionError(
             f"the tokenizer of {hub} could not be fetched from huggingface.co, nor found in its cache. Connect this "
             f"machine, or run `hf download {hub}` on one that is connected and copy its cache (HF_HOME) here."
         ) from error
 
 
-def _whole_word(token: str, marked: bool) -> str:
-    begins = token[0] in SPACES
-    word = token[1:] if begins else token
-    return word if begins == marked and WORD.fullmatch(word) else ""
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

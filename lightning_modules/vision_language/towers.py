@@ -192,17 +192,19 @@ def make_tower(
     return VisionTower(model, layer=layer, fit=fit, pixel_scale=pixel_scale)
 
 
-def check_sizes(sizes: VisionSizes) -> None:
+def check_sizes(sizes: VisionSizes, where: str = "tower.sizes") -> None:
     """Refuse sizes that no tower can be built of.
+
+    Args:
+        sizes: of a fresh tower.
+        where: the name of these settings.
 
     Raises:
         ValueError: a size is no multiple of one that divides it.
     """
     for whole, part in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
         if sizes[whole] % sizes[part]:
-            raise ValueError(
-                f"tower.sizes.{whole} ({sizes[whole]}) must be a multiple of tower.sizes.{part} ({sizes[part]})."
-            )
+            raise ValueError(f"{where}.{whole} ({sizes[whole]}) must be a multiple of {where}.{part} ({sizes[part]}).")
 
 
 def _published_architecture(hub: str) -> "CLIPVisionModel":

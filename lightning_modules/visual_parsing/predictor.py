@@ -19,9 +19,8 @@ from lightning_modules.datasets.snli_ve import LABELS
 from lightning_modules.datasets.tokenizers import TextTokenizer, tokenizer_called
 from lightning_modules.datasets.world import asked
 from lightning_modules.files import ROOT
-from lightning_modules.predictors import Predictor
+from lightning_modules.predictors import Predictor, lines_among
 from lightning_modules.runs import Run
-from lightning_modules.vision_language.asked import lines_among_pictures
 from lightning_modules.visual_parsing.answering import Answering
 from lightning_modules.visual_parsing.module import UNMATCHED, Reader, VisualParsing
 from lightning_modules.visual_parsing.official import framed, scaled
@@ -110,7 +109,7 @@ class Captions(Predictor):
             ValueError: there is not exactly one text file, or no picture; a text is too long, or of unknown words; or
                 the model has not learnt what belongs together.
         """
-        pictures, self._texts = lines_among_pictures(inputs, among, "texts")
+        pictures, self._texts = lines_among(inputs, among, "texts", "pictures")
         self._check()
         self.reading.texts(self._texts)
         return pictures
@@ -189,7 +188,7 @@ class Answers(Predictor):
             ValueError: there is not exactly one text file, or no picture; a text is too long or of unknown words; or
                 the model has not learnt to answer what is asked.
         """
-        pictures, texts = lines_among_pictures(inputs, among, "questions or statements")
+        pictures, texts = lines_among(inputs, among, "questions or statements", "pictures")
         self._questions = [text for text in texts if text.endswith(QUESTION)]
         statements = [text for text in texts if not text.endswith(QUESTION)]
         files = [path for given in pictures for path in (sorted(given.iterdir()) if given.is_dir() else [given])]

@@ -1,6 +1,7 @@
 """A trained VLoRA is asked the questions of a benchmark: nothing is trained, and answers are scored (`benchmarks`)."""
 
 import torch
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from lightning_modules.datamodules.illustrated import IllustratedTexts
@@ -13,13 +14,14 @@ from lightning_modules.vlora.module import VLoRA
 class Answering(VLoRA):
     """A VLoRA that answers the questions of a table; its arguments are those of the arm in `from`."""
 
-    def check_data(self, data: IllustratedTexts) -> None:
+    def check_data(self, data: LightningDataModule) -> None:
         """Refuse data that are no questions of a benchmark, and what a VLoRA refuses.
 
         Raises:
             ValueError: see above.
         """
-        if "table" not in (there := storage.card(data.folder)["columns"]):
+        of_texts = isinstance(data, IllustratedTexts)
+        if of_texts and "table" not in (there := storage.card(data.folder)["columns"]):
             raise ValueError(
                 f"{data.folder} has the columns {', '.join(there)}, expected a table of a benchmark: prepare it with "
                 "datasets.question_tables."

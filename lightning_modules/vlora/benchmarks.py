@@ -1,6 +1,7 @@
 """Scores of answers to the questions of MMBench, CCBench, MME, ScienceQA, HallusionBench and MMMU. Imports no torch.
 
-Read `evaluate` first. Files are the tables of VLMEvalKit (`datasets.question_tables`). Answers are read by the rules of
+Read `evaluate` first; `score` scores a file of answers. Files are the tables of VLMEvalKit
+(`datasets.question_tables`). Answers are read by the rules of
 open-compass/VLMEvalKit at e8e78f0 under its policy `exact_matching`: `chosen` by `vlmeval/utils/matching_util.py`,
 `yes_or_no` and the scores of MME and HallusionBench by `vlmeval/dataset/utils/yorn.py`, the others by
 `vlmeval/dataset/utils/multiple_choice.py`. Given a judge, VLMEvalKit asks a language model where these rules read
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.datasets.question_tables import Question, read_table, row_of
+from lightning_modules.datasets.question_tables import Question, read_questions, read_table, row_of
 from lightning_modules.runs import Evaluation, Run
 from lightning_modules.vision_language.told import texts_of
 
@@ -227,6 +228,23 @@ SCORES: dict[str, Callable[[Sequence[Question], Sequence[str]], dict[str, float]
     "mmbench": circular, "ccbench": circular, "mme": mme, "scienceqa": accuracy, "hallusionbench": hallusion,
     "mmmu": mmmu,
 }  # fmt: skip
+
+
+def score(answers: str | Path, table: str | Path, benchmark: str) -> dict[str, float]:
+    """The scores of a file of answers, of whatever model, to the questions of a benchmark's table.
+
+    Args:
+        answers: a table with the columns `index` and `prediction`, see `read_answers`.
+        table: that of the questions, see `datasets.question_tables`.
+        benchmark: decides how answers are scored.
+
+    Raises:
+        ValueError: the benchmark is unknown, a file cannot be read, or they do not belong together.
+    """
+    if benchmark not in SCORES:
+        raise ValueError(f"benchmark is {benchmark!r}, expected one of {', '.join(SCORES)}.")
+    questions = read_questions(Path(table))
+    return SCORES[benchmark](questions, read_answers(Path(answers), questions))
 
 
 def evaluate(runs: Sequence[Run], dataset: str) -> Evaluation:

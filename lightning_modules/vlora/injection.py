@@ -7,12 +7,16 @@ picture `merged` gives weights that need no additions.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_modules.vlora.generator import Delta, Deltas
+
+if TYPE_CHECKING:  # takes seconds, and who calls has it
+    from transformers import PreTrainedModel
 
 PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
@@ -48,6 +52,21 @@ class Injection:
     def _add(self, number: int, kind: str, module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
         delta = self.deltas.get(number, {}).get(kind)
         return found if delta is None else found + apply(given[0], delta)
+
+
+def blocks_of(language: "PreTrainedModel") -> nn.ModuleList:
+    """The blocks of a language model of the Llama type.
+
+    Raises:
+        ValueError: it is of another type, as GPT-2, or its first block has other parts.
+    """
+    if not (blocks := getattr(language.base_model, "layers", None)):
+        raise ValueError(
+            f"the language model is {type(language).__name__}, expected one of the Llama type, whose blocks are "
+            "model.layers: name another in language.hub."
+        )
+    parts_of(blocks[0])
+    return blocks
 
 
 def parts_of(block: nn.Module) -> dict[str, nn.Module]:

@@ -15,6 +15,7 @@ from typing import Literal, NoReturn
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
@@ -31,7 +32,7 @@ from lightning_modules.vision_language.told import encoded
 from lightning_modules.vision_language.towers import TowerSettings, make_tower
 from lightning_modules.vlora.baselines import Projector, ProjectorSettings, Queries, QueriesSettings
 from lightning_modules.vlora.generator import GeneratorSettings, PerceptualWeights
-from lightning_modules.vlora.injection import sizes_of
+from lightning_modules.vlora.injection import blocks_of, sizes_of
 from lightning_modules.vlora.seeing import IGNORED, Seeing
 
 WORLD = ("color", "shape", "size", "cell")  # what labels the things of a picture
@@ -61,6 +62,11 @@ class VLoRA(PaperModule):
         prompts: see `Prompts`.
         checkpointing: whether blocks are computed again in the backward pass, to save memory.
         most: tokens of an answer.
+        merged: whether answers are written picture by picture, with its additions merged into the weights of q, k, v
+            and o. It says the same up to rounding (way `weights` alone).
+
+    Raises:
+        ValueError: the language model is not of the Llama type, or sizes do not fit each other.
     """
 
     recipe_form = TokensRecipe
@@ -79,16 +85,17 @@ class VLoRA(PaperModule):
         generator_share: Share = 0.5,
         checkpointing: bool = False,
         most: Count = 24,
+        merged: bool = False,
     ):
         super().__init__()
         self.language = make_causal(**language)
+        blocks = blocks_of(self.language.whole)  # in every way, so that all can be compared, and their costs counted
         self.tower = Frozen(make_tower(**tower))
         self.own_tower, self.own_language = not tower.get("hub"), not language.get("hub")
         self.given = not (self.own_tower or self.own_language)
         own = self.tower.network
         sides = {"visual_dim": own.dim, "patches": own.grid**2}
         if way == "weights":
-            blocks = self.language.whole.base_model.layers
             bridge = PerceptualWeights(sizes=sizes_of(blocks[0]), layers=len(blocks), **sides, **generator)
         elif way == "projector":
             bridge = Projector(visual_dim=own.dim, hidden_size=self.language.dim, **projector)
@@ -96,32 +103,39 @@ class VLoRA(PaperModule):
             bridge = Queries(hidden_size=self.language.dim, **sides, **queries) if way == "queries" else None
         self.seeing = Seeing(self.language.whole, bridge)
         self.way, self.generator_share, self.most, self.prompts = way, generator_share, most, prompts
+        self.merged = merged
         self.language.requires_grad_(bridge is None or generator_share < 1)  # before processes (DDP) share the module
         if checkpointing:
             self.language.whole.activation_checkpointing_enable({"use_reentrant": False})
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the language model and the tower that are not of the hub; of another VLoRA all that it learned.
+        """Take over the language model and the tower; of another VLoRA all that it learned.
+
+        Those of the hub are taken over too where the arm has weights of them, as a blind VLoRA has.
 
         Raises:
-            ValueError: one is missing, or of another architecture.
+            ValueError: one that is not of the hub is missing, or one is of another architecture.
         """
         if any(name.startswith("seeing.") for name in weights):
             self.load_export(weights)
             return
-        networks = {"tower": self.tower.network} if self.own_tower else {}
-        networks |= {"language": self.language} if self.own_language else {}
-        for name, network in networks.items():
+        networks = {"tower": (self.tower.network, self.own_tower), "language": (self.language, self.own_language)}
+        for name, (network, needed) in networks.items():
             own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
-            load_strictly(network, own, f"the {name} of the arm in `from`")
+            if own or needed:
+                load_strictly(network, own, f"the {name} of the arm in `from`")
         self.given = True
 
-    def check_data(self, data: IllustratedTexts) -> None:
-        """Refuse networks that no arm has given, and other prompts; tell the texts whose ids they consist of.
+    def check_data(self, data: LightningDataModule) -> None:
+        """Refuse networks that no arm has given, other prompts, and answers without a place or a beginning.
+
+        Tells the texts whose ids they consist of.
 
         Raises:
             ValueError: see above.
         """
+        if not isinstance(data, IllustratedTexts):
+            raise ValueError(f"data are {type(data).__name__}, expected datamodules.illustrated.IllustratedTexts.")
         for name, prompt in self.prompts.items():
             if data.form[name] != prompt:
                 raise ValueError(
@@ -132,12 +146,34 @@ class VLoRA(PaperModule):
             tokens + data.length,
             f"data.length is {data.length} behind {tokens} visual tokens, set it to {most} at most",
         )
+        if not self.prompt():
+            raise ValueError(
+                "model.prompts.caption is empty, and the language model has no start token, so that no caption can "
+                "begin: set it and data.form.caption to a text, such as 'A picture of'."
+            )
         if not self.given:
             raise ValueError(
                 "the language model or the tower has no weights: name the arm that has them with `from` in the plan, "
                 "or published models with language.hub and tower.hub."
             )
         data.for_models(self.language, self.tower.network.fit)
+        self._check_answers(data)
+
+    def _check_answers(self, data: IllustratedTexts) -> None:
+        """Refuse prompts of the split that is judged that leave no place for `most` tokens: before, not after training.
+
+        Raises:
+            ValueError: see above.
+        """
+        (split,) = judged(data.columns)
+        questions = [text for each in data.columns[split].get("questions", ()) for text in each]
+        longest = max([len(self.prompt()), *(len(self.prompt(text)) for text in questions)])
+        tokens = self.visual_tokens + longest
+        self.language.check_length(
+            tokens + self.most,
+            f"model.most is {self.most} behind {tokens} tokens of a picture and the longest prompt of data.splits."
+            f"{split}, set it to {max(0, self.language.positions - tokens)} at most",
+        )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Float[Tensor, ""]:
         """Cross-entropy of captions and answers; at first of what the bridge alone can change."""
@@ -193,10 +229,16 @@ class VLoRA(PaperModule):
             prompts: their ids, see `prompt`.
 
         Raises:
-            ValueError: there are more or fewer prompts than pictures, or the language model has no place for an answer.
+            ValueError: there are more or fewer prompts than pictures, one has no token, or the language model has no
+                place for an answer.
         """
         if len(prompts) != len(images):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} pictures: give one for each.")
+        if not all(prompts):
+            raise ValueError("a prompt has no token, so that no answer can begin: ask something.")
+        if self.merged and self.way == "weights" and len(images) > 1:
+            each = zip(images.split(1), prompts, strict=True)
+            return [text for image, prompt in each for text in self.answers(image, [prompt])]
         tokenizer, longest = self.language.tokenizer, max(map(len, prompts))
         self.language.check_length(self.visual_tokens + longest + self.most, "shorten the question")
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -205,7 +247,7 @@ class VLoRA(PaperModule):
         written = self.seeing.write(
             padded, there.to(images.device), self.tower.network.features(images),
             torch.ones(len(images), dtype=torch.bool, device=images.device),
-            most=self.most, end=tokenizer.eos_token_id, pad=pad,
+            most=self.most, end=tokenizer.eos_token_id, pad=pad, merge=self.merged,
         )  # fmt: skip
         return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written.tolist()]
 

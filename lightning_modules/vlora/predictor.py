@@ -11,8 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lightning_modules.datasets.pictures import BrokenPicture, read
-from lightning_modules.predictors import Predictor
-from lightning_modules.vision_language.asked import is_text, lines_among_pictures
+from lightning_modules.predictors import Predictor, is_text, lines_among
 
 SHOWN = 60  # letters of a question in a message
 
@@ -49,7 +48,7 @@ class Teller(Predictor):
         self.questions = []
         inputs = list(inputs)
         if any(map(is_text, inputs)):
-            inputs, self.questions = lines_among_pictures(inputs, None, "questions")
+            inputs, self.questions = lines_among(inputs, None, "questions", "pictures")
         if not inputs:
             raise ValueError("there is no picture among the inputs: give one, or a folder of them.")
         return inputs

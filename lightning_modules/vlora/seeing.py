@@ -4,6 +4,8 @@ Read `Seeing.forward` first. Without a picture's tokens, the text alone is in th
 masked placeholder there, which takes up a position; here the text begins at position 0 in training and writing alike.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_modules.settings import Count
 from lightning_modules.vlora.generator import PerceptualWeights
-from lightning_modules.vlora.injection import Injection
+from lightning_modules.vlora.injection import Injection, blocks_of, merged
 
 if TYPE_CHECKING:  # takes seconds, and who calls has it
     from transformers import PreTrainedModel
@@ -34,7 +36,7 @@ class Seeing(nn.Module):
         super().__init__()
         self.bridge, self._language = bridge, (language,)  # not a submodule: whoever owns it trains and keeps it
         self.adapts = isinstance(bridge, PerceptualWeights)
-        self.injection = Injection(language.base_model.layers) if self.adapts else None
+        self.injection = Injection(blocks_of(language)) if self.adapts else None
 
     @property
     def language(self) -> "PreTrainedModel":
@@ -95,6 +97,7 @@ class Seeing(nn.Module):
         most: Count,
         end: int,
         pad: int,
+        merge: bool = False,
     ) -> Int[Tensor, "batch written"]:
         """The likeliest token again and again, with keys and values kept; `pad` after a row's end token.
 
@@ -106,13 +109,44 @@ class Seeing(nn.Module):
             most: tokens that are written.
             end: id of the end token, which is written too.
             pad: id of padding.
+            merge: whether additions are merged into the weights meanwhile, where they can be (`injection.merged`).
 
         Raises:
-            ValueError: prompts are not padded on the left.
+            ValueError: prompts are not padded on the left, or several pictures are to be merged.
         """
         if not attention_mask[:, -1].all():
             raise ValueError("a prompt ends with padding: pad prompts on the left to write after them.")
-        tokens = self.see(features, has_image)
+        with self._seen(features, has_image, merge) as tokens:
+            return self._written(token_ids, attention_mask, tokens, has_image, most=most, end=end, pad=pad)
+
+    @contextmanager
+    def _seen(
+        self, features: Float[Tensor, "batch patches dim"], has_image: Bool[Tensor, " batch"], merge: bool
+    ) -> Iterator[Float[Tensor, "batch tokens hidden"] | None]:
+        """Additions while it lasts, merged if asked for; gives the tokens that stand before texts, if there are any."""
+        if not self.adapts:
+            yield self.see(features, has_image)
+            return
+        deltas = self.bridge(features, has_image)
+        with merged(blocks_of(self.language), deltas) if merge else nullcontext(deltas) as added:
+            self.injection.use(added)
+            try:
+                yield None
+            finally:
+                self.injection.use(None)
+
+    def _written(
+        self,
+        token_ids: Int[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"],
+        tokens: Float[Tensor, "batch tokens hidden"] | None,
+        has_image: Bool[Tensor, " batch"],
+        *,
+        most: int,
+        end: int,
+        pad: int,
+    ) -> Int[Tensor, "batch written"]:
+        """What `write` gives, of what is seen already."""
         logits, cache, seen = self._read(token_ids, attention_mask, tokens, has_image, keep=True)
         done, written = torch.zeros_like(has_image), []
         for number in range(most):
@@ -130,8 +164,6 @@ class Seeing(nn.Module):
                 use_cache=True,
             )
             logits, cache = found.logits, found.past_key_values
-        if self.adapts:
-            self.injection.use(None)
         return torch.stack(written, 1)
 
     def _read(

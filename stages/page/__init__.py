@@ -18,6 +18,7 @@ from lightning_modules.metrics.claims import ALPHA, CONFIDENCE, VERDICTS, Chance
 from lightning_modules.runs import Figure, Gallery
 from stages.page import comparing, curves, figures
 from stages.page.moving import silent, sound, still
+from stages.page.packing import packed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,13 +48,14 @@ class Arm:
 
 @dataclass
 class Paper:
-    """What the page shows of one paper."""
+    """What the page shows of one paper; `cost` is what `stages.costs` counted, if it did."""
 
     facts: Facts | Idea
     rows: list[dict[str, Any]]
     arms: list[Arm]
     sweeps: list[Arm] = field(default_factory=list)
     trainings: list[curves.Trainings] = field(default_factory=list)
+    cost: dict[str, Any] | None = None
 
     @property
     def own(self) -> bool:
@@ -129,6 +131,7 @@ def render(
         "needed": needed,
         "breakable": breakable,
         "probability": probability,
+        "packed": packed,
         "silent": silent,
         "sound": sound,
         "still": still,
@@ -149,9 +152,7 @@ def render(
         "confidence": f"{CONFIDENCE:.0%}".replace("%", " %"),
         "scale": interval_scale,
         "points": figures.points,
-        "drawing": lambda figure, prefix, first: Markup(
-            figures.svg(figure, prefix, figures.LARGE if first else figures.SMALL)
-        ),
+        "drawing": drawing,
         "curves": lambda panel, names: Markup(curves.svg(panel, names)),
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
@@ -161,6 +162,15 @@ def render(
         own = {"home": "../index.html", "place": partial(place, ""), "paper": paper}
         pages[f"papers/{paper.facts.stem}.html"] = ("paper.html.j2", own)
     return {name: environment.get_template(source).render(common | own) for name, (source, own) in pages.items()}
+
+
+def drawing(figure: Figure, prefix: str, large: bool) -> Markup:
+    """A figure as SVG; a large one twice, because a phone shows the small one, in which words can be read."""
+    small = figures.svg(figure, f"{prefix}-small" if large else prefix)
+    if not large:
+        return Markup(small)
+    wide = figures.svg(figure, prefix, figures.LARGE)
+    return Markup(wide.replace("<svg ", '<svg class="wide" ', 1) + small.replace("<svg ", '<svg class="narrow" ', 1))
 
 
 def place(folder: str, stem: str, claim: str | None = None) -> str:

@@ -57,7 +57,9 @@ class Compared:
 
 
 FRONTS = "sweep-fronts"  # the end of the id of a figure that `sweeps.search` draws
-MACS = re.compile(r"(?:^|/)macs_per_\w+$")
+MACS = re.compile(r"(?<!^pretrain/)\bmacs_per_(\w+)$")  # of an answer; MaskAlign counts pre-training in such a metric
+COUNTED = "costs.json"  # in results/<preset>/<paper>/, see `stages.costs`
+MILLION = 1e6
 
 
 @dataclass
@@ -73,13 +75,25 @@ class Traded:
 
 @dataclass
 class Cost:
-    """What the main arm of a paper costs: parameters, multiply-adds with the metric that counts them, its trainings."""
+    """What the main arm of a paper costs. Multiply-adds are in millions.
+
+    Attributes:
+        network: the training that `stages.costs` counted; empty if it was not counted.
+        parameters: that this training changes.
+        step: multiply-adds of one of its `steps`, forward and backward.
+        answer: multiply-adds of an answer, if the evaluation counts them, `per` what, `of` which part of the arm.
+        trainings: (stage, arm) of all that the arm reads.
+    """
 
     paper: str
     arm: str
-    parameters: float | None
-    macs: float | None
+    network: str
+    parameters: int | None
+    step: float | None
+    steps: int | None
+    answer: float | None
     per: str
+    of: str
     trainings: list[tuple[str, str]]
 
 
@@ -103,9 +117,22 @@ def costs(papers: Sequence["Paper"]) -> list[Cost]:
         if shown:
             named = {key.partition("/")[2]: value["mean"] for key, value in shown[0].metrics.items()}
             own = {key.removesuffix(f"@{stem}"): value for key, value in named.items()}
-            per = next((key for key in own if MACS.search(key)), "")
-            trainings = shown[0].trained
-            found.append(Cost(stem, shown[0].name, own.get("parameters"), own.get(per), per, trainings))
+            metric = next((key for key in own if MACS.search(key)), "")
+            counted = paper.cost or {}
+            found.append(
+                Cost(
+                    stem,
+                    shown[0].name,
+                    counted.get("arm", ""),
+                    counted.get("parameters"),
+                    counted["macs_per_step"] / MILLION if counted else None,
+                    counted.get("steps"),
+                    own[metric] / MILLION if metric else None,
+                    metric.rpartition("macs_per_")[2],
+                    metric.rpartition("/")[0],
+                    shown[0].trained,
+                )
+            )
     return found
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import EngFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FormatStrFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+from matplotlib.transforms import Affine2D, Bbox
 
 from lightning_modules.files import digest, replace_file, scratch, sha256
 from lightning_modules.runs import Figure, Series
@@ -34,6 +43,8 @@ PALETTE = ("#1d5fbf", "#c2410c", "#0f766e", "#9333a8", "#8a6100", "#be123c", "#4
 MARKERS = "osD^vPX*"
 SMALL, LARGE = (5.2, 3.6), (9.6, 5.0)  # inches
 PERCENT_TICKS = (0, 50, 70, 80, 85, 90, 92, 94, 95, 96, 97, 97.5, 98, 98.5, 99, 99.5, 99.8, 100)
+FEW = 3  # ticks with numbers, below which others are chosen
+TEXT_WIDTH, TEXT_HEIGHT = 5.2, 10.5  # points that a letter of a name beside a point takes
 KEPT_DAYS = 30  # since a drawing was last used
 COLUMNS = ("arm", "figure", "series", "x", "y", "low", "high")
 STYLE = {
@@ -56,9 +67,29 @@ STYLE = {
 def load(path: Path) -> list[Figure]:
     """The figures of an arm, from the `figures.json` that the evaluate stage wrote."""
     return [
-        Figure(**{**figure, "series": [Series(**series) for series in figure["series"]]})
+        _barred(Figure(**{**figure, "series": [_named(Series(**series)) for series in figure["series"]]}))
         for figure in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+def _named(series: Series) -> Series:
+    """A series that is called like a metric, such as `images/top1_percent`, with a name for reading: images, top1."""
+    if "_percent" not in series.name:
+        return series
+    return replace(series, name=series.name.replace("_percent", "").replace("/", ", ").replace("_", " "))
+
+
+def _barred(figure: Figure) -> Figure:
+    """A figure of lines that have one point each, all at the same x, as bars: these start at 0, and can be compared."""
+    places = {x for series in figure.series for x in series.x}
+    lines = all(series.kind in ("line", "dashed") for series in figure.series)
+    if len(places) != 1 or not lines or figure.y_scale != "linear":
+        return figure
+    x = places.pop()
+    name = [f"{x:,.0f}" if x == int(x) else f"{x:g}"]
+    return replace(
+        figure, x_scale="linear", series=[replace(series, kind="bars", labels=name) for series in figure.series]
+    )
 
 
 def svg(figure: Figure, prefix: str, size: tuple[float, float] = SMALL) -> str:
@@ -154,7 +185,6 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...], size: tuple[float,
             _bars(axes, series, colour, ink, place=bars.index(series), of=len(bars))
         else:
             _curve(axes, series, colour, MARKERS[number % len(MARKERS)])
-    _label(axes, figure, ink)
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     axes.margins(x=0.06, y=0.1)
     if figure.x_scale == "log":
@@ -166,6 +196,9 @@ def _draw(figure: Figure, ink: str, colours: tuple[str, ...], size: tuple[float,
         axes.set_ylim(max(low, -2.0), min(high, 102.0))  # a share has ends; its interval knows none
     if bars:
         _category_axis(axes, bars)
+    elif figure.x_scale == "linear" and all(x == int(x) for series in figure.series for x in series.x):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half layer or frame
+    _label(axes, figure, ink)
     _ink(axes, ink)
     return canvas
 
@@ -176,6 +209,8 @@ def _curve(axes: Axes, series: Series, colour: str, marker: str) -> None:
         axes.errorbar(series.x, series.y, _errors(series), fmt=marker, color=colour, elinewidth=1.6, label=series.name)
         return
     style = {"linestyle": "--"} if series.kind == "dashed" else {"marker": marker}
+    if len(series.x) == 1:  # a point, which may lie on a line
+        style = {"marker": marker, "markersize": 8, "zorder": 3}
     axes.plot(series.x, series.y, color=colour, label=series.name, **style)
     if series.low and series.high:
         axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.16, linewidth=0)
@@ -200,17 +235,38 @@ def _category_axis(axes: Axes, bars: list[Series]) -> None:
 
 
 def _label(axes: Axes, figure: Figure, ink: str) -> None:
-    """Names below the points of the first series that has names, or of all clouds where a figure has nothing else.
+    """Names beside the points of the first series that has names, or of all clouds where a figure has nothing else.
 
-    The others' are in the table of numbers.
+    The others' are in the table of numbers. A name is below its point to the right, or at another corner where it would
+    run into a name that was written before, or into a point; if there is no such corner, it is left out.
     """
-    style = {"textcoords": "offset points", "ha": "left", "va": "top", "color": ink, "fontsize": 9, "alpha": 0.8}
     named = [series for series in figure.series if series.labels and series.kind != "bars"]
     if any(series.kind != "points" for series in figure.series):
         named = named[:1]
-    for series in named:
-        for label, x, y in zip(series.labels, series.x, series.y, strict=True):
-            axes.annotate(label, (x, y), (4, -4), **style)
+    if not named:
+        return
+    axes.figure.draw_without_rendering()  # so that the layout is known
+    to_points = axes.transData + axes.figure.dpi_scale_trans.inverted() + Affine2D().scale(72)
+    points = [
+        (label, place, to_points.transform(place))
+        for series in named
+        for label, *place in zip(series.labels, series.x, series.y, strict=True)
+    ]
+    taken = [Bbox.from_bounds(x - 2, y - 2, 4, 4) for _, _, (x, y) in points]
+    right = axes.bbox.x1 / axes.figure.dpi * 72
+    for label, place, (x, y) in points:
+        width = TEXT_WIDTH * len(label)
+        for across, up in ((4, -4), (4, 4), (-4, -4), (-4, 4)):
+            left, bottom = x + across - width * (across < 0), y + up - TEXT_HEIGHT * (up < 0)
+            box = Bbox.from_bounds(left, bottom, width, TEXT_HEIGHT)
+            if left < 0 or box.x1 > right + width / 2 or box.count_overlaps(taken):
+                continue
+            taken.append(box)
+            axes.annotate(
+                label, place, (across, up), textcoords="offset points", ha="left" if across > 0 else "right",
+                va="bottom" if up > 0 else "top", color=ink, fontsize=9, alpha=0.8,
+            )  # fmt: skip
+            break
 
 
 def _errors(series: Series) -> list[list[float]] | None:
@@ -226,7 +282,13 @@ def _log_axis(axes: Axes, figure: Figure) -> None:
     every = [x for series in figure.series for x in series.x]
     decades = math.log10(max(every) / min(every))
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    low, high = axes.get_xlim()
+    round_numbers = [digit * 10.0**power for power in range(-12, 16) for digit in (1, 2, 5)]
+    if sum(low <= number <= high for number in round_numbers) < FEW:
+        axes.xaxis.set_major_locator(FixedLocator(MaxNLocator(5).tick_values(low, high)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -237,8 +299,13 @@ def _log_error_axis(axes: Axes, figure: Figure) -> None:
     axes.set_yscale("function", functions=(there, back))
     every = [y for series in figure.series for y in (*series.y, *(series.low or ()), *(series.high or ()))]
     low, high = max(0.0, min(every)), min(100.0, max(every))
-    axes.set_ylim(low - 0.04 * (100.1 - low), min(100.0, high + 0.15 * (100.1 - high)))
-    axes.yaxis.set_major_locator(FixedLocator([t for t in PERCENT_TICKS if low <= t <= high]))
+    ends = there(np.array([low, high]))
+    room = 0.08 * (ends[1] - ends[0]) + 1e-3
+    axes.set_ylim(back(ends[0] - room), min(100.0, back(ends[1] + room)))
+    ticks = [t for t in PERCENT_TICKS if low <= t <= high]
+    if len(ticks) < FEW:
+        ticks = [t for t in MaxNLocator(5).tick_values(low, high) if 0 <= t <= 100]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 

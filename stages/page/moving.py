@@ -11,29 +11,29 @@ SOUND = b"soUd"  # a chunk of our own with a WAV file, which programs that do no
 
 def still(png: str) -> str | None:
     """The first frame of an animated PNG, itself a PNG, both in base64; None if it does not move."""
-    chunks = list(_chunks(png))
-    if all(kind != b"acTL" for kind, _ in chunks):
+    parts = list(chunks(png))
+    if all(kind != b"acTL" for kind, _ in parts):
         return None
-    return _without(chunks, OF_THE_ANIMATION)
+    return _without(parts, OF_THE_ANIMATION)
 
 
 def sound(png: str) -> str | None:
     """The WAV file in a PNG, both in base64; None if it has none."""
-    found = [chunk[8:-4] for kind, chunk in _chunks(png) if kind == SOUND]
+    found = [chunk[8:-4] for kind, chunk in chunks(png) if kind == SOUND]
     return b64encode(found[0]).decode() if found else None
 
 
 def silent(png: str) -> str:
     """A PNG without the sound in it, both in base64."""
-    chunks = list(_chunks(png))
-    return _without(chunks, (SOUND,)) if any(kind == SOUND for kind, _ in chunks) else png
+    parts = list(chunks(png))
+    return _without(parts, (SOUND,)) if any(kind == SOUND for kind, _ in parts) else png
 
 
-def _without(chunks: Iterable[tuple[bytes, bytes]], kinds: Container[bytes]) -> str:
-    return b64encode(SIGNATURE + b"".join(chunk for kind, chunk in chunks if kind not in kinds)).decode()
+def _without(parts: Iterable[tuple[bytes, bytes]], kinds: Container[bytes]) -> str:
+    return b64encode(SIGNATURE + b"".join(chunk for kind, chunk in parts if kind not in kinds)).decode()
 
 
-def _chunks(png: str) -> Iterator[tuple[bytes, bytes]]:
+def chunks(png: str) -> Iterator[tuple[bytes, bytes]]:
     """Kind and bytes of each chunk: length, kind, content, checksum."""
     content = b64decode(png)
     at = len(SIGNATURE)

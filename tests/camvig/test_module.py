@@ -110,6 +110,27 @@ def test_the_tokenizer_comes_first_and_the_language_model_later(module):
     assert torch.equal(other.network.head.weight, module.network.head.weight)
 
 
+def test_the_surprise_of_guesses_is_that_of_all_codes():
+    module = CamViG(**config()).eval()
+    torch.nn.init.zeros_(module.network.head.weight)
+    nll = module.surprise(batch())
+    torch.testing.assert_close(nll, torch.full_like(nll, float(np.log(len(module.vocabulary)))))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pictures": torch.zeros(3, 3, 8, 16)}, r"pictures are \(3, 3, 8, 16\), expected \(3, 3, 16, 16\)"),
+        ({"path": torch.zeros(3, 5, 6)}, r"path are \(3, 5, 6\), expected \(3, 4, 6\)"),
+        ({"path": torch.full((3, 4, 6), torch.nan)}, "a number of the path is not finite"),
+    ],
+)
+def test_a_wrong_call_is_answered_in_one_line(module, changed, message):
+    given = {"pictures": torch.zeros(3, 3, 16, 16), "path": torch.zeros(3, 4, 6), "shown": torch.ones(3).bool()}
+    with pytest.raises(ValueError, match=message):
+        module.generate(**given | changed)
+
+
 class Stored(Run):
     facts = None
 
@@ -128,6 +149,9 @@ def test_real_clips_are_measured_to_follow_their_paths_and_drawn_ones_are_not(mo
     found = {name.removeprefix("world_camera/"): value for name, value in evaluated.metrics[0].items()}
     assert found["real/correlation"] > 0.85 > found["correlation"]
     assert found["real/scene_motion"] == pytest.approx(1)
+    posed = arrays["posed"]
+    assert found["posed/nll"] == pytest.approx(arrays["nll"][posed].mean())
+    assert found["broad/nll"] == pytest.approx(arrays["nll"][~posed].mean())
     assert found["real/rmse_px"] < found["rmse_px"]
     assert [figure.id for figure in evaluated.figures] == ["path-truck-right", "path-dolly-in", "path-pan-right"]
     assert evaluated.galleries[0].rows and not evaluated.not_computed
@@ -155,7 +179,7 @@ def test_motion_of_things_counts_in_clips_without_a_path_alone():
 
 
 def test_without_depths_it_says_what_is_not_computed(module):
-    arrays = {"psnr": np.ones(3), "posed": np.ones(3, bool), "labels": np.zeros(3, int)}
+    arrays = {"psnr": np.ones(3), "nll": np.ones(3), "posed": np.ones(3, bool), "labels": np.zeros(3, int)}
     for name in ("made", "again", "real"):
         arrays |= {f"{name}/turn_error": np.array([[1.0, np.nan]] * 3), f"{name}/direction_error": np.full((3, 2), 9.0)}
         arrays[f"shown/{name}"] = np.zeros((1, 5, 16, 16, 3), np.uint8)

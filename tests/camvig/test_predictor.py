@@ -45,6 +45,21 @@ def test_pose_files_take_the_place_of_named_moves(animator, picture, tmp_path):
     animator.begin([picture])
 
 
+def test_a_path_that_goes_too_far_is_said_to_be_cut(animator, picture, tmp_path):
+    (tmp_path / "walk.txt").write_text("around\n" + "".join(turned(number * 0.2, number) for number in range(9)))
+    animator.begin([picture, tmp_path / "walk.txt"])
+    (answer,) = animator.answer(picture)
+    assert answer["cut"] == "rotation goes up to 1.60, but paths of this model reach to 0.4"
+    animator.begin([picture])
+    assert not any("cut" in answer for answer in animator.answer(picture))
+
+
+def turned(angle, number):
+    """The line of a pose file of a camera that has turned about its vertical axis."""
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return f"{number} 0.5 0.9 0.5 0.5 0 0 {cosine} 0 {-sine} 0 0 1 0 0 {sine} 0 {cosine} 0\n"
+
+
 def test_wrong_files_are_refused(animator, picture, tmp_path):
     with pytest.raises(ValueError, match="there are 1 pose files and no picture"):
         animator.begin([tmp_path / "walk.txt"])
@@ -106,6 +121,9 @@ def test_a_file_that_is_no_picture_is_named(animator, tmp_path, content):
         ({"path_tokens": {"reach": 1.0}}, "reach"),
         ({"decoding": {"temperature": -1.0}}, "temperature"),
         ({"decoding": {"top_k": 1.5}}, "top_k"),
+        ({"tokenizer": {"widht": 4}}, "model.tokenizer: unknown key 'widht'; did you mean 'width'"),
+        ({"network": {"layer": 3}}, "model.network: unknown key 'layer'; did you mean 'layers'"),
+        ({"network": {"layers": 0}}, "model.network.layers is 0"),
         ({"path_drop": 1.5}, "path_drop"),
         ({"judged_rows": 0}, "judged_rows"),
         ({"pixel_scale": 0}, "pixel_scale"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules import settings
 from lightning_modules.hd_vila.editor import Editor
 from lightning_modules.hd_vila.manipulation import Manipulation, enlarged
 from lightning_modules.hd_vila.manipulation_evaluation import BANDED, CHECKERED, NONE, STRIPED, measured, patterns
@@ -12,14 +13,14 @@ from tests.hd_vila.test_module import OPTIONS, data, folder, module  # noqa: F40
 
 GUIDE = {**OPTIONS, "streams": "high", "frames": 1, "timesformer": {}, "source": "caption", "tokenizer": "world"}
 ENCODER = {key: value for key, value in OPTIONS["resnet"].items() if key != "hub"} | {"layers": [1, 1, 1], "pool": 2}
+GENERATOR = {"size": 32, "style_dim": 8, "widths": [8, 4], "official": None}
 WEIGHTS = {"text_weight": 0.1, "look_weight": 1.0, "keep_weight": 1.0, "move_weight": 0.01}
 
 
 def manipulation(**options) -> Manipulation:
     torch.manual_seed(0)
-    generator = {"size": 32, "style_dim": 8, "widths": [8, 4], "official": None}
-    settings = {"guide": GUIDE, "generator": generator, "encoder": ENCODER, "hidden": 16, "sees_coarse": True}
-    made = Manipulation(**settings | WEIGHTS | options)
+    given = {"guide": GUIDE, "generator": GENERATOR, "encoder": ENCODER, "hidden": 16, "sees_coarse": True}
+    made = Manipulation(**given | WEIGHTS | options)
     torch.nn.init.normal_(made.mapper.move.weight, std=0.1)
     return made
 
@@ -153,7 +154,10 @@ def test_the_editor_changes_files(folder, tmp_path):  # noqa: F811
     first, second = editor.answer(tmp_path / "mine.png")
     assert first["sentence"] == "a red banded circle moving left" and first["changed"].size == (32, 32)
     assert first["changed"] != second["changed"] and -1 <= first["after"] <= 1
-    assert len(list(editor.answer(tmp_path / "mine.png", top=1))) == 1
+    assert (first["row"], second["row"]) == (0, 1)  # the command names files after it
+    assert len(list(editor.answer(tmp_path / "mine.png", top=1))) == 2  # no ranking
+    with pytest.raises(ValueError, match=r"sentences has 'zebra', of which the model knows no word"):
+        list(editor.change(tmp_path / "mine.png", ["a red circle", "zebra"]))
     with pytest.raises(ValueError, match=r"nothing\.png cannot be read as a picture"):
         list(editor.change(tmp_path / "nothing.png", ["a"]))
     with pytest.raises(ValueError, match="sentences is 'a red circle', expected a list"):
@@ -168,6 +172,30 @@ def test_what_cannot_be_is_refused(folder):  # noqa: F811
         made.check_data(data(folder, frames=1))
     with pytest.raises(ValueError, match="the arm that this one starts from"):
         made.start_from(module(streams="low").export())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"guide": {**GUIDE, "sizes": 1}}, r"model.guide: unknown key 'sizes'; did you mean 'size'"),
+        ({"guide": {**GUIDE, "temperature": -1.0}}, r"model.guide.temperature is -1.0, expected greater than 0"),
+        ({"guide": {**GUIDE, "bert": {"size": 1}}}, r"model.guide.bert: size: unknown key"),
+        ({"guide": {}}, r"model.guide: the key 'bert' is missing"),
+        ({"generator": {**GENERATOR, "width": [8]}}, r"model.generator: width: unknown key"),
+        ({"generator": {**GENERATOR, "widths": []}}, r"model.generator: widths is \[\], .* at least 1 item"),
+        (
+            {"generator": {**GENERATOR, "style_dim": 0}},
+            r"generator: style_dim is 0, expected greater than or equal to 1",
+        ),
+        ({"encoder": {**ENCODER, "norm": "batch"}}, r"model.encoder: norm is 'batch', expected 'frozen' or 'group'"),
+        ({"encoder": {**ENCODER, "strides": [2]}}, r"strides \(\[2\]\) must have one for each of the 3 layers"),
+        ({"encoder": {"width": 8}}, r"model.encoder: pool: missing, expected a value"),
+    ],
+)
+def test_settings_that_are_misspelt_or_do_not_fit_are_refused(changes, told):
+    block = {"_target_": "lightning_modules.hd_vila.manipulation.Manipulation", "guide": GUIDE, "generator": GENERATOR}
+    with torch.device("meta"), pytest.raises(ValueError, match=told):
+        settings.bind(block | {"encoder": ENCODER, "hidden": 16} | WEIGHTS | changes, "model")()
 
 
 def test_it_starts_from_the_arm_that_reads_one_frame(batch):

@@ -1,13 +1,17 @@
 """The module: what is seen of a clip, what is frozen and masked, which data it refuses."""
 
+from base64 import b64decode
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_modules import settings
 from lightning_modules.datamodules.video_texts import VideoTexts
 from lightning_modules.datasets.world import views
-from lightning_modules.hd_vila.evaluation import examples, measured
+from lightning_modules.hd_vila.evaluation import LARGER, examples, measured
 from lightning_modules.hd_vila.module import HdVila
 from tests.hd_vila.reference import SIZES
 
@@ -161,11 +165,18 @@ def test_examples_mark_what_is_right(folder):
     features = stored()
     own = features["texts"][features["belongs"]]
     gallery = examples({**features, "videos": own})
-    assert [len(row) for row in gallery.rows] == [2] * 6
-    assert all(row[1].text[0][1] for row in gallery.rows)
-    assert not any(row[1].text[0][1] for row in examples({**features, "videos": -own}).rows)
+    assert [len(row) for row in gallery.rows] == [3] * 6
+    assert all(row[-1].text[0][1] for row in gallery.rows)
+    assert not any(row[-1].text[0][1] for row in examples({**features, "videos": -own}).rows)
+    clip, middle = (Image.open(BytesIO(b64decode(shown.picture.png))) for shown in gallery.rows[0][:2])
+    assert clip.n_frames == 3, "it plays"
+    clip.seek(1)
+    np.testing.assert_array_equal(np.asarray(clip.convert("RGB")), features["shown"][0][1])
+    np.testing.assert_array_equal(np.asarray(middle)[::LARGER, ::LARGER], features["shown"][0][1])
+    still = stored(streams="high")
+    assert [len(row) for row in examples({**still, "shown": still["shown"][:, :1]}).rows] == [2] * 6
     words = stored(task="words", tokenizer="world")
-    _, right, apart = examples({**words, "found": words["words"]}).rows[0]
+    *_, right, apart = examples({**words, "found": words["words"]}).rows[0]
     assert [piece for piece, _ in right.text][:2] == ["a ", "red "] and all(fits for _, fits in right.text)
     assert len(apart.text) == len(right.text) == 6
 
@@ -221,3 +232,37 @@ def test_parts_with_wrong_settings_are_refused(part, wrong, told):
     block = {"_target_": "lightning_modules.hd_vila.module.HdVila", **OPTIONS, part: {**OPTIONS[part], **wrong}}
     with pytest.raises(ValueError, match=told):
         settings.bind(block, "model")
+
+
+BERT = {"sizes": {**SIZES, "vocab_size": 133}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bert": {**BERT, "size": 1}}, r"model.bert: size: unknown key"),
+        ({"bert": {"sizes": {**BERT["sizes"], "hidden_sizes": 48}}}, r"model.bert: sizes.hidden_sizes: unknown key"),
+        (
+            {"bert": {"sizes": {**BERT["sizes"], "vocab_size": 0}}},
+            r"sizes.vocab_size is 0, expected greater than or eq",
+        ),
+        ({"bert": {"sizes": {"vocab_size": 133}}}, r"model.bert: sizes.hidden_size: missing, expected a value"),
+        ({"bert": {}}, r"bert: hub \(None\) or sizes \(None\) must be given"),
+        (
+            {"preprocess": {**OPTIONS["preprocess"], "men": 1}},
+            r"model.preprocess: men: unknown key",
+        ),
+        ({"preprocess": {**OPTIONS["preprocess"], "std": [0, 0, 0]}}, r"std.0 is 0, expected greater than 0"),
+        ({"preprocess": {**OPTIONS["preprocess"], "mean": [0.4]}}, r"model.preprocess: mean is \[0.4\], .* at least 3"),
+        ({"resnet": {**OPTIONS["resnet"], "layer": [1]}}, r"model.resnet: layer: unknown key"),
+        ({"resnet": {**OPTIONS["resnet"], "stem_kernel": 4}}, r"resnet.stem_kernel \(4\) must be odd"),
+        (
+            {"resnet": {**OPTIONS["resnet"], "strides": [2, 1, 1, 1]}},
+            r"1/8 and 1/16 of the sharp .*: let the last be 2",
+        ),
+        ({"timesformer": {"head": 2}}, r"model.timesformer: head: unknown key"),
+    ],
+)
+def test_settings_that_are_misspelt_or_do_not_fit_are_refused(changes, told):
+    with torch.device("meta"), pytest.raises(ValueError, match=told):
+        settings.bind({"_target_": "lightning_modules.hd_vila.module.HdVila"} | OPTIONS | changes, "model")()

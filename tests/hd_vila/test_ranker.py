@@ -57,6 +57,17 @@ def test_what_is_no_list_of_sentences_is_refused(ranker, tmp_path, given):
         ranker.rank(tmp_path / "clip.mp4", given)
 
 
+@pytest.mark.parametrize("silent", ["zebra quantum", " "])
+def test_a_sentence_without_a_known_word_is_refused(ranker, tmp_path, silent):
+    encode(tmp_path / "clip.mp4", 9)
+    told = r"sentences has .*, of which the model knows no word; expected a text such as 'a red circle moving left'"
+    with pytest.raises(ValueError, match=told):
+        ranker.rank(tmp_path / "clip.mp4", [*SENTENCES, silent])
+    (tmp_path / "sentences.txt").write_text("a red circle\nzebra quantum\n")
+    with pytest.raises(ValueError, match=told):
+        ranker.begin([tmp_path / "clip.mp4", tmp_path / "sentences.txt"])
+
+
 def test_a_video_is_not_answered_before_the_sentences_are_known(ranker, tmp_path):
     encode(tmp_path / "clip.mp4", 9)
     with pytest.raises(ValueError, match=r"sentences is \[\], expected a list"):

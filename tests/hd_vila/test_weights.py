@@ -66,9 +66,34 @@ def test_what_is_missing_or_too_much_is_refused():
         take_over(network, state | {"generator.weight": torch.ones(1)}, "the file")
 
 
-def test_another_file_is_no_checkpoint(tmp_path):
-    torch.save({"weight": torch.ones(2)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other.pt is no checkpoint of HD-VILA: it has no timesformer.pos_embed"):
+@pytest.mark.parametrize("streams", ["high", "low"])
+def test_a_network_of_one_stream_takes_its_parts_of_the_hybrid(streams):
+    """The official code's two branches; the guide of a manipulation reads one frame and may begin with a checkpoint."""
+    network, state = built(streams=streams), official("contrast")
+    take_over(network, state, "the file")
+    own = network.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in own.items())
+    assert ("cnn.conv1.weight" in own, "timesformer.pos_embed" in own) == (streams == "high", streams == "low")
+    missing = "cnn.conv1.weight" if streams == "high" else "cnn_low.conv1.weight"
+    with pytest.raises(ValueError, match=f"1 keys differ. First: {missing}: absent"):
+        take_over(network, {name: x for name, x in state.items() if name != missing}, "the file")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda state: {"weight": torch.ones(2)},
+            r"no checkpoint of HD-VILA: it has no timesformer.pos_embed, but weight",
+        ),
+        (lambda state: {"model": state}, r"but model\. A state dict within it"),
+        (lambda state: [1], r"no checkpoint of HD-VILA: .* but list"),
+        (lambda state: state | {"step": 3}, r"has step, which is no tensor: expected a state dict alone"),
+    ],
+)
+def test_another_file_is_no_checkpoint(tmp_path, change, told):
+    torch.save(change(official("contrast")), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=told):
         read_official(tmp_path / "other.pt")
 
 

@@ -1,5 +1,8 @@
 """A trained model on video files and paragraphs, and the weights that others have trained."""
 
+from argparse import Namespace
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from lightning_modules.datasets.video.files import BrokenVideo
 from lightning_modules.lf_vila.finder import STRIP, Finder, split_sentences, time_line
 from lightning_modules.lf_vila.network import VideoSwin
 from lightning_modules.lf_vila.weights import from_hub, inflated, make_video_swin, read_official, with_windows
+from stages import predict
 from stages.composing import compose
 
 PARAGRAPHS = ["the red circle. the blue circle.", "the cyan circle", "the red circle. the red circle! a. b. c. d."]
@@ -47,6 +51,27 @@ def test_paragraphs_are_ranked_and_a_sentence_is_found(finder, videos):
     assert moment.begins == pytest.approx(best * length) and len(moment.similarities) == 4
     assert moment.picture.width >= STRIP and moment.picture.height > STRIP
     assert sum("moment" in answer for answer in answers) == 1
+    assert [PARAGRAPHS[answer["row"]] for answer in answers] == [answer["paragraph"] for answer in answers]
+
+
+def test_each_moment_has_a_file_of_its_own(finder, videos, tmp_path):
+    """The command writes the pictures of a video one beside the other."""
+    finder.lines = ["the cyan circle", "the blue circle", "the red circle. the blue circle."]
+    arguments = Namespace(inputs=[], among=None, top=3, out=tmp_path, json=False)
+    with mock.patch.object(finder, "begin", return_value=[videos / "one.mp4"]):
+        predict.answer(finder, arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-one-0-moment.png", "0-one-1-moment.png"]
+
+
+def test_a_model_without_contrast_over_time_tells_no_moments(videos):
+    """Its projections of clips and sentences are as they were drawn."""
+    system = compose("tiny", system="lf_vila")["system"]
+    other = Finder(settings.bind({**system["model"], "time_weight": 0.0}, "model")(), {"data": system["data"]})
+    other.lines = ["the cyan circle"]
+    (found,) = other.answer(videos / "one.mp4")
+    assert found["paragraph"] == "the cyan circle" and "moment" not in found
+    with pytest.raises(ValueError, match=r"model\.time_weight 0, .* expected one with the contrast over time"):
+        other.moment(videos / "one.mp4", "the cyan circle")
 
 
 def test_sentences_of_a_paragraph():
@@ -54,11 +79,15 @@ def test_sentences_of_a_paragraph():
     assert split_sentences("...") == ["..."]
 
 
-def test_the_best_clip_is_blue_in_the_time_line():
+@pytest.mark.parametrize("cosines", [[0.0, 0.9], [0.05, 0.06], [-0.9, -0.2]])
+def test_the_best_clip_is_blue_in_the_time_line(cosines):
+    """However near the cosines are to each other: its bar is the highest by far."""
     frames = np.zeros((4, 10, 10, 3), np.uint8)
-    sheet = np.asarray(time_line(frames, [0.0, 0.9], "here", 8.0)).astype(int)
+    sheet = np.asarray(time_line(frames, cosines, "here", 8.0)).astype(int)
     blue = ((sheet - np.array([34, 119, 187])) == 0).all(2)
     assert blue[:, sheet.shape[1] // 2 :].any() and not blue[:, : sheet.shape[1] // 2].any()
+    grey = ((sheet - np.array([190, 205, 215])) == 0).all(2)
+    assert blue.any(1).sum() > 2 * grey.any(1).sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -80,6 +109,25 @@ def test_what_is_no_list_of_paragraphs_is_refused(finder, videos, given):
 def test_what_is_no_sentence_is_refused(finder, videos, given):
     with pytest.raises(ValueError, match=r"sentence is .*, expected a text such as 'the blue circle'"):
         finder.moment(videos / "one.mp4", given)
+
+
+def test_several_sentences_have_no_moment(finder, videos):
+    with pytest.raises(ValueError, match=r"sentence is 'the red .*', which are 2: ask for each by itself, or `rank`"):
+        finder.moment(videos / "one.mp4", "the red circle. the blue circle.")
+
+
+@pytest.mark.parametrize("silent", ["zebra quantum", "...", " "])
+def test_a_text_without_a_known_word_is_refused(finder, videos, tmp_path, silent):
+    """Such a text has a feature, too, and may come first."""
+    told = r"has .*, of which the model knows no word; expected a text such as"
+    with pytest.raises(ValueError, match=f"paragraphs {told} 'The red circle. The blue one.'"):
+        finder.rank(videos / "one.mp4", ["the red circle", silent])
+    (tmp_path / "lines.txt").write_text("the red circle\n...\n")
+    with pytest.raises(ValueError, match=f"paragraphs {told}"):
+        finder.begin([videos / "one.mp4", tmp_path / "lines.txt"])
+    if silent.strip():
+        with pytest.raises(ValueError, match=f"sentence {told} 'the blue circle'"):
+            finder.moment(videos / "one.mp4", silent)
 
 
 def test_a_file_that_is_no_video_is_refused(finder, videos):

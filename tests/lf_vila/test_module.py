@@ -10,7 +10,7 @@ from einops import rearrange
 from lightning_modules import settings
 from lightning_modules.datasets.world import views
 from lightning_modules.lf_vila.clips import EventBatches, EventClips
-from lightning_modules.lf_vila.evaluation import aligned, answered, matched, moments, time_line
+from lightning_modules.lf_vila.evaluation import BEST, OTHER, aligned, answered, matched, moments, over_a_bar
 from lightning_modules.lf_vila.losses import (
     IGNORED,
     Draw,
@@ -272,6 +272,18 @@ def test_stage_two_trains_its_own_parts_only(tiny, folder):
     assert module.network.text_encoder.bert.encoder.layer[3].training
 
 
+def test_stage_two_may_train_the_encoders_as_well(tiny, folder):
+    module = build(tiny, task="fuse", frozen=False)
+    module.check_data(events(folder))
+    module.train()
+    module.training_step(some(events(folder))).backward()
+    unread = {id(x) for part in module.network.unread_parts() for x in part.parameters()}
+    for name, x in module.network.named_parameters():
+        assert x.requires_grad == (id(x) not in unread), name
+        assert (x.grad is not None) == x.requires_grad, name
+    assert module.network.video_encoder.training and module.network.text_encoder.bert.encoder.layer[0].training
+
+
 def test_stage_two_stores_matches_and_flow(tiny, folder):
     data = events(folder)
     found = build(tiny, task="fuse").predictions(data, torch.device("cpu"))
@@ -387,6 +399,8 @@ def test_data_that_do_not_fit_are_refused(folder, changes, message):
             r"model.network: video.drop_path is 1.5, expected less than or equal to 1",
         ),
         ({"network__video__shift": 1}, r"model.network: video.shift: unknown key"),
+        ({"network__bert__sizes__hidden_sizes": 64}, r"model.network: bert.sizes.hidden_sizes: unknown key"),
+        ({"preprocess__men": 1}, r"model.preprocess: men: unknown key"),
     ],
 )
 def test_models_that_cannot_be_built_are_refused(tiny, changes, message):
@@ -462,13 +476,21 @@ def test_moments_are_shown_under_the_clips(tiny, folder):
     gallery = moments(stored)
     assert len(gallery.rows) == 3 * 4
     best = (stored["clips"][:3] @ stored["sentences"][:3].swapaxes(1, 2)).argmax(1).ravel()
-    for row, (sentence, _) in enumerate(gallery.rows):
+    for row, (sentence, *clips) in enumerate(gallery.rows):
         ((text, right),) = sentence.text
         assert text.startswith("the ") and right == (best[row] == row % 4)
-    frames = np.zeros((8, 24, 24, 3), np.uint8)
-    strip = time_line(frames, np.array([-1.0, 0.0, 1.0, -1.0]))
-    tall = (strip[48:] != 255).any(2).sum(0).reshape(4, -1).max(1)
-    assert strip.shape[1] == 2 * 8 * 24 and tall.tolist() == [0, 12, 24, 0]
+        told = [number for number, clip in enumerate(clips) if ", the nearest to" in clip.picture.alt]
+        assert len(clips) == 4 and told == [best[row]]
+        cosines = stored["clips"][row // 4] @ stored["sentences"][row // 4, row % 4]
+        assert [clip.label for clip in clips] == [f"cosine {value:.2f}" for value in cosines]
+
+
+@pytest.mark.parametrize(("share", "tall", "color"), [(0.0, 1, OTHER), (0.5, 12, OTHER), (1.0, 24, BEST)])
+def test_a_bar_under_a_clip_is_as_high_as_its_share(share, tall, color):
+    picture = over_a_bar(np.zeros((2, 24, 24, 3), np.uint8), share)
+    assert picture.shape == (48 + 26, 2 * 48, 3) and not picture[:48].any()
+    bar = (picture[48:, 1:-1] == color).all((1, 2))
+    assert bar.sum() == tall and bar[26 - tall :].all()
 
 
 def test_metrics_of_stage_two_and_answers():

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from lightning_modules import settings
 from lightning_modules.lf_vila.losses import Draw, mismatched, span_loss, temporal_contrast
 from lightning_modules.lf_vila.model import LongVideoText, VideoClassifier
 from lightning_modules.lf_vila.module import TASKS, VIDEO_ONLY
-from lightning_modules.lf_vila.weights import load_official, official
+from lightning_modules.lf_vila.weights import load_official, official, read_official
 from lightning_modules.losses.contrastive import info_nce
+from stages.composing import compose
 from tests.lf_vila.reference import (
     CHOSEN,
     FACTS,
@@ -156,3 +158,53 @@ def test_official_names_load_strictly(task):
         torch.testing.assert_close(x, built.state_dict()[name].half().float(), msg=name)
     with pytest.raises(ValueError, match="1 keys differ"):
         load_official(other, state | {"surprise.weight": torch.zeros(1)})
+
+
+ODD = [
+    (lambda state: [1], r"no checkpoint of LF-VILA, .*; it has list"),
+    (lambda state: {"module": state}, r"no checkpoint of LF-VILA, .*; it has module\. A state dict within it"),
+    (lambda state: {f"module.{name}": x for name, x in state.items()}, r"it has module\.\S+, .* prefix, has to be"),
+    (lambda state: state | {"video_encoder.step": "3"}, r"has video_encoder\.step, which is no tensor"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), ODD)
+def test_files_that_are_no_checkpoint_are_refused(tmp_path, change, told):
+    torch.save(change(official(network("align"))), tmp_path / "odd.bin")
+    with pytest.raises(ValueError, match=told):
+        read_official(tmp_path / "odd.bin")
+
+
+def test_windows_of_other_rows_and_columns_are_refused():
+    built = network("align")
+    state = official(built)
+    (name, *_) = [name for name in state if name.endswith("relative_position_bias_table")]
+    with pytest.raises(
+        ValueError, match=r"bias_table has 7 rows, expected a multiple of \d+: windows of \d x \d patches"
+    ):
+        load_official(built, state | {name: state[name][:7]})
+
+
+def test_a_training_begins_with_an_official_checkpoint(tmp_path):
+    """Of whatever stage: stage two and heads with stage one or two, retrieval with either."""
+    model = compose("tiny", system="lf_vila")["system"]["model"]
+
+    def made(**options):
+        return settings.bind({**model, **options}, "model")()
+
+    for stage, task in (("one", "align"), ("two", "fuse")):
+        module = made(task=task)
+        for x in module.parameters():
+            torch.nn.init.constant_(x, 0.25)
+        torch.save({name: x.half() for name, x in official(module.network).items()}, tmp_path / f"{stage}.bin")
+    for stage in ("one", "two"):
+        for options in ({}, {"task": "fuse"}, {"task": "answer", "answers": 3}, {"task": "classify", "answers": 3}):
+            built = made(**options, official=str(tmp_path / f"{stage}.bin"))
+            assert (built.network.video_encoder.layers[0].blocks[0].attn.qkv.weight == 0.25).all(), (stage, options)
+            if options.get("task") == "answer":
+                third = built.network.text_encoder.bert.encoder.layer[-1].output.dense.weight
+                assert (third == 0.25).all() == (stage == "two")
+    with pytest.raises(ValueError, match=r"one\.bin is of another architecture: .* differ"):
+        made(network={**model["network"], "sentences": 3}, official=str(tmp_path / "one.bin"))
+    with pytest.raises(ValueError, match=r"none\.bin does not exist"):
+        made(official=str(tmp_path / "none.bin"))

@@ -30,7 +30,7 @@ NETWORK = {"layers": 1, "hidden_size": 16, "mlp_dim": 16, "heads": 2, "dropout":
 def module(**options) -> Magvit:
     torch.manual_seed(0)
     options = {"num_classes": 3, "tasks": ["fp", "ipc"], "judged_tasks": ["fp"], "multi_task": True, **options}
-    return Magvit(tokenizer=TOKENIZER, network=NETWORK, **options)
+    return Magvit(**{"tokenizer": TOKENIZER, "network": NETWORK, **options})
 
 
 def training(**options) -> MagvitTokenizer:
@@ -151,6 +151,24 @@ def test_a_generator_takes_over_the_tokenizer_and_the_judge_of_its_arm():
     assert torch.equal(built.judge.head.weight, upstream.judge.head.weight)
     with pytest.raises(ValueError, match="is of another architecture"):
         built.start_from(training(tokenizer={"width": 8}).export())
+
+
+def test_a_generator_that_starts_from_another_has_its_transformer_and_may_decode_otherwise():
+    torch.manual_seed(1)
+    upstream, built = module(), module(decoding={"schedule": "exp"})
+    upstream.network.bias.data.normal_()
+    built.start_from(upstream.export())
+    assert torch.equal(built.network.bias, upstream.network.bias) and built.decoding["schedule"] == "exp"
+    with pytest.raises(ValueError, match="the network of the arm in `from` is of another architecture"):
+        module(network={**NETWORK, "mlp_dim": 32}).start_from(upstream.export())
+
+
+def test_each_clip_is_drawn_as_often_as_is_said_and_the_first_time_as_if_once():
+    once, twice = (module(draws=n).predictions(Data(batch()), torch.device("cpu")) for n in (1, 2))
+    assert len(once["fp/psnr"]) == 4 and len(twice["fp/psnr"]) == len(twice["fp/right"]) == 8
+    assert torch.equal(twice["fp/right"][:4], once["fp/right"])
+    assert not torch.equal(twice["fp/right"][4:], once["fp/right"])
+    assert len(twice["shown/real"]) == 4
 
 
 def test_a_3d_tokenizer_takes_over_a_2d_one_and_its_judge():

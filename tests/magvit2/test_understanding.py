@@ -203,7 +203,7 @@ def test_accuracy_is_that_of_actions_and_of_their_two_halves():
 
 def test_rates_and_what_a_codec_reaches_at_the_same_rate():
     arrays = {
-        "coded/bits": np.array([100.0, 300.0, 900.0]), "coded/fixed": np.full(3, 480.0),
+        "coded/bits": np.array([100.0, 300.0, 900.0]), "coded/fixed": np.full(3, 400.0),
         "coded/written": np.array([320.0]), "coded/again": np.array([True]),
         "coded/psnr": np.array([20.0, 22.0, 90.0]), "coded/ssim": np.array([0.5, 0.7, 0.9]),
         "codecs/hevc/clips": np.array(2), "codecs/av1/clips": np.array(2),
@@ -212,12 +212,16 @@ def test_rates_and_what_a_codec_reaches_at_the_same_rate():
         "codecs/av1/psnr": np.array([30.0, 20.0]), "codecs/av1/ssim": np.array([0.9, 0.5]),
     }  # fmt: skip
     found = coding(arrays, pixels=1000, tokens=48)
-    assert found["bits_per_pixel"] == pytest.approx(1300 / 3000) and found["fixed_bits_per_pixel"] == 0.48
+    assert found["bits_per_pixel"] == pytest.approx(1300 / 3000) and found["fixed_bits_per_pixel"] == 0.4
     assert found["nll_bits"] == pytest.approx(1300 / 3 / 48) and found["lossless_percent"] == 100
     assert found["beside/psnr"] == 21 and found["hevc/psnr"] == pytest.approx(25)  # 0.2, the middle of 0.1 and 0.4
     assert "av1/psnr" not in found and at_rate(arrays, "av1", "psnr", 0.5) is None
+    assert found["hevc/equal_length/psnr"] == 30 and found["av1/equal_length/ssim"] == 0.9
     why = "at its 2 qualities it takes 0.3000 to 0.4000 bits per pixel, while tokens take 0.2000 (seed 0)"
     assert out_of_reach([Finished({"pixels": 1000}, arrays)]) == {"av1": why}
+    longer = arrays | {"coded/fixed": np.full(3, 480.0)}
+    assert "hevc/equal_length/psnr" not in coding(longer, pixels=1000, tokens=48)
+    assert out_of_reach([Finished({"pixels": 1000}, longer)]).keys() == {"av1", "hevc/equal_length", "av1/equal_length"}
     for codec in ("hevc", "av1"):
         del arrays[f"codecs/{codec}/bits_per_pixel"]
     few = "too few clips are judged"

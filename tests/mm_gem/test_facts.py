@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_modules.metrics.claims import load_facts
 from lightning_modules.metrics.compute import count_macs
+from stages.composing import compose
+from stages.plan import load_plan
 
+RAW = yaml.safe_load((Path(__file__).parents[2] / "plans/paper/mm_gem/params.yaml").read_text())
 FACTS = load_facts(Path(__file__).parents[2] / "lightning_modules/mm_gem/facts.yaml")
 ORACLES = {oracle.name: oracle.model_extra for oracle in FACTS.oracles}
 
@@ -87,6 +91,28 @@ def test_products_of_a_prefix_are_counted(tokens):
     counted = counter.get_flop_counts()["Global"]
     linear = sum(flops for product, flops in counted.items() if product != torch.ops.aten.bmm)
     assert linear // 2 == ORACLES[f"prefix-{tokens}"]["macs"] == tokens * ORACLES["language-model-per-token"]["macs"]
+
+
+def test_each_data_set_that_the_paper_plan_prepares_is_judged():
+    plan = load_plan("paper")
+    arms = {arm: row["dataset"] for arm, row in (RAW["pretrain"] | RAW["pretrain_from"]).items()}
+    judged = {arms[row["runs"]] for row in RAW["evaluate"].values()}
+    assert set(RAW["datasets"]) <= judged
+    assert set(RAW["evaluate"]) <= set(plan.evaluate)
+
+
+@pytest.mark.parametrize(
+    ("arm", "learnt", "split"),
+    [("mm_gem-flickr30k", "mm_gem", "test"), ("mm_gem-regions-refcoco", "mm_gem-regions", "testA")],
+)
+def test_flickr30k_and_refcoco_are_judged_without_training(arm, learnt, split):
+    row = RAW["pretrain_from"][arm]
+    assert row["from"] == learnt
+    system = compose("paper", system=row["system"], overrides=row["overrides"])["system"]
+    stored = compose("paper", dataset=row["dataset"])["dataset"]["splits"]
+    assert (system["pretrain"]["epochs"], system["data"]["splits"]["test"]["source"]) == (0, split)
+    for part in system["data"]["splits"].values():
+        assert (part["rows"] or 1) <= stored[part["source"]]
 
 
 def test_what_is_published_and_that_no_claim_about_the_small_size_was_made_afterwards():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import LightningDataModule
 
 from lightning_modules.datamodules.illustrated import IGNORED, IllustratedTexts
 from lightning_modules.datasets import storage
@@ -177,6 +178,22 @@ def test_data_that_do_not_fit_are_refused(folder):
         module(given=False).check_data(texts(folder))
     with pytest.raises(ValueError, match=r"data\.padding is 'left'"):
         module().check_data(texts(folder, padding="left"))
+    with pytest.raises(ValueError, match=r"data are LightningDataModule, expected datamodules\.illustrated"):
+        module().check_data(LightningDataModule())
+
+
+def test_texts_that_the_language_model_has_no_place_for_are_refused_before_the_training(folder):
+    """Positions are 40; a picture and the start token take 5, the longest caption has 7 tokens."""
+    module(most=35).check_data(texts(folder))
+    with pytest.raises(ValueError, match=r"model\.most is 36 behind 5 tokens .* set it to 35 at most"):
+        module(most=36).check_data(texts(folder))
+    module(generation=0.0, most=36).check_data(texts(folder))  # writes nothing
+    short = {"language": LANGUAGE | {"positions": 8}, "generation": 0.0}
+    with pytest.raises(ValueError, match=r"a caption of data\.splits\.test has 7 tokens, .* 6: set model\.text_limit"):
+        module(**short).check_data(texts(folder, length=4))
+    cut = module(**short, text_limit=6)
+    cut.check_data(texts(folder, length=4))
+    assert "text_features" in cut.predictions(texts(folder, length=4), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("losses", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])

@@ -72,8 +72,9 @@ def plain_environment(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: [])  # no workers, unless a test wants them
 
 
-def data(home, corpus="moments", seed=3, **changes):
-    values = {
+def block_of(home, **changes):
+    return {
+        "_target_": "lightning_modules.movinet.clip_files.ClipFiles",
         "splits": {"train": {"source": "all", "rows": None}},
         "frames": 4,
         "temporal_stride": 2,
@@ -87,7 +88,10 @@ def data(home, corpus="moments", seed=3, **changes):
         "mirror": str(home / "mirror"),
         "max_broken": 0.02,
     } | changes
-    block = {"_target_": "lightning_modules.movinet.clip_files.ClipFiles", **values}
+
+
+def data(home, corpus="moments", seed=3, **changes):
+    block = block_of(home, **changes)
     return settings.bind(block, "conf/system/toy.yaml: data", folder=home / corpus, seed=seed)()
 
 
@@ -417,6 +421,17 @@ def test_a_network_trains_and_predicts_from_files(home):
     arrays = made.predictions(found, torch.device("cpu"))
     assert arrays["logits/test"].shape == (5, 2, 4) and arrays["labels/test"].shape == (5,)
     assert arrays["each_frame/test"].shape == (5, 4, 4)
+
+
+def test_networks_are_searched_for_on_files_too(home):
+    system = compose("tiny", system="movinet")["system"]
+    system["model"] |= {"frames": 4, "num_classes": 5, "targets": [["verb", 3], ["noun", 2]]}
+    splits = {"train": {"source": "all", "rows": 8}, "val": {"source": "all", "rows": 5}}
+    system["data"] = block_of(home, splits=splits)
+    block = compose("tiny", sweep="architecture")["sweep"]["search"]
+    search = settings.bind({**block, "epochs": 1}, "search")(system, home / "epic_kitchens")
+    config = {"kind": "random", "architecture": search.own.written_out()}
+    assert search.evaluate(config).facts["validation_top1_percent"] in (0, 20, 40, 60, 80, 100)
 
 
 @pytest.mark.parametrize("arm", ["movinet-a0-charades", "movinet-a0-epic", "movinet-a0-ensemble", "movinet-a3-stream"])

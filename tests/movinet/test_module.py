@@ -133,6 +133,7 @@ def test_arms_of_equal_cost_cost_the_same_within_a_hundredth():
 class Shape(LabelledClips):
     num_classes = 4
     video_shape = (3, 6, 16, 16)
+    train_frames = 4  # as `ClipFiles` has it
 
     def __init__(self):
         self.copies = None
@@ -143,12 +144,44 @@ class Shape(LabelledClips):
     [
         (dict(frames=8), r"clips of shape \(3, 6, 16, 16\) .* are for \(3, 8, 16, 16\)"),
         (dict(members=2), "model.members is 2, but data.copies is None: set both alike"),
+        (dict(stride=5), r"data.train_frames is 4, expected at least model.stride \(5\)"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(options, message):
     module().check_data(Shape())
     with pytest.raises(ValueError, match=message):
         module(**options).check_data(Shape())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(stride=7), r"stride is 7, expected at most frames \(6\)"),
+        (dict(targets=[[3, "verb"], ["noun", 1]]), "expected names and numbers, as in"),
+        (dict(targets=[["verb", "noun"]]), "expected names and numbers, as in"),
+        (dict(targets=[["verb"]]), r"targets is \[\['verb'\]\], expected names and numbers, as in"),
+        (dict(targets=[["verb", 4], ["noun", 0]]), "expected names and numbers, as in"),
+        (dict(targets=[["verb", 3], ["noun", 2]]), r"num_classes is 4, expected the sum of those in targets"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        module(**options)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+def test_a_recipe_has_the_keys_of_its_optimiser_and_no_other(preset):
+    recipe = compose(preset, system="movinet")["system"]["pretrain"]
+    assert MoViNets.check_recipe(recipe, "pretrain") == recipe
+    if preset == "paper":
+        for key in ("rho", "momentum", "eps", "clip_each"):
+            lacking = {name: value for name, value in recipe.items() if name != key}
+            with pytest.raises(ValueError, match=f"pretrain: the key '{key}' is missing; rho, momentum"):
+                MoViNets.check_recipe(lacking, "pretrain")
+    else:
+        with pytest.raises(ValueError, match=r"pretrain: the key 'eps' has no effect; .* belong to optimizer rmsprop"):
+            MoViNets.check_recipe({**recipe, "eps": 1.0}, "pretrain")
+    assert MoViNets.check_recipe({"epochs": 0}, "pretrain") == {"epochs": 0}
 
 
 def test_norms_keep_running_means_as_the_recipe_says():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_modules.metrics.memory import peak_bytes
-from lightning_modules.movinet.architecture import Architecture, cost
+from lightning_modules.movinet.architecture import Architecture, Block, Layer, cost
 from lightning_modules.movinet.network import MoViNet, Norm, pad_as_tensorflow, sinusoids
 from tests.movinet.reference import STREAM, video
 
@@ -197,6 +197,18 @@ def test_the_mean_of_a_shortcut_leaves_padding_out(size):
         torch.testing.assert_close(skip(x)[0, :, 0, i, 0], window.mean((1, 2)))
 
 
+class OnGpu(torch.Tensor):
+    is_cuda = True
+
+
+def test_norms_are_those_of_all_gpus_and_of_one_process_on_a_cpu(monkeypatch):
+    norm, plain, x = Norm(4), nn.BatchNorm3d(4, eps=1e-3, momentum=0.01), torch.randn(2, 4, 3, 5, 5)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert torch.equal(norm(x), plain(x)) and torch.equal(norm.running_var, plain.running_var)
+    with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on GPU"):
+        norm(x.as_subclass(OnGpu))  # which this one only says that it is
+
+
 def test_positions_are_sines_then_cosines():
     found = sinusoids(torch.tensor([0, 3]), 4)
     expected = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.14112, 0.029996, -0.989992, 0.99955]])
@@ -211,6 +223,11 @@ def test_positions_are_sines_then_cosines():
         (dict(activation="relu"), "activation ('relu') must be one of swish, hard_swish."),
         (dict(gate="relu"), "gate ('relu') must be one of sigmoid, hard_sigmoid, hard_sigmoid_sixth."),
         (dict(positions=True), "positions need a causal network: set causal to true, or positions to false."),
+        (
+            dict(positions=True, causal=True, squeeze="none"),
+            "positions are read by squeeze-and-excitation: set squeeze, or positions to false.",
+        ),
+        (dict(drop_path=1.0), "drop_path (1.0) must be from 0 to below 1: at 1, no clip has the last layer."),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options, message):
@@ -219,11 +236,22 @@ def test_options_that_do_not_exist_are_refused(options, message):
     assert str(error.value) == message
 
 
+def test_positions_need_as_many_sines_as_cosines():
+    odd = Architecture(8, (Block(8, 2, (Layer(9, (3, 3, 3)),)),), 8, 8)
+    with pytest.raises(ValueError, match=r"a layer \(9@3x3x3\) needs an even number of channels for positions"):
+        MoViNet(odd, 5, causal=True, positions=True)
+    MoViNet(odd, 5, causal=True, positions=True, squeeze="2plus3d").each_frame(video())  # reads twice as many
+
+
 def test_videos_and_states_that_do_not_fit_are_refused():
     network = small(**STREAM)
     with pytest.raises(ValueError, match=r"shape \(2, 3, 0, 40, 40\); expected \(batch, 3, frames, height, width\)"):
         network(video(frames=0))
+    with pytest.raises(ValueError, match=r"pixels of torch.uint8, expected numbers from 0 to 1: divide by 255"):
+        network._run((255 * video()).to(torch.uint8), {})  # outside of tests, no annotation stops it
     _, state = network.stream(video())
+    with pytest.raises(ValueError, match="the state lies on meta and the video on cpu: bring it there"):
+        network.stream(video(), {name: value.to("meta") for name, value in state.items()})
     with pytest.raises(ValueError, match=r"the state does not fit these frames: .* Start a new video with state None"):
         network.stream(video(height=48), state)
     with pytest.raises(ValueError, match="sees later frames"):

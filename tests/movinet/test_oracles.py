@@ -162,17 +162,32 @@ def test_an_architecture_that_is_written_out_is_the_published_one():
     assert Architecture.parse(written) == a0
 
 
+def written(block=None, **changes):
+    """A small architecture, as `conf/` has it, with changes to it or to its block."""
+    blocks = [{"width": 8, "stride": 2, "layers": ["8@1x3x3"], **(block or {})}]
+    return {"stem": 8, "blocks": blocks, "project": 8, "dense": 8, **changes}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("a6", "architecture ('a6') must be one of a0, a1, a2, a3, a4, a5, t0, or written out."),
-        ({"stem": 8}, "must have the keys stem, blocks, project, dense."),
-        (dict(stem=8, blocks=[dict(width=8)], project=8, dense=8), "must have the keys width, stride, layers."),
-        (dict(stem=8, blocks=[], project=8, dense=8), "needs blocks and positive widths"),
         (
-            dict(stem=8, blocks=[dict(width=8, stride=3, layers=["8@1x3x3"])], project=8, dense=8),
-            "block 0 has stride 3 and 1 layers; expected stride 1 or 2 and at least one layer.",
+            {key: value for key, value in written().items() if key != "dense"},
+            "architecture: the key 'dense' is missing",
         ),
+        (written(steam=8), "architecture: unknown key 'steam'; did you mean 'stem'?"),
+        (written(stem="8"), "architecture.stem is '8', expected a valid integer"),
+        (written(dense=0), "architecture.dense is 0, expected greater than or equal to 1"),
+        (written(blocks=[]), "architecture.blocks is [], List should have at least 1 item"),
+        (written(blocks=["a0"]), "architecture.blocks: 0 is 'a0', expected a valid dictionary"),
+        (written(blocks=[dict(width=8, stride=2)]), "architecture.blocks.0: the key 'layers' is missing; expected"),
+        (written(dict(strid=2)), "architecture.blocks.0: unknown key 'strid'; did you mean 'stride'?"),
+        (written(dict(stride=3)), "architecture.blocks.0.stride is 3, expected 1 or 2"),
+        (written(dict(width=8.5)), "architecture.blocks.0.width is 8.5, expected a valid integer"),
+        (written(dict(layers=[])), "architecture.blocks.0.layers is [], List should have at least 1 item"),
+        (written(dict(layers="8@1x3x3")), "architecture.blocks.0.layers is '8@1x3x3', expected a valid list"),
+        (written(dict(layers=[8])), "architecture.blocks.0.layers: 0 is 8, expected a valid string"),
     ],
 )
 def test_what_makes_no_architecture_is_refused(given, message):

@@ -38,9 +38,10 @@ def data(tmp_path_factory):
 def make(data):
     """A search over the tiny arm with few rows; settings replace those of conf/sweep."""
 
-    def made(model=None, splits=None, **changes):
+    def made(model=None, splits=None, trained=None, **changes):
         system = compose("tiny", system="movinet")["system"]
         system["model"] |= model or {}
+        system["pretrain"] |= trained or {}
         system["data"]["splits"] = splits or {
             "train": {"source": "train", "rows": 32}, "val": {"source": "val", "rows": 16},
             "test": {"source": "test", "rows": None},
@@ -139,12 +140,23 @@ def test_an_architecture_that_is_written_out_is_read_again(make):
     [
         (dict(budget=1000), r"budget \(1,000 MACs per clip, up to 10% more or less\) is met by none of .* Choose"),
         (dict(budget=10**9), r"budget \(1,000,000,000 .* which cost .* half of them at most"),
-        (dict(space={"depths": [1]}), "a space has no depths; expected some of frames, size, stem"),
+        (dict(space={"depths": [1]}), "space: unknown key 'depths'; did you mean 'widths'"),
+        (dict(space={"frames": 8}), "space: unknown key 'frames'"),
+        (dict(space={"kernals": ["3x3x3"]}), "space: unknown key 'kernals'; did you mean 'kernels'"),
+        (dict(space={"most_layers": "3"}), "space.most_layers is '3', expected a valid integer"),
+        (dict(space={"strides": [2, 2, 3]}), "space.strides: 2 is 3, expected 1 or 2"),
+        (dict(space={"expansions": [0]}), "space.expansions: 0 is 0, expected greater than 0"),
+        (dict(space={"kernels": ["3x3x3-"]}), r"a layer \('8@3x3x3--'\) is written channels@frames"),
         (dict(space={"widths": [8]}), r"a stride for each width, got \(8,\) and \(2, 2, 2, 1, 2\)"),
         (dict(space={"kernels": ["2x3x3"]}), "a kernel with odd sides"),
-        (dict(space={"multipliers": []}), "needs choices for stem, got none"),
+        (dict(space={"multipliers": []}), r"space.multipliers is \[\], .* at least 1 item"),
         (dict(fresh_seeds=[100, 1]), r"fresh_seeds \(\[100, 1\]\) hold data_seed \(100\)"),
+        (dict(fresh_seeds=[1, 2, 1]), r"fresh_seeds \(\[1, 2, 1\]\) hold a seed twice; expected each once"),
         (dict(samplers=["grid"]), "samplers"),
+        (dict(budget=0), "budget is 0, expected greater than"),
+        (dict(beta=0.1), "beta is 0.1, expected less than or equal to 0"),
+        (dict(model={"targets": "many"}), "model.targets is many, but networks are searched by accuracy"),
+        (dict(trained={"epochs": 0}), "pretrain.epochs of the arm is 0, expected at least 1"),
         (dict(splits={"train": {"source": "train", "rows": 32}}), r"judged on the split val, .* \['train'\]"),
     ],
 )

@@ -277,6 +277,39 @@ def test_what_runs_is_shown_at_the_rate_of_the_training_unless_another_is_given(
     assert numbers(np.stack(seen)) == list(expected)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_class_of_each_kind_or_one_of_many_is_told_as_it_was_learnt(causal, tmp_path, monkeypatch):
+    """With the names of the card of the data set, where it is prepared; a network may have more classes than it."""
+    monkeypatch.setattr(watcher, "ROOT", tmp_path)
+    options = STREAM if causal else {"form": "2plus1d"}
+    logits = torch.tensor([0.0, 3.0, 1.0, -1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0])
+    clip = encode(tmp_path / "clip.mp4", 6)
+
+    def answer(classes, **more):
+        write_json(tmp_path / "data/datasets/epic/paper/card.json", {"classes": classes})
+        made = module(**options, **more)
+        for name, parameter in made.named_parameters():
+            if name.endswith("classifier.weight"):
+                parameter.data.zero_()
+            elif name.endswith("classifier.bias"):
+                parameter.data.copy_(logits)
+        *_, found = Watcher(made, {"dataset": "data/datasets/epic/paper"}).answer(clip)
+        return {key: x for key, x in found.items() if key not in ("frame", "milliseconds")}
+
+    verb, noun = (part.softmax(0).max().item() for part in logits.split([4, 6]))
+    kinds = {"targets": [["verb", 4], ["noun", 6]]}
+    assert answer({"verb": ["take", "put"], "noun": ["tap"]}, **kinds) == {
+        "verb": 1, "verb_name": "put", "verb_probability": pytest.approx(verb, abs=1e-5),
+        "noun": 1, "noun_probability": pytest.approx(noun, abs=1e-5),
+    }  # fmt: skip
+    there = {"class": 1, "probability": pytest.approx(torch.tensor(3.0).sigmoid().item(), abs=1e-5)}
+    assert answer({"action": ["sit", "eat"]}, targets="many") == {**there, "name": "eat"}
+    one = pytest.approx(logits.softmax(0).max().item(), abs=1e-5)
+    assert answer({"action": ["sit", "eat"]}) == {"class": 1, "name": "eat", "probability": one}
+    (tmp_path / "data/datasets/epic/paper/card.json").unlink()
+    assert Watcher(module(**options), {"dataset": "data/datasets/epic/paper"}).names == {}
+
+
 def test_damaged_pictures_are_left_out_and_counted(stream, tmp_path, feed, caplog):
     content = bytearray(encode(tmp_path / "clip.mkv", 40).read_bytes())
     middle = len(content) // 2

@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_modules.datasets.video.drawn import encode
+from lightning_modules.files import ROOT
 from lightning_modules.movinet.network import MoViNet
-from lightning_modules.movinet.weights import load_port, load_tensorflow, read_tensorflow
+from lightning_modules.movinet.weights import load_port, load_tensorflow, read_port, read_tensorflow
 from tests.movinet.reference import STREAM, port_state, tensorflow_variables, video
 
 CLASSES = 20
@@ -200,6 +202,24 @@ def test_names_of_variables_are_understood_as_well_as_paths_of_a_checkpoint(tmp_
     assert all(torch.equal(x, other.state_dict()[name]) for name, x in ours.state_dict().items())
 
 
+def test_the_guide_says_how_released_weights_answer_about_a_file(tmp_path, monkeypatch, capsys):
+    guide = (ROOT / "docs/papers/movinet.md").read_text()
+    (code,) = [block for block in guide.split("```")[1::2] if "load_tensorflow(network" in block]
+    released = {**STREAM, "gate": "hard_sigmoid"}
+    np.savez(tmp_path / "movinet_a0_stream.npz", **tensorflow_variables(network(released, 600)))
+    (tmp_path / "my-videos").mkdir()
+    encode(tmp_path / "my-videos/first.mp4", 12)
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    exec(code, told)
+    found, whole = told["network"], told["video"]
+    assert whole.shape[:2] == (1, 3) and whole.shape[3:] == (172, 172) and 0 <= whole.min() < whole.max() <= 1
+    with torch.inference_mode():
+        expected = found.each_frame(whole)[0]
+    close(told["logits"][0, 0], expected[-1])
+    assert [int(line) for line in capsys.readouterr().out.split()] == expected.argmax(1).tolist()
+
+
 def test_weights_of_one_split_form_serve_the_other():
     flat, volumes = network(STREAM), network({**STREAM, "form": "3d_2plus1d"})
     variables = tensorflow_variables(flat)
@@ -246,3 +266,19 @@ def test_a_file_of_arrays_that_is_cut_off_or_not_there_is_named(tmp_path):
 def test_a_checkpoint_without_tensorflow_says_how_to_make_a_file_of_arrays(tmp_path):
     with pytest.raises(ValueError, match=r"not installed here. Where it is, run .*numpy.savez"):
         read_tensorflow(tmp_path / "ckpt-1")
+
+
+def test_what_is_no_state_dict_or_holds_no_numbers_is_named(tmp_path):
+    path = tmp_path / "port.pth"
+    torch.save({"epoch": 3, "state_dict": port_state(network({}))}, path)
+    with pytest.raises(ValueError, match=r"port.pth holds 2 entries that are no tensors, such as 'epoch'; expected a"):
+        read_port(path)
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(ValueError, match=r"port.pth holds a list, expected a state dict: names with tensors"):
+        read_port(path)
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"one.npz cannot be read as arrays: it is one array \(.npy\), expected one"):
+        read_tensorflow(tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="the variable stem/stem/conv3d/kernel is of <U1, expected numbers"):
+        load_tensorflow(network({}), {"stem/stem/conv3d/kernel": np.array(["x"])})

@@ -85,6 +85,12 @@ def test_too_few_ids_are_refused():
         module(**{"clip.text.vocab_size": 100})
 
 
+def test_a_published_clip_is_refused():
+    sizes = {"clip.vision": None, "clip.text": None, "clip.projection_dim": None}
+    with pytest.raises(ValueError, match=r"clip\.hub is 'openai/clip', which reads other ids: set it to null"):
+        module(**sizes, **{"clip.hub": "openai/clip"})
+
+
 def test_data_that_cannot_be_learnt_from_are_refused(data, prepared):
     module().check_data(data)
     with pytest.raises(ValueError, match=r"pictures of 32 x 32 pixels, but clip\.vision\.image_size is 16"):

@@ -248,12 +248,13 @@ TASKS_ON_TEXTS = {"episodes": 4, "ways": [2], "shots": [1], "input_words": 5, "k
     [
         ({"ways": [2, 40]}, "texts.ways asks for 40 labels, but 32 of the words kept out of training"),
         ({"input_words": 200}, "texts asks for 2 classes of 200 words, but the language model has 288 whole words"),
+        ({"shots": [1, 40]}, r"positions of the language model: set texts\.ways, shots or input_words to less"),
         ({"kept": [3, 9]}, "texts.kept has 9, but texts.input_words is 5: keep that many at most"),
     ],
 )
 def test_tasks_on_texts_that_cannot_be_drawn_are_refused(prompts, changes, message):
     with pytest.raises(ValueError, match=message):
-        check_tasks(TASKS_ON_TEXTS | changes, prompts.language, "texts")
+        check_tasks(TASKS_ON_TEXTS | changes, prompts, "texts")
 
 
 def test_a_label_that_is_not_known_names_one_that_is_close(prompts):

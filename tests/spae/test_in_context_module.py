@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from pytorch_lightning import LightningDataModule
 
 from lightning_modules.runs import Run
 from lightning_modules.spae import in_context_evaluation, language_evaluation
@@ -65,6 +66,14 @@ def test_it_takes_the_tokenizer_and_the_language_model_of_its_arm(spae, module):
 def test_weights_of_another_arm_are_refused(module):
     with pytest.raises(ValueError, match="the tokenizer of the arm named by `from`"):
         module.start_from({"language.x": torch.zeros(1)})
+
+
+def test_tasks_and_an_arm_to_start_from_are_needed(module, data):
+    module.check_data(data)
+    with pytest.raises(ValueError, match="data are LightningDataModule, expected few-shot tasks"):
+        module.check_data(LightningDataModule())
+    with pytest.raises(ValueError, match="the tokenizer has no weights: name the arm"):
+        built("spae_in_context", **SMALL).check_data(data)
 
 
 def test_words_of_no_table_cannot_be_drawn(module):

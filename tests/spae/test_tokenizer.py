@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hydra.utils import instantiate
+from pytorch_lightning import LightningDataModule
 from safetensors.torch import save_file
 
 from lightning_modules import settings
@@ -159,6 +160,13 @@ def test_an_arm_that_was_given_no_networks_is_refused(data):
     started().check_data(data)
 
 
+def test_a_measure_without_its_file_is_refused_before_the_training(data):
+    built = started()
+    built.published = {"i3d": "nowhere.pt", "lpips": False}
+    with pytest.raises(ValueError, match=r"nowhere\.pt"):
+        built.check_data(data)
+
+
 def test_an_upstream_arm_without_a_clip_is_refused():
     weights = {name: x for name, x in upstream().items() if not name.startswith("clip.")}
     with pytest.raises(ValueError, match=r"has no weights under clip\.\*"):
@@ -176,6 +184,8 @@ def test_pictures_of_another_size_are_refused(data, prepared):
     with pytest.raises(ValueError, match=r"clips of shape \(3, 4, 16, 16\)"):
         started().check_data(clips)
     started("spae_video").check_data(clips)
+    with pytest.raises(ValueError, match="data are LightningDataModule, expected pictures or clips"):
+        started().check_data(LightningDataModule())
 
 
 @pytest.mark.parametrize(
@@ -202,6 +212,10 @@ def test_pictures_of_another_size_are_refused(data, prepared):
         ({"discriminator.width": 0}, "discriminator: width is 0, expected greater than or equal to 1"),
         ({"discriminator.multipliers": []}, "at least 1 item"),
         ({"preprocess.std": [0.3, 0.0, 0.3]}, "preprocess: std.1 is 0.0, expected greater than 0"),
+        ({"clip.vision.patch_size": 0}, "clip: vision.patch_size is 0, expected greater than or equal to 1"),
+        ({"clip.vision.patch_size": 5}, r"clip.vision.image_size \(32\) must be a multiple of .*patch_size \(5"),
+        ({"clip.text.num_attention_heads": 5}, r"clip.text.hidden_size \(48\) must be a multiple"),
+        ({"clip.projection_dim": "48"}, "clip: projection_dim is '48', expected a valid integer"),
         ({"clip.text.vocab_size": 10}, "vocab_size is 10, but the words of the language model have"),
     ],
 )

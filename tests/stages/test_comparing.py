@@ -58,7 +58,11 @@ def test_fronts_of_every_search_and_the_cost_of_each_papers_main_arm_are_found()
     front, other = (
         Figure(name, "t", "c", "x", "y", [Series("s", "line", [1.0], [2.0])]) for name in ("d-sweep-fronts", "x")
     )
-    metrics = {"parameters": 7.0, "finetune/macs_per_clip@beta": 5.0, "finetune/macs_per_clip@else": 9.0}
+    metrics = {
+        "pretrain/macs_per_clip@beta": 8e6,
+        "finetune/macs_per_clip@else": 9e6,
+        "finetune/macs_per_clip@beta": 5e6,
+    }
     alpha, beta = paper("alpha", first={}), paper("beta", side={"parameters": 1.0}, beta=metrics)
     alpha.arms[0].figures = [other, front]
     beta.sweeps = [page.Arm("sweep-beta", [], figures=[front], statement="So it is.")]
@@ -68,9 +72,13 @@ def test_fronts_of_every_search_and_the_cost_of_each_papers_main_arm_are_found()
         ("alpha", "first", None),
         ("beta", "sweep-beta", "So it is."),
     ]
+    beta.cost = {"arm": "beta-small", "parameters": 7, "macs_per_step": 1_500_000, "steps": 30}
     first, second = comparing.costs([alpha, beta])
-    assert (first.arm, first.parameters, first.macs, first.per) == ("first", None, None, "")
-    assert (second.arm, second.parameters, second.macs, second.per) == ("beta", 7.0, 5.0, "finetune/macs_per_clip")
+    assert (first.arm, first.network, first.parameters, first.step, first.answer) == ("first", "", None, None, None)
+    assert (second.arm, second.network, second.parameters, second.step, second.steps) == (
+        "beta", "beta-small", 7, 1.5, 30
+    )  # fmt: skip
+    assert (second.answer, second.per, second.of) == (5.0, "clip", "finetune")
     assert second.trainings == beta.arms[1].trained
 
 

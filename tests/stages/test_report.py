@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from base64 import b64decode, b64encode
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import escape
 from html.parser import HTMLParser
 from io import BytesIO
@@ -593,6 +593,70 @@ def test_a_share_ends_at_0_and_100_and_a_difference_does_not():
         (axes,) = figures._draw(wide, "black", ("blue",), figures.SMALL).axes
         low, high = axes.get_ylim()
         assert (low, high) == (-2, 102) if ends else low < -20 and high > 130
+
+
+def axes_of(figure):
+    (axes,) = figures._draw(figure, "black", figures.SERIES, figures.LARGE).axes
+    return axes
+
+
+def shown_ticks(axis):
+    low, high = sorted(axis.get_view_interval())
+    return [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+
+
+def test_lines_of_one_point_each_become_bars_that_start_at_0(tmp_path):
+    lines = [
+        Series(name, kind, [1.0], [y], None, None) for name, kind, y in (("a", "line", 1.03), ("b", "dashed", 1.0))
+    ]
+    one = Figure("flow", "Flow by layer", "c", "layer", "times", lines, x_scale="log")
+    two = replace(one, series=[*lines, Series("c", "line", [1.0, 2.0], [1.0, 1.1])])
+    cloud = replace(one, series=[replace(lines[0], kind="points")])
+    (tmp_path / "figures.json").write_text(json.dumps([asdict(figure) for figure in (one, two, cloud)]))
+    barred, *others = figures.load(tmp_path / "figures.json")
+    assert [(series.kind, series.labels) for series in barred.series] == [("bars", ["1"])] * 2
+    assert others == [two, cloud], "what has several places, or is a cloud, stays as it is"
+    axes = axes_of(barred)
+    assert axes.get_ylim()[0] == 0 and [text.get_text() for text in axes.get_xticklabels()] == ["1"]
+
+
+def test_a_series_that_is_called_like_a_metric_gets_a_name_for_reading(tmp_path):
+    series = [
+        Series(name, "bars", [0.0, 1.0], [1.0, 2.0]) for name in ("questions/accuracy_percent/yes_no", "mlp-h32#1")
+    ]
+    (tmp_path / "figures.json").write_text(json.dumps([asdict(Figure("f", "t", "c", "arm", "percent", series))]))
+    (figure,) = figures.load(tmp_path / "figures.json")
+    assert [each.name for each in figure.series] == ["questions, accuracy, yes no", "mlp-h32#1"]
+
+
+def test_an_axis_of_layers_has_no_halves():
+    layers = drawn()
+    assert shown_ticks(axes_of(layers).xaxis) == [1, 2]
+    layers.series[0].x = [1.0, 2.5]
+    assert len(shown_ticks(axes_of(layers).xaxis)) > 3
+
+
+@pytest.mark.parametrize(("x", "y"), [([3.7e6, 7.3e6], [23.0, 26.0]), ([6.9e5, 1.37e6], [59.0, 61.0])])
+def test_an_axis_has_ticks_also_between_round_numbers(x, y):
+    narrow = drawn(x_scale="log", y_scale="log_error")
+    narrow.series = [replace(narrow.series[0], x=x, y=y, low=None, high=None)]
+    axes = axes_of(narrow)
+    assert len(shown_ticks(axes.xaxis)) >= figures.FEW and len(shown_ticks(axes.yaxis)) >= figures.FEW
+    low, high = axes.get_ylim()
+    assert y[0] - low < 1 and high - y[1] < 1, "the curve fills the figure"
+
+
+def test_names_beside_points_do_not_run_into_each_other():
+    """Two points nearly in one place: one name goes to another corner; of many there, some are left out."""
+    cloud = drawn("points")
+    cloud.series = [replace(cloud.series[0], x=[0.0, 0.5, 0.51], y=[0.0, 0.5, 0.501], low=None, high=None)]
+    cloud.series[0].labels = ["far", "first-of-two", "second-of-two"]
+    written = axes_of(cloud).texts
+    assert [text.get_text() for text in written] == cloud.series[0].labels
+    assert written[1].get_ha() != written[2].get_ha() or written[1].get_va() != written[2].get_va()
+    cloud.series[0].x, cloud.series[0].y = [0.0, *[0.5] * 9], [0.0, *[0.5] * 9]
+    cloud.series[0].labels = ["far", *(f"one-of-nine-{number}" for number in range(9))]
+    assert 1 < len(axes_of(cloud).texts) < 10
 
 
 def test_a_kept_drawing_is_the_one_that_would_be_drawn_and_another_figure_is_another(tmp_path, monkeypatch):

@@ -189,6 +189,20 @@ def test_force_runs_what_is_up_to_date_and_says_so_to_the_command(run, tmp_path)
     assert len(ran) == 4 and (tmp_path / "force").read_text() == "1\n"
 
 
+def test_only_the_stages_of_the_named_files_are_read(tmp_path):
+    project(tmp_path, DIAMOND)
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "dvc.yaml", tmp_path / "other/dvc.yaml")
+    found = {}
+    for files in ((), ("dvc.yaml",), ("other/dvc.yaml",)):
+        books = Bookkeeper(tmp_path, [tmp_path / file for file in files])
+        found[files] = books.graph
+        books.close()
+    both, own, other = found.values()
+    assert set(own) == set("abcd") and set(other) == {f"other/dvc.yaml:{name}" for name in "abcd"}
+    assert set(both) == {*own, *other} and set(own.edges) <= set(both.edges)
+
+
 def test_a_lock_that_dvc_wrote_meanwhile_is_read_anew(run, tmp_path, monkeypatch):
     project(tmp_path, DIAMOND)
     books = Bookkeeper(tmp_path)

@@ -282,6 +282,13 @@ def test_a_video_file_is_drawn_large(tmp_path):
         ({"network": {**NETWORK, "windows": [[4, 2]]}}, "numbers of tokens along time, height and width"),
         ({"network": {**NETWORK, "heads": 3}}, r"network.hidden_size \(16\) must be a multiple of network.heads \(3\)"),
         ({"network": {**NETWORK, "bits": [2, 3]}}, "network.bits make 32 tokens, but the tokenizer has 16"),
+        (
+            {"network": {**NETWORK, "windws": [[1, 4, 2]]}},
+            "model.network: unknown key 'windws'; did you mean 'windows'",
+        ),
+        ({"network": {**NETWORK, "windows": []}}, "model.network.windows is"),
+        ({"network": {**NETWORK, "blocks": 0}}, "model.network.blocks is 0"),
+        ({"text": {"words": 5, "dim": 4, "word": 5}}, "model.text: unknown key 'word'"),
         ({"size": [16, 12]}, r"size is \[16, 12\], expected multiples of 8 pixels"),
     ],
 )

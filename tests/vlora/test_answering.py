@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import LightningDataModule
 
 from lightning_modules import settings
 from lightning_modules.datasets import question_tables
@@ -82,3 +83,5 @@ def test_other_data_are_refused(tmp_path):
         model.check_data(settings.bind(config, "data", folder=folder, seed=0)())
     with pytest.raises(ValueError, match="there is no run"):
         benchmarks.evaluate([], "mme")
+    with pytest.raises(ValueError, match=r"data are LightningDataModule, expected datamodules\.illustrated"):
+        model.check_data(LightningDataModule())

@@ -115,6 +115,17 @@ def test_answers_are_found_by_their_index(tmp_path):
         benchmarks.read_answers(answers, questions)
 
 
+def test_a_file_of_answers_is_scored_by_the_table_of_its_questions(tmp_path):
+    answers, table = tmp_path / "answers.tsv", tmp_path / "bench.tsv"
+    table.write_text("index\tquestion\tanswer\tA\tB\n3\twhat?\tB\tcap\that\n4\twho?\tA\tJo\tMo\n")
+    answers.write_text("index\tprediction\tmodel\n4\tIt is B\tmine\n3\tB. hat\tmine\n")
+    assert benchmarks.score(answers, table, "scienceqa") == {"accuracy_percent": 50, "unread_percent": 0}
+    with pytest.raises(ValueError, match="benchmark is 'mmbnch', expected one of mmbench, ccbench"):
+        benchmarks.score(answers, table, "mmbnch")
+    with pytest.raises(ValueError, match=r"no\.tsv cannot be read as a table"):
+        benchmarks.score(tmp_path / "no.tsv", table, "mmbench")
+
+
 def test_long_answers_are_read(tmp_path):
     answers, limit = tmp_path / "answers.tsv", csv.field_size_limit()
     answers.write_text(f"index\tprediction\n3\t{'B' * 200_000}\n")

@@ -99,6 +99,24 @@ def test_the_questions_of_each_benchmark_are_asked_as_the_differences_say(benchm
     assert "curious user" in asked["model"]["prompts"]["question"] and "a user where" in said
 
 
+def test_the_arms_of_tables_2_to_5_are_asked_the_questions_of_mmbench():
+    rows = plan()
+    learnt = {arm: row for arm, row in rows["pretrain_from"].items() if row["system"] == "vlora"}
+    assert len(learnt) == 13
+    for arm, row in learnt.items():
+        asked = rows["pretrain_from"][f"{arm}-mmbench"]
+        assert (asked["from"], asked["dataset"], asked["system"]) == (arm, "mmbench", "vlora_benchmark")
+        assert asked.get("overrides") == row.get("overrides"), "the network is the one that learnt"
+        assert rows["evaluate"][f"{arm}-mmbench"]["runs"] == f"{arm}-mmbench"
+
+
+def test_claims_about_the_paper_preset_are_judged_where_the_paper_judges():
+    claims = [claim for claim in FACTS.claims if "paper" in claim.presets]
+    assert [claim.id for claim in claims] == ["P1-mmbench", "P2-all", "P4-rise", "P4-fall"]
+    for claim in claims:
+        assert claim.value.metric == claim.reference.metric == "mmbench/accuracy_percent" and claim.post_hoc
+
+
 def test_conversations_are_learnt_whole_where_the_differences_say_so():
     paper, tiny = (compose(preset, system="vlora")["system"]["data"]["form"] for preset in ("paper", "tiny"))
     assert paper["turn"] and tiny["turn"] is None

@@ -78,6 +78,19 @@ def test_the_cache_writes_what_reading_again_gives(kind):
     assert torch.equal(found, ids[:, -4:])
 
 
+@torch.no_grad()
+def test_weights_can_be_merged_while_one_picture_is_written_about():
+    model, (ids, mask, features, has_image) = seeing("weights"), batch(rows=1)
+    before = copy.deepcopy(model.language.state_dict())
+    options = {"most": 4, "end": -1, "pad": PAD}
+    found = model.write(ids, mask, features, has_image, merge=True, **options)
+    assert torch.equal(found, model.write(ids, mask, features, has_image, **options))
+    assert all(torch.equal(x, before[name]) for name, x in model.language.state_dict().items())
+    assert torch.equal(model.language(ids).logits, language()(ids).logits), "nothing is added any more"
+    with pytest.raises(ValueError, match="of 3 pictures, expected 1"):
+        model.write(*(batch()[n] for n in range(4)), merge=True, **options)
+
+
 def test_a_row_that_has_ended_is_padded():
     model, (ids, mask, features, has_image) = seeing("weights"), batch()
     first = model.write(ids, mask, features, has_image, most=1, end=-1, pad=PAD)[0, 0].item()

@@ -1,12 +1,13 @@
 """Things in quadrants: what is told and asked is what is drawn."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
 from lightning_modules.datasets.world import quadrants, text, views
 from lightning_modules.datasets.world.scenes import CHUNK
+from stages.composing import compose
 
 OPTIONS = {"image_size": 32, "objects": (1, 4), "colors": 8, "shapes": 8, "sizes": 2, "captions": 5, "questions": 6}
 
@@ -83,6 +84,30 @@ def test_questions_are_answered_by_the_scene():
                 assert answer == ("yes" if asked in looks.values() else "no")
     assert 0.4 < answers["exists"]["yes"] / CHUNK < 0.6, "no answer is right by itself"
     assert max(answers["color"].values()) < CHUNK / 4
+
+
+@pytest.fixture(scope="module")
+def said_of_pairs():
+    """Questions and answers of as many pictures of `world_pairs` as 16 chunks have."""
+    view = views.Quadrants(image_size=32, **compose("tiny", dataset="world_pairs")["dataset"]["options"])
+    chunks = [views.chunk_columns(view, 7, "train", chunk, CHUNK) for chunk in range(16)]
+    rows = [row for found in chunks for row in zip(found["questions"], found["answers"], strict=True)]
+    return [pair for questions, answers in rows for pair in zip(questions, answers, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("color", 0.16), ("shape", 0.18), ("size", 0.56), ("where", 0.3), ("count", 0.54), ("exists", 0.55)],
+)
+def test_a_question_about_a_pair_alone_does_not_tell_its_answer(said_of_pairs, kind, most):
+    """The answer that was most frequent after the same question, in half of the pictures, is right as by chance."""
+    own = [pair for pair in said_of_pairs if quadrants.kind_asked(pair[0]) == kind]
+    seen = defaultdict(Counter)
+    for question, answer in own[: len(own) // 2]:
+        seen[question][answer] += 1
+    judged = [(question, answer) for question, answer in own[len(own) // 2 :] if question in seen]
+    assert len(judged) > 1000
+    assert np.mean([seen[question].most_common(1)[0][0] == answer for question, answer in judged]) < most
 
 
 def test_all_words_are_words_of_the_language_model():
