@@ -20,16 +20,19 @@ PUBLISHED = {"google-bert/bert-base-uncased": {}, "google-bert/bert-large-uncase
 NO_LABEL = -100  # of a word that was not masked
 
 
-def make_bert(*, hub: str | None = None, sizes: Mapping[str, object] | None = None) -> BertForPreTraining:
+def make_bert(
+    *, hub: str | None = None, sizes: Mapping[str, object] | None = None, tied: bool = False
+) -> BertForPreTraining:
     """A BERT with its heads: a published or saved one, or one of given sizes with fresh weights.
 
     Its parts are `bert.embeddings`, `bert.encoder.layer`, `bert.pooler`, `cls.predictions` (of masked words) and
-    `cls.seq_relationship`. The head of masked words begins with the word embeddings, and is not tied to them.
+    `cls.seq_relationship`. The head of masked words begins with the word embeddings.
     Under `torch.device("meta")` a published one is its architecture only, without network.
 
     Args:
         hub: a name of the Hugging Face hub or a folder in its format; null for fresh weights.
         sizes: settings of `BertConfig`, for fresh weights only.
+        tied: whether the head of masked words stays the word embeddings, as in BERT.
 
     Raises:
         ValueError: sizes are given for a published one, which has its own, or missing for a fresh one.
@@ -41,8 +44,9 @@ def make_bert(*, hub: str | None = None, sizes: Mapping[str, object] | None = No
         model = BertForPreTraining(BertConfig(**sizes))
     else:
         model = from_pretrained(BertForPreTraining, hub, partial(_published_architecture, hub))
-    head = model.cls.predictions.decoder
-    head.weight = nn.Parameter(head.weight.detach().clone())
+    if not tied:
+        head = model.cls.predictions.decoder
+        head.weight = nn.Parameter(head.weight.detach().clone())
     return model.train()  # a published one comes in evaluation mode
 
 

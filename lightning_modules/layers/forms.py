@@ -1,23 +1,33 @@
-"""What `conf/` may say of the parts that networks of videos and sentences share: pixels, and a BERT."""
+"""What `conf/` may say of parts that papers share: pixels, and a BERT."""
 
 from typing import Annotated, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
 
-from lightning_modules.settings import STRICT, Count, NonNegative, Positive, Share
+from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 
 Colour = Annotated[list[float], Field(min_length=3, max_length=3)]
 Deviation = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
 class Pixels(TypedDict):
-    """Arguments of `tasks.augmentation.Preprocess` that normalise colours."""
+    """Arguments of `tasks.augmentation.Preprocess` that normalise colours; `pixel_scale` is the value of white."""
 
     __pydantic_config__ = STRICT
     pixel_scale: Positive
     mean: Colour
     std: Deviation
+
+
+class PixelSettings(Pixels):
+    """Arguments of `tasks.augmentation.Preprocess`, with what it draws anew each time a picture is seen."""
+
+    crop_scale: NotRequired[Annotated[list[Share], Field(min_length=2, max_length=2)] | None]
+    flip: NotRequired[bool]
+    shift: NotRequired[Natural]
+    rand_augment: NotRequired[Natural]
+    erase: NotRequired[Share]
 
 
 class BertSizes(TypedDict):

@@ -13,12 +13,11 @@ from jaxtyping import Float
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
+from lightning_modules.layers.forms import BertPart, PixelSettings
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Count, Positive
-from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged
 from lightning_modules.visual_parsing.module import Batch, Reader
-from lightning_modules.visual_parsing.network import BertPart
 from lightning_modules.visual_parsing.parsing import VisualSettings
 
 PREFIX = "network."

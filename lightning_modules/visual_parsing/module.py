@@ -25,16 +25,16 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups
 from lightning_modules.layers.bert import NO_LABEL, mask_words, masked_word_loss
 from lightning_modules.layers.exported import Exported
+from lightning_modules.layers.forms import BertPart, PixelSettings
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.metrics.modality_flow import side_by_side, watching
 from lightning_modules.settings import STRICT, Count, Natural, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged, untouched
 from lightning_modules.visual_parsing.exporting import exported
 from lightning_modules.visual_parsing.masking import How, VisualMasking, choose, neighbours
-from lightning_modules.visual_parsing.network import BertPart, Fused, Network, targets, visible
+from lightning_modules.visual_parsing.network import Fused, Network, targets, visible
 from lightning_modules.visual_parsing.parsing import Parsed, VisualSettings
 
 SHOWN = 8  # pictures for the page

@@ -8,40 +8,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import BertConfig, BertForPreTraining
-from typing_extensions import TypedDict  # pydantic reads the one of `typing` from Python 3.12 on
+from transformers import BertForPreTraining
 
-from lightning_modules.layers.published import from_pretrained
-from lightning_modules.rehearsal import width
-from lightning_modules.settings import STRICT, Count, Positive, Share
+from lightning_modules.layers.bert import make_bert
+from lightning_modules.layers.forms import BertPart
+from lightning_modules.settings import Count, Positive
 from lightning_modules.visual_parsing.parsing import Parsed, VisualSettings, make_parser, seen
 
 VISION = 1  # type of visual tokens; words have type 0
-PUBLISHED_BERT = ("google-bert/bert-base-uncased",)
 Batch = dict[str, Tensor]
-
-
-class BertSizes(TypedDict):
-    """Settings of `BertConfig`, for fresh weights."""
-
-    __pydantic_config__ = STRICT
-    vocab_size: Count
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    max_position_embeddings: Count
-    hidden_dropout_prob: Share
-    attention_probs_dropout_prob: Share
-    initializer_range: Positive
-
-
-class BertPart(TypedDict):
-    """A published BERT, or `sizes` of a fresh one."""
-
-    __pydantic_config__ = STRICT
-    hub: str | None
-    sizes: BertSizes | None
 
 
 class Fused(NamedTuple):
@@ -63,7 +38,7 @@ class Network(nn.Module):
 
     Args:
         visual: see `VisualSettings`.
-        bert: see `BertPart`.
+        bert: arguments of `layers.bert.make_bert`, see `BertPart`.
         positions: rows and columns of visual tokens that have an embedding each; null for none, since Swin has only
             relative positions.
         position_deviation: of these embeddings at the start. Beside normalised tokens, BERT's 0.02 is hardly seen.
@@ -84,7 +59,7 @@ class Network(nn.Module):
     ):
         super().__init__()
         self.visual = make_parser(visual)
-        whole = make_bert(bert)
+        whole = make_bert(**bert, tied=True)
         self.bert, self.mlm_head, self.itm_head = whole.bert, WordHead(whole), whole.cls.seq_relationship
         dim = self.bert.config.hidden_size
         self.visual_proj = nn.Sequential(nn.Linear(self.visual.dim, dim), nn.LayerNorm(dim))
@@ -218,25 +193,3 @@ def targets(tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch t
 def visible(batch: Batch, parsed: Parsed) -> Bool[Tensor, "batch tokens"]:
     """Visual tokens of a batch that show a part of its pictures; see `parsing.seen`."""
     return seen(batch.get("sizes"), batch["images"], parsed.grid, parsed.stride)
-
-
-def make_bert(bert: BertPart) -> BertForPreTraining:
-    """A BERT with its heads: a published one, or a fresh one.
-
-    Raises:
-        ValueError: neither or both of them are named.
-    """
-    hub, sizes = bert["hub"], bert["sizes"]
-    if (hub is None) == (sizes is None):
-        raise ValueError(f"model.bert: hub ({hub!r}) or sizes ({sizes}) must be given, and the other one must be null.")
-    if hub is None:
-        return BertForPreTraining(BertConfig(**sizes))
-    return from_pretrained(BertForPreTraining, hub, lambda: _drawn_bert(hub)).train()
-
-
-def _drawn_bert(hub: str) -> BertForPreTraining:
-    if hub not in PUBLISHED_BERT:
-        raise ValueError(f"the sizes of {hub!r} are not written out; known without its files: {[*PUBLISHED_BERT]}.")
-    config = BertConfig()
-    config.hidden_size, config.intermediate_size = width(config.hidden_size), width(config.intermediate_size)
-    return BertForPreTraining(config)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lightning_modules.base import PaperModule, decay_groups
 from lightning_modules.datasets.glue import Task
+from lightning_modules.layers.forms import PixelSettings
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.settings import Count, Positive
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged
 from lightning_modules.vit_bert.encoder import Encoder
 from lightning_modules.vit_bert.module import Recipe, network_weights

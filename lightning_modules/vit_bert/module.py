@@ -22,11 +22,11 @@ from typing_extensions import TypedDict  # pydantic reads the one of `typing` fr
 
 from lightning_modules.base import AnyRecipe, Momentum, PaperModule, decay_groups
 from lightning_modules.layers.exported import Exported
+from lightning_modules.layers.forms import PixelSettings
 from lightning_modules.layers.published import load_strictly
 from lightning_modules.metrics.compute import count_parameters
 from lightning_modules.settings import STRICT, NonNegative, Positive, Share
 from lightning_modules.tasks.augmentation import Preprocess
-from lightning_modules.tasks.preprocessing import PixelSettings
 from lightning_modules.validation import judged
 from lightning_modules.vit_bert.exporting import exported
 from lightning_modules.vit_bert.masking import Combination, Masking, SharedGradients

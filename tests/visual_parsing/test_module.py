@@ -286,8 +286,8 @@ def test_the_layers_of_the_transformer_are_compiled_in_every_training():
     [
         ({"visual": {**small.VISUAL, "kind": "cnn"}}, "cnn"),
         ({"losses": dict.fromkeys(("words", "matching", "features"), 0.0)}, "all zero"),
-        ({"bert": {"hub": None, "sizes": None}}, r"model\.bert"),
-        ({"bert": {"hub": "some/bert", "sizes": small.BERT["sizes"]}}, r"model\.bert"),
+        ({"bert": {"hub": None, "sizes": None}}, r"bert: hub"),
+        ({"bert": {"hub": "some/bert", "sizes": small.BERT["sizes"]}}, r"bert: hub"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, told):
