@@ -198,8 +198,10 @@ def evaluate_answers(runs: Sequence[Run], dataset: str, *, examples: int, words:
         metrics[run.seed] |= {f"{dataset}/{protocol}/{name}@{arm}": value for name, value in found.items()}
     arms, series = arms_of(runs), []
     for name in sorted({key.partition("@")[0] for found in metrics.values() for key in found}):
-        values = over_arms(metrics, name, arms)
-        series.append(seed_series(name.removeprefix(f"{dataset}/"), "bars", range(len(arms)), values, arms))
+        complete = {seed: found for seed, found in metrics.items() if all(f"{name}@{arm}" in found for arm in arms)}
+        if complete:  # arms may have different numbers of seeds
+            values = over_arms(complete, name, arms)
+            series.append(seed_series(name.removeprefix(f"{dataset}/"), "bars", range(len(arms)), values, arms))
     told = "Test rows after all weights were fine-tuned on few pictures, with a new head."
     figure = Figure("tasks", f"What each pre-training is worth ({dataset})", told, "arm", "percent", series)
     unknown = [(run, each) for run, each in zip(runs, predictions, strict=True) if _unanswered(each)]

@@ -98,6 +98,24 @@ def test_tasks_are_compared(tmp_path, task, outputs):
     assert len(gallery.rows) == 3 and len(gallery.rows[0]) == (4 if task == "pair" else 3)
 
 
+def test_an_arm_with_more_seeds_is_compared_where_all_arms_have_them(tmp_path):
+    runs = []
+    for arm, seeds in (("one", (0, 1)), ("other", (0,))):
+        for seed in seeds:
+            module, data = small.answering(seed=seed + 5 * (arm == "other")), small.Data("question")
+            data.batch = batch_of("question")
+            module.check_data(data)
+            kept = stored(module, data)
+            runs.append(run(tmp_path / f"{arm}-{seed}", kept, module.facts(), f"{arm}/tasks", seed))
+    found = evaluate(runs, "world", examples=1)
+    assert {seed: "world/tasks/accuracy_percent@one" in x for seed, x in found.metrics.items()} == {0: True, 1: True}
+    assert {seed: "world/tasks/accuracy_percent@other" in x for seed, x in found.metrics.items()} == {0: True, 1: False}
+    (figure,) = found.figures
+    bars = next(series for series in figure.series if series.name == "tasks/accuracy_percent")
+    expected = [found.metrics[0][f"world/tasks/accuracy_percent@{arm}"] for arm in ("one", "other")]
+    assert bars.y == pytest.approx(expected, rel=1e-6)
+
+
 def test_nothing_to_evaluate_and_other_rows_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no run"):
         evaluate([], "world")
