@@ -51,6 +51,11 @@ def test_the_head_of_masked_words_begins_with_the_word_embeddings_and_leaves_the
     assert head.bias is model.cls.predictions.bias
 
 
+def test_a_tied_head_of_masked_words_is_the_word_embeddings():
+    model = make_bert(sizes=SIZES, tied=True)
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+
+
 def test_sizes_build_the_same_architecture(model):
     other = make_bert(sizes=sizes_of(model))
     assert {name: x.shape for name, x in other.state_dict().items()} == {
