@@ -5,7 +5,7 @@ trained for a short, fixed schedule, and its value is TuNAS's reward: validation
 distance to the budget. The paper shares weights between all networks and learns a policy over choices; here Optuna's
 TPE proposes whole networks, and each is trained by itself. What it proposes outside the window is refused by the
 closed form of the cost, before anything is trained, and proposed again: so the search and its random baseline train
-the same number of networks. The best of each, and the network of the arm, are then trained again from fresh seeds.
+the same number of networks. The best few of each, and the network of the arm, are then trained again from fresh seeds.
 
 Read `ArchitectureSearch.evaluate` first, then `conduct`.
 """
@@ -67,7 +67,8 @@ class ArchitectureSearch:
         startup: random trials before TPE learns.
         seed: of the proposals.
         data_seed: of every trial: rows, order and weights at the beginning.
-        fresh_seeds: those that the networks found are trained again with.
+        top: so many networks of each sampler, the best ones, are trained again.
+        fresh_seeds: those that they are trained again with.
 
     Raises:
         ValueError: the arm is none of MoViNets, has no accuracy or no validation rows, or is not trained; the space is
@@ -92,6 +93,7 @@ class ArchitectureSearch:
         startup: Natural,
         seed: Natural,
         data_seed: Natural,
+        top: Count,
         fresh_seeds: list[Natural],
     ) -> None:
         self.model, self.data, self.recipe = system["model"], system["data"], dict(system["pretrain"])
@@ -114,7 +116,7 @@ class ArchitectureSearch:
         self.epochs, self.reduction, self.startup = epochs or self.recipe["epochs"], reduction, startup
         if not self.recipe["epochs"]:
             raise ValueError("pretrain.epochs of the arm is 0, expected at least 1: the networks found are trained.")
-        self.seed, self.data_seed, self.fresh_seeds = seed, data_seed, fresh_seeds
+        self.seed, self.data_seed, self.top, self.fresh_seeds = seed, data_seed, top, fresh_seeds
         self.beta, self.window = beta, window
         self.own = Architecture.parse(self.model["architecture"])
         self.budget = self.macs(self.own) if budget is None else budget
@@ -275,24 +277,30 @@ class ArchitectureSearch:
             found += finish(f"{study}-again-{digest(again.space)[:8]}", again, len(again.trials))
         return found
 
-    def best(self, trials: Sequence[Finished]) -> dict[str, Finished]:
-        """The trial with the highest reward of each sampler; among equals the cheaper, then the earlier one."""
+    def best(self, trials: Sequence[Finished]) -> dict[str, list[Finished]]:
+        """The `top` networks of each sampler by their rewards; among equals the cheaper, then the earlier one."""
         found = {}
         for sampler in self.samplers:
             own = [trial for trial in trials if trial.config["kind"] == sampler and trial.outcome.feasible]
+            own.sort(key=lambda t: (-t.outcome.values[0], t.outcome.facts["macs_per_clip"], t.number))
+            different: dict[str, Finished] = {}
+            for trial in own:
+                different.setdefault(json.dumps(trial.config["architecture"]), trial)
             if own:
-                found[sampler] = min(
-                    own, key=lambda t: (-t.outcome.values[0], t.outcome.facts["macs_per_clip"], t.number)
-                )
+                found[sampler] = list(different.values())[: self.top]
         return found
 
     def chosen(self, trials: Sequence[Finished]) -> dict[str, dict]:
-        """The networks that are trained again: the best of each sampler, and that of the arm."""
-        found = {sampler: trial.config["architecture"] for sampler, trial in self.best(trials).items()}
+        """What is trained again: the best networks of each sampler (`tpe`, `tpe_2` and so on), and that of the arm."""
+        found = {
+            _called(sampler, place): trial.config["architecture"]
+            for sampler, best in self.best(trials).items()
+            for place, trial in enumerate(best, start=1)
+        }
         return {**found, "arm": self.own.written_out()}
 
     def report(self, trials: Sequence[Finished], dataset: str, settings: Mapping[str, Any]) -> Evaluation:
-        """The best network of each sampler, what it and the arm's network are worth from fresh seeds, and the trials.
+        """The best networks of each sampler, what they and the arm's are worth from fresh seeds, and the trials.
 
         Args:
             trials: the complete trials of all studies; pruned ones lagged behind those of their own study.
@@ -312,7 +320,7 @@ class ArchitectureSearch:
             "networks": self.chosen(trials),
             "trials": [_row(trial) for trial in trials],
         }
-        fronts = {sampler: [_row(trial)] for sampler, trial in best.items()}
+        fronts = {sampler: [_row(trial) for trial in own] for sampler, own in best.items()}
         figures = [self._progress(trials, dataset), *self._again(metrics, dataset)]
         return Evaluation(
             metrics=metrics or {self.data_seed: {}},
@@ -320,29 +328,33 @@ class ArchitectureSearch:
             files={"study.json": as_json(study), "pareto.json": as_json(fronts)},
         )
 
-    def _accuracies(self, metrics: Mapping[int, Mapping[str, float]], dataset: str) -> dict[str, np.ndarray]:
-        """Validation accuracy of each network that was trained again, by seed; those with all seeds."""
-        found = {}
-        for network in (*self.samplers, "arm"):
-            name = f"{dataset}/architecture_{network}/validation_top1_percent"
-            if metrics and all(name in own for own in metrics.values()):
-                found[network] = np.array([own[name] for own in metrics.values()])
+    def _accuracies(self, metrics: Mapping[int, Mapping[str, float]], dataset: str) -> dict[str, list[np.ndarray]]:
+        """Validation accuracies of the networks of each sampler, and of the arm's, by seed; those with all seeds."""
+        found: dict[str, list[np.ndarray]] = {}
+        for origin in (*self.samplers, "arm"):
+            for place in range(1, 1 + self.top):
+                name = f"{dataset}/architecture_{_called(origin, place)}/validation_top1_percent"
+                if metrics and all(name in own for own in metrics.values()):
+                    found.setdefault(origin, []).append(np.array([own[name] for own in metrics.values()]))
         return found
 
-    def _state(self, best: Mapping[str, Finished], metrics: Mapping[int, Mapping[str, float]], dataset: str) -> str:
+    def _state(
+        self, best: Mapping[str, Sequence[Finished]], metrics: Mapping[int, Mapping[str, float]], dataset: str
+    ) -> str:
         where = f"On {dataset}, within {self.window:.0%} of {self.budget:,} MACs per clip,"
         if not best:
             return f"{where} no trial is complete."
         told = ", ".join(
-            f"{TITLES[sampler]} {trial.outcome.facts['validation_top1_percent']:.2f} %"
-            for sampler, trial in best.items()
+            f"{TITLES[sampler]} {own[0].outcome.facts['validation_top1_percent']:.2f} %"
+            for sampler, own in best.items()
         )
         told = f"{where} the best networks have this validation accuracy in their trials: {told}."
-        again = self._accuracies(metrics, dataset)
+        again = {origin: np.mean(values, axis=0) for origin, values in self._accuracies(metrics, dataset).items()}
         if not again:
             return told
-        means = ", ".join(f"{TITLES[network]} {values.mean():.2f} %" for network, values in again.items())
-        told += f" Trained again from {len(metrics)} fresh seeds: {means}."
+        means = ", ".join(f"{TITLES[origin]} {values.mean():.2f} %" for origin, values in again.items())
+        each = f", the mean of the best {self.top} of each sampler" if self.top > 1 else ""
+        told += f" Trained again from {len(metrics)} fresh seeds{each}: {means}."
         if {"tpe", "random"} <= again.keys():
             difference = again["tpe"] - again["random"]
             low, high = seed_interval(difference)
@@ -373,8 +385,12 @@ class ArchitectureSearch:
         again = self._accuracies(metrics, dataset)
         if not again:
             return []
-        titles = [TITLES[network] for network in again]
-        values = np.stack(list(again.values()), axis=1)
+        titles = [
+            f"{TITLES[origin]} {place}" if len(own) > 1 else TITLES[origin]
+            for origin, own in again.items()
+            for place in range(1, 1 + len(own))
+        ]
+        values = np.stack([values for own in again.values() for values in own], axis=1)
         return [
             Figure(
                 id=f"{dataset}-architectures-again",
@@ -382,7 +398,7 @@ class ArchitectureSearch:
                 caption=f"Validation accuracy from {len(metrics)} fresh seeds, with the whole schedule of the arm.",
                 x_label="network",
                 y_label="top-1 accuracy (%)",
-                series=[seed_series("validation", "bars", range(len(again)), values, titles)],
+                series=[seed_series("validation", "bars", range(len(titles)), values, titles)],
             )
         ]
 
@@ -491,6 +507,11 @@ def accuracy_on(split: str, model: MoViNets, data: ClipData) -> float:
     batches = ({name: x.to(device) for name, x in batch.items()} for batch in data.evaluation_batches(split))
     with untouched(model):
         return float(model.validate(data, batches)["accuracy"])
+
+
+def _called(origin: str, place: int) -> str:
+    """The name of the network that is the best, the second best and so on of its origin."""
+    return origin if place == 1 else f"{origin}_{place}"
 
 
 def _row(trial: Finished) -> dict:

@@ -285,7 +285,7 @@ def test_networks_are_trained_again_once_with_each_fresh_seed(make, tmp_path):
 
 
 def test_the_studies_of_a_comparison_follow_each_other_and_are_told(make, tmp_path):
-    search, run_studies = scored(make(**SMALL, startup=4, fresh_seeds=[5, 6])), {}
+    search, run_studies = scored(make(**SMALL, startup=4, top=1, fresh_seeds=[5, 6])), {}
 
     def finish(name, one, trials):
         if isinstance(one, Retraining):
@@ -325,9 +325,43 @@ def test_of_equal_rewards_the_cheaper_network_is_the_best_and_what_is_infeasible
         return Finished(number, {"kind": "tpe", "architecture": {}}, Outcome((reward,), {"window": window}, facts))
 
     trials = [trial(0, 0.5, 90), trial(1, 0.7, 95), trial(2, 0.7, 92), trial(3, 0.7, 92), trial(4, 0.9, 200, 0.5)]
-    assert search.best(trials)["tpe"].number == 2
+    assert [best.number for best in search.best(trials)["tpe"]] == [2], "one network, however often it is tried"
     nothing = search.report([], "actions", {})
     assert "no trial is complete" in json.loads(nothing.files["study.json"])["statement"] and nothing.figures == []
+
+
+def test_the_best_few_of_each_sampler_are_trained_again_and_their_means_compared(make):
+    search = make(top=2, fresh_seeds=[5, 6])
+    own = search.own.written_out()
+
+    def trial(number, kind, reward, stem):
+        facts = {"macs_per_clip": 90, "validation_top1_percent": 100 * reward}
+        return Finished(number, {"kind": kind, "architecture": {**own, "stem": stem}}, Outcome((reward,), {}, facts))
+
+    trials = [
+        trial(0, "tpe", 0.5, 8), trial(1, "tpe", 0.9, 16), trial(2, "tpe", 0.8, 16), trial(3, "tpe", 0.7, 24),
+        trial(0, "random", 0.6, 8),
+    ]  # fmt: skip
+    chosen = search.chosen(trials)
+    assert {name: network["stem"] for name, network in chosen.items()} == {
+        "tpe": 16,
+        "tpe_2": 24,
+        "random": 8,
+        "arm": 8,
+    }
+    accuracies = {"tpe": (70.0, 74.0), "tpe_2": (60.0, 64.0), "random": (60.0, 61.0), "arm": (50.0, 52.0)}
+    for (seed, name), number in zip(Retraining(search, chosen).trials, range(8), strict=True):
+        facts = {"validation_top1_percent": accuracies[name][seed - 5]}
+        config = {"kind": "again", "network": name, "seed": seed}
+        trials.append(
+            Finished(number, config, Outcome((facts["validation_top1_percent"],), {}, {"config": config, **facts}))
+        )
+    evaluation = search.report(trials, "actions", {})
+    study = json.loads(evaluation.files["study.json"])
+    assert "the mean of the best 2 of each sampler: searched 67.00 %, random 60.50 %" in study["statement"]
+    assert "Searched less random: +6.50 points" in study["statement"]
+    (bars,) = evaluation.figures[1].series
+    assert bars.labels == ["searched 1", "searched 2", "random", "hand-made"] and list(bars.y) == [72, 62, 60.5, 51]
 
 
 @pytest.mark.slow
