@@ -72,7 +72,10 @@ def read_paper(
     missing = {arm: shown.missing for arm, (shown, _) in read.items() if shown.missing}
     committed = root / "results" / plan.preset / stem / "claims.json"
     if results or not committed.is_file():
-        ledger = claims.ledger([facts], results, plan.preset, missing)
+        ledger = [
+            row | {"shared": shared(plan, row["arms"]) if row["n"] > 1 else []}
+            for row in claims.ledger([facts], results, plan.preset, missing)
+        ]
     else:
         ledger = json.loads(committed.read_text())
         for shown, _ in read.values():
@@ -81,6 +84,15 @@ def read_paper(
     counted = committed.with_name(comparing.COUNTED)
     cost = json.loads(counted.read_text()) if counted.is_file() else None
     return page.Paper(facts, ledger, [shown for shown, _ in read.values()], sweeps, cost=cost)
+
+
+def shared(plan: Plan, arms: Iterable[str]) -> list[str]:
+    """The arms with one seed that all seeds of arms that are compared start from: another one is in no interval."""
+    rows = [plan.row("evaluate", arm) for arm in arms]
+    upstream = dict.fromkeys(
+        arm for row in rows for stage, arm in plan.trained(row, ()) if stage == "pretrain" and arm != row.runs
+    )
+    return [arm for arm in upstream if len(plan.seeds_of(plan.pretrain[arm])) == 1]
 
 
 def read_papers(

@@ -232,6 +232,23 @@ def test_every_verdict_is_reached_with_its_reason(project):
     assert "Not computed: meteor (it needs Java" in text
 
 
+def test_a_claim_says_which_one_training_all_its_seeds_start_from(project):
+    path = project / "plans/tiny/alpha/params.yaml"
+    plan = yaml.safe_load(path.read_text())
+    plan["pretrain"]["alpha-tokens"] = row("alpha-tokens", dataset="digits", max_seeds=1)
+    plan["pretrain_from"]["alpha-digits"] = {**plan["pretrain"].pop("alpha-digits"), "from": "alpha-tokens"}
+    path.write_text(yaml.safe_dump(plan))
+    _, ledger, reader = made(project)
+    shared = {each["id"]: each["shared"] for each in ledger}
+    assert shared["shown"] == shared["undecided"] == ["alpha-tokens"] and shared["absent"] == shared["few"] == []
+    assert "All seeds start from one training of alpha-tokens." in "".join(reader.text)
+    plan["pretrain"]["alpha-tokens"]["max_seeds"] = None
+    path.write_text(yaml.safe_dump(plan))
+    _, ledger, reader = made(project)
+    assert not any(each["shared"] for each in ledger)
+    assert "All seeds start from one training" not in "".join(reader.text)
+
+
 def test_the_page_tells_post_hoc_claims_p_values_and_what_survives_holms_correction(project):
     _, ledger, reader = made(project)
     text = " ".join("".join(reader.text).split())
